@@ -1,1 +1,25 @@
-//! See the crate's description in Cargo.toml.
+//! Configuration and the project's own kinds: raw text in, typed, valid and complete values out.
+//!
+//! Everything is decoded once and every fault is collected: a caller gets either a value it need not look at twice,
+//! or [`Faults`] that name each object, field, what was found and what is accepted.
+//!
+//! Not here: where text comes from (files, store, network), and what a value leads to (decisions).
+//!
+//! Invariants: a decoded [`Network`] has at least one range, its bounds and exclusions lie inside its ranges, and its
+//! node ranges fit; [`Network`] and [`AgentConfig`] serialise to the document form that decodes to the same value.
+
+mod config;
+mod fault;
+mod network;
+mod record;
+
+pub use config::{AgentConfig, LogConfig, LogFormat, LogLevel, RunDir, StateDir, StoreConfig, Timings, UplinkConfig};
+pub use fault::{Fault, Faults, Note};
+pub use network::{
+    API_VERSION, Backend, BackendKind, Bounds, Masquerade, Network, NetworkName, NetworkSpec, NodeRangeLen, RangeMode,
+    Ranges, ToNodes, Wiring,
+};
+pub use record::{
+    AliveRecord, Encapsulation, NodeAddress, NodeIdentity, NodeRecord, RangeClaim, Receive, Record, VxlanReceive,
+    alive_key, claim_key, network_key, node_key, parse_claim_key,
+};

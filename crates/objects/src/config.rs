@@ -1,0 +1,190 @@
+//! The agent's configuration, `/etc/ripstop/config.yaml`.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use ripstop_types::{IfName, Labels, NodeName, Prefix};
+use serde::{Deserialize, Serialize};
+
+use crate::Network;
+
+/// What one agent is told. An empty file is a complete configuration.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct AgentConfig {
+    /// This node's name; none: the host name, in lower case.
+    pub node: Option<NodeName>,
+    /// Labels of this node.
+    pub labels: Labels,
+    /// Where the cluster's records are.
+    pub store: StoreConfig,
+    /// How this node is reached.
+    pub uplink: UplinkConfig,
+    /// Ranges of this node, for networks with range mode `pod-cidr`.
+    #[serde(rename = "podCIDRs")]
+    pub pod_cidrs: Vec<Prefix>,
+    /// Networks this agent writes to the store where they are not there yet.
+    pub networks: Vec<Network>,
+    /// Where metrics and health are served over TCP; none: only on the agent's socket.
+    pub metrics_listen: Option<SocketAddr>,
+    /// How the agent logs.
+    pub log: LogConfig,
+    /// Intervals.
+    pub timings: Timings,
+    /// Sockets and leases; a tmpfs, emptied by a reboot. Default `/run/ripstop`.
+    pub run_dir: PathBuf,
+    /// Snapshot and store file. Default `/var/lib/ripstop`.
+    pub state_dir: PathBuf,
+}
+
+impl Default for AgentConfig {
+    fn default() -> Self {
+        Self {
+            node: None,
+            labels: Labels::new(),
+            store: StoreConfig::default(),
+            uplink: UplinkConfig::default(),
+            pod_cidrs: Vec::new(),
+            networks: Vec::new(),
+            metrics_listen: None,
+            log: LogConfig::default(),
+            timings: Timings::default(),
+            run_dir: PathBuf::from("/run/ripstop"),
+            state_dir: PathBuf::from("/var/lib/ripstop"),
+        }
+    }
+}
+
+/// Where the cluster's records are. In documents `{embedded: {path: …}}` or `{embedded: {socket: …}}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "StoreDocument", into = "StoreDocument")]
+pub enum StoreConfig {
+    /// A file that this agent alone opens.
+    Embedded {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A unix socket served by `ripstop store serve`.
+    EmbeddedSocket {
+        /// The socket.
+        socket: PathBuf,
+    },
+}
+
+impl Default for StoreConfig {
+    fn default() -> Self {
+        Self::Embedded { path: PathBuf::from("/var/lib/ripstop/store.redb") }
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoreDocument {
+    embedded: EmbeddedDocument,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+enum EmbeddedDocument {
+    Path(PathBuf),
+    Socket(PathBuf),
+}
+
+impl From<StoreConfig> for StoreDocument {
+    fn from(store: StoreConfig) -> Self {
+        let embedded = match store {
+            StoreConfig::Embedded { path } => EmbeddedDocument::Path(path),
+            StoreConfig::EmbeddedSocket { socket } => EmbeddedDocument::Socket(socket),
+        };
+        Self { embedded }
+    }
+}
+
+impl From<StoreDocument> for StoreConfig {
+    fn from(document: StoreDocument) -> Self {
+        match document.embedded {
+            EmbeddedDocument::Path(path) => Self::Embedded { path },
+            EmbeddedDocument::Socket(socket) => Self::EmbeddedSocket { socket },
+        }
+    }
+}
+
+/// How this node is reached by its peers.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct UplinkConfig {
+    /// The interface; none: the one of the default route.
+    pub interface: Option<IfName>,
+    /// The addresses peers use, at most one a family; none: the interface's own first address in each family.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// How the agent logs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct LogConfig {
+    /// The form of a line.
+    pub format: LogFormat,
+    /// The least grave line that is written.
+    pub level: LogLevel,
+}
+
+/// The form of a log line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// How grave a log line is, gravest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LogLevel {
+    /// Something failed.
+    Error,
+    /// Something is not as it should be.
+    Warn,
+    /// What the agent did.
+    #[default]
+    Info,
+    /// Why the agent did it.
+    Debug,
+    /// Every message.
+    Trace,
+}
+
+impl LogLevel {
+    /// The word used in documents.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+        }
+    }
+}
+
+/// Intervals in milliseconds. In documents text with a unit: `500ms`, `2s`, `1m`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Timings {
+    /// Between two signs of life. Default 2 s.
+    pub alive_interval: u64,
+    /// Without a new sign of life, a node counts as stale after this. Default 10 s.
+    pub stale_after: u64,
+    /// Between two looks at a host-side link before its pod counts as an orphan. Default 10 s.
+    pub orphan_interval: u64,
+    /// Between two full comparisons of desired and observed state. Default 5 min.
+    pub sweep_interval: u64,
+}
+
+impl Default for Timings {
+    fn default() -> Self {
+        Self { alive_interval: 2_000, stale_after: 10_000, orphan_interval: 10_000, sweep_interval: 300_000 }
+    }
+}

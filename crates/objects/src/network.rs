@@ -1,0 +1,418 @@
+//! The kind `Network`: which addresses pods get, and how their packets reach other nodes.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::str::FromStr;
+use std::sync::Arc;
+
+use ripstop_types::{Family, Invalid, Labels, Owner, Prefix, validate_dns_name};
+use serde::{Deserialize, Serialize};
+
+/// The group and version of the project's own kinds.
+pub const API_VERSION: &str = "ripstop.io/v1alpha1";
+
+/// The name of a network: one DNS-1123 label, so it is safe in keys, file names and kernel comments.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct NetworkName(Arc<str>);
+
+impl NetworkName {
+    /// The name of the first network: `default`.
+    #[must_use]
+    pub fn first() -> Self {
+        Self("default".into())
+    }
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The owner to write on what this network causes.
+    pub fn owner(&self) -> Owner {
+        Owner::network(&self.0)
+    }
+}
+
+impl FromStr for NetworkName {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        let accepted = "lower-case letters, digits and '-', at most 63, first and last a letter or digit";
+        if text.contains('.') || validate_dns_name("a network name", text).is_err() {
+            return Err(Invalid::new("a network name", text, accepted));
+        }
+        Ok(Self(text.into()))
+    }
+}
+
+impl TryFrom<String> for NetworkName {
+    type Error = Invalid;
+
+    fn try_from(text: String) -> Result<Self, Invalid> {
+        text.parse()
+    }
+}
+
+impl From<NetworkName> for String {
+    fn from(name: NetworkName) -> Self {
+        name.0.as_ref().into()
+    }
+}
+
+impl fmt::Display for NetworkName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+/// A network: name, labels and what is wanted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Network {
+    /// Its name, unique in a cluster.
+    pub name: NetworkName,
+    /// Labels, free for the user.
+    pub labels: Labels,
+    /// What is wanted.
+    pub spec: NetworkSpec,
+}
+
+impl Network {
+    /// The owner to write on what this network causes.
+    pub fn owner(&self) -> Owner {
+        self.name.owner()
+    }
+}
+
+/// What a network wants.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NetworkSpec {
+    /// All addresses of the network; at least one family is there.
+    pub ranges: Ranges,
+    /// Where a node's range comes from.
+    pub range_mode: RangeMode,
+    /// Length of a node's range (mode `lease`).
+    pub node_range_len: NodeRangeLen,
+    /// First address of the first range that nodes may claim (Flannel's SubnetMin); none: the first in the network.
+    pub range_min: Bounds,
+    /// First address of the last range that nodes may claim (Flannel's SubnetMax); none: the last in the network.
+    pub range_max: Bounds,
+    /// Addresses that neither nodes nor pods ever get. Sorted, inside the ranges.
+    pub exclude: Vec<Prefix>,
+    /// How a pod is attached to its node.
+    pub wiring: Wiring,
+    /// How packets reach other nodes.
+    pub backend: Backend,
+    /// Which packets leave with the node's address.
+    pub masquerade: Masquerade,
+}
+
+impl NetworkSpec {
+    /// A network of these ranges with every default.
+    #[must_use]
+    pub fn of(ranges: Ranges) -> Self {
+        Self {
+            ranges,
+            range_mode: RangeMode::default(),
+            node_range_len: NodeRangeLen::default(),
+            range_min: Bounds::default(),
+            range_max: Bounds::default(),
+            exclude: Vec::new(),
+            wiring: Wiring::default(),
+            backend: Backend::default(),
+            masquerade: Masquerade::default(),
+        }
+    }
+
+    /// The families the network has, IPv4 first.
+    pub fn families(&self) -> impl Iterator<Item = Family> + '_ {
+        Family::BOTH.into_iter().filter(|family| self.ranges.get(*family).is_some())
+    }
+
+    /// Whether an address belongs to the network.
+    pub fn contains(&self, ip: IpAddr) -> bool {
+        self.ranges.get(Family::of(ip)).is_some_and(|range| range.contains(ip))
+    }
+
+    /// Whether an address is excluded: never handed out.
+    pub fn excludes(&self, ip: IpAddr) -> bool {
+        self.exclude.iter().any(|prefix| prefix.contains(ip))
+    }
+
+    /// First range nodes may claim in a family; `None` where the network lacks the family.
+    pub fn first_node_range(&self, family: Family) -> Option<Prefix> {
+        let range = self.ranges.get(family)?;
+        let start = self.range_min.get(family).unwrap_or(range.addr());
+        Prefix::containing(start, self.node_range_len.get(family))
+    }
+
+    /// Last range nodes may claim in a family; `None` where the network lacks the family.
+    pub fn last_node_range(&self, family: Family) -> Option<Prefix> {
+        let range = self.ranges.get(family)?;
+        let start = self.range_max.get(family).unwrap_or(range.last());
+        Prefix::containing(start, self.node_range_len.get(family))
+    }
+}
+
+/// At most one range a family. In documents a list: `[10.244.0.0/16, fd00:10:244::/48]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(try_from = "Vec<Prefix>", into = "Vec<Prefix>")]
+pub struct Ranges {
+    /// The IPv4 range.
+    pub v4: Option<Prefix>,
+    /// The IPv6 range.
+    pub v6: Option<Prefix>,
+}
+
+impl Ranges {
+    /// The range of a family.
+    pub fn get(&self, family: Family) -> Option<Prefix> {
+        match family {
+            Family::V4 => self.v4,
+            Family::V6 => self.v6,
+        }
+    }
+
+    /// Both ranges, IPv4 first.
+    pub fn iter(&self) -> impl Iterator<Item = Prefix> + use<> {
+        self.v4.into_iter().chain(self.v6)
+    }
+}
+
+impl From<Ranges> for Vec<Prefix> {
+    fn from(ranges: Ranges) -> Self {
+        ranges.iter().collect()
+    }
+}
+
+impl TryFrom<Vec<Prefix>> for Ranges {
+    type Error = Invalid;
+
+    fn try_from(list: Vec<Prefix>) -> Result<Self, Invalid> {
+        let mut ranges = Self::default();
+        for prefix in list {
+            let place = match prefix.family() {
+                Family::V4 => &mut ranges.v4,
+                Family::V6 => &mut ranges.v6,
+            };
+            if place.replace(prefix).is_some() {
+                return Err(Invalid::new("a list of ranges", prefix.to_string(), "at most one range a family"));
+            }
+        }
+        Ok(ranges)
+    }
+}
+
+/// Where a node's range of a network comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RangeMode {
+    /// The node claims a free range in the store, as Flannel's subnets.
+    #[default]
+    Lease,
+    /// The node's configuration or Kubernetes names the range.
+    PodCidr,
+}
+
+impl RangeMode {
+    /// The word used in documents.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Lease => "lease",
+            Self::PodCidr => "pod-cidr",
+        }
+    }
+}
+
+/// Length of the range each node gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NodeRangeLen {
+    /// IPv4: at most 30. Default 24.
+    pub v4: u8,
+    /// IPv6: at most 126. Default 64.
+    pub v6: u8,
+}
+
+impl NodeRangeLen {
+    /// The length in a family.
+    pub fn get(&self, family: Family) -> u8 {
+        match family {
+            Family::V4 => self.v4,
+            Family::V6 => self.v6,
+        }
+    }
+}
+
+impl Default for NodeRangeLen {
+    fn default() -> Self {
+        Self { v4: 24, v6: 64 }
+    }
+}
+
+/// An optional address in each family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Bounds {
+    /// In IPv4.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub v4: Option<Ipv4Addr>,
+    /// In IPv6.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub v6: Option<Ipv6Addr>,
+}
+
+impl Bounds {
+    /// The address in a family.
+    pub fn get(&self, family: Family) -> Option<IpAddr> {
+        match family {
+            Family::V4 => self.v4.map(IpAddr::V4),
+            Family::V6 => self.v6.map(IpAddr::V6),
+        }
+    }
+
+    /// Whether neither family has one.
+    pub fn is_empty(&self) -> bool {
+        self.v4.is_none() && self.v6.is_none()
+    }
+}
+
+/// How a pod is attached to its node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Wiring {
+    /// A veth with a host route to each pod address; the pod's gateway is 169.254.1.1 and fe80::.
+    #[default]
+    Routed,
+    /// A veth in a Linux bridge that has the gateway's address.
+    Bridge,
+}
+
+impl Wiring {
+    /// The word used in documents.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Routed => "routed",
+            Self::Bridge => "bridge",
+        }
+    }
+}
+
+/// How packets reach other nodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Backend {
+    /// Which encapsulation is wanted.
+    #[serde(rename = "type")]
+    pub kind: BackendKind,
+    /// VXLAN network identifier, 1 to 16777215. Default 1.
+    pub vni: u32,
+    /// VXLAN's UDP port. Default 8472, Linux' own; IANA's is 4789.
+    pub port: u16,
+    /// MTU of pods in bytes; none: the uplink's less what the encapsulation adds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<u32>,
+}
+
+impl Default for Backend {
+    fn default() -> Self {
+        Self { kind: BackendKind::default(), vni: 1, port: 8472, mtu: None }
+    }
+}
+
+/// Which encapsulation a network wants between nodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum BackendKind {
+    /// None to peers in one of the node's subnets, otherwise VXLAN.
+    #[default]
+    Auto,
+    /// None: a route by way of the peer, which must be in a subnet of the node.
+    HostGw,
+    /// VXLAN to every peer.
+    Vxlan,
+}
+
+impl BackendKind {
+    /// The word used in documents.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::HostGw => "host-gw",
+            Self::Vxlan => "vxlan",
+        }
+    }
+}
+
+/// Which packets of pods leave with the node's address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Masquerade {
+    /// Whether packets to outside the cluster do. Default yes. Without it `to_nodes` has no effect.
+    pub enabled: bool,
+    /// Whether packets to another node's own address do.
+    pub to_nodes: ToNodes,
+}
+
+impl Default for Masquerade {
+    fn default() -> Self {
+        Self { enabled: true, to_nodes: ToNodes::default() }
+    }
+}
+
+/// Whether a pod's packets to another node's own address get this node's address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ToNodes {
+    /// On encapsulated paths, where the reply would otherwise come by another way; not on plain ones.
+    #[default]
+    Auto,
+    /// On every path.
+    Always,
+    /// On none.
+    Never,
+}
+
+impl ToNodes {
+    /// The word used in documents.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Always => "always",
+            Self::Never => "never",
+        }
+    }
+}
+
+/// The document form: what `apply -f` reads and `get -o yaml` writes.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Document {
+    api_version: String,
+    kind: String,
+    metadata: Metadata,
+    spec: NetworkSpec,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Metadata {
+    name: NetworkName,
+    #[serde(default, skip_serializing_if = "Labels::is_empty")]
+    labels: Labels,
+}
+
+impl Serialize for Network {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let metadata = Metadata { name: self.name.clone(), labels: self.labels.clone() };
+        Document { api_version: API_VERSION.into(), kind: "Network".into(), metadata, spec: self.spec.clone() }
+            .serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Network {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let Document { metadata, spec, .. } = Document::deserialize(deserializer)?;
+        Ok(Self { name: metadata.name, labels: metadata.labels, spec })
+    }
+}

@@ -1,0 +1,275 @@
+//! Records in the store: what nodes publish and claim. Values are JSON.
+//!
+//! A record may come from a newer version: fields that are not known are passed over, wrong types are faults.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ripstop_types::{Family, Labels, Mac, Millis, NodeName, Prefix, Revision};
+use serde::{Deserialize, Serialize};
+
+use crate::{Fault, Faults, Network, NetworkName};
+
+/// A value kept in the store under a kind and a key.
+pub trait Record: Sized + Serialize {
+    /// The kind it is kept under.
+    const KIND: &'static str;
+
+    /// The key it is kept under.
+    fn key(&self) -> String;
+
+    /// Reads a record and checks that it is the one its key says.
+    ///
+    /// # Errors
+    /// Everything wrong with it.
+    fn decode(key: &str, value: &serde_json::Value) -> Result<Self, Faults>;
+
+    /// The JSON value to store.
+    fn encode(&self) -> serde_json::Value {
+        // A map key that is not text and a failing Serialize are the only causes, and no record has either.
+        serde_json::to_value(self).unwrap_or(serde_json::Value::Null)
+    }
+}
+
+/// What a node tells its peers about itself (kind `nodes`, key: its name).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeRecord {
+    /// Its name.
+    pub name: NodeName,
+    /// Which machine, and since which boot: two machines with one name differ here.
+    pub identity: NodeIdentity,
+    /// Addresses at which peers reach it, the preferred of each family first.
+    pub addresses: Vec<NodeAddress>,
+    /// What it can receive. An encapsulation this version does not know is left out when read.
+    pub receives: Vec<Receive>,
+    /// Encapsulations it would rather receive, best first; empty: as its networks say.
+    #[serde(default)]
+    pub prefers: Vec<Encapsulation>,
+    /// MTU of its pods in bytes, once known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod_mtu: Option<u32>,
+    /// Networks in its kernel, with the revision at which each is.
+    #[serde(default)]
+    pub networks: BTreeMap<NetworkName, Revision>,
+    /// The agent's version.
+    #[serde(default)]
+    pub version: String,
+    /// Labels of the node.
+    #[serde(default)]
+    pub labels: Labels,
+}
+
+impl NodeRecord {
+    /// The preferred address of a family.
+    pub fn address(&self, family: Family) -> Option<NodeAddress> {
+        self.addresses.iter().find(|address| Family::of(address.ip) == family).copied()
+    }
+
+    /// Whether packets without encapsulation are taken.
+    pub fn receives_plain(&self) -> bool {
+        self.receives.contains(&Receive::Plain)
+    }
+
+    /// The VTEP for a network identifier.
+    pub fn vxlan(&self, vni: u32) -> Option<&VxlanReceive> {
+        self.receives.iter().find_map(|receive| match receive {
+            Receive::Vxlan(vxlan) if vxlan.vni == vni => Some(vxlan),
+            _ => None,
+        })
+    }
+}
+
+/// Which machine, and since which boot.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeIdentity {
+    /// `/etc/machine-id`, or what stands for it.
+    pub machine_id: String,
+    /// `/proc/sys/kernel/random/boot_id`, or what stands for it.
+    pub boot_id: String,
+}
+
+/// An address of a node with the subnet it is in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeAddress {
+    /// The address.
+    pub ip: IpAddr,
+    /// Its subnet; contains the address.
+    pub prefix: Prefix,
+}
+
+/// One way in which a node takes packets of peers.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "kebab-case")]
+pub enum Receive {
+    /// Without encapsulation.
+    Plain,
+    /// By VXLAN.
+    Vxlan(VxlanReceive),
+}
+
+/// A VTEP: the parameters a sender needs (RFC 7348).
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct VxlanReceive {
+    /// Network identifier.
+    pub vni: u32,
+    /// UDP port.
+    pub port: u16,
+    /// Hardware address of the device: destination of inner frames.
+    pub mac: Mac,
+    /// Outer IPv4 address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outer_v4: Option<Ipv4Addr>,
+    /// Outer IPv6 address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outer_v6: Option<Ipv6Addr>,
+    /// The device's own IPv4 address: gateway of on-link routes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inner_v4: Option<Ipv4Addr>,
+    /// The device's own IPv6 address: gateway of on-link routes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inner_v6: Option<Ipv6Addr>,
+}
+
+impl VxlanReceive {
+    /// The outer address of a family.
+    pub fn outer(&self, family: Family) -> Option<IpAddr> {
+        match family {
+            Family::V4 => self.outer_v4.map(IpAddr::V4),
+            Family::V6 => self.outer_v6.map(IpAddr::V6),
+        }
+    }
+
+    /// The device's own address in a family.
+    pub fn inner(&self, family: Family) -> Option<IpAddr> {
+        match family {
+            Family::V4 => self.inner_v4.map(IpAddr::V4),
+            Family::V6 => self.inner_v6.map(IpAddr::V6),
+        }
+    }
+}
+
+/// What is put around a packet on its way to a peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Encapsulation {
+    /// Nothing: shown as `host-gw`, the backend that does so.
+    #[serde(rename = "host-gw")]
+    None,
+    /// VXLAN.
+    Vxlan,
+}
+
+impl Encapsulation {
+    /// The word used in records and for people: the name of the backend.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "host-gw",
+            Self::Vxlan => "vxlan",
+        }
+    }
+
+    /// Bytes added to a packet with an outer header of this family.
+    pub fn overhead(self, outer: Family) -> u32 {
+        match (self, outer) {
+            (Self::None, _) => 0,
+            // Outer IP header, UDP 8, VXLAN 8, inner Ethernet 14.
+            (Self::Vxlan, Family::V4) => 50,
+            (Self::Vxlan, Family::V6) => 70,
+        }
+    }
+}
+
+impl fmt::Display for Encapsulation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// That a node owns a range (kind `claims`). It does not expire.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RangeClaim {
+    /// The network.
+    pub network: NetworkName,
+    /// The range, one of the network's node ranges.
+    pub range: Prefix,
+    /// The owner.
+    pub node: NodeName,
+    /// When it was claimed.
+    pub since: Millis,
+}
+
+/// A node's sign of life (kind `alive`, key: its name). When it is stale is the reader's rule on observed time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AliveRecord {
+    /// The node.
+    pub node: NodeName,
+    /// Grows with each sign.
+    pub sequence: u64,
+    /// The boot it belongs to.
+    pub boot_id: String,
+}
+
+/// Key of a network's record.
+pub fn network_key(name: &NetworkName) -> String {
+    name.to_string()
+}
+
+/// Key of a node's record.
+pub fn node_key(name: &NodeName) -> String {
+    name.to_string()
+}
+
+/// Key of a node's sign of life.
+pub fn alive_key(name: &NodeName) -> String {
+    name.to_string()
+}
+
+/// Key of a claim: `default/10.244.3.0_24`.
+pub fn claim_key(network: &NetworkName, range: Prefix) -> String {
+    format!("{network}/{}_{}", range.addr(), range.len())
+}
+
+/// Network and range of a claim's key; `None` if it is not one.
+pub fn parse_claim_key(key: &str) -> Option<(NetworkName, Prefix)> {
+    let (network, range) = key.split_once('/')?;
+    let (addr, len) = range.split_once('_')?;
+    let claim = (network.parse().ok()?, format!("{addr}/{len}").parse().ok()?);
+    (claim_key(&claim.0, claim.1) == key).then_some(claim)
+}
+
+macro_rules! record {
+    ($type:ty, $kind:literal, $key:expr) => {
+        impl Record for $type {
+            const KIND: &'static str = $kind;
+
+            fn key(&self) -> String {
+                let key: fn(&Self) -> String = $key;
+                key(self)
+            }
+
+            fn decode(key: &str, value: &serde_json::Value) -> Result<Self, Faults> {
+                let object = format!("{}/{key}", $kind);
+                let record = Self::deserialize(value).map_err(|error| {
+                    Faults::from(Fault::new(object.clone(), "", error.to_string(), "a record of this kind"))
+                })?;
+                if record.key() == key {
+                    Ok(record)
+                } else {
+                    Err(Fault::new(object, "", format!("found the record of {}", record.key()), "the key's own").into())
+                }
+            }
+        }
+    };
+}
+
+record!(Network, "networks", |network| network_key(&network.name));
+record!(NodeRecord, "nodes", |node| node_key(&node.name));
+record!(RangeClaim, "claims", |claim| claim_key(&claim.network, claim.range));
+record!(AliveRecord, "alive", |alive| alive_key(&alive.node));
