@@ -13,7 +13,7 @@ mod fault;
 mod network;
 mod record;
 
-pub use config::{AgentConfig, LogConfig, LogFormat, LogLevel, RunDir, StateDir, StoreConfig, Timings, UplinkConfig};
+pub use config::{AgentConfig, LogConfig, LogFormat, LogLevel, StoreConfig, Timings, UplinkConfig};
 pub use fault::{Fault, Faults, Note};
 pub use network::{
     API_VERSION, Backend, BackendKind, Bounds, Masquerade, Network, NetworkName, NetworkSpec, NodeRangeLen, RangeMode,
