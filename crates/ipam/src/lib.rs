@@ -1,1 +1,23 @@
-//! See the crate's description in Cargo.toml.
+//! Who owns a range, and which pod has an address: two pure state machines.
+//!
+//! - [`ranges`]: which range of a network this node owns. Ownership is a record in the store without expiry, taken and
+//!   given back by compare-and-swap only; a sign of life is kept apart and frees nothing.
+//! - [`leases`]: which attachment of this node has which address of the node's own ranges.
+//!
+//! Not here: the store, the files of `/run/ripstop/leases`, links and clocks. Events and time come in, rows and actions
+//! go out, and every state can be written down and read back.
+//!
+//! Invariants: two nodes never hand out addresses of overlapping ranges; one address never has two attachments that
+//! were both given it here; what was read at start is kept and reported, never dropped in silence.
+
+pub mod leases;
+pub mod ranges;
+
+pub use leases::{
+    Attachment, HostLink, ImportNote, Lease, LeaseBook, LeaseFault, LeaseRequest, LeaseState, OwnRange, RangeUsage,
+    Sight, Usable, Window,
+};
+pub use ranges::{
+    Choice, Claim, ClaimState, Claimant, Life, Liveness, RangeFault, RangeRequest, ReleaseCause, ReleaseFacts,
+    ReleaseRefused, choose, releasable,
+};
