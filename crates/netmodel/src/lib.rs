@@ -1,1 +1,128 @@
-//! See the crate's description in Cargo.toml.
+//! The state of one node as values: what should be (desired) and what is (observed) have the same shape.
+//!
+//! A [`Model`] is an ordered map from [`Key`] to [`Entry`]. Each resource is a plain struct in [`resource`] that
+//! implements [`Resource`]; nothing here knows why an object is wanted, how it is written, or when. Two models share
+//! memory through [`std::sync::Arc`], so "desired" and "last applied" of the same object cost one copy.
+//!
+//! Invariants: an entry lies under its object's own key; iteration order is the order of [`Key`], and is the same on
+//! every run.
+
+mod facts;
+mod key;
+mod resource;
+
+pub use facts::{ForeignDrop, HostFacts, HostLink};
+pub use key::{Key, Kind, Ns, RecordScope};
+pub use resource::{
+    Address, BridgePort, Encapsulation, Fdb, Link, LinkKind, Neighbour, Nexthop, NftElement, NftTable, Object, Qdisc,
+    Record, RecordGuard, Resource, Route, RouteTarget, Scope, Sysctl, Veth,
+};
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use ripstop_types::Owner;
+use serde::{Deserialize, Serialize};
+
+/// Protocol number of every route and nexthop of ours (`rtm_protocol`, linux/rtnetlink.h; values above 4 are user's).
+pub const ROUTE_PROTOCOL: u8 = 82;
+
+/// First and last id of the nexthop objects of ours.
+pub const NEXTHOP_IDS: std::ops::RangeInclusive<u32> = 0x5200_0000..=0x52ff_ffff;
+
+/// First letters of every link of ours.
+pub const LINK_PREFIX: &str = "rip";
+
+/// Name of every nftables table of ours.
+pub const NFT_TABLE: &str = "ripstop";
+
+/// An object with the object that caused it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// What should be, or is, there.
+    pub object: Object,
+    /// Why it is there. Observed objects whose mark does not name an owner have none.
+    pub owner: Option<Owner>,
+}
+
+/// One node's objects, in the order of their keys.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Model {
+    entries: BTreeMap<Key, Arc<Entry>>,
+}
+
+impl Model {
+    /// A model without objects.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Puts an object under its key and returns what was there.
+    pub fn insert(&mut self, object: impl Into<Object>, owner: Option<Owner>) -> Option<Arc<Entry>> {
+        let object = object.into();
+        self.entries.insert(object.key(), Arc::new(Entry { object, owner }))
+    }
+
+    /// Puts a shared entry under its key and returns what was there.
+    pub fn insert_entry(&mut self, entry: Arc<Entry>) -> Option<Arc<Entry>> {
+        self.entries.insert(entry.object.key(), entry)
+    }
+
+    /// Takes the object out.
+    pub fn remove(&mut self, key: &Key) -> Option<Arc<Entry>> {
+        self.entries.remove(key)
+    }
+
+    /// The entry under a key.
+    pub fn get(&self, key: &Key) -> Option<&Arc<Entry>> {
+        self.entries.get(key)
+    }
+
+    /// Every entry, in order.
+    pub fn iter(&self) -> impl Iterator<Item = (&Key, &Arc<Entry>)> {
+        self.entries.iter()
+    }
+
+    /// Every key, in order.
+    pub fn keys(&self) -> impl Iterator<Item = &Key> {
+        self.entries.keys()
+    }
+
+    /// The entries whose parent is `parent`, in order.
+    pub fn children<'a>(&'a self, parent: &'a Key) -> impl Iterator<Item = (&'a Key, &'a Arc<Entry>)> {
+        parent.first_children().into_iter().flat_map(move |first| {
+            self.entries.range(first..).take_while(move |(key, _)| key.parent().as_ref() == Some(parent))
+        })
+    }
+
+    /// Count of objects.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there is no object.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Keeps the entries for which `keep` is true.
+    pub fn retain(&mut self, mut keep: impl FnMut(&Key, &Arc<Entry>) -> bool) {
+        self.entries.retain(|key, entry| keep(key, entry));
+    }
+}
+
+impl Extend<Entry> for Model {
+    fn extend<T: IntoIterator<Item = Entry>>(&mut self, entries: T) {
+        for entry in entries {
+            self.insert_entry(Arc::new(entry));
+        }
+    }
+}
+
+impl FromIterator<Entry> for Model {
+    fn from_iter<T: IntoIterator<Item = Entry>>(entries: T) -> Self {
+        let mut model = Self::new();
+        model.extend(entries);
+        model
+    }
+}

@@ -1,0 +1,49 @@
+//! What a node is given: links, addresses and settings that are not ours and that decisions read.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ripstop_types::{Family, IfName, Mac};
+use serde::{Deserialize, Serialize};
+
+/// Everything observed about the host that is not ours.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostFacts {
+    /// Links that are not ours, by name; loopback left out.
+    pub links: BTreeMap<IfName, HostLink>,
+    /// The link of the default route with the lowest metric, by family.
+    pub default_links: BTreeMap<Family, IfName>,
+    /// Whether bridged packets pass netfilter; `None` where the kernel has no br_netfilter.
+    pub bridge_netfilter: Option<bool>,
+    /// Chains of others that drop forwarded packets, in order.
+    pub foreign_drops: Vec<ForeignDrop>,
+    /// Whether the kernel has IPv6 at all.
+    pub ipv6: bool,
+}
+
+/// A link that is not ours.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostLink {
+    /// Up and with carrier.
+    pub running: bool,
+    /// Maximum transmission unit in bytes.
+    pub mtu: u32,
+    /// Hardware address, for links that have one.
+    pub mac: Option<Mac>,
+    /// Global addresses with their prefix lengths, in order; link-local ones left out.
+    pub addresses: Vec<(IpAddr, u8)>,
+}
+
+/// A base chain of another owner, on the forward hook, that drops what it does not know.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ForeignDrop {
+    /// Table family, as nft writes it.
+    pub family: Arc<str>,
+    /// Table name.
+    pub table: Arc<str>,
+    /// Chain name.
+    pub chain: Arc<str>,
+    /// Whether the table is one of iptables' own, which accept one jump of ours.
+    pub iptables: bool,
+}

@@ -1,0 +1,239 @@
+//! What identifies an object, and in which order objects depend on each other.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ripstop_nft::model::{ElementKey, Key as ElementValue, KeyPart, Name, TableFamily, Value};
+use ripstop_types::{Family, IfName, Mac, Prefix};
+use serde::{Deserialize, Serialize};
+
+/// The network namespace an object lives in.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Ns {
+    /// The agent's own.
+    #[serde(rename = "host")]
+    Host,
+    /// A pod's, by the path the runtime gave.
+    #[serde(rename = "path")]
+    Path(Arc<str>),
+}
+
+impl fmt::Display for Ns {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Host => f.write_str("host"),
+            Self::Path(path) => f.write_str(path),
+        }
+    }
+}
+
+/// Where a record is kept.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RecordScope {
+    /// In the cluster's store, under this kind.
+    Cluster(Arc<str>),
+    /// In a file of this node that does not outlive a boot (/run/ripstop), in the folder of this name.
+    Boot(Arc<str>),
+}
+
+/// The kinds of object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[allow(missing_docs)]
+pub enum Kind {
+    Record,
+    Sysctl,
+    NftTable,
+    NftElement,
+    Link,
+    LinkSysctl,
+    Address,
+    Neighbour,
+    Fdb,
+    Nexthop,
+    Route,
+    Qdisc,
+}
+
+/// The identity of an object. Its order is the order in which objects are made: a later one may need an earlier one.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[allow(missing_docs)]
+pub enum Key {
+    /// A record in the store or in a file: first, because it is the promise that the rest keeps.
+    Record { scope: RecordScope, key: Arc<str> },
+    /// A sysctl of the namespace; path below /proc/sys with '/'.
+    Sysctl { ns: Ns, path: Arc<str> },
+    /// A whole nftables table without the elements of its named sets.
+    NftTable { family: TableFamily, name: Name },
+    /// One element of a named set or map.
+    NftElement(ElementKey),
+    /// A network interface.
+    Link { ns: Ns, name: IfName },
+    /// A sysctl that appears with a link; path below /proc/sys.
+    LinkSysctl { ns: Ns, link: IfName, path: Arc<str> },
+    /// An address of a link.
+    Address { ns: Ns, link: IfName, ip: IpAddr },
+    /// A permanent neighbour.
+    Neighbour { ns: Ns, link: IfName, ip: IpAddr },
+    /// A forwarding entry of a VXLAN device: which remote VTEP has this MAC.
+    Fdb { link: IfName, mac: Mac },
+    /// A nexthop object of the agent's namespace.
+    Nexthop { id: u32 },
+    /// A route. `metric` 0 is the family's default.
+    Route { ns: Ns, table: u32, dst: Prefix, metric: u32 },
+    /// The root queueing discipline of a link.
+    Qdisc { ns: Ns, link: IfName },
+}
+
+impl Key {
+    /// The kind of object this identifies.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Record { .. } => Kind::Record,
+            Self::Sysctl { .. } => Kind::Sysctl,
+            Self::NftTable { .. } => Kind::NftTable,
+            Self::NftElement(_) => Kind::NftElement,
+            Self::Link { .. } => Kind::Link,
+            Self::LinkSysctl { .. } => Kind::LinkSysctl,
+            Self::Address { .. } => Kind::Address,
+            Self::Neighbour { .. } => Kind::Neighbour,
+            Self::Fdb { .. } => Kind::Fdb,
+            Self::Nexthop { .. } => Kind::Nexthop,
+            Self::Route { .. } => Kind::Route,
+            Self::Qdisc { .. } => Kind::Qdisc,
+        }
+    }
+
+    /// The namespace the object lives in; records live in none.
+    pub fn ns(&self) -> Option<&Ns> {
+        match self {
+            Self::Record { .. } => None,
+            Self::NftTable { .. } | Self::NftElement(_) | Self::Fdb { .. } | Self::Nexthop { .. } => Some(&Ns::Host),
+            Self::Sysctl { ns, .. }
+            | Self::Link { ns, .. }
+            | Self::LinkSysctl { ns, .. }
+            | Self::Address { ns, .. }
+            | Self::Neighbour { ns, .. }
+            | Self::Route { ns, .. }
+            | Self::Qdisc { ns, .. } => Some(ns),
+        }
+    }
+
+    /// The key of the object without which this one cannot exist: it vanishes with it.
+    pub fn parent(&self) -> Option<Self> {
+        match self {
+            Self::Address { ns, link, .. }
+            | Self::Neighbour { ns, link, .. }
+            | Self::LinkSysctl { ns, link, .. }
+            | Self::Qdisc { ns, link } => Some(Self::Link { ns: ns.clone(), name: link.clone() }),
+            Self::Fdb { link, .. } => Some(Self::Link { ns: Ns::Host, name: link.clone() }),
+            Self::NftElement(element) => Some(Self::NftTable { family: element.family, name: element.table.clone() }),
+            Self::Record { .. }
+            | Self::Sysctl { .. }
+            | Self::NftTable { .. }
+            | Self::Link { .. }
+            | Self::Nexthop { .. }
+            | Self::Route { .. } => None,
+        }
+    }
+
+    /// The smallest key that a child of this object could have, for each kind of child.
+    pub(crate) fn first_children(&self) -> Vec<Self> {
+        const LOWEST: IpAddr = IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED);
+        match self {
+            Self::Link { ns, name } => {
+                let (ns, link) = (ns.clone(), name.clone());
+                vec![
+                    Self::LinkSysctl { ns: ns.clone(), link: link.clone(), path: "".into() },
+                    Self::Address { ns: ns.clone(), link: link.clone(), ip: LOWEST },
+                    Self::Neighbour { ns: ns.clone(), link: link.clone(), ip: LOWEST },
+                    Self::Fdb { link: link.clone(), mac: Mac([0; 6]) },
+                    Self::Qdisc { ns, link },
+                ]
+            }
+            Self::NftTable { family, name } => {
+                // 'A' sorts before every other first letter of a name.
+                let key = ElementValue { interval: false, parts: Vec::new() };
+                vec![Self::NftElement(ElementKey { family: *family, table: name.clone(), set: Name::from("A"), key })]
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// A route of the main table with the default metric.
+    pub fn main_route(ns: Ns, dst: Prefix) -> Self {
+        Self::Route { ns, table: 254, dst, metric: 0 }
+    }
+}
+
+/// The object in the words of `ip` and `nft`: `route 10.244.2.0/24`, `link ripab12 in /run/netns/x`.
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Record { scope: RecordScope::Cluster(kind), key } => write!(f, "record {kind}/{key}")?,
+            Self::Record { scope: RecordScope::Boot(folder), key } => write!(f, "file {folder}/{key}")?,
+            Self::Sysctl { path, .. } | Self::LinkSysctl { path, .. } => {
+                write!(f, "sysctl {}", path.replace('/', "."))?
+            }
+            Self::NftTable { family, name } => write!(f, "nft table {family} {name}")?,
+            Self::NftElement(element) => write_element(f, element)?,
+            Self::Link { name, .. } => write!(f, "link {name}")?,
+            Self::Address { link, ip, .. } => write!(f, "address {ip} dev {link}")?,
+            Self::Neighbour { link, ip, .. } => write!(f, "neighbour {ip} dev {link}")?,
+            Self::Fdb { link, mac } => write!(f, "fdb {mac} dev {link}")?,
+            Self::Nexthop { id } => write!(f, "nexthop id {id}")?,
+            Self::Route { dst, table: 254, metric: 0, .. } => write!(f, "route {dst}")?,
+            Self::Route { dst, table, metric, .. } => write!(f, "route {dst} table {table} metric {metric}")?,
+            Self::Qdisc { link, .. } => write!(f, "qdisc dev {link}")?,
+        }
+        match self.ns() {
+            Some(Ns::Path(path)) => write!(f, " in {path}"),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A value as a reader expects it; kinds that no set of ours is keyed by are written as numbers.
+fn word(value: &Value) -> String {
+    match value {
+        Value::Ipv4(ip) => ip.to_string(),
+        Value::Ipv6(ip) => ip.to_string(),
+        Value::Ether(mac) => mac.to_string(),
+        Value::IfName(pattern) => String::from(pattern.clone()),
+        Value::Service(n) | Value::EtherType(n) | Value::ArpOp(n) => n.to_string(),
+        Value::Proto(n) | Value::IcmpType(n) | Value::Icmpv6Type(n) | Value::NfProto(n) | Value::PktType(n) => {
+            n.to_string()
+        }
+        Value::CtDirection(n) | Value::TcpFlags(n) => n.to_string(),
+        Value::Mark(n) | Value::FibAddrType(n) | Value::IfIndex(n) | Value::CtState(n) | Value::CtStatus(n) => {
+            n.to_string()
+        }
+    }
+}
+
+fn write_element(f: &mut fmt::Formatter<'_>, element: &ElementKey) -> fmt::Result {
+    write!(f, "nft element {} {} {} {{", element.family, element.table, element.set)?;
+    for (place, part) in element.key.parts.iter().enumerate() {
+        let dot = if place == 0 { "" } else { " ." };
+        match part {
+            KeyPart::Value(value) => write!(f, "{dot} {}", word(value))?,
+            KeyPart::Prefix(prefix) => write!(f, "{dot} {prefix}")?,
+            KeyPart::Range(first, last) => write!(f, "{dot} {}-{}", word(first), word(last))?,
+        }
+    }
+    f.write_str(" }")
+}
+
+impl Key {
+    /// The address family an object belongs to, where it belongs to one.
+    pub fn family(&self) -> Option<Family> {
+        match self {
+            Self::Address { ip, .. } | Self::Neighbour { ip, .. } => Some(Family::of(*ip)),
+            Self::Route { dst, .. } => Some(dst.family()),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,473 @@
+//! The resources: plain values, one struct each.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ripstop_nft::model::{ElementBody, ElementKey, Table};
+use ripstop_types::{IfName, Mac, Prefix};
+use serde::{Deserialize, Serialize};
+
+use crate::key::{Key, Ns, RecordScope};
+
+/// What every resource can say of itself.
+pub trait Resource: Sized {
+    /// The object's identity.
+    fn key(&self) -> Key;
+
+    /// Whether an object observed under the same key already is what this one asks for. Only what the kernel shows is
+    /// compared: the namespace of a veth's other end, for one, cannot be read back.
+    fn satisfied_by(&self, observed: &Self) -> bool;
+
+    /// Whether `observed` can become this without being removed first.
+    fn can_update(&self, _observed: &Self) -> bool {
+        true
+    }
+}
+
+/// A network interface.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Link {
+    /// Where it lives.
+    pub ns: Ns,
+    /// Its name.
+    pub name: IfName,
+    /// What it is.
+    pub kind: LinkKind,
+    /// Maximum transmission unit in bytes; `None` leaves it as it is.
+    pub mtu: Option<u32>,
+    /// Hardware address; `None` leaves it as it is.
+    pub mac: Option<Mac>,
+    /// Administratively up.
+    pub up: bool,
+    /// The bridge it is a port of.
+    pub master: Option<IfName>,
+    /// Alternative name, which names the owner.
+    pub altname: Option<Arc<str>>,
+    /// Settings as a bridge port; only with `master`.
+    pub port: Option<BridgePort>,
+    /// No automatic IPv6 link-local address (`IN6_ADDR_GEN_MODE_NONE`).
+    pub no_link_local: bool,
+}
+
+/// Kinds of link.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LinkKind {
+    /// One end of a pair; making it makes the other end too.
+    Veth(Veth),
+    /// The other end of a pair: never made or removed on its own, only set up.
+    VethPeer,
+    /// An Ethernet bridge without spanning tree.
+    Bridge,
+    /// A VXLAN tunnel end point (RFC 7348), learning off.
+    Vxlan {
+        /// Network identifier, 24 bits.
+        vni: u32,
+        /// UDP destination port.
+        port: u16,
+        /// Outer source address.
+        local: IpAddr,
+    },
+    /// An intermediate functional block device: shapes what a link receives.
+    Ifb,
+    /// `lo`, which is there and only set up.
+    Loopback,
+    /// Seen under a name of ours, of a kind we never make.
+    Other(Arc<str>),
+}
+
+/// The other end of a veth pair, as it is made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Veth {
+    /// Namespace of the other end.
+    pub ns: Ns,
+    /// Name of the other end.
+    pub name: IfName,
+    /// Hardware address of the other end.
+    pub mac: Mac,
+}
+
+/// Settings of a bridge port (`IFLA_BRPORT_*`, linux/if_link.h).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BridgePort {
+    /// A frame may leave by the port it came from.
+    pub hairpin: bool,
+    /// Learn source addresses.
+    pub learning: bool,
+}
+
+/// An address of a link.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Address {
+    /// Where the link lives.
+    pub ns: Ns,
+    /// The link.
+    pub link: IfName,
+    /// The address.
+    pub ip: IpAddr,
+    /// Prefix length of the on-link range.
+    pub len: u8,
+    /// How far it is valid.
+    pub scope: Scope,
+}
+
+/// Scope of an address or route (`rt_scope_t`, linux/rtnetlink.h).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Scope {
+    /// Everywhere.
+    Global,
+    /// On this link only.
+    Link,
+    /// On this host only.
+    Host,
+}
+
+/// A permanent neighbour.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Neighbour {
+    /// Where the link lives.
+    pub ns: Ns,
+    /// The link.
+    pub link: IfName,
+    /// The neighbour's address.
+    pub ip: IpAddr,
+    /// Its hardware address.
+    pub mac: Mac,
+}
+
+/// A permanent forwarding entry of a VXLAN device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fdb {
+    /// The VXLAN device, in the agent's namespace.
+    pub link: IfName,
+    /// Inner destination.
+    pub mac: Mac,
+    /// Outer destination.
+    pub dst: IpAddr,
+}
+
+/// A nexthop object (`RTM_NEWNEXTHOP`, linux/nexthop.h).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Nexthop {
+    /// Its id, in the range of ours.
+    pub id: u32,
+    /// Outgoing link.
+    pub link: IfName,
+    /// The gateway.
+    pub gateway: IpAddr,
+    /// The gateway is reachable on the link whatever the addresses say (`RTNH_F_ONLINK`).
+    pub onlink: bool,
+}
+
+/// A route of protocol [`crate::ROUTE_PROTOCOL`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Route {
+    /// Where it lives.
+    pub ns: Ns,
+    /// Routing table; 254 is main.
+    pub table: u32,
+    /// Destination.
+    pub dst: Prefix,
+    /// Priority; 0 is the family's default.
+    pub metric: u32,
+    /// Where to.
+    pub target: RouteTarget,
+    /// Preferred source address.
+    pub src: Option<IpAddr>,
+    /// Path MTU locked into the route.
+    pub mtu: Option<u32>,
+}
+
+/// Where a route leads.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RouteTarget {
+    /// To a nexthop object.
+    Nexthop(u32),
+    /// To a gateway on a link, which need not be covered by an address of the link where `onlink` is set.
+    Via {
+        /// Outgoing link.
+        link: IfName,
+        /// The gateway.
+        gateway: IpAddr,
+        /// Do not check that the gateway is on the link.
+        onlink: bool,
+    },
+    /// Straight to the link.
+    Link(IfName),
+    /// To nowhere, with an ICMP error.
+    Unreachable,
+}
+
+/// The encapsulation a path uses, as status shows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Encapsulation {
+    /// None: the peer is the gateway.
+    None,
+    /// VXLAN (RFC 7348).
+    Vxlan,
+}
+
+/// A kernel setting below /proc/sys.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sysctl {
+    /// Whose namespace.
+    pub ns: Ns,
+    /// The link it belongs to, if it appears with one.
+    pub link: Option<IfName>,
+    /// Path below /proc/sys, with '/'.
+    pub path: Arc<str>,
+    /// The value, as one reads it back.
+    pub value: Arc<str>,
+}
+
+/// A token bucket filter as the root queueing discipline of a link (tc-tbf).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Qdisc {
+    /// Where the link lives.
+    pub ns: Ns,
+    /// The link whose sending is shaped.
+    pub link: IfName,
+    /// Rate in bits per second.
+    pub rate: u64,
+    /// Bucket size in bytes.
+    pub burst: u32,
+    /// Bytes that may wait.
+    pub limit: u32,
+}
+
+/// A table of nftables: chains, rules and declarations of sets, without the elements of named sets.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NftTable {
+    /// The definition.
+    pub table: Table,
+}
+
+/// One element of a named set or map.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NftElement {
+    /// Which one.
+    pub key: ElementKey,
+    /// What it carries.
+    pub body: ElementBody,
+}
+
+/// A record in the store or in a file of this node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// Where it is kept.
+    pub scope: RecordScope,
+    /// Its key.
+    pub key: Arc<str>,
+    /// Its value, as JSON text in the canonical order of its type.
+    pub value: Arc<str>,
+    /// Under which condition it may be written.
+    pub guard: RecordGuard,
+}
+
+/// The condition of a write to the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RecordGuard {
+    /// Only if there is none.
+    Absent,
+    /// Only over this revision.
+    Revision(u64),
+    /// Whatever is there.
+    Any,
+}
+
+/// Any resource.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[allow(missing_docs)]
+pub enum Object {
+    Record(Record),
+    Sysctl(Sysctl),
+    NftTable(NftTable),
+    NftElement(NftElement),
+    Link(Link),
+    Address(Address),
+    Neighbour(Neighbour),
+    Fdb(Fdb),
+    Nexthop(Nexthop),
+    Route(Route),
+    Qdisc(Qdisc),
+}
+
+macro_rules! each_resource {
+    ($($name:ident),*) => {
+        $(impl From<$name> for Object {
+            fn from(resource: $name) -> Self {
+                Self::$name(resource)
+            }
+        })*
+
+        impl Resource for Object {
+            fn key(&self) -> Key {
+                match self { $(Self::$name(resource) => resource.key()),* }
+            }
+
+            fn satisfied_by(&self, observed: &Self) -> bool {
+                match (self, observed) {
+                    $((Self::$name(wanted), Self::$name(found)) => wanted.satisfied_by(found),)*
+                    _ => false,
+                }
+            }
+
+            fn can_update(&self, observed: &Self) -> bool {
+                match (self, observed) {
+                    $((Self::$name(wanted), Self::$name(found)) => wanted.can_update(found),)*
+                    _ => false,
+                }
+            }
+        }
+    };
+}
+
+each_resource!(Record, Sysctl, NftTable, NftElement, Link, Address, Neighbour, Fdb, Nexthop, Route, Qdisc);
+
+impl Resource for Link {
+    fn key(&self) -> Key {
+        Key::Link { ns: self.ns.clone(), name: self.name.clone() }
+    }
+
+    fn satisfied_by(&self, observed: &Self) -> bool {
+        let same_or_free = |wanted: Option<u32>, found: Option<u32>| wanted.is_none() || wanted == found;
+        self.can_update(observed)
+            && same_or_free(self.mtu, observed.mtu)
+            && (self.mac.is_none() || self.mac == observed.mac)
+            && self.up == observed.up
+            && self.master == observed.master
+            && (self.altname.is_none() || self.altname == observed.altname)
+            && (self.port.is_none() || self.port == observed.port)
+            && (!self.no_link_local || observed.no_link_local)
+    }
+
+    fn can_update(&self, observed: &Self) -> bool {
+        match (&self.kind, &observed.kind) {
+            (LinkKind::Veth(_) | LinkKind::VethPeer, LinkKind::Veth(_) | LinkKind::VethPeer) => true,
+            (wanted, found) => wanted == found,
+        }
+    }
+}
+
+impl Resource for Address {
+    fn key(&self) -> Key {
+        Key::Address { ns: self.ns.clone(), link: self.link.clone(), ip: self.ip }
+    }
+
+    fn satisfied_by(&self, observed: &Self) -> bool {
+        self.len == observed.len && (self.ip.is_ipv6() || self.scope == observed.scope)
+    }
+
+    fn can_update(&self, observed: &Self) -> bool {
+        self.satisfied_by(observed)
+    }
+}
+
+impl Resource for Neighbour {
+    fn key(&self) -> Key {
+        Key::Neighbour { ns: self.ns.clone(), link: self.link.clone(), ip: self.ip }
+    }
+
+    fn satisfied_by(&self, observed: &Self) -> bool {
+        self == observed
+    }
+}
+
+impl Resource for Fdb {
+    fn key(&self) -> Key {
+        Key::Fdb { link: self.link.clone(), mac: self.mac }
+    }
+
+    fn satisfied_by(&self, observed: &Self) -> bool {
+        self == observed
+    }
+}
+
+impl Resource for Nexthop {
+    fn key(&self) -> Key {
+        Key::Nexthop { id: self.id }
+    }
+
+    fn satisfied_by(&self, observed: &Self) -> bool {
+        self == observed
+    }
+
+    /// The kernel replaces a nexthop in place, also across links, but not across families.
+    fn can_update(&self, observed: &Self) -> bool {
+        self.gateway.is_ipv4() == observed.gateway.is_ipv4()
+    }
+}
+
+impl Resource for Route {
+    fn key(&self) -> Key {
+        Key::Route { ns: self.ns.clone(), table: self.table, dst: self.dst, metric: self.metric }
+    }
+
+    fn satisfied_by(&self, observed: &Self) -> bool {
+        self == observed
+    }
+}
+
+impl Resource for Sysctl {
+    fn key(&self) -> Key {
+        match &self.link {
+            Some(link) => Key::LinkSysctl { ns: self.ns.clone(), link: link.clone(), path: self.path.clone() },
+            None => Key::Sysctl { ns: self.ns.clone(), path: self.path.clone() },
+        }
+    }
+
+    fn satisfied_by(&self, observed: &Self) -> bool {
+        self.value == observed.value
+    }
+}
+
+impl Resource for Qdisc {
+    fn key(&self) -> Key {
+        Key::Qdisc { ns: self.ns.clone(), link: self.link.clone() }
+    }
+
+    /// The kernel keeps times instead of bytes and rounds: what was asked is what a rate within a thousandth shows.
+    fn satisfied_by(&self, observed: &Self) -> bool {
+        self.rate.abs_diff(observed.rate) <= self.rate / 1000
+    }
+}
+
+impl Resource for NftTable {
+    fn key(&self) -> Key {
+        Key::NftTable { family: self.table.family, name: self.table.name.clone() }
+    }
+
+    fn satisfied_by(&self, observed: &Self) -> bool {
+        self == observed
+    }
+}
+
+impl Resource for NftElement {
+    fn key(&self) -> Key {
+        Key::NftElement(self.key.clone())
+    }
+
+    fn satisfied_by(&self, observed: &Self) -> bool {
+        self.body.data == observed.body.data
+    }
+
+    /// An element's value cannot be changed: the old one goes and the new one comes in one transaction.
+    fn can_update(&self, observed: &Self) -> bool {
+        self.satisfied_by(observed)
+    }
+}
+
+impl Resource for Record {
+    fn key(&self) -> Key {
+        Key::Record { scope: self.scope.clone(), key: self.key.clone() }
+    }
+
+    fn satisfied_by(&self, observed: &Self) -> bool {
+        self.value == observed.value
+    }
+}
