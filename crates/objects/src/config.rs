@@ -4,13 +4,14 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use ripstop_types::{IfName, Labels, NodeName, Prefix};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::Network;
+use crate::decode::config::duration_text;
 
 /// What one agent is told. An empty file is a complete configuration.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct AgentConfig {
     /// This node's name; none: the host name, in lower case.
     pub node: Option<NodeName>,
@@ -56,8 +57,8 @@ impl Default for AgentConfig {
 }
 
 /// Where the cluster's records are. In documents `{embedded: {path: …}}` or `{embedded: {socket: …}}`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "StoreDocument", into = "StoreDocument")]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(into = "StoreDocument")]
 pub enum StoreConfig {
     /// A file that this agent alone opens.
     Embedded {
@@ -77,12 +78,12 @@ impl Default for StoreConfig {
     }
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize)]
 struct StoreDocument {
     embedded: EmbeddedDocument,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 enum EmbeddedDocument {
     Path(PathBuf),
@@ -99,18 +100,9 @@ impl From<StoreConfig> for StoreDocument {
     }
 }
 
-impl From<StoreDocument> for StoreConfig {
-    fn from(document: StoreDocument) -> Self {
-        match document.embedded {
-            EmbeddedDocument::Path(path) => Self::Embedded { path },
-            EmbeddedDocument::Socket(socket) => Self::EmbeddedSocket { socket },
-        }
-    }
-}
-
 /// How this node is reached by its peers.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct UplinkConfig {
     /// The interface; none: the one of the default route.
     pub interface: Option<IfName>,
@@ -119,8 +111,8 @@ pub struct UplinkConfig {
 }
 
 /// How the agent logs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct LogConfig {
     /// The form of a line.
     pub format: LogFormat,
@@ -170,16 +162,20 @@ impl LogLevel {
 }
 
 /// Intervals in milliseconds. In documents text with a unit: `500ms`, `2s`, `1m`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Timings {
     /// Between two signs of life. Default 2 s.
+    #[serde(serialize_with = "duration")]
     pub alive_interval: u64,
     /// Without a new sign of life, a node counts as stale after this. Default 10 s.
+    #[serde(serialize_with = "duration")]
     pub stale_after: u64,
     /// Between two looks at a host-side link before its pod counts as an orphan. Default 10 s.
+    #[serde(serialize_with = "duration")]
     pub orphan_interval: u64,
     /// Between two full comparisons of desired and observed state. Default 5 min.
+    #[serde(serialize_with = "duration")]
     pub sweep_interval: u64,
 }
 
@@ -187,4 +183,11 @@ impl Default for Timings {
     fn default() -> Self {
         Self { alive_interval: 2_000, stale_after: 10_000, orphan_interval: 10_000, sweep_interval: 300_000 }
     }
+}
+
+/// Writes milliseconds as a document has them.
+// serde's `serialize_with` passes a reference.
+#[allow(clippy::trivially_copy_pass_by_ref)]
+fn duration<S: Serializer>(ms: &u64, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&duration_text(*ms))
 }

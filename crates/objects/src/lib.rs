@@ -8,12 +8,17 @@
 //! Invariants: a decoded [`Network`] has at least one range, its bounds and exclusions lie inside its ranges, and its
 //! node ranges fit; [`Network`] and [`AgentConfig`] serialise to the document form that decodes to the same value.
 
+mod check;
 mod config;
+mod decode;
+mod documents;
 mod fault;
 mod network;
 mod record;
 
+pub use check::{check_change, check_network_against_host, check_networks, check_node_name, check_pod_cidrs};
 pub use config::{AgentConfig, LogConfig, LogFormat, LogLevel, StoreConfig, Timings, UplinkConfig};
+pub use documents::Manifest;
 pub use fault::{Fault, Faults, Note};
 pub use network::{
     API_VERSION, Backend, BackendKind, Bounds, Masquerade, Network, NetworkName, NetworkSpec, NodeRangeLen, RangeMode,

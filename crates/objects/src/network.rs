@@ -85,7 +85,7 @@ impl Network {
 }
 
 /// What a network wants.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct NetworkSpec {
     /// All addresses of the network; at least one family is there.
@@ -95,10 +95,13 @@ pub struct NetworkSpec {
     /// Length of a node's range (mode `lease`).
     pub node_range_len: NodeRangeLen,
     /// First address of the first range that nodes may claim (Flannel's SubnetMin); none: the first in the network.
+    #[serde(skip_serializing_if = "Bounds::is_empty")]
     pub range_min: Bounds,
     /// First address of the last range that nodes may claim (Flannel's SubnetMax); none: the last in the network.
+    #[serde(skip_serializing_if = "Bounds::is_empty")]
     pub range_max: Bounds,
     /// Addresses that neither nodes nor pods ever get. Sorted, inside the ranges.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub exclude: Vec<Prefix>,
     /// How a pod is attached to its node.
     pub wiring: Wiring,
@@ -156,8 +159,8 @@ impl NetworkSpec {
 }
 
 /// At most one range a family. In documents a list: `[10.244.0.0/16, fd00:10:244::/48]`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(try_from = "Vec<Prefix>", into = "Vec<Prefix>")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[serde(into = "Vec<Prefix>")]
 pub struct Ranges {
     /// The IPv4 range.
     pub v4: Option<Prefix>,
@@ -186,24 +189,6 @@ impl From<Ranges> for Vec<Prefix> {
     }
 }
 
-impl TryFrom<Vec<Prefix>> for Ranges {
-    type Error = Invalid;
-
-    fn try_from(list: Vec<Prefix>) -> Result<Self, Invalid> {
-        let mut ranges = Self::default();
-        for prefix in list {
-            let place = match prefix.family() {
-                Family::V4 => &mut ranges.v4,
-                Family::V6 => &mut ranges.v6,
-            };
-            if place.replace(prefix).is_some() {
-                return Err(Invalid::new("a list of ranges", prefix.to_string(), "at most one range a family"));
-            }
-        }
-        Ok(ranges)
-    }
-}
-
 /// Where a node's range of a network comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -226,8 +211,7 @@ impl RangeMode {
 }
 
 /// Length of the range each node gets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct NodeRangeLen {
     /// IPv4: at most 30. Default 24.
     pub v4: u8,
@@ -252,14 +236,13 @@ impl Default for NodeRangeLen {
 }
 
 /// An optional address in each family.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct Bounds {
     /// In IPv4.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub v4: Option<Ipv4Addr>,
     /// In IPv6.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub v6: Option<Ipv6Addr>,
 }
 
@@ -300,7 +283,7 @@ impl Wiring {
 }
 
 /// How packets reach other nodes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Backend {
     /// Which encapsulation is wanted.
@@ -311,7 +294,7 @@ pub struct Backend {
     /// VXLAN's UDP port. Default 8472, Linux' own; IANA's is 4789.
     pub port: u16,
     /// MTU of pods in bytes; none: the uplink's less what the encapsulation adds.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub mtu: Option<u32>,
 }
 
@@ -346,7 +329,7 @@ impl BackendKind {
 }
 
 /// Which packets of pods leave with the node's address.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Masquerade {
     /// Whether packets to outside the cluster do. Default yes. Without it `to_nodes` has no effect.
@@ -385,34 +368,24 @@ impl ToNodes {
     }
 }
 
-/// The document form: what `apply -f` reads and `get -o yaml` writes.
-#[derive(Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Document {
-    api_version: String,
-    kind: String,
-    metadata: Metadata,
-    spec: NetworkSpec,
-}
-
-#[derive(Serialize, Deserialize)]
-struct Metadata {
-    name: NetworkName,
-    #[serde(default, skip_serializing_if = "Labels::is_empty")]
-    labels: Labels,
-}
-
 impl Serialize for Network {
+    /// The document form: what `apply -f` reads and what is kept in the store.
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let metadata = Metadata { name: self.name.clone(), labels: self.labels.clone() };
-        Document { api_version: API_VERSION.into(), kind: "Network".into(), metadata, spec: self.spec.clone() }
-            .serialize(serializer)
-    }
-}
-
-impl<'de> Deserialize<'de> for Network {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let Document { metadata, spec, .. } = Document::deserialize(deserializer)?;
-        Ok(Self { name: metadata.name, labels: metadata.labels, spec })
+        #[derive(Serialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Document<'a> {
+            api_version: &'static str,
+            kind: &'static str,
+            metadata: Metadata<'a>,
+            spec: &'a NetworkSpec,
+        }
+        #[derive(Serialize)]
+        struct Metadata<'a> {
+            name: &'a NetworkName,
+            #[serde(skip_serializing_if = "Labels::is_empty")]
+            labels: &'a Labels,
+        }
+        let metadata = Metadata { name: &self.name, labels: &self.labels };
+        Document { api_version: API_VERSION, kind: "Network", metadata, spec: &self.spec }.serialize(serializer)
     }
 }

@@ -7,8 +7,11 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ripstop_types::{Family, Labels, Mac, Millis, NodeName, Prefix, Revision};
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 
+use crate::decode::tree::{Tree, shown};
+use crate::decode::{self, Decoder, Node, Unknown};
 use crate::{Fault, Faults, Network, NetworkName};
 
 /// A value kept in the store under a kind and a key.
@@ -33,7 +36,7 @@ pub trait Record: Sized + Serialize {
 }
 
 /// What a node tells its peers about itself (kind `nodes`, key: its name).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct NodeRecord {
     /// Its name.
@@ -45,19 +48,15 @@ pub struct NodeRecord {
     /// What it can receive. An encapsulation this version does not know is left out when read.
     pub receives: Vec<Receive>,
     /// Encapsulations it would rather receive, best first; empty: as its networks say.
-    #[serde(default)]
     pub prefers: Vec<Encapsulation>,
     /// MTU of its pods in bytes, once known.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub pod_mtu: Option<u32>,
     /// Networks in its kernel, with the revision at which each is.
-    #[serde(default)]
     pub networks: BTreeMap<NetworkName, Revision>,
     /// The agent's version.
-    #[serde(default)]
     pub version: String,
     /// Labels of the node.
-    #[serde(default)]
     pub labels: Labels,
 }
 
@@ -191,7 +190,7 @@ impl fmt::Display for Encapsulation {
 }
 
 /// That a node owns a range (kind `claims`). It does not expire.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RangeClaim {
     /// The network.
@@ -205,7 +204,7 @@ pub struct RangeClaim {
 }
 
 /// A node's sign of life (kind `alive`, key: its name). When it is stale is the reader's rule on observed time.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct AliveRecord {
     /// The node.
@@ -245,7 +244,7 @@ pub fn parse_claim_key(key: &str) -> Option<(NetworkName, Prefix)> {
 }
 
 macro_rules! record {
-    ($type:ty, $kind:literal, $key:expr) => {
+    ($type:ty, $kind:literal, $key:expr, $decode:path) => {
         impl Record for $type {
             const KIND: &'static str = $kind;
 
@@ -255,21 +254,31 @@ macro_rules! record {
             }
 
             fn decode(key: &str, value: &serde_json::Value) -> Result<Self, Faults> {
-                let object = format!("{}/{key}", $kind);
-                let record = Self::deserialize(value).map_err(|error| {
-                    Faults::from(Fault::new(object.clone(), "", error.to_string(), "a record of this kind"))
-                })?;
+                let object = format!("{}/{}", $kind, shown(key));
+                let tree = Tree::from(value);
+                let mut decoder = Decoder::new(object.clone(), Unknown::PassOver);
+                let record = $decode(&mut decoder, &Node::root(&tree));
+                let (record, _) = decoder.finish(record)?;
                 if record.key() == key {
-                    Ok(record)
-                } else {
-                    Err(Fault::new(object, "", format!("found the record of {}", record.key()), "the key's own").into())
+                    return Ok(record);
                 }
+                let found = format!("found the record of {}", record.key());
+                Err(Fault::new(object, "", found, "the record that its key names").into())
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $type {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let tree = Tree::deserialize(deserializer)?;
+                let mut decoder = Decoder::new($kind, Unknown::PassOver);
+                let record = $decode(&mut decoder, &Node::root(&tree));
+                decoder.finish(record).map(|(record, _)| record).map_err(D::Error::custom)
             }
         }
     };
 }
 
-record!(Network, "networks", |network| network_key(&network.name));
-record!(NodeRecord, "nodes", |node| node_key(&node.name));
-record!(RangeClaim, "claims", |claim| claim_key(&claim.network, claim.range));
-record!(AliveRecord, "alive", |alive| alive_key(&alive.node));
+record!(Network, "networks", |network| network_key(&network.name), decode::network::network);
+record!(NodeRecord, "nodes", |node| node_key(&node.name), decode::record::node_record);
+record!(RangeClaim, "claims", |claim| claim_key(&claim.network, claim.range), decode::record::range_claim);
+record!(AliveRecord, "alive", |alive| alive_key(&alive.node), decode::record::alive_record);

@@ -1,0 +1,253 @@
+//! The document of an agent's configuration.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use ripstop_types::{Family, IfName, Prefix};
+
+use super::tree::{Tree, shown};
+use super::{Decoder, Fields, Node, flannel, network};
+use crate::{
+    AgentConfig, LogConfig, LogFormat, LogLevel, Network, NetworkName, StoreConfig, Timings, UplinkConfig,
+    check_networks,
+};
+
+const FIELDS: &[&str] = &[
+    "node",
+    "labels",
+    "store",
+    "uplink",
+    "podCIDRs",
+    "networks",
+    "metricsListen",
+    "log",
+    "timings",
+    "runDir",
+    "stateDir",
+];
+
+/// Longest path of a unix socket: `sun_path` less the terminating zero (unix(7)).
+const LONGEST_SOCKET: usize = 107;
+
+/// The longest name of a socket in the run directory, with its slash.
+const LONGEST_SOCKET_NAME: usize = "/agent.sock".len();
+
+/// A whole configuration. An empty document is one.
+pub(crate) fn agent_config(d: &mut Decoder, node: &Node<'_>) -> Option<AgentConfig> {
+    let default = AgentConfig::default();
+    if *node.tree == Tree::Null {
+        return Some(default);
+    }
+    let fields = d.map(node, FIELDS)?;
+    let state_dir = fields.get("stateDir").and_then(|node| path(d, &node)).unwrap_or(default.state_dir);
+    let store = match fields.get("store") {
+        Some(node) => store(d, &node).unwrap_or_default(),
+        None => StoreConfig::Embedded { path: state_dir.join("store.redb") },
+    };
+    Some(AgentConfig {
+        node: fields.get("node").and_then(|node| d.parse(&node, "the node's name")),
+        labels: fields.get("labels").map(|node| d.labels(&node)).unwrap_or_default(),
+        store,
+        uplink: fields.get("uplink").and_then(|node| uplink(d, &node)).unwrap_or_default(),
+        pod_cidrs: fields.get("podCIDRs").map(|node| pod_cidrs(d, &node)).unwrap_or_default(),
+        networks: fields.get("networks").map(|node| networks(d, &node)).unwrap_or_default(),
+        metrics_listen: fields.get("metricsListen").and_then(|node| {
+            d.parse_std(&node, "an address and a port, as in 127.0.0.1:9467, 0.0.0.0:9467 or [::]:9467")
+        }),
+        log: fields.get("log").and_then(|node| log(d, &node)).unwrap_or_default(),
+        timings: fields.get("timings").and_then(|node| timings(d, &node)).unwrap_or_default(),
+        run_dir: run_dir(d, &fields).unwrap_or(default.run_dir),
+        state_dir,
+    })
+}
+
+fn path(d: &mut Decoder, node: &Node<'_>) -> Option<PathBuf> {
+    const ACCEPTED: &str = "an absolute path without '..' and control characters";
+    let text = d.text(node, ACCEPTED)?;
+    let ok = text.starts_with('/') && !text.chars().any(char::is_control) && text.split('/').all(|part| part != "..");
+    if !ok {
+        d.fault(&node.path, shown(text), ACCEPTED);
+    }
+    ok.then(|| PathBuf::from(text))
+}
+
+fn run_dir(d: &mut Decoder, fields: &Fields<'_>) -> Option<PathBuf> {
+    let node = fields.get("runDir")?;
+    let dir = path(d, &node)?;
+    let longest = LONGEST_SOCKET - LONGEST_SOCKET_NAME;
+    if dir.as_os_str().len() > longest {
+        let found = format!("a path of {} bytes", dir.as_os_str().len());
+        d.fault(&node.path, found, format!("at most {longest} bytes: sockets are in it"));
+    }
+    Some(dir)
+}
+
+fn store(d: &mut Decoder, node: &Node<'_>) -> Option<StoreConfig> {
+    const ACCEPTED: &str = "{embedded: {path: FILE}} or {embedded: {socket: SOCKET}}";
+    let Tree::Map(_) = node.tree else {
+        d.fault(&node.path, node.tree, ACCEPTED);
+        return None;
+    };
+    let mut later = false;
+    for kind in ["etcd", "kubernetes"] {
+        if node.tree.get(kind).is_some() {
+            later = true;
+            d.fault(super::join(&node.path, kind), format!("the store {kind}, which is not available yet"), ACCEPTED);
+        }
+    }
+    let fields = d.map(node, &["embedded", "etcd", "kubernetes"])?;
+    if later && fields.get("embedded").is_none() {
+        return None;
+    }
+    let embedded = d.required(&fields, "embedded", ACCEPTED)?;
+    let fields = d.map(&embedded, &["path", "socket"])?;
+    match (fields.get("path"), fields.get("socket")) {
+        (Some(node), None) => Some(StoreConfig::Embedded { path: path(d, &node)? }),
+        (None, Some(node)) => {
+            let socket = path(d, &node)?;
+            if socket.as_os_str().len() > LONGEST_SOCKET {
+                let found = format!("a path of {} bytes", socket.as_os_str().len());
+                d.fault(&node.path, found, format!("at most {LONGEST_SOCKET} bytes, as for every socket"));
+            }
+            Some(StoreConfig::EmbeddedSocket { socket })
+        }
+        (Some(_), Some(_)) => {
+            d.fault(&embedded.path, "both path and socket", ACCEPTED);
+            None
+        }
+        (None, None) => {
+            d.fault(&embedded.path, "neither path nor socket", ACCEPTED);
+            None
+        }
+    }
+}
+
+fn uplink(d: &mut Decoder, node: &Node<'_>) -> Option<UplinkConfig> {
+    let fields = d.map(node, &["interface", "addresses"])?;
+    let interface: Option<IfName> = fields.get("interface").and_then(|node| d.parse(&node, "an interface's name"));
+    let mut addresses: Vec<IpAddr> = Vec::new();
+    let items = fields.get("addresses").map(|node| d.list(&node, "addresses, at most one a family"));
+    for item in items.unwrap_or_default() {
+        let Some(address) = d.parse_std::<IpAddr>(&item, "an IPv4 or IPv6 address") else { continue };
+        if let Some(why) = unfit_for_peers(address) {
+            d.fault(&item.path, format!("{address}, {why}"), "an address at which other nodes reach this one");
+        }
+        match addresses.iter().find(|other| Family::of(**other) == Family::of(address)) {
+            Some(first) => {
+                let accepted = format!("at most one {} address; {first} stands before", Family::of(address));
+                d.fault(&item.path, address, accepted);
+            }
+            None => addresses.push(address),
+        }
+    }
+    Some(UplinkConfig { interface, addresses })
+}
+
+/// Why peers cannot reach a node at an address.
+pub(crate) fn unfit_for_peers(address: IpAddr) -> Option<&'static str> {
+    let link_local = match address {
+        IpAddr::V4(ip) => ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_unicast_link_local(),
+    };
+    match address {
+        _ if address.is_unspecified() => Some("the unspecified address"),
+        _ if address.is_loopback() => Some("a loopback address"),
+        _ if address.is_multicast() => Some("a multicast address"),
+        IpAddr::V4(ip) if ip.is_broadcast() => Some("the broadcast address"),
+        IpAddr::V6(ip) if ip.to_ipv4_mapped().is_some() => Some("an IPv4-mapped address"),
+        _ if link_local => Some("a link-local address"),
+        _ => None,
+    }
+}
+
+fn pod_cidrs(d: &mut Decoder, node: &Node<'_>) -> Vec<Prefix> {
+    let mut cidrs: Vec<Prefix> = Vec::new();
+    for item in d.list(node, "address ranges of this node") {
+        let Some(cidr) = d.parse::<Prefix>(&item, "an address range, as in 10.244.1.0/24") else { continue };
+        let longest = super::rules::longest_node_range(cidr.family());
+        if cidr.len() > longest {
+            d.fault(&item.path, cidr, format!("a range of at most /{longest}"));
+        }
+        if let Some(first) = cidrs.iter().find(|other| other.overlaps(&cidr)) {
+            d.fault(&item.path, cidr, format!("a range that does not overlap {first}, which stands before"));
+        }
+        cidrs.push(cidr);
+    }
+    cidrs
+}
+
+/// Networks, each a document of its own or Flannel's.
+fn networks(d: &mut Decoder, node: &Node<'_>) -> Vec<Network> {
+    let mut networks = Vec::new();
+    for item in d.list(node, "networks") {
+        networks.extend(if flannel::is_net_conf(item.tree) {
+            flannel::net_conf(d, &item, NetworkName::first())
+        } else {
+            network::network(d, &item)
+        });
+    }
+    if let Err(faults) = check_networks(&networks) {
+        d.append(faults);
+    }
+    networks
+}
+
+fn log(d: &mut Decoder, node: &Node<'_>) -> Option<LogConfig> {
+    let fields = d.map(node, &["format", "level"])?;
+    let formats = [("text", LogFormat::Text), ("json", LogFormat::Json)];
+    let levels = [LogLevel::Error, LogLevel::Warn, LogLevel::Info, LogLevel::Debug, LogLevel::Trace];
+    let levels = levels.map(|level| (level.as_str(), level));
+    Some(LogConfig {
+        format: fields.get("format").and_then(|node| d.choice(&node, &formats, &[])).unwrap_or_default(),
+        level: fields.get("level").and_then(|node| d.choice(&node, &levels, &[])).unwrap_or_default(),
+    })
+}
+
+fn timings(d: &mut Decoder, node: &Node<'_>) -> Option<Timings> {
+    let fields = d.map(node, &["aliveInterval", "staleAfter", "orphanInterval", "sweepInterval"])?;
+    let mut read = |key: &str, otherwise: u64, least: u64, most: u64| {
+        fields.get(key).and_then(|node| duration(d, &node, least, most)).unwrap_or(otherwise)
+    };
+    let default = Timings::default();
+    let timings = Timings {
+        alive_interval: read("aliveInterval", default.alive_interval, 100, 60_000),
+        stale_after: read("staleAfter", default.stale_after, 300, 3_600_000),
+        orphan_interval: read("orphanInterval", default.orphan_interval, 100, 600_000),
+        sweep_interval: read("sweepInterval", default.sweep_interval, 1_000, 86_400_000),
+    };
+    let least = timings.alive_interval.saturating_mul(3);
+    if timings.stale_after < least {
+        let accepted = format!("at least three times aliveInterval: {}", duration_text(least));
+        d.fault(fields.path("staleAfter"), duration_text(timings.stale_after), accepted);
+    }
+    Some(timings)
+}
+
+/// Milliseconds as the largest unit that is exact.
+pub(crate) fn duration_text(ms: u64) -> String {
+    match ms {
+        ms if ms > 0 && ms.is_multiple_of(60_000) => format!("{}m", ms / 60_000),
+        ms if ms > 0 && ms.is_multiple_of(1_000) => format!("{}s", ms / 1_000),
+        ms => format!("{ms}ms"),
+    }
+}
+
+fn duration(d: &mut Decoder, node: &Node<'_>, least: u64, most: u64) -> Option<u64> {
+    let accepted = format!("a number with ms, s, m or h, from {} to {}", duration_text(least), duration_text(most));
+    let text = d.text(node, &accepted)?;
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = match &text[digits.len()..] {
+        "ms" => Some(1),
+        "s" => Some(1_000),
+        "m" => Some(60_000),
+        "h" => Some(3_600_000),
+        _ => None,
+    };
+    let plain = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
+    let count = digits.parse::<u64>().ok().filter(|_| plain);
+    let ms = unit.zip(count).and_then(|(unit, count)| count.checked_mul(unit)).filter(|ms| (least..=most).contains(ms));
+    if ms.is_none() {
+        d.fault(&node.path, shown(text), accepted);
+    }
+    ms
+}

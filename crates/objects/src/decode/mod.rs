@@ -1,0 +1,306 @@
+//! From a [`Tree`] to typed values, with every fault on the way.
+//!
+//! A [`Decoder`] walks one object. Each reader gives `Some` or pushes a fault and gives `None`; a caller puts a default
+//! in the place of what is missing and goes on, and [`Decoder::finish`] hands out a value only if no fault came up.
+
+pub(crate) mod config;
+pub(crate) mod flannel;
+pub(crate) mod network;
+pub(crate) mod record;
+pub(crate) mod rules;
+pub(crate) mod tree;
+
+use std::fmt::Display;
+use std::ops::RangeInclusive;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use ripstop_types::{Invalid, Labels};
+
+use crate::{Fault, Faults, Note};
+use tree::{Tree, shown};
+
+/// Whether fields that are not known are faults.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unknown {
+    /// Yes: a person wrote this.
+    Refuse,
+    /// No: a newer version may have written this.
+    PassOver,
+}
+
+/// The state of decoding one object.
+pub(crate) struct Decoder {
+    object: String,
+    unknown: Unknown,
+    faults: Faults,
+    notes: Vec<Note>,
+}
+
+/// A value and where it stands in its object.
+#[derive(Clone)]
+pub(crate) struct Node<'t> {
+    pub(crate) tree: &'t Tree,
+    pub(crate) path: String,
+}
+
+/// A map whose keys have been checked.
+pub(crate) struct Fields<'t> {
+    map: Node<'t>,
+}
+
+impl<'t> Node<'t> {
+    pub(crate) fn root(tree: &'t Tree) -> Self {
+        Self { tree, path: String::new() }
+    }
+}
+
+impl<'t> Fields<'t> {
+    /// The value of a field; `None` where it is missing or null.
+    pub(crate) fn get(&self, key: &str) -> Option<Node<'t>> {
+        let tree = self.map.tree.get(key).filter(|tree| **tree != Tree::Null)?;
+        Some(Node { tree, path: self.path(key) })
+    }
+
+    /// The path of a field, there or not.
+    pub(crate) fn path(&self, key: &str) -> String {
+        join(&self.map.path, key)
+    }
+}
+
+/// A field's path under its parent's.
+pub(crate) fn join(parent: &str, key: &str) -> String {
+    let key = shown(key);
+    if parent.is_empty() { key } else { format!("{parent}.{key}") }
+}
+
+impl Decoder {
+    pub(crate) fn new(object: impl Into<String>, unknown: Unknown) -> Self {
+        Self { object: object.into(), unknown, faults: Faults::none(), notes: Vec::new() }
+    }
+
+    /// Adds a fault of this object.
+    pub(crate) fn fault(&mut self, path: impl Into<String>, found: impl Display, accepted: impl Into<String>) {
+        self.faults.push(Fault::new(self.object.clone(), path, format!("found {found}"), accepted));
+    }
+
+    /// Adds faults of any object.
+    pub(crate) fn append(&mut self, faults: Faults) {
+        self.faults.append(faults);
+    }
+
+    /// Whether nothing was wrong so far.
+    pub(crate) fn is_clean(&self) -> bool {
+        self.faults.is_empty()
+    }
+
+    /// Adds a note on this object.
+    pub(crate) fn note(&mut self, path: impl Into<String>, text: impl Into<String>) {
+        self.notes.push(Note { object: self.object.clone(), path: path.into(), text: text.into() });
+    }
+
+    /// The value, if nothing was wrong.
+    pub(crate) fn finish<T>(mut self, value: Option<T>) -> Result<(T, Vec<Note>), Faults> {
+        match value {
+            Some(value) if self.faults.is_empty() => Ok((value, self.notes)),
+            _ => {
+                if self.faults.is_empty() {
+                    self.fault("", "an incomplete object", "all required fields");
+                }
+                Err(self.faults)
+            }
+        }
+    }
+
+    /// A map with no other keys than these, each at most once.
+    pub(crate) fn map<'t>(&mut self, node: &Node<'t>, known: &[&str]) -> Option<Fields<'t>> {
+        let Tree::Map(entries) = node.tree else {
+            self.fault(&node.path, node.tree, format!("a map with {}", known.join(", ")));
+            return None;
+        };
+        for (n, (key, _)) in entries.iter().enumerate() {
+            let path = join(&node.path, key);
+            if entries[..n].iter().any(|(earlier, _)| earlier == key) {
+                self.fault(path, "the field twice", "each field once");
+            } else if self.unknown == Unknown::Refuse && !known.contains(&key.as_str()) {
+                self.fault(
+                    path,
+                    "an unknown field",
+                    match nearest(key, known) {
+                        Some(near) => format!("{near} (the nearest field), of {}", known.join(", ")),
+                        None => known.join(", "),
+                    },
+                );
+            }
+        }
+        Some(Fields { map: node.clone() })
+    }
+
+    /// A field that must be there.
+    pub(crate) fn required<'t>(&mut self, fields: &Fields<'t>, key: &str, accepted: &str) -> Option<Node<'t>> {
+        let node = fields.get(key);
+        if node.is_none() {
+            self.fault(fields.path(key), "nothing", accepted);
+        }
+        node
+    }
+
+    /// The items of a list.
+    pub(crate) fn list<'t>(&mut self, node: &Node<'t>, accepted: &str) -> Vec<Node<'t>> {
+        let Tree::List(items) = node.tree else {
+            self.fault(&node.path, node.tree, format!("a list of {accepted}"));
+            return Vec::new();
+        };
+        let item = |(n, tree)| Node { tree, path: format!("{}[{n}]", node.path) };
+        items.iter().enumerate().map(item).collect()
+    }
+
+    /// Text.
+    pub(crate) fn text<'t>(&mut self, node: &Node<'t>, accepted: &str) -> Option<&'t str> {
+        match node.tree {
+            Tree::Text(text) => Some(text),
+            Tree::Int(_) | Tree::Float(_) | Tree::Bool(_) => {
+                self.fault(&node.path, format!("{} without quotes", node.tree), format!("text: {accepted}"));
+                None
+            }
+            other => {
+                self.fault(&node.path, other, format!("text: {accepted}"));
+                None
+            }
+        }
+    }
+
+    /// Text with a type of its own. `accepted` names it where the value is not even text.
+    pub(crate) fn parse<T: FromStr<Err = Invalid>>(&mut self, node: &Node<'_>, accepted: &str) -> Option<T> {
+        match self.text(node, accepted)?.parse() {
+            Ok(value) => Some(value),
+            Err(Invalid { found, accepted, .. }) => {
+                self.fault(&node.path, shown(&found), accepted);
+                None
+            }
+        }
+    }
+
+    /// Text with a type of the standard library, whose errors say nothing useful.
+    pub(crate) fn parse_std<T: FromStr>(&mut self, node: &Node<'_>, accepted: &str) -> Option<T> {
+        let text = self.text(node, accepted)?;
+        let value = text.parse().ok();
+        if value.is_none() {
+            self.fault(&node.path, shown(text), accepted);
+        }
+        value
+    }
+
+    /// A whole number within bounds.
+    pub(crate) fn uint(&mut self, node: &Node<'_>, bounds: RangeInclusive<u64>) -> Option<u64> {
+        if let Tree::Int(value) = node.tree
+            && let Ok(value) = u64::try_from(*value)
+            && bounds.contains(&value)
+        {
+            return Some(value);
+        }
+        let accepted = format!("a number from {} to {}", bounds.start(), bounds.end());
+        match node.tree {
+            Tree::Text(text) => self.fault(&node.path, format!("the text {}", shown(text)), accepted),
+            other => self.fault(&node.path, other, accepted),
+        }
+        None
+    }
+
+    /// A whole number within bounds that fit the type.
+    pub(crate) fn number<T: TryFrom<u64>>(&mut self, node: &Node<'_>, bounds: RangeInclusive<u64>) -> Option<T> {
+        self.uint(node, bounds).and_then(|value| T::try_from(value).ok())
+    }
+
+    /// Yes or no.
+    pub(crate) fn bool(&mut self, node: &Node<'_>) -> Option<bool> {
+        if let Tree::Bool(value) = node.tree {
+            return Some(*value);
+        }
+        self.fault(&node.path, node.tree, "true or false");
+        None
+    }
+
+    /// One of several words. `later` are words that will mean something, but do not yet.
+    pub(crate) fn choice<T: Copy>(&mut self, node: &Node<'_>, words: &[(&str, T)], later: &[&str]) -> Option<T> {
+        let accepted = words.iter().map(|(word, _)| *word).collect::<Vec<_>>().join(", ");
+        let text = self.text(node, &accepted)?;
+        if let Some((_, value)) = words.iter().find(|(word, _)| *word == text) {
+            return Some(*value);
+        }
+        if later.contains(&text) {
+            self.fault(&node.path, format!("{text}, which is not available yet"), accepted);
+        } else {
+            let known: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
+            let hint = nearest(text, &known).map(|near| format!(" (did you mean {near}?)")).unwrap_or_default();
+            self.fault(&node.path, shown(text), format!("{accepted}{hint}"));
+        }
+        None
+    }
+
+    /// Labels by Kubernetes' rules.
+    pub(crate) fn labels(&mut self, node: &Node<'_>) -> Labels {
+        let Tree::Map(entries) = node.tree else {
+            self.fault(&node.path, node.tree, "a map of labels");
+            return Labels::new();
+        };
+        let mut labels = Labels::new();
+        for (key, value) in entries {
+            let at = Node { tree: value, path: join(&node.path, key) };
+            if !label_key_ok(key) {
+                let accepted =
+                    "[DNS-name/]name: letters, digits, '-', '_' and '.', at most 63, first and last a letter or digit";
+                self.fault(&at.path, "a key that is not a label's", accepted);
+            }
+            let accepted = "letters, digits, '-', '_' and '.', at most 63, first and last a letter or digit";
+            let Some(text) = self.text(&at, accepted) else { continue };
+            if !text.is_empty() && !label_word_ok(text) {
+                self.fault(&at.path, shown(text), accepted);
+            }
+            if labels.insert(Arc::from(key.as_str()), Arc::from(text)).is_some() {
+                self.fault(&at.path, "the label twice", "each label once");
+            }
+        }
+        labels
+    }
+}
+
+fn label_key_ok(key: &str) -> bool {
+    match key.split_once('/') {
+        Some((prefix, name)) => ripstop_types::validate_dns_name("a label", prefix).is_ok() && label_word_ok(name),
+        None => label_word_ok(key),
+    }
+}
+
+fn label_word_ok(word: &str) -> bool {
+    let inner = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    let end = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
+    word.len() <= 63 && word.chars().all(inner) && end(word.chars().next()) && end(word.chars().last())
+}
+
+/// The known word a person most likely meant; `None` if none is near.
+pub(crate) fn nearest<'k>(word: &str, known: &[&'k str]) -> Option<&'k str> {
+    const LONGEST: usize = 40;
+    if word.len() > LONGEST {
+        return None;
+    }
+    let lower = word.to_ascii_lowercase();
+    let distance = |candidate: &str| edits(lower.as_bytes(), candidate.to_ascii_lowercase().as_bytes());
+    let best = known.iter().map(|candidate| (distance(candidate), *candidate)).min()?;
+    (best.0 <= 1 + best.1.len() / 4).then_some(best.1)
+}
+
+/// Levenshtein's distance in bytes.
+fn edits(a: &[u8], b: &[u8]) -> usize {
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.iter().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.iter().enumerate() {
+            let above = row[j + 1];
+            row[j + 1] = (diagonal + usize::from(x != y)).min(above + 1).min(row[j] + 1);
+            diagonal = above;
+        }
+    }
+    row[b.len()]
+}

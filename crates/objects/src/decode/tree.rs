@@ -1,0 +1,197 @@
+//! Text as a tree of values, before anything is known about its meaning. The only place that knows YAML from JSON.
+
+use std::fmt;
+
+use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+
+/// A value as it was written. Unlike `serde_json::Value` it keeps repeated keys, so that they can be refused.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Tree {
+    Null,
+    Bool(bool),
+    Int(i128),
+    Float(f64),
+    Text(String),
+    List(Vec<Tree>),
+    Map(Vec<(String, Tree)>),
+}
+
+/// Longest input that is looked at; configuration is far smaller.
+const MAX_INPUT: usize = 4 << 20;
+
+/// Longest found text that a fault repeats.
+const MAX_SHOWN: usize = 80;
+
+impl Tree {
+    /// The documents of a text, JSON (one or several behind each other) or YAML (separated by `---`).
+    ///
+    /// # Errors
+    /// What was found, with the place, and what is accepted.
+    pub(crate) fn parse(text: &str) -> Result<Vec<Self>, (String, String)> {
+        if text.len() > MAX_INPUT {
+            return Err((format!("{} bytes", text.len()), format!("at most {MAX_INPUT}")));
+        }
+        if !text.trim_start().starts_with('{') {
+            return yaml(text);
+        }
+        // A brace opens JSON, but also YAML's flow form. If neither reads it, JSON's complaint is the likelier one.
+        let json: Result<Vec<Self>, _> = serde_json::Deserializer::from_str(text).into_iter().collect();
+        match json {
+            Ok(documents) => Ok(documents),
+            Err(error) => yaml(text).map_err(|_| (format!("text that is not JSON ({error})"), "JSON or YAML".into())),
+        }
+    }
+
+    /// The value of a key; the last, if it is repeated.
+    pub(crate) fn get(&self, key: &str) -> Option<&Self> {
+        match self {
+            Self::Map(entries) => entries.iter().rev().find(|(k, _)| k == key).map(|(_, v)| v),
+            _ => None,
+        }
+    }
+
+    /// The value at a path of keys as text.
+    pub(crate) fn text_at(&self, path: &[&str]) -> Option<&str> {
+        match path.iter().try_fold(self, |tree, key| tree.get(key))? {
+            Self::Text(text) => Some(text),
+            _ => None,
+        }
+    }
+}
+
+/// Reads YAML 1.2 documents; empty ones are passed over. Merge keys are ordinary keys and hence unknown fields.
+fn yaml(text: &str) -> Result<Vec<Tree>, (String, String)> {
+    let options = serde_saphyr::options! {
+        duplicate_keys: serde_saphyr::DuplicateKeyPolicy::LastWins,
+        merge_keys: serde_saphyr::MergeKeyPolicy::AsOrdinary,
+        strict_booleans: true,
+        with_snippet: false,
+    };
+    serde_saphyr::from_multiple_with_options(text, options).map_err(|error| {
+        let error = error.to_string();
+        let first_line = error.trim().lines().next().unwrap_or_default();
+        (format!("text that is not YAML ({first_line})"), "YAML or JSON".into())
+    })
+}
+
+/// Text of unknown origin for a sentence: bare where that is unambiguous, otherwise quoted and escaped, never long.
+pub(crate) fn shown(text: &str) -> String {
+    let short: String = text.chars().take(MAX_SHOWN).collect();
+    let more = if short.len() < text.len() { "…" } else { "" };
+    let bare = !short.is_empty()
+        && short.chars().all(|c| c.is_ascii_graphic() || c == ' ')
+        && !short.starts_with(' ')
+        && !short.ends_with(' ');
+    if bare { format!("{short}{more}") } else { format!("{short:?}{more}") }
+}
+
+impl fmt::Display for Tree {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Null => f.write_str("nothing"),
+            Self::Bool(value) => write!(f, "{value}"),
+            Self::Int(value) => write!(f, "{value}"),
+            Self::Float(value) => write!(f, "{value}"),
+            Self::Text(text) => f.write_str(&shown(text)),
+            Self::List(_) => f.write_str("a list"),
+            Self::Map(_) => f.write_str("a map"),
+        }
+    }
+}
+
+impl From<&serde_json::Value> for Tree {
+    fn from(value: &serde_json::Value) -> Self {
+        use serde_json::Value;
+        match value {
+            Value::Null => Self::Null,
+            Value::Bool(value) => Self::Bool(*value),
+            Value::Number(number) => match number.as_i128() {
+                Some(int) => Self::Int(int),
+                None => Self::Float(number.as_f64().unwrap_or(f64::NAN)),
+            },
+            Value::String(text) => Self::Text(text.clone()),
+            Value::Array(list) => Self::List(list.iter().map(Self::from).collect()),
+            Value::Object(map) => Self::Map(map.iter().map(|(k, v)| (k.clone(), Self::from(v))).collect()),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Tree {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(TreeVisitor)
+    }
+}
+
+struct TreeVisitor;
+
+impl<'de> Visitor<'de> for TreeVisitor {
+    type Value = Tree;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a value")
+    }
+
+    fn visit_unit<E>(self) -> Result<Tree, E> {
+        Ok(Tree::Null)
+    }
+
+    fn visit_none<E>(self) -> Result<Tree, E> {
+        Ok(Tree::Null)
+    }
+
+    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Tree, D::Error> {
+        Tree::deserialize(deserializer)
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Tree, E> {
+        Ok(Tree::Bool(value))
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Tree, E> {
+        Ok(Tree::Int(value.into()))
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Tree, E> {
+        Ok(Tree::Int(value.into()))
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Tree, E> {
+        Ok(Tree::Float(value))
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Tree, E> {
+        Ok(Tree::Text(text.into()))
+    }
+
+    fn visit_string<E>(self, text: String) -> Result<Tree, E> {
+        Ok(Tree::Text(text))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Tree, A::Error> {
+        let mut list = Vec::new();
+        while let Some(item) = seq.next_element()? {
+            list.push(item);
+        }
+        Ok(Tree::List(list))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Tree, A::Error> {
+        let mut entries = Vec::new();
+        while let Some(Key(key)) = map.next_key()? {
+            entries.push((key, map.next_value()?));
+        }
+        Ok(Tree::Map(entries))
+    }
+}
+
+/// A map's key as text, whatever YAML took it for: it will be an unknown field then.
+struct Key(String);
+
+impl<'de> Deserialize<'de> for Key {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(Self(match Tree::deserialize(deserializer)? {
+            Tree::Text(text) => text,
+            other => other.to_string(),
+        }))
+    }
+}
