@@ -304,3 +304,34 @@ fn edits(a: &[u8], b: &[u8]) -> usize {
     }
     row[b.len()]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_nearest_word_is_near() {
+        let words = ["ranges", "rangeMode", "rangeMin", "wiring", "v4", "v6"];
+        for (word, near) in [
+            ("wirring", Some("wiring")),
+            ("WIRING", Some("wiring")),
+            ("range", Some("ranges")),
+            ("rangemode", Some("rangeMode")),
+            ("range_min", Some("rangeMin")),
+            ("v5", Some("v4")),
+            ("colour", None),
+            ("", None),
+        ] {
+            assert_eq!(nearest(word, &words), near, "{word}");
+        }
+        assert_eq!(nearest(&"x".repeat(10_000), &words), None);
+    }
+
+    #[test]
+    fn nothing_is_handed_out_with_a_fault() {
+        let mut decoder = Decoder::new("thing", Unknown::Refuse);
+        decoder.fault("a", 1, "2");
+        assert_eq!(decoder.finish(Some(())).unwrap_err().to_string(), "thing: a: found 1, accepted: 2");
+        assert_eq!(Decoder::new("thing", Unknown::Refuse).finish::<()>(None).unwrap_err().len(), 1);
+    }
+}

@@ -38,7 +38,9 @@ impl Tree {
         let json: Result<Vec<Self>, _> = serde_json::Deserializer::from_str(text).into_iter().collect();
         match json {
             Ok(documents) => Ok(documents),
-            Err(error) => yaml(text).map_err(|_| (format!("text that is not JSON ({error})"), "JSON or YAML".into())),
+            Err(error) => yaml(text).map_err(|_| {
+                (format!("text that is not JSON ({})", complaint(&error.to_string())), "JSON or YAML".into())
+            }),
         }
     }
 
@@ -65,13 +67,26 @@ fn yaml(text: &str) -> Result<Vec<Tree>, (String, String)> {
         duplicate_keys: serde_saphyr::DuplicateKeyPolicy::LastWins,
         merge_keys: serde_saphyr::MergeKeyPolicy::AsOrdinary,
         strict_booleans: true,
+        // A number beyond all bounds is a fault of its field, not of the whole text.
+        non_finite_float_policy: serde_saphyr::NonFiniteFloatPolicy::AsString,
         with_snippet: false,
     };
-    serde_saphyr::from_multiple_with_options(text, options).map_err(|error| {
-        let error = error.to_string();
-        let first_line = error.trim().lines().next().unwrap_or_default();
-        (format!("text that is not YAML ({first_line})"), "YAML or JSON".into())
-    })
+    serde_saphyr::from_multiple_with_options(text, options)
+        .map_err(|error| (format!("text that is not YAML ({})", complaint(&error.to_string())), "YAML or JSON".into()))
+}
+
+/// A parser's complaint for a sentence. It may repeat the input; the place it names stands at its end.
+fn complaint(text: &str) -> String {
+    const HEAD: usize = 100;
+    const TAIL: usize = 50;
+    let line: String = text.trim().chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let count = line.chars().count();
+    if count <= HEAD + TAIL {
+        return line;
+    }
+    let head: String = line.chars().take(HEAD).collect();
+    let tail: String = line.chars().skip(count - TAIL).collect();
+    format!("{head}…{tail}")
 }
 
 /// Text of unknown origin for a sentence: bare where that is unambiguous, otherwise quoted and escaped, never long.
@@ -91,7 +106,7 @@ impl fmt::Display for Tree {
             Self::Null => f.write_str("nothing"),
             Self::Bool(value) => write!(f, "{value}"),
             Self::Int(value) => write!(f, "{value}"),
-            Self::Float(value) => write!(f, "{value}"),
+            Self::Float(value) => write!(f, "{value:?}"),
             Self::Text(text) => f.write_str(&shown(text)),
             Self::List(_) => f.write_str("a list"),
             Self::Map(_) => f.write_str("a map"),
@@ -193,5 +208,47 @@ impl<'de> Deserialize<'de> for Key {
             Tree::Text(text) => text,
             other => other.to_string(),
         }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn yaml_and_json_give_the_same_tree() {
+        let json = Tree::parse(r#"{"a": [1, -2, 1.5, true, null, "x"], "b": {}}"#).unwrap();
+        let yaml = Tree::parse("a: [1, -2, 1.5, true, ~, x]\nb: {}\n").unwrap();
+        assert_eq!(json, yaml);
+        assert_eq!(json, Tree::parse("{a: [1, -2, 1.5, true, null, 'x'], b: {}}").unwrap(), "YAML's flow form");
+    }
+
+    #[test]
+    fn words_of_old_yaml_are_text() {
+        let Some(Tree::Map(entries)) = Tree::parse("a: yes\nb: off\nc: 0o17\nd: .inf\n").unwrap().pop() else {
+            panic!()
+        };
+        assert_eq!(entries[0].1, Tree::Text("yes".into()));
+        assert_eq!(entries[1].1, Tree::Text("off".into()));
+        assert_eq!(entries[2].1, Tree::Int(15));
+        assert_eq!(entries[3].1, Tree::Text(".inf".into()));
+    }
+
+    #[test]
+    fn keys_of_any_kind_are_text() {
+        let tree = Tree::parse("1: a\ntrue: b\n").unwrap();
+        let expected = [("1".into(), Tree::Text("a".into())), ("true".into(), Tree::Text("b".into()))];
+        assert_eq!(tree, [Tree::Map(expected.into())]);
+    }
+
+    #[test]
+    fn found_text_is_short_and_on_one_line() {
+        assert_eq!(shown("10.0.0.0/8"), "10.0.0.0/8");
+        assert_eq!(shown(""), "\"\"");
+        assert_eq!(shown(" a"), "\" a\"");
+        assert_eq!(shown("a\nb"), "\"a\\nb\"");
+        assert_eq!(shown(&"x".repeat(200)).chars().count(), MAX_SHOWN + 1);
+        let long = format!("bad {} at line 3", "é".repeat(500));
+        assert!(complaint(&long).chars().count() <= 151 && complaint(&long).ends_with("at line 3"));
     }
 }

@@ -1,0 +1,163 @@
+//! The agent's configuration.
+
+use ripstop_objects::{AgentConfig, LogFormat, LogLevel, StoreConfig};
+
+use crate::lines;
+
+fn decode(text: &str) -> AgentConfig {
+    AgentConfig::decode(text).unwrap_or_else(|faults| panic!("{faults}")).0
+}
+
+fn faults(text: &str) -> Vec<String> {
+    lines(&AgentConfig::decode(text).unwrap_err())
+}
+
+#[test]
+fn nothing_is_a_complete_configuration() {
+    for text in ["", "# only a comment\n", "{}", "---\n", "node: null\n"] {
+        assert_eq!(decode(text), AgentConfig::default(), "{text:?}");
+    }
+    let config = AgentConfig::default();
+    assert_eq!(config.store, StoreConfig::Embedded { path: "/var/lib/ripstop/store.redb".into() });
+    assert_eq!((config.timings.alive_interval, config.timings.stale_after), (2_000, 10_000));
+}
+
+#[test]
+fn every_field_is_read() {
+    let config = decode(
+        "
+node: n1
+labels: {zone: a}
+store: {embedded: {socket: /run/store.sock}}
+uplink: {interface: eth0, addresses: [192.0.2.1, '2001:db8::1']}
+podCIDRs: [10.244.1.0/24, 'fd00:10:244:1::/64']
+networks:
+- apiVersion: ripstop.io/v1alpha1
+  kind: Network
+  metadata: {name: default}
+  spec: {ranges: [10.244.0.0/16, 'fd00:10:244::/48'], rangeMode: pod-cidr}
+metricsListen: '[::]:9467'
+log: {format: json, level: debug}
+timings: {aliveInterval: 500ms, staleAfter: 5s, orphanInterval: 1s, sweepInterval: 1h}
+runDir: /tmp/run
+stateDir: /tmp/state
+",
+    );
+    assert_eq!(config.node.unwrap().as_str(), "n1");
+    assert_eq!(config.store, StoreConfig::EmbeddedSocket { socket: "/run/store.sock".into() });
+    assert_eq!(config.uplink.interface.unwrap().as_str(), "eth0");
+    assert_eq!(config.uplink.addresses.len(), 2);
+    assert_eq!(config.pod_cidrs.len(), 2);
+    assert_eq!(config.networks.len(), 1);
+    assert_eq!(config.metrics_listen.unwrap().to_string(), "[::]:9467");
+    assert_eq!((config.log.format, config.log.level), (LogFormat::Json, LogLevel::Debug));
+    assert_eq!(config.timings.alive_interval, 500);
+    assert_eq!(config.timings.sweep_interval, 3_600_000);
+    assert_eq!(config.run_dir.to_str(), Some("/tmp/run"));
+}
+
+#[test]
+fn the_store_file_follows_the_state_directory() {
+    assert_eq!(decode("stateDir: /data").store, StoreConfig::Embedded { path: "/data/store.redb".into() });
+}
+
+#[test]
+fn stores_to_come_are_refused_by_name() {
+    for kind in ["etcd", "kubernetes"] {
+        let faults = faults(&format!("store: {{{kind}: {{}}}}"));
+        assert_eq!(faults.len(), 1, "{faults:?}");
+        assert!(
+            faults[0].starts_with(&format!("config: store.{kind}: found the store {kind}, which is not available yet"))
+        );
+    }
+    assert!(faults("store: {embedded: {}}")[0].contains("neither path nor socket"));
+    assert!(faults("store: {embedded: {path: /a, socket: /b}}")[0].contains("both path and socket"));
+    assert!(faults("store: {embeded: {path: /a}}").iter().any(|f| f.contains("embedded (the nearest field)")));
+    assert!(
+        faults(&format!("store: {{embedded: {{socket: /{}}}}}", "s".repeat(110)))[0]
+            .contains("found a path of 111 bytes")
+    );
+}
+
+#[test]
+fn all_faults_come_at_once() {
+    let text = "
+node: Node_1
+uplink: {interface: a-name-too-long-by-far, addresses: [192.0.2.1, 192.0.2.2, 127.0.0.1, 'fe80::1', x]}
+podCIDRs: [10.244.1.0/24, 10.244.1.128/25, 10.244.2.1/24, 10.0.0.0/31]
+metricsListen: ':9467'
+log: {format: xml, level: loud}
+timings: {aliveInterval: 2, staleAfter: 1s, sweepInterval: 5 s}
+stateDir: var/lib
+runDir: /run/../etc
+nod: x
+";
+    let faults = faults(text);
+    let paths: Vec<&str> = faults.iter().filter_map(|fault| fault.split(": ").nth(1)).collect();
+    assert_eq!(
+        paths,
+        [
+            "log.format",
+            "log.level",
+            "metricsListen",
+            "nod",
+            "node",
+            "podCIDRs[1]",
+            "podCIDRs[2]",
+            "podCIDRs[3]",
+            "runDir",
+            "stateDir",
+            "timings.aliveInterval",
+            "timings.staleAfter",
+            "timings.sweepInterval",
+            "uplink.addresses[1]",
+            "uplink.addresses[2]",
+            "uplink.addresses[2]",
+            "uplink.addresses[3]",
+            "uplink.addresses[4]",
+            "uplink.interface",
+        ],
+        "{faults:#?}"
+    );
+}
+
+#[test]
+fn networks_are_checked_with_the_configuration() {
+    let network = |name: &str, range: &str| {
+        format!(
+            "- {{apiVersion: ripstop.io/v1alpha1, kind: Network, metadata: {{name: {name}}}, spec: {{ranges: [{range}]}}}}\n"
+        )
+    };
+    let text = format!("networks:\n{}{}", network("a", "10.0.0.0/8"), network("b", "10.1.0.0/16"));
+    assert_eq!(
+        faults(&text),
+        [
+            "network/b: spec.ranges[0]: found 10.1.0.0/16, which overlaps 10.0.0.0/8 of network/a, accepted: a range of which no other network has addresses"
+        ]
+    );
+    let text = format!("networks:\n{}", network("a", "10.0.0.1/8"));
+    assert_eq!(
+        faults(&text),
+        ["config: networks[0].spec.ranges[0]: found 10.0.0.1/8, accepted: no bits behind the prefix: 10.0.0.0/8"]
+    );
+}
+
+#[test]
+fn flannels_network_is_one() {
+    let text = "networks: [{Network: 10.244.0.0/16, EnableNFTables: true, Backend: {Type: vxlan}}]";
+    let (config, notes) = AgentConfig::decode(text).unwrap();
+    assert_eq!(config.networks[0].name.as_str(), "default");
+    assert_eq!(notes[0].path, "networks[0].EnableNFTables");
+}
+
+#[test]
+fn text_that_is_not_yaml_has_its_place_named() {
+    let faults = faults("node: n1\nstore: {embedded: [\n");
+    assert_eq!(faults.len(), 1);
+    assert!(
+        faults[0].starts_with("config: found text that is not YAML (") && faults[0].contains("line "),
+        "{faults:?}"
+    );
+    let json = lines(&AgentConfig::decode("{\"node\": \"n1\",}\n}").unwrap_err());
+    assert!(json[0].contains("found text that is not JSON (") && json[0].contains("line 1"), "{json:?}");
+}
