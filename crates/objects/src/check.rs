@@ -17,7 +17,7 @@ fn fault(network: &Network, path: &str, found: impl std::fmt::Display, accepted:
 pub fn check_network_against_host(network: &Network, host: &[NodeAddress]) -> Result<(), Faults> {
     let mut faults = Faults::none();
     for (index, range) in network.spec.ranges.iter().enumerate() {
-        for address in host.iter().filter(|address| address.prefix.overlaps(&range) || range.contains(address.ip)) {
+        for address in host.iter().filter(|address| address.prefix.overlaps(&range)) {
             let found = format!("{range}, which overlaps the node's own subnet {} of {}", address.prefix, address.ip);
             let path = format!("spec.ranges[{index}]");
             faults.push(fault(network, &path, found, "a range that no node's subnet shares addresses with"));

@@ -69,6 +69,14 @@ fn what_tears_something_waits_until_nothing_is_in_use() {
 }
 
 #[test]
+fn an_exclusion_that_was_there_stays_allowed() {
+    let old = network("default", "{ranges: [10.244.0.0/16], exclude: [10.244.3.8/30]}").unwrap();
+    let new = network("default", "{ranges: [10.244.0.0/16], exclude: [10.244.3.8/30, 10.244.9.0/24]}").unwrap();
+    assert!(check_change(&old, &new, &prefixes(&["10.244.3.9/32"])).is_ok());
+    assert!(check_change(&old, &new, &prefixes(&["10.244.9.9/32"])).is_err());
+}
+
+#[test]
 fn a_refused_change_says_why() {
     let faults = change("{ranges: [10.244.0.0/16, 'fd00:10:244::/48'], backend: vxlan, wiring: bridge}", IN_USE);
     assert_eq!(

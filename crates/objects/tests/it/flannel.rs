@@ -67,6 +67,12 @@ fn a_family_that_is_off_is_noted() {
 }
 
 #[test]
+fn zero_is_flannels_word_for_nothing() {
+    let zeros = r#"{"Network": "10.0.0.0/8", "SubnetLen": 0, "Backend": {"Type": "vxlan", "Port": 0, "MTU": 0}}"#;
+    assert_eq!(decode(zeros), decode(r#"{"Network": "10.0.0.0/8", "Backend": {"Type": "vxlan"}}"#));
+}
+
+#[test]
 fn other_backends_are_refused_by_name() {
     for kind in ["udp", "ipip", "wireguard", "ipsec", "alloc", "extension", "tencent-vpc"] {
         let faults = faults(&format!(r#"{{"Network": "10.0.0.0/8", "Backend": {{"Type": "{kind}", "PSK": "x"}}}}"#));

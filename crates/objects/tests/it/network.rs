@@ -199,6 +199,13 @@ fn a_field_twice_is_refused_in_yaml_and_json() {
 }
 
 #[test]
+fn a_merge_key_is_an_unknown_field() {
+    let faults = faults("{ranges: &r [10.0.0.0/16], exclude: [], <<: {wiring: bridge}}");
+    assert_eq!(faults.len(), 1, "{faults:?}");
+    assert!(faults[0].starts_with("network/default: spec.<<: found an unknown field"), "{faults:?}");
+}
+
+#[test]
 fn the_envelope_is_checked() {
     let faults = lines(&Network::decode("apiVersion: v1\nkind: Netwrok\nmetadata: {name: Blue}\n").unwrap_err());
     assert_eq!(
