@@ -1,2 +1,82 @@
-//! See the description in Cargo.toml.
-fn main() {}
+//! The project's own commands, as `cargo xtask COMMAND`; the Makefile is the index.
+//!
+//! Nothing here is part of the product: xtask depends on no crate of the workspace, so that it builds within seconds
+//! and can judge a workspace that does not build.
+
+#![allow(clippy::print_stdout, reason = "results are this program's stdout")]
+
+mod checks;
+mod install;
+mod libtest;
+mod process;
+mod release;
+mod source;
+mod testrun;
+mod workspace;
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::{Result, bail};
+
+use crate::workspace::Workspace;
+
+const HELP: &str = "\
+usage: cargo xtask COMMAND
+  check [NAME...] [--list]           what has to hold without running anything; all checks, or the named ones
+  test [--quick|--long] [-p CRATE]   builds and runs the tests; without -p the checks too
+  build                              target/release/{ripstop,ripstop-cni}, static, sizes checked
+  demo                               builds for development and runs `ripstop lab demo`
+  install [--prefix P] [--destdir D] copies what `build` left, manual, completions, systemd units
+  bench | fuzz | test-k8s            say what is missing as long as there are none";
+
+/// A command ended, and how.
+enum End {
+    Good,
+    Bad,
+    /// There is nothing to run yet; the sentence says what.
+    Nothing(&'static str),
+}
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let start = Instant::now();
+    let command = args.first().cloned().unwrap_or_default();
+    match run(&command, args.get(1..).unwrap_or_default()) {
+        Ok(End::Good) => {
+            // The runner's last line is its summary, which carries the time itself.
+            if !matches!(command.as_str(), "test" | "" | "help" | "--help") {
+                eprintln!("{command}: done in {:.1} s", start.elapsed().as_secs_f64());
+            }
+            ExitCode::SUCCESS
+        }
+        Ok(End::Bad) => ExitCode::from(1),
+        Ok(End::Nothing(sentence)) => {
+            eprintln!("{command}: {sentence}");
+            ExitCode::from(2)
+        }
+        Err(error) => {
+            eprintln!("{command}: {error:#}");
+            ExitCode::from(1)
+        }
+    }
+}
+
+fn run(command: &str, args: &[String]) -> Result<End> {
+    let verdict = |good: bool| if good { End::Good } else { End::Bad };
+    match command {
+        "check" => Ok(verdict(checks::command(&Workspace::open()?, args)?)),
+        "test" => Ok(verdict(testrun::command(&Workspace::open()?, args)?)),
+        "build" => release::build(&Workspace::open()?).map(|()| End::Good),
+        "demo" => Ok(verdict(release::demo(&Workspace::open()?, args)?)),
+        "install" => install::command(&Workspace::open()?, args).map(|()| End::Good),
+        "test-k8s" => Ok(End::Nothing("no cluster tests exist yet")),
+        "fuzz" => Ok(End::Nothing("no fuzz targets exist yet")),
+        "bench" => Ok(End::Nothing("no benchmarks exist yet")),
+        "" | "help" | "--help" | "-h" => {
+            println!("{HELP}");
+            Ok(End::Good)
+        }
+        other => bail!("there is no such command\n{}", HELP.replace("usage: ", &format!("{other}; usage: "))),
+    }
+}

@@ -1,0 +1,286 @@
+//! The direction of the design, as a table: which crate may depend on which, and which outside crates stay with one owner.
+//!
+//! Judged are normal and build dependencies. Tests may use what they like: they ship nowhere.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::Result;
+
+use super::Outcome;
+use crate::workspace::{self, Package, Packages, Workspace};
+
+/// One crate of the workspace: where it lies under `crates/`, its package name, and the packages of the workspace it may
+/// depend on directly.
+struct Row {
+    folder: &'static str,
+    package: &'static str,
+    may_use: &'static [&'static str],
+}
+
+const fn row(folder: &'static str, package: &'static str, may_use: &'static [&'static str]) -> Row {
+    Row { folder, package, may_use }
+}
+
+/// Crates without a clock, IO or randomness, each below what it uses.
+const PURE: &[Row] = &[
+    row("types", "ripstop-types", &[]),
+    row("nft", "ripstop-nft", &["ripstop-types"]),
+    row("netmodel", "ripstop-netmodel", &["ripstop-types", "ripstop-nft"]),
+    row("cni", "ripstop-cni-spec", &[]),
+    row("objects", "ripstop-objects", &["ripstop-types"]),
+    row("ipam", "ripstop-ipam", &["ripstop-types", "ripstop-objects"]),
+    row(
+        "tables",
+        "ripstop-tables",
+        &["ripstop-types", "ripstop-nft", "ripstop-netmodel", "ripstop-cni-spec", "ripstop-objects", "ripstop-ipam"],
+    ),
+    row(
+        "fabric",
+        "ripstop-fabric",
+        &["ripstop-types", "ripstop-nft", "ripstop-netmodel", "ripstop-objects", "ripstop-ipam", "ripstop-tables"],
+    ),
+    row(
+        "desired",
+        "ripstop-desired",
+        &[
+            "ripstop-types",
+            "ripstop-nft",
+            "ripstop-netmodel",
+            "ripstop-objects",
+            "ripstop-ipam",
+            "ripstop-tables",
+            "ripstop-fabric",
+        ],
+    ),
+    row("plan", "ripstop-plan", &["ripstop-types", "ripstop-nft", "ripstop-netmodel"]),
+];
+
+/// Crates that touch the world, and the programs.
+const RIM: &[Row] = &[
+    row("kernel", "ripstop-kernel", &["ripstop-types", "ripstop-nft", "ripstop-netmodel", "ripstop-plan"]),
+    row("store", "ripstop-store", &["ripstop-types", "ripstop-objects", "ripstop-plan"]),
+    row(
+        "agent",
+        "ripstop-agent",
+        &[
+            "ripstop-types",
+            "ripstop-nft",
+            "ripstop-netmodel",
+            "ripstop-cni-spec",
+            "ripstop-objects",
+            "ripstop-ipam",
+            "ripstop-tables",
+            "ripstop-fabric",
+            "ripstop-desired",
+            "ripstop-plan",
+            "ripstop-kernel",
+            "ripstop-store",
+        ],
+    ),
+    // The lab drives the product as its users do: by programs, files and sockets. It shares words and formats only.
+    row("lab", "ripstop-lab", &["ripstop-types", "ripstop-cni-spec", "ripstop-objects"]),
+    row(
+        "ripstop",
+        "ripstop",
+        &[
+            "ripstop-types",
+            "ripstop-nft",
+            "ripstop-netmodel",
+            "ripstop-objects",
+            "ripstop-ipam",
+            "ripstop-tables",
+            "ripstop-plan",
+            "ripstop-store",
+            "ripstop-agent",
+            "ripstop-lab",
+        ],
+    ),
+    row("ripstop-cni", "ripstop-cni", &["ripstop-cni-spec"]),
+    row("xtask", "xtask", &[]),
+];
+
+/// Never in what a pure crate is linked with, however far down. A trailing `*` stands for any rest.
+const IMPURE: &[&str] = &[
+    "async-std",
+    "aya*",
+    "chrono",
+    "fastrand",
+    "getrandom",
+    "hyper*",
+    "inotify",
+    "jiff",
+    "kube*",
+    "libc",
+    "mio",
+    "netlink-*",
+    "nix",
+    "notify",
+    "prometheus*",
+    "rand",
+    "redb",
+    "reqwest",
+    "rtnetlink",
+    "rustix",
+    "socket2",
+    "time",
+    "tokio*",
+    "tracing-subscriber",
+    "ureq",
+];
+
+/// Never in the plugin: it starts for every call of the runtime, and stays below a megabyte.
+const HEAVY: &[&str] =
+    &["clap*", "tokio*", "mio", "tracing*", "regex*", "anyhow", "hyper*", "redb", "netlink-*", "ripstop-types"];
+
+/// Outside crates with one purpose: pattern, and the only folders whose crate names them as a dependency.
+const OWNED: &[(&str, &[&str])] = &[
+    ("netlink-*", &["kernel"]),
+    ("redb", &["store"]),
+    ("clap*", &["ripstop"]),
+    ("serde-saphyr", &["objects"]),
+    ("prometheus-client", &["agent"]),
+];
+
+/// The folders under `crates/` of the pure crates.
+pub fn pure_folders() -> impl Iterator<Item = &'static str> {
+    PURE.iter().map(|row| row.folder)
+}
+
+/// True for the package name of a pure crate.
+#[must_use]
+pub fn is_pure(package: &str) -> bool {
+    PURE.iter().any(|row| row.package == package)
+}
+
+/// Judges the dependency graph of the workspace.
+///
+/// # Errors
+/// If cargo does not give the graph, for example because the lock file is not up to date.
+pub fn check(workspace: &Workspace) -> Result<Outcome> {
+    let packages = workspace::packages(&workspace.metadata()?);
+    Ok(Outcome::of(faults(&packages)))
+}
+
+fn faults(packages: &Packages) -> Vec<String> {
+    let mut faults = Vec::new();
+    for (id, package) in packages.iter().filter(|(_, package)| package.member) {
+        let Some(row) = PURE.iter().chain(RIM).find(|row| row.package == package.name) else {
+            faults.push(format!("{}: not in the table of allowed dependencies: give it a row", package.name));
+            continue;
+        };
+        faults.extend(direct(row, package, packages));
+        let banned = match row {
+            row if is_pure(row.package) => IMPURE,
+            row if row.package == "ripstop-cni" => HEAVY,
+            _ => continue,
+        };
+        for (name, chain) in reach(id, packages) {
+            if banned.iter().any(|pattern| matches(pattern, &name)) {
+                faults.push(format!("{}: must not be linked with {name}, which comes by {chain}", package.name));
+            }
+        }
+    }
+    faults
+}
+
+/// Faults of the direct dependencies of one package.
+fn direct(row: &Row, package: &Package, packages: &Packages) -> Vec<String> {
+    let mut faults = Vec::new();
+    for dependency in package.links.iter().filter_map(|id| packages.get(id)) {
+        let name = dependency.name.as_str();
+        if dependency.member && !row.may_use.contains(&name) {
+            faults.push(format!("{}: may not depend on {name}", row.package));
+        }
+        for (pattern, owners) in OWNED.iter().filter(|(pattern, _)| matches(pattern, name)) {
+            if !owners.contains(&row.folder) {
+                faults.push(format!("{}: {pattern} is used in crates/{} only", row.package, owners.join(", crates/")));
+            }
+        }
+    }
+    faults
+}
+
+/// Everything `start` is linked with: package name, and the way from `start` to it.
+fn reach(start: &str, packages: &Packages) -> BTreeMap<String, String> {
+    let mut found = BTreeMap::new();
+    let mut seen = BTreeSet::from([start.to_owned()]);
+    let mut next = vec![(start.to_owned(), String::new())];
+    while let Some((id, chain)) = next.pop() {
+        for (dependency, package) in
+            packages.get(&id).into_iter().flat_map(|package| &package.links).filter_map(|id| packages.get_key_value(id))
+        {
+            if seen.insert(dependency.clone()) {
+                let chain = if chain.is_empty() { package.name.clone() } else { format!("{chain} > {}", package.name) };
+                found.insert(package.name.clone(), chain.clone());
+                next.push((dependency.clone(), chain));
+            }
+        }
+    }
+    found
+}
+
+fn matches(pattern: &str, name: &str) -> bool {
+    pattern.strip_suffix('*').map_or(pattern == name, |start| name.starts_with(start))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A graph out of "name: what it is linked with"; members are those with a row or the word `member`.
+    fn graph(lines: &[&str]) -> Packages {
+        let known = |name: &str| PURE.iter().chain(RIM).any(|row| row.package == name);
+        let mut packages = Packages::new();
+        for line in lines {
+            let (name, links) = line.split_once(':').unwrap();
+            let member = known(name) || name == "ripstop-new";
+            let links = links.split_whitespace().map(str::to_owned).collect();
+            packages.insert(name.into(), Package { name: name.into(), member, links });
+        }
+        packages
+    }
+
+    #[test]
+    fn an_arrow_back_is_found() {
+        let found = faults(&graph(&["ripstop-types:ripstop-plan", "ripstop-plan:"]));
+        assert_eq!(found, ["ripstop-types: may not depend on ripstop-plan"]);
+    }
+
+    #[test]
+    fn io_below_a_pure_crate_is_found_with_its_way() {
+        let found = faults(&graph(&["ripstop-types:helper", "helper:deep", "deep:tokio-util", "tokio-util:"]));
+        assert_eq!(
+            found,
+            ["ripstop-types: must not be linked with tokio-util, which comes by helper > deep > tokio-util"]
+        );
+    }
+
+    #[test]
+    fn a_runtime_in_the_plugin_is_found() {
+        let found = faults(&graph(&["ripstop-cni:ripstop-cni-spec tokio", "ripstop-cni-spec:", "tokio:"]));
+        assert_eq!(found, ["ripstop-cni: must not be linked with tokio, which comes by tokio"]);
+    }
+
+    #[test]
+    fn a_crate_without_a_row_and_an_owned_crate_elsewhere_are_found() {
+        let found = faults(&graph(&["ripstop-new:", "ripstop-agent:redb", "redb:"]));
+        assert_eq!(
+            found,
+            [
+                "ripstop-agent: redb is used in crates/store only",
+                "ripstop-new: not in the table of allowed dependencies: give it a row",
+            ]
+        );
+    }
+
+    #[test]
+    fn the_table_has_no_circle_and_every_name_has_a_row() {
+        let mut above: BTreeSet<&str> = BTreeSet::new();
+        for row in PURE.iter().chain(RIM) {
+            for used in row.may_use {
+                assert!(above.contains(used), "{} uses {used}, which does not stand above it", row.package);
+            }
+            above.insert(row.package);
+        }
+    }
+}
