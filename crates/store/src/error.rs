@@ -46,7 +46,9 @@ pub enum StoreError {
         cause: String,
     },
     /// Another process, or another part of this one, has the file open.
-    #[error("store file {path:?} is open in another process; serve it with `ripstop store serve` for several to use it")]
+    #[error(
+        "store file {path:?} is open in another process; serve it with `ripstop store serve` for several to use it"
+    )]
     InUse {
         /// The file.
         path: PathBuf,

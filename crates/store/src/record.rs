@@ -171,7 +171,11 @@ pub fn validate_key(key: &str) -> Result<(), Invalid> {
 pub fn validate_value(value: &Value) -> Result<String, Invalid> {
     if !is_shallow(value, MAX_DEPTH) {
         let found = format!("a value nested deeper than {MAX_DEPTH} levels");
-        return Err(Invalid::new("a record's value", found, format!("at most {MAX_DEPTH} levels of arrays and objects")));
+        return Err(Invalid::new(
+            "a record's value",
+            found,
+            format!("at most {MAX_DEPTH} levels of arrays and objects"),
+        ));
     }
     let text = value.to_string();
     if text.len() > MAX_VALUE {
