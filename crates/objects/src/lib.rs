@@ -25,6 +25,6 @@ pub use network::{
     Ranges, ToNodes, Wiring,
 };
 pub use record::{
-    AliveRecord, Encapsulation, NodeAddress, NodeIdentity, NodeRecord, RangeClaim, Receive, Record, VxlanReceive,
-    alive_key, claim_key, network_key, node_key, parse_claim_key,
+    AliveRecord, ClaimState, Encapsulation, NodeAddress, NodeIdentity, NodeRecord, RangeClaim, Receive, Record,
+    VxlanReceive, alive_key, claim_key, network_key, node_key, parse_claim_key,
 };

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ripstop_types::{Family, Labels, Mac, Millis, NodeName, Prefix, Revision};
+use ripstop_types::{Family, Labels, Mac, NodeName, Prefix, Revision};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 
@@ -195,12 +195,28 @@ impl fmt::Display for Encapsulation {
 pub struct RangeClaim {
     /// The network.
     pub network: NetworkName,
-    /// The range, one of the network's node ranges.
+    /// The range.
     pub range: Prefix,
     /// The owner.
     pub node: NodeName,
-    /// When it was claimed.
-    pub since: Millis,
+    /// The owner's machine.
+    pub machine: String,
+    /// The boot of that machine in which the claim was written last.
+    pub boot: String,
+    /// The run of the agent that wrote it last.
+    pub run: u64,
+    /// How far the claim has come.
+    pub state: ClaimState,
+}
+
+/// How far a claim has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ClaimState {
+    /// Written, but overlapping claims were not looked for yet: nobody uses the range.
+    Tentative,
+    /// The node uses the range, or may: peers make their routes from it.
+    Held,
 }
 
 /// A node's sign of life (kind `alive`, key: its name). When it is stale is the reader's rule on observed time.

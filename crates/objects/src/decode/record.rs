@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ripstop_types::{Mac, Millis, Prefix, Revision};
+use ripstop_types::{Mac, Prefix, Revision};
 
 use super::config::unfit_for_peers;
 use super::tree::{Tree, shown};
 use super::{Decoder, Fields, Node, rules};
 use crate::{
-    AliveRecord, Encapsulation, NetworkName, NodeAddress, NodeIdentity, NodeRecord, RangeClaim, Receive, VxlanReceive,
+    AliveRecord, ClaimState, Encapsulation, NetworkName, NodeAddress, NodeIdentity, NodeRecord, RangeClaim, Receive,
+    VxlanReceive,
 };
 
 pub(crate) fn node_record(d: &mut Decoder, node: &Node<'_>) -> Option<NodeRecord> {
@@ -35,12 +36,35 @@ pub(crate) fn node_record(d: &mut Decoder, node: &Node<'_>) -> Option<NodeRecord
 }
 
 pub(crate) fn range_claim(d: &mut Decoder, node: &Node<'_>) -> Option<RangeClaim> {
-    let fields = d.map(node, &["network", "range", "node", "since"])?;
+    let fields = d.map(node, &["network", "range", "node", "machine", "boot", "run", "state"])?;
     let network = d.required(&fields, "network", "a network's name").and_then(|n| d.parse(&n, "a network's name"));
     let range = d.required(&fields, "range", "an address range").and_then(|n| d.parse(&n, "an address range"));
     let node = d.required(&fields, "node", "a node's name").and_then(|n| d.parse(&n, "a node's name"));
-    let since = d.required(&fields, "since", "milliseconds").and_then(|n| d.uint(&n, 0..=u64::MAX));
-    Some(RangeClaim { network: network?, range: range?, node: node?, since: Millis(since?) })
+    let (machine, boot) = (id(d, &fields, "machine"), id(d, &fields, "boot"));
+    let run = d.required(&fields, "run", "a number").and_then(|n| d.uint(&n, 0..=u64::MAX));
+    let state = claim_state(d, &fields);
+    Some(RangeClaim {
+        network: network?,
+        range: range?,
+        node: node?,
+        machine: machine?,
+        boot: boot?,
+        run: run?,
+        state: state?,
+    })
+}
+
+fn claim_state(d: &mut Decoder, fields: &Fields<'_>) -> Option<ClaimState> {
+    const ACCEPTED: &str = "tentative or held";
+    let node = d.required(fields, "state", ACCEPTED)?;
+    match d.text(&node, ACCEPTED)? {
+        "tentative" => Some(ClaimState::Tentative),
+        "held" => Some(ClaimState::Held),
+        other => {
+            d.fault(&node.path, shown(other), ACCEPTED);
+            None
+        }
+    }
 }
 
 pub(crate) fn alive_record(d: &mut Decoder, node: &Node<'_>) -> Option<AliveRecord> {

@@ -85,9 +85,13 @@ fn what_is_wrong_is_not() {
 fn a_record_belongs_to_its_key() {
     let faults = lines(&NodeRecord::decode("n2", &node()).unwrap_err());
     assert_eq!(faults, ["nodes/n2: found the record of n1, accepted: the record that its key names"]);
-    let claim = json!({"network": "default", "range": "10.244.3.0/24", "node": "n1", "since": 5});
+    let claim = json!({"network": "default", "range": "10.244.3.0/24", "node": "n1", "machine": "m1", "boot": "b1", "run": 1, "state": "held"});
     assert!(RangeClaim::decode("default/10.244.3.0_24", &claim).is_ok());
     assert!(RangeClaim::decode("default/10.244.4.0_24", &claim).is_err());
+    let mut unknown = claim;
+    unknown["state"] = json!("expired");
+    let faults = lines(&RangeClaim::decode("default/10.244.3.0_24", &unknown).unwrap_err());
+    assert_eq!(faults, ["claims/default/10.244.3.0_24: state: found expired, accepted: tentative or held"]);
 }
 
 #[test]
