@@ -1,1 +1,168 @@
-//! See the crate's description in Cargo.toml.
+//! All decisions of a node as one [`Model`].
+//!
+//! The model is made of parts, one a [`Source`]: the node itself, each network, each peer, each pod, the node's
+//! records. A change of a table names the sources it touches; [`Desired::update`] makes those anew and answers with the
+//! keys of the objects that differ, so that work is proportional to the change.
+//!
+//! This is the only crate that knows which kernel object stands for which decision. Not here: what is in the kernel now.
+//!
+//! Invariants: an object belongs to one source at a time (of two that want one key, the lower source has it, and the
+//! other gets it when that lets go); the same tables give the same model, whatever the order of changes.
+
+mod guard;
+mod network;
+mod node;
+mod peer;
+mod pod;
+mod records;
+mod ruleset;
+mod source;
+
+pub use guard::may_delete;
+pub use pod::inspect_keys;
+pub use ruleset::ruleset;
+pub use source::{Source, sources_of};
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use ripstop_netmodel::{Entry, Key, Model, Object};
+use ripstop_tables::{Change, Tables};
+use ripstop_types::Owner;
+
+/// Folder of /run/ripstop in which pods' files lie.
+pub const LEASES: &str = "leases";
+
+/// What should be, kept up to date with the tables.
+#[derive(Debug, Clone, Default)]
+pub struct Desired {
+    model: Model,
+    keys_of: BTreeMap<Source, BTreeSet<Key>>,
+    holder: BTreeMap<Key, Source>,
+    /// Objects that a source wants under a key another source has.
+    waiting: BTreeMap<Key, BTreeMap<Source, Arc<Entry>>>,
+}
+
+impl Desired {
+    /// The model for these tables.
+    #[must_use]
+    pub fn of(tables: &Tables) -> Self {
+        let mut desired = Self::default();
+        for source in source::all(tables) {
+            desired.make(tables, &source);
+        }
+        desired
+    }
+
+    /// The model.
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// Brings the model up to date after changes; answers with the keys to compare anew.
+    pub fn update(&mut self, tables: &Tables, changes: &BTreeSet<Change>) -> BTreeSet<Key> {
+        let mut touched = BTreeSet::new();
+        for source in sources_of(tables, changes, self.keys_of.keys()) {
+            touched.append(&mut self.make(tables, &source));
+        }
+        touched
+    }
+
+    /// The keys that a source has or waits for.
+    pub fn keys_of(&self, source: &Source) -> impl Iterator<Item = &Key> {
+        self.keys_of.get(source).into_iter().flatten()
+    }
+
+    fn make(&mut self, tables: &Tables, source: &Source) -> BTreeSet<Key> {
+        let parts = source.objects(tables);
+        let mut touched = BTreeSet::new();
+        let mut keys = BTreeSet::new();
+        for entry in parts {
+            let entry = Arc::new(entry);
+            let key = ripstop_netmodel::Resource::key(&entry.object);
+            keys.insert(key.clone());
+            if self.put(source, key.clone(), entry) {
+                touched.insert(key);
+            }
+        }
+        let before = self.keys_of.remove(source).unwrap_or_default();
+        for key in before.difference(&keys) {
+            if self.take(source, key) {
+                touched.insert(key.clone());
+            }
+        }
+        if !keys.is_empty() {
+            self.keys_of.insert(source.clone(), keys);
+        }
+        touched
+    }
+
+    /// Whether the model changed.
+    fn put(&mut self, source: &Source, key: Key, entry: Arc<Entry>) -> bool {
+        match self.holder.get(&key) {
+            Some(holder) if holder < source => {
+                self.waiting.entry(key).or_default().insert(source.clone(), entry);
+                return false;
+            }
+            Some(holder) if holder > source => {
+                if let Some(there) = self.model.get(&key) {
+                    self.waiting.entry(key.clone()).or_default().insert(holder.clone(), there.clone());
+                }
+            }
+            _ => {}
+        }
+        if let Some(waiting) = self.waiting.get_mut(&key) {
+            waiting.remove(source);
+            if waiting.is_empty() {
+                self.waiting.remove(&key);
+            }
+        }
+        self.holder.insert(key.clone(), source.clone());
+        if self.model.get(&key).is_some_and(|there| **there == *entry) {
+            return false;
+        }
+        self.model.insert_entry(entry);
+        true
+    }
+
+    /// Whether the model changed.
+    fn take(&mut self, source: &Source, key: &Key) -> bool {
+        if self.holder.get(key) != Some(source) {
+            if let Some(waiting) = self.waiting.get_mut(key) {
+                waiting.remove(source);
+                if waiting.is_empty() {
+                    self.waiting.remove(key);
+                }
+            }
+            return false;
+        }
+        self.holder.remove(key);
+        self.model.remove(key);
+        if let Some(mut waiting) = self.waiting.remove(key)
+            && let Some((next, entry)) = waiting.pop_first()
+        {
+            self.model.insert_entry(entry);
+            self.holder.insert(key.clone(), next);
+            if !waiting.is_empty() {
+                self.waiting.insert(key.clone(), waiting);
+            }
+        }
+        true
+    }
+}
+
+/// A list of objects with one owner.
+struct Part {
+    owner: Owner,
+    entries: Vec<Entry>,
+}
+
+impl Part {
+    fn of(owner: Owner) -> Self {
+        Self { owner, entries: Vec::new() }
+    }
+
+    fn add(&mut self, object: impl Into<Object>) {
+        self.entries.push(Entry { object: object.into(), owner: Some(self.owner.clone()) });
+    }
+}

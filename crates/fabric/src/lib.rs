@@ -1,1 +1,18 @@
-//! See the crate's description in Cargo.toml.
+//! How packets travel: decisions as pure functions of the tables.
+//!
+//! - [`host`]: which of the host's links and addresses carry the node's traffic, and which MTU pods get.
+//! - [`paths`]: how this node reaches a peer; one function for every backend.
+//! - [`wiring`]: how a pod is connected, with names, gateways and hardware addresses.
+//! - [`egress`]: which destinations see a pod's own address.
+//! - [`publish`]: what this node tells its peers.
+//!
+//! Not here: kernel objects. A decision says "to that gateway by VXLAN", never how that is written.
+//!
+//! Invariants: the same tables give the same decision; a refusal is a value with a sentence.
+
+pub mod egress;
+mod hash;
+pub mod host;
+pub mod paths;
+pub mod publish;
+pub mod wiring;

@@ -1,1 +1,25 @@
-//! See the crate's description in Cargo.toml.
+//! A node's whole state of knowledge, in memory: what entered, as rows; and the messages by which it entered.
+//!
+//! Everything that enters is an [`Input`]; [`Recording`] writes it as JSON lines and reads it back, so a run of an
+//! agent can be repeated. [`Tables`] holds the rows, and [`Change`] says which of them an input touched. [`Snapshot`]
+//! is what outlives the process.
+//!
+//! Not here: any decision. A table says "this node published that", never what follows from it.
+//!
+//! Invariants: a row keeps the revision it came with; a kind is [`Knowledge::Unknown`] until it came from the store or a
+//! snapshot; nothing iterates in an order that depends on the run.
+
+mod input;
+mod nexthop;
+mod pod;
+mod record;
+mod snapshot;
+mod state;
+
+pub use input::{Input, Moment, Start, StoreInput, StoreKind, StoreResult};
+pub use nexthop::NexthopIds;
+pub use pod::{Bandwidth, PodRow, PodState, Shaping};
+pub use record::{Recording, RecordingFault, Stamped};
+pub use ripstop_netmodel::{ForeignDrop, HostFacts, HostLink};
+pub use snapshot::{SNAPSHOT_VERSION, Snapshot, SnapshotFault, SnapshotRecord};
+pub use state::{Change, Knowledge, Row, StoreState, Tables};

@@ -1,0 +1,70 @@
+//! What one peer means for this node: a nexthop, routes, and the tunnel's neighbour and forwarding entry.
+
+use ripstop_fabric::{egress, paths, wiring};
+use ripstop_netmodel::{Entry, Fdb, Neighbour, Nexthop, NftElement, Ns, Route, RouteTarget};
+use ripstop_nft::model::{ElementBody, ElementKey, Key as ElementValue, Name, TableFamily};
+use ripstop_objects::{Network, NodeRecord};
+use ripstop_tables::Tables;
+use ripstop_types::{Family, Owner, Prefix};
+
+use crate::node::interval;
+use crate::{Part, ruleset};
+
+pub(crate) fn objects(tables: &Tables, network: &Network, peer: &NodeRecord) -> Vec<Entry> {
+    let owner = Owner::node(&peer.name);
+    let mut part = Part::of(owner.clone());
+    if peer.name == tables.node {
+        return part.entries;
+    }
+    if paths::tunnel_link(network).is_some() {
+        for address in &peer.addresses {
+            part.add(NftElement {
+                key: ElementKey {
+                    family: TableFamily::Inet,
+                    table: Name::from(ripstop_netmodel::NFT_TABLE),
+                    set: Name::from(ruleset::sets(Family::of(address.ip)).nodes),
+                    key: ElementValue::new(false, [address.ip]),
+                },
+                body: ElementBody::comment(&owner),
+            });
+        }
+    }
+    for family in network.spec.families() {
+        for address in peer.addresses.iter().filter(|address| Family::of(address.ip) == family) {
+            if egress::sees_pods(tables, network, peer, family) {
+                part.add(interval(ruleset::sets(family).plain, Prefix::host(address.ip), &owner));
+            }
+        }
+        routes(&mut part, tables, network, peer, family);
+    }
+    part.entries
+}
+
+fn routes(part: &mut Part, tables: &Tables, network: &Network, peer: &NodeRecord, family: Family) {
+    let ranges: Vec<Prefix> = tables.ranges(&peer.name, &network.name, family).collect();
+    let Some(id) = tables.nexthop_ids.get(&network.name, &peer.name, family).filter(|_| !ranges.is_empty()) else {
+        return;
+    };
+    let own_ip = tables
+        .own_ranges
+        .get(&network.name)
+        .and_then(|ranges| ranges.iter().find(|range| range.family() == family))
+        .and_then(wiring::node_ip);
+    let target = match paths::path(tables, network, peer, family) {
+        Ok(path) => {
+            let onlink = path.tunnel.is_some();
+            part.add(Nexthop { id, link: path.link.clone(), gateway: path.gateway, onlink });
+            if let Some(end) = path.tunnel {
+                part.add(Neighbour { ns: Ns::Host, link: path.link.clone(), ip: path.gateway, mac: end.mac });
+                part.add(Fdb { link: path.link, mac: end.mac, dst: end.outer });
+            }
+            RouteTarget::Nexthop(id)
+        }
+        // An error at once is better than packets that leave by the default route; the reason is in the path's state.
+        Err(_) => RouteTarget::Unreachable,
+    };
+    for dst in ranges {
+        let src = own_ip.filter(|_| target != RouteTarget::Unreachable);
+        part.add(Route { ns: Ns::Host, table: 254, dst, metric: 0, target: target.clone(), src, mtu: None });
+    }
+}

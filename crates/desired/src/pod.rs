@@ -1,0 +1,210 @@
+//! A pod's interface: both ends of its pair, what lies in its namespace, and its place in the ruleset.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use ripstop_fabric::wiring;
+use ripstop_netmodel::{
+    Address, BridgePort, Entry, Key, Kind, Link, LinkKind, Neighbour, NftElement, Ns, Qdisc, Record, RecordGuard,
+    RecordScope, Resource, Route, RouteTarget, Scope, Sysctl, Veth,
+};
+use ripstop_nft::model::{ElementBody, ElementKey, Key as ElementValue, KeyPart, Name, TableFamily, Value};
+use ripstop_objects::Wiring;
+use ripstop_tables::{PodRow, PodState, Shaping, Tables};
+use ripstop_types::{Family, IfName, Prefix};
+
+use crate::{LEASES, Part, ruleset};
+
+/// The kernel objects to read when a pod is checked, its namespace's included.
+pub fn inspect_keys(tables: &Tables, row: &PodRow) -> BTreeSet<Key> {
+    objects(tables, row)
+        .iter()
+        .map(|entry| entry.object.key())
+        .filter(|key| !matches!(key.kind(), Kind::Record | Kind::Sysctl))
+        .collect()
+}
+
+pub(crate) fn objects(tables: &Tables, row: &PodRow) -> Vec<Entry> {
+    let mut part = Part::of(row.owner());
+    part.add(Record {
+        scope: RecordScope::Boot(LEASES.into()),
+        key: row.file_key(),
+        // The row's types have no map with keys that are not text, so this is never empty.
+        value: serde_json::to_string(row).unwrap_or_default().into(),
+        guard: RecordGuard::Any,
+    });
+    if row.state == PodState::Gone {
+        // The interface went without a DEL. It is not made again: its namespace may be another's by now.
+        return part.entries;
+    }
+    links(&mut part, row);
+    for ip in &row.ips {
+        match row.wiring {
+            Wiring::Routed => routed(&mut part, tables, row, *ip),
+            Wiring::Bridge => bridged(&mut part, tables, row, *ip),
+        }
+    }
+    if row.wiring == Wiring::Bridge {
+        part.add(bridge_element(row, ruleset::PORTS, Value::Ether(row.mac)));
+    }
+    if let Some(limit) = row.bandwidth.ingress {
+        part.add(shaper(Ns::Host, row.host_link.clone(), limit));
+    }
+    if let Some(limit) = row.bandwidth.egress {
+        part.add(shaper(row.ns(), row.attachment.ifname.clone(), limit));
+    }
+    part.entries
+}
+
+fn links(part: &mut Part, row: &PodRow) {
+    let bridged = row.wiring == Wiring::Bridge;
+    part.add(Link {
+        ns: Ns::Host,
+        name: row.host_link.clone(),
+        kind: LinkKind::Veth(Veth { ns: row.ns(), name: row.attachment.ifname.clone(), mac: row.mac }),
+        mtu: Some(row.mtu),
+        mac: Some(row.host_mac),
+        up: true,
+        master: bridged.then(|| wiring::node_link(&row.network)),
+        altname: Some(altname(row).into()),
+        port: bridged.then_some(BridgePort { hairpin: true, learning: true }),
+        no_link_local: true,
+    });
+    part.add(Link {
+        ns: row.ns(),
+        name: row.attachment.ifname.clone(),
+        kind: LinkKind::VethPeer,
+        mtu: Some(row.mtu),
+        mac: Some(row.mac),
+        up: true,
+        master: None,
+        altname: None,
+        port: None,
+        no_link_local: true,
+    });
+    if let Ok(name) = "lo".parse() {
+        part.add(Link {
+            ns: row.ns(),
+            name,
+            kind: LinkKind::Loopback,
+            mtu: None,
+            mac: None,
+            up: true,
+            master: None,
+            altname: None,
+            port: None,
+            no_link_local: false,
+        });
+    }
+}
+
+/// An alternative name that tells whose link it is; at most 127 bytes (`ALTIFNAMSIZ`), without '/'.
+fn altname(row: &PodRow) -> String {
+    let mut name = match &row.pod {
+        Some(pod) => format!("ripstop.pod.{}.{}.{}", pod.namespace, pod.name, row.attachment.ifname),
+        None => format!("ripstop.container.{}.{}", row.attachment.container, row.attachment.ifname),
+    };
+    // Two containers of one pod name (the old one not yet gone) must not collide: alternative names are unique.
+    let link = row.host_link.as_str();
+    let room = 127 - link.len() - 1;
+    if name.len() > room {
+        name.truncate(room);
+    }
+    format!("{name}.{link}")
+}
+
+fn routed(part: &mut Part, tables: &Tables, row: &PodRow, ip: IpAddr) {
+    let family = Family::of(ip);
+    let (link, eth) = (&row.host_link, &row.attachment.ifname);
+    let router = wiring::router(family);
+    part.add(NftElement {
+        key: ElementKey {
+            family: TableFamily::Inet,
+            table: Name::from(ripstop_netmodel::NFT_TABLE),
+            set: Name::from(ruleset::sets(family).pods),
+            key: ElementValue::new(false, [KeyPart::from(Value::from(link.clone())), KeyPart::from(ip)]),
+        },
+        body: ElementBody::comment(&row.owner()),
+    });
+    part.add(Neighbour { ns: Ns::Host, link: link.clone(), ip, mac: row.mac });
+    part.add(Route {
+        ns: Ns::Host,
+        table: 254,
+        dst: Prefix::host(ip),
+        metric: 0,
+        target: RouteTarget::Link(link.clone()),
+        src: own_ip(tables, row, family),
+        mtu: None,
+    });
+    in_pod(part, row, ip, family.bits(), router);
+    part.add(Neighbour { ns: row.ns(), link: eth.clone(), ip: router, mac: row.host_mac });
+    match family {
+        Family::V4 => part.add(Route {
+            ns: row.ns(),
+            table: 254,
+            dst: Prefix::host(router),
+            metric: 0,
+            target: RouteTarget::Link(eth.clone()),
+            src: None,
+            mtu: None,
+        }),
+        Family::V6 => {
+            part.add(Address { ns: Ns::Host, link: link.clone(), ip: router, len: 64, scope: Scope::Link });
+        }
+    }
+}
+
+fn bridged(part: &mut Part, tables: &Tables, row: &PodRow, ip: IpAddr) {
+    let family = Family::of(ip);
+    part.add(bridge_element(row, ruleset::bridge_set(family), ip.into()));
+    let range = tables.own_ranges.get(&row.network).and_then(|ranges| ranges.iter().find(|range| range.contains(ip)));
+    let Some((range, gateway)) = range.and_then(|range| Some((range, wiring::node_ip(range)?))) else { return };
+    in_pod(part, row, ip, range.len(), gateway);
+}
+
+/// Address and default route in the pod's namespace.
+fn in_pod(part: &mut Part, row: &PodRow, ip: IpAddr, len: u8, gateway: IpAddr) {
+    let eth = row.attachment.ifname.clone();
+    if ip.is_ipv6() {
+        // Runtimes switch IPv6 off in new namespaces.
+        let path = format!("net/ipv6/conf/{eth}/disable_ipv6");
+        part.add(Sysctl { ns: row.ns(), link: Some(eth.clone()), path: path.into(), value: "0".into() });
+    }
+    part.add(Address { ns: row.ns(), link: eth.clone(), ip, len, scope: Scope::Global });
+    part.add(Route {
+        ns: row.ns(),
+        table: 254,
+        dst: Prefix::default_route(Family::of(ip)),
+        metric: 0,
+        target: RouteTarget::Via { link: eth, gateway, onlink: false },
+        src: None,
+        mtu: None,
+    });
+}
+
+fn own_ip(tables: &Tables, row: &PodRow, family: Family) -> Option<IpAddr> {
+    let ranges = tables.own_ranges.get(&row.network)?;
+    ranges.iter().find(|range| range.family() == family).and_then(wiring::node_ip)
+}
+
+fn bridge_element(row: &PodRow, set: &'static str, value: Value) -> NftElement {
+    NftElement {
+        key: ElementKey {
+            family: TableFamily::Bridge,
+            table: Name::from(ripstop_netmodel::NFT_TABLE),
+            set: Name::from(set),
+            key: ElementValue::new(false, [Value::from(row.host_link.clone()), value]),
+        },
+        body: ElementBody::comment(&row.owner()),
+    }
+}
+
+/// A token bucket: the burst as asked, at least a few packets; a queue of 25 ms, at least as many packets.
+fn shaper(ns: Ns, link: IfName, limit: Shaping) -> Qdisc {
+    const PACKETS: u64 = 10 * 1600;
+    let bytes = |bits: u64| u32::try_from(bits / 8).unwrap_or(u32::MAX);
+    let least = u32::try_from(PACKETS).unwrap_or(u32::MAX);
+    let burst = bytes(limit.burst).max(least);
+    let queue = bytes(limit.rate / 40).max(least);
+    Qdisc { ns, link, rate: limit.rate, burst, limit: burst.saturating_add(queue) }
+}

@@ -1,0 +1,96 @@
+//! The parts of the model and which change touches which.
+
+use std::collections::BTreeSet;
+
+use ripstop_ipam::Attachment;
+use ripstop_netmodel::Entry;
+use ripstop_objects::NetworkName;
+use ripstop_tables::{Change, StoreKind, Tables};
+use ripstop_types::NodeName;
+
+use crate::{network, node, peer, pod, records};
+
+/// A part of the model.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Source {
+    /// Settings of the node and the base of the ruleset.
+    Node,
+    /// A network's own link, tunnel and ranges on this node.
+    Network(NetworkName),
+    /// This node's records in the store.
+    Records,
+    /// A peer in a network.
+    Peer(NetworkName, NodeName),
+    /// A pod's interface.
+    Pod(Attachment),
+}
+
+impl Source {
+    /// The objects of this part; none where it no longer exists.
+    pub(crate) fn objects(&self, tables: &Tables) -> Vec<Entry> {
+        match self {
+            Self::Node => node::objects(tables),
+            Self::Network(name) => {
+                tables.networks.get(name).map_or_else(Vec::new, |row| network::objects(tables, &row.value))
+            }
+            Self::Records => records::objects(tables),
+            Self::Peer(network, peer) => match (tables.networks.get(network), tables.nodes.get(peer)) {
+                (Some(network), Some(peer)) => peer::objects(tables, &network.value, &peer.value),
+                _ => Vec::new(),
+            },
+            Self::Pod(attachment) => tables.pods.get(attachment).map_or_else(Vec::new, |row| pod::objects(tables, row)),
+        }
+    }
+}
+
+/// Every part there is.
+pub(crate) fn all(tables: &Tables) -> BTreeSet<Source> {
+    let mut sources = BTreeSet::from([Source::Node, Source::Records]);
+    sources.extend(tables.networks.keys().cloned().map(Source::Network));
+    sources.extend(tables.pods.keys().cloned().map(Source::Pod));
+    for network in tables.networks.keys() {
+        sources.extend(tables.peers().map(|peer| Source::Peer(network.clone(), peer.value.name.clone())));
+    }
+    sources
+}
+
+/// The parts that changes touch. `present` are the parts the model has: what vanished from the tables is among them.
+pub fn sources_of<'a>(
+    tables: &Tables,
+    changes: &BTreeSet<Change>,
+    present: impl Iterator<Item = &'a Source>,
+) -> BTreeSet<Source> {
+    let mut sources = BTreeSet::new();
+    let whole = changes.iter().any(|change| matches!(change, Change::Facts | Change::Known(StoreKind::Networks)));
+    let networks: BTreeSet<&NetworkName> = changes
+        .iter()
+        .filter_map(|change| if let Change::Network(name) = change { Some(name) } else { None })
+        .collect();
+    if whole || !networks.is_empty() {
+        sources.extend(all(tables));
+        sources.extend(present.cloned());
+        return sources;
+    }
+    for change in changes {
+        match change {
+            Change::Node(node) | Change::Claim(node) if *node != tables.node => {
+                sources.extend(tables.networks.keys().map(|network| Source::Peer(network.clone(), node.clone())));
+            }
+            Change::Node(_) => {
+                sources.insert(Source::Records);
+            }
+            Change::Claim(_) => {
+                sources.insert(Source::Records);
+                sources.extend(tables.networks.keys().cloned().map(Source::Network));
+            }
+            Change::Pod(attachment) => {
+                sources.insert(Source::Pod(attachment.clone()));
+            }
+            Change::Realised | Change::Known(_) | Change::Alive(_) => {
+                sources.insert(Source::Records);
+            }
+            Change::Facts | Change::Network(_) | Change::Store => {}
+        }
+    }
+    sources
+}

@@ -1,0 +1,63 @@
+//! What this node tells its peers about itself.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use ripstop_objects::{BackendKind, Network, NodeRecord, Receive, VxlanReceive};
+use ripstop_tables::Tables;
+use ripstop_types::{Family, Revision};
+
+use crate::{host, paths, wiring};
+
+/// This node's record; `None` until it has an address.
+///
+/// A way to receive is named only when its device is in the kernel: a peer that reads it may send at once.
+pub fn record(tables: &Tables) -> Option<NodeRecord> {
+    let addresses = host::addresses(tables);
+    if addresses.is_empty() {
+        return None;
+    }
+    let mut receives = vec![Receive::Plain];
+    receives.extend(tables.networks.values().filter_map(|row| vxlan(tables, &row.value)).map(Receive::Vxlan));
+    let realised = |network: &Network| tables.realised.contains(&wiring::node_link(&network.name));
+    Some(NodeRecord {
+        name: tables.node.clone(),
+        identity: tables.identity.clone(),
+        addresses,
+        receives,
+        prefers: Vec::new(),
+        pod_mtu: tables.networks.values().filter_map(|row| host::pod_mtu(tables, &row.value)).min(),
+        networks: tables
+            .networks
+            .values()
+            .filter(|row| realised(&row.value))
+            .map(|row| (row.value.name.clone(), Revision(row.revision.0)))
+            .collect(),
+        version: tables.version.clone(),
+        labels: tables.config.labels.clone(),
+    })
+}
+
+fn vxlan(tables: &Tables, network: &Network) -> Option<VxlanReceive> {
+    if network.spec.backend.kind == BackendKind::HostGw {
+        return None;
+    }
+    let link = paths::tunnel_link(network)?;
+    if !tables.realised.contains(&link) {
+        return None;
+    }
+    let outer = host::outer_family(tables)?;
+    let outer_ip = host::address(tables, outer)?.ip;
+    let inner =
+        |family| tables.ranges(&tables.node, &network.name, family).next().and_then(|range| wiring::node_ip(&range));
+    let v4 = |ip| if let Some(std::net::IpAddr::V4(ip)) = ip { Some(ip) } else { None::<Ipv4Addr> };
+    let v6 = |ip| if let Some(std::net::IpAddr::V6(ip)) = ip { Some(ip) } else { None::<Ipv6Addr> };
+    Some(VxlanReceive {
+        vni: network.spec.backend.vni,
+        port: network.spec.backend.port,
+        mac: paths::tunnel_mac(&tables.node, network),
+        outer_v4: v4(Some(outer_ip)),
+        outer_v6: v6(Some(outer_ip)),
+        inner_v4: v4(inner(Family::V4)),
+        inner_v6: v6(inner(Family::V6)),
+    })
+}

@@ -1,0 +1,218 @@
+//! Everything that can enter an agent.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use ripstop_cni_spec::wire::Request;
+use ripstop_netmodel::{Entry, HostFacts, Kind};
+use ripstop_objects::{AgentConfig, NodeIdentity};
+use ripstop_types::{Millis, NodeName, Revision};
+use serde::{Deserialize, Serialize};
+
+use crate::{PodRow, Snapshot};
+
+/// One message from outside.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Input {
+    /// The agent starts with this. Always the first, and only once.
+    Start(Box<Start>),
+    /// The store said something.
+    Store(StoreInput),
+    /// What the host is given has changed.
+    Facts(HostFacts),
+    /// Everything of ours of these kinds in the host's namespace, as it stands.
+    Observed {
+        /// The kinds that were read, whole.
+        kinds: BTreeSet<Kind>,
+        /// What was found.
+        entries: Vec<Entry>,
+    },
+    /// The answer to a question for some keys, asked on behalf of a CNI call.
+    Inspected {
+        /// The call.
+        call: u64,
+        /// What was found, or why the look failed.
+        found: Result<Vec<Entry>, String>,
+    },
+    /// A runtime's request.
+    Cni {
+        /// Number of the call in this process.
+        call: u64,
+        /// What it asks.
+        request: Request,
+    },
+    /// A plan for the kernel and this node's files has run.
+    Applied {
+        /// The plan's number.
+        plan: u64,
+        /// One result a step, in the plan's order; a step that was not reached has none.
+        results: Vec<Option<Result<(), String>>>,
+    },
+    /// A plan for the store has run.
+    Stored {
+        /// The plan's number.
+        plan: u64,
+        /// One result a step, in the plan's order.
+        results: Vec<StoreResult>,
+    },
+    /// The snapshot was written.
+    Saved {
+        /// The number the writing was asked for with.
+        generation: u64,
+    },
+    /// What is held back may run.
+    Resume,
+    /// An operator asks to give a range back.
+    Release {
+        /// Number of the call in this process.
+        call: u64,
+        /// Key of the claim.
+        claim: Arc<str>,
+    },
+    /// Time has passed.
+    Tick,
+}
+
+/// How a conditional write or removal in the store ended.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StoreResult {
+    /// Done, at this revision.
+    Done(Revision),
+    /// The condition did not hold; the record as it is, if there is one.
+    Conflict(Option<(serde_json::Value, Revision)>),
+    /// Not known whether it happened, or refused; the sentence says which.
+    Failed(String),
+}
+
+/// What an agent finds when it starts.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Start {
+    /// Its configuration.
+    pub config: AgentConfig,
+    /// The node's name.
+    pub node: NodeName,
+    /// Which machine and boot this is.
+    pub identity: NodeIdentity,
+    /// Different in every start of the agent within a boot.
+    pub run: u64,
+    /// The agent's version.
+    pub version: String,
+    /// What the host is given.
+    pub facts: HostFacts,
+    /// Everything of ours in the kernel.
+    pub observed: Vec<Entry>,
+    /// The pods' files of this boot.
+    pub pods: Vec<PodRow>,
+    /// What the last run left, if it left something.
+    pub snapshot: Option<Snapshot>,
+}
+
+/// Kinds of record in the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StoreKind {
+    /// Networks.
+    Networks,
+    /// What nodes publish.
+    Nodes,
+    /// Who owns which range.
+    Claims,
+    /// Signs of life.
+    Alive,
+}
+
+impl StoreKind {
+    /// All kinds.
+    pub const ALL: [Self; 4] = [Self::Networks, Self::Nodes, Self::Claims, Self::Alive];
+
+    /// The kind's name in the store.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Networks => "networks",
+            Self::Nodes => "nodes",
+            Self::Claims => "claims",
+            Self::Alive => "alive",
+        }
+    }
+
+    /// The kind of that name.
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.as_str() == text)
+    }
+}
+
+/// What the store says.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StoreInput {
+    /// A record is there, or has changed.
+    Put {
+        /// Its kind.
+        kind: StoreKind,
+        /// Its key.
+        key: Arc<str>,
+        /// Its value.
+        value: serde_json::Value,
+        /// Its revision.
+        revision: Revision,
+    },
+    /// A record is gone.
+    Delete {
+        /// Its kind.
+        kind: StoreKind,
+        /// Its key.
+        key: Arc<str>,
+        /// The revision of the removal.
+        revision: Revision,
+    },
+    /// A full list of this kind begins: what it does not name is gone.
+    Reset {
+        /// The kind.
+        kind: StoreKind,
+    },
+    /// The list of this kind is complete.
+    Synced {
+        /// The kind.
+        kind: StoreKind,
+        /// The revision as of which it is.
+        revision: Revision,
+    },
+    /// The store cannot be reached.
+    Away {
+        /// Why.
+        reason: String,
+    },
+    /// The store is back.
+    Back,
+}
+
+impl Input {
+    /// The input's name in a recording.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Start(_) => "start",
+            Self::Store(_) => "store",
+            Self::Facts(_) => "facts",
+            Self::Observed { .. } => "observed",
+            Self::Inspected { .. } => "inspected",
+            Self::Cni { .. } => "cni",
+            Self::Applied { .. } => "applied",
+            Self::Stored { .. } => "stored",
+            Self::Saved { .. } => "saved",
+            Self::Resume => "resume",
+            Self::Release { .. } => "release",
+            Self::Tick => "tick",
+        }
+    }
+}
+
+/// When an input was taken in, with a wall clock for what people read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Moment {
+    /// Monotonic.
+    pub now: Millis,
+    /// Since the Unix epoch, as the machine's clock says.
+    pub wall: Millis,
+}

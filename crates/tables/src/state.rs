@@ -1,0 +1,401 @@
+//! The rows and the changes an input makes to them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use ripstop_ipam::Attachment;
+use ripstop_ipam::ranges::RangeSnapshot;
+use ripstop_netmodel::HostFacts;
+use ripstop_objects::{
+    AgentConfig, AliveRecord, ClaimState, Network, NetworkName, NodeIdentity, NodeRecord, RangeClaim, Record,
+};
+use ripstop_types::{Family, IfName, NodeName, Prefix, Revision};
+
+use crate::{NexthopIds, PodRow, SNAPSHOT_VERSION, Snapshot, SnapshotRecord, Start, StoreInput, StoreKind};
+
+/// How far a kind of record is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Knowledge {
+    /// Nothing was read yet: absence means nothing.
+    Unknown,
+    /// From the last run.
+    Snapshot,
+    /// From the store.
+    Synced,
+}
+
+/// A row with the revision it came with.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Row<T> {
+    /// The value.
+    pub value: Arc<T>,
+    /// The store's revision.
+    pub revision: Revision,
+}
+
+/// What an input touched.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Change {
+    /// A network came, changed or went.
+    Network(NetworkName),
+    /// A node's record came, changed or went.
+    Node(NodeName),
+    /// A claim on a range of that node came or went.
+    Claim(NodeName),
+    /// A node showed a sign of life.
+    Alive(NodeName),
+    /// What the host is given changed.
+    Facts,
+    /// A pod of this node came, changed or went.
+    Pod(Attachment),
+    /// A kind became known.
+    Known(StoreKind),
+    /// The store went or came.
+    Store,
+    /// A link of ours came or went that this node's own record depends on.
+    Realised,
+}
+
+/// Whether the store answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StoreState {
+    /// Not reached yet in this run.
+    Connecting,
+    /// Reached.
+    Here,
+    /// Lost, with the reason.
+    Away(String),
+}
+
+/// The tables of one node.
+#[derive(Debug, Clone)]
+pub struct Tables {
+    /// The agent's configuration.
+    pub config: AgentConfig,
+    /// This node.
+    pub node: NodeName,
+    /// This machine and boot.
+    pub identity: NodeIdentity,
+    /// The agent's version.
+    pub version: String,
+    /// What the host is given.
+    pub facts: HostFacts,
+    /// Networks.
+    pub networks: BTreeMap<NetworkName, Row<Network>>,
+    /// What nodes publish, this one's own record too.
+    pub nodes: BTreeMap<NodeName, Row<NodeRecord>>,
+    /// Claims by network and range.
+    pub claims: BTreeMap<(NetworkName, Prefix), Row<RangeClaim>>,
+    /// Ranges by their owner: an index of `claims`.
+    pub ranges_of: BTreeMap<NodeName, BTreeSet<(NetworkName, Prefix)>>,
+    /// Ranges this node may use, confirmed.
+    pub own_ranges: BTreeMap<NetworkName, Vec<Prefix>>,
+    /// This node's next sign of life.
+    pub own_alive: Option<AliveRecord>,
+    /// Last sign of life of each node.
+    pub alive: BTreeMap<NodeName, Row<AliveRecord>>,
+    /// Pods of this node.
+    pub pods: BTreeMap<Attachment, Arc<PodRow>>,
+    /// Links of ours that are in the kernel and that the node's own record speaks of.
+    pub realised: BTreeSet<IfName>,
+    /// Nexthop ids of peers.
+    pub nexthop_ids: NexthopIds,
+    /// Whether the store answers.
+    pub store: StoreState,
+    /// Records that could not be read, by kind and key, with what is wrong. The last good value stays in force.
+    pub faults: BTreeMap<(StoreKind, Arc<str>), String>,
+    known: BTreeMap<StoreKind, Knowledge>,
+    /// Keys named so far by a list that is not complete; `None` where no list runs.
+    listing: BTreeMap<StoreKind, BTreeSet<Arc<str>>>,
+}
+
+impl Tables {
+    /// The tables of an agent that starts.
+    #[must_use]
+    pub fn new(start: Start) -> Self {
+        let mut tables = Self {
+            config: start.config,
+            node: start.node,
+            identity: start.identity,
+            version: start.version,
+            facts: start.facts,
+            networks: BTreeMap::new(),
+            nodes: BTreeMap::new(),
+            claims: BTreeMap::new(),
+            ranges_of: BTreeMap::new(),
+            own_ranges: BTreeMap::new(),
+            own_alive: None,
+            alive: BTreeMap::new(),
+            pods: BTreeMap::new(),
+            realised: BTreeSet::new(),
+            nexthop_ids: NexthopIds::default(),
+            store: StoreState::Connecting,
+            faults: BTreeMap::new(),
+            known: BTreeMap::new(),
+            listing: BTreeMap::new(),
+        };
+        for row in start.pods {
+            tables.pods.insert(row.attachment.clone(), Arc::new(row));
+        }
+        if let Some(snapshot) = start.snapshot {
+            tables.nexthop_ids = snapshot.nexthop_ids;
+            for record in snapshot.records {
+                tables.put(record.kind, &record.key, &record.value, record.revision, &mut BTreeSet::new());
+            }
+            for kind in snapshot.known {
+                tables.known.insert(kind, Knowledge::Snapshot);
+            }
+        }
+        // The first list of a run is a full one.
+        for kind in StoreKind::ALL {
+            tables.listing.insert(kind, BTreeSet::new());
+        }
+        tables
+    }
+
+    /// How far a kind is known.
+    pub fn knowledge(&self, kind: StoreKind) -> Knowledge {
+        self.known.get(&kind).copied().unwrap_or(Knowledge::Unknown)
+    }
+
+    /// Whether absence of a record of this kind means something.
+    pub fn knows(&self, kind: StoreKind) -> bool {
+        self.knowledge(kind) != Knowledge::Unknown
+    }
+
+    /// Takes in what the store said and names what it touched.
+    pub fn apply_store(&mut self, input: &StoreInput) -> BTreeSet<Change> {
+        let mut changes = BTreeSet::new();
+        match input {
+            StoreInput::Put { kind, key, value, revision } => {
+                if let Some(named) = self.listing.get_mut(kind) {
+                    named.insert(key.clone());
+                }
+                self.put(*kind, key, value, *revision, &mut changes);
+            }
+            StoreInput::Delete { kind, key, .. } => self.delete(*kind, key, &mut changes),
+            StoreInput::Reset { kind } => {
+                self.listing.insert(*kind, BTreeSet::new());
+            }
+            StoreInput::Synced { kind, .. } => {
+                if let Some(named) = self.listing.remove(kind) {
+                    for key in self.keys(*kind) {
+                        if !named.contains(&key) {
+                            self.delete(*kind, &key, &mut changes);
+                        }
+                    }
+                }
+                if self.known.insert(*kind, Knowledge::Synced) != Some(Knowledge::Synced) {
+                    changes.insert(Change::Known(*kind));
+                }
+                self.here(&mut changes);
+            }
+            StoreInput::Away { reason } => {
+                self.store = StoreState::Away(reason.clone());
+                changes.insert(Change::Store);
+            }
+            StoreInput::Back => self.here(&mut changes),
+        }
+        changes
+    }
+
+    /// Takes in what the host is given.
+    pub fn apply_facts(&mut self, facts: HostFacts) -> BTreeSet<Change> {
+        if self.facts == facts {
+            return BTreeSet::new();
+        }
+        self.facts = facts;
+        BTreeSet::from([Change::Facts])
+    }
+
+    /// What outlives the process.
+    #[must_use]
+    pub fn snapshot(&self, ranges: Option<RangeSnapshot>) -> Snapshot {
+        let mut records = Vec::new();
+        let mut add = |kind, key: String, value, revision| {
+            records.push(SnapshotRecord { kind, key: key.into(), value, revision });
+        };
+        for row in self.networks.values() {
+            add(StoreKind::Networks, row.value.key(), row.value.encode(), row.revision);
+        }
+        for row in self.nodes.values() {
+            add(StoreKind::Nodes, row.value.key(), row.value.encode(), row.revision);
+        }
+        for row in self.claims.values() {
+            add(StoreKind::Claims, row.value.key(), row.value.encode(), row.revision);
+        }
+        // Signs of life are not kept: they say something about now.
+        let known = [StoreKind::Networks, StoreKind::Nodes, StoreKind::Claims];
+        Snapshot {
+            version: SNAPSHOT_VERSION,
+            node: self.node.clone(),
+            known: known.into_iter().filter(|kind| self.knows(*kind)).collect(),
+            records,
+            nexthop_ids: self.nexthop_ids.clone(),
+            ranges,
+        }
+    }
+
+    /// The other nodes, in order.
+    pub fn peers(&self) -> impl Iterator<Item = &Row<NodeRecord>> {
+        self.nodes.values().filter(|row| row.value.name != self.node)
+    }
+
+    /// Ranges of a node in a network, of one family, in order.
+    pub fn ranges(&self, node: &NodeName, network: &NetworkName, family: Family) -> impl Iterator<Item = Prefix> {
+        self.ranges_of
+            .get(node)
+            .into_iter()
+            .flatten()
+            .filter(move |(of, range)| of == network && range.family() == family)
+            .map(|(_, range)| *range)
+    }
+
+    fn here(&mut self, changes: &mut BTreeSet<Change>) {
+        if self.store != StoreState::Here {
+            self.store = StoreState::Here;
+            changes.insert(Change::Store);
+        }
+    }
+
+    fn put(
+        &mut self,
+        kind: StoreKind,
+        key: &Arc<str>,
+        value: &serde_json::Value,
+        revision: Revision,
+        changes: &mut BTreeSet<Change>,
+    ) {
+        let done = match kind {
+            StoreKind::Networks => <Network as Record>::decode(key, value).map(|network| {
+                let name = network.name.clone();
+                let row = Row { value: Arc::new(network), revision };
+                if replace(&mut self.networks, name.clone(), row) {
+                    changes.insert(Change::Network(name));
+                }
+            }),
+            StoreKind::Nodes => NodeRecord::decode(key, value).map(|node| {
+                let name = node.name.clone();
+                if replace(&mut self.nodes, name.clone(), Row { value: Arc::new(node), revision }) {
+                    changes.insert(Change::Node(name));
+                }
+            }),
+            StoreKind::Claims => RangeClaim::decode(key, value).map(|claim| {
+                self.put_claim(claim, revision, changes);
+            }),
+            StoreKind::Alive => AliveRecord::decode(key, value).map(|alive| {
+                let name = alive.node.clone();
+                if replace(&mut self.alive, name.clone(), Row { value: Arc::new(alive), revision }) {
+                    changes.insert(Change::Alive(name));
+                }
+            }),
+        };
+        match done {
+            Ok(()) => {
+                self.faults.remove(&(kind, key.clone()));
+            }
+            Err(faults) => {
+                self.faults.insert((kind, key.clone()), faults.to_string());
+            }
+        }
+    }
+
+    fn put_claim(&mut self, claim: RangeClaim, revision: Revision, changes: &mut BTreeSet<Change>) {
+        let place = (claim.network.clone(), claim.range);
+        let owner = claim.node.clone();
+        // Nobody uses a range whose claim is tentative.
+        let held = claim.state == ClaimState::Held;
+        let before = self.claims.get(&place).map(|row| row.value.node.clone());
+        if !replace(&mut self.claims, place.clone(), Row { value: Arc::new(claim), revision }) {
+            return;
+        }
+        if let Some(before) = before.filter(|before| !held || *before != owner) {
+            self.unindex(&before, &place);
+            changes.insert(Change::Claim(before));
+        }
+        if !held {
+            return;
+        }
+        if owner != self.node {
+            self.nexthop_ids.assign(&place.0, &owner);
+        }
+        self.ranges_of.entry(owner.clone()).or_default().insert(place);
+        changes.insert(Change::Claim(owner));
+    }
+
+    fn unindex(&mut self, node: &NodeName, place: &(NetworkName, Prefix)) {
+        if let Some(ranges) = self.ranges_of.get_mut(node) {
+            ranges.remove(place);
+            if !ranges.iter().any(|(network, _)| *network == place.0) {
+                self.nexthop_ids.release(&place.0, node);
+            }
+            if ranges.is_empty() {
+                self.ranges_of.remove(node);
+            }
+        }
+    }
+
+    fn delete(&mut self, kind: StoreKind, key: &Arc<str>, changes: &mut BTreeSet<Change>) {
+        self.faults.remove(&(kind, key.clone()));
+        match kind {
+            StoreKind::Networks => {
+                if let Ok(name) = key.parse::<NetworkName>()
+                    && self.networks.remove(&name).is_some()
+                {
+                    changes.insert(Change::Network(name));
+                }
+            }
+            StoreKind::Nodes => {
+                if let Ok(name) = key.parse::<NodeName>()
+                    && self.nodes.remove(&name).is_some()
+                {
+                    changes.insert(Change::Node(name));
+                }
+            }
+            StoreKind::Claims => {
+                if let Some(place) = ripstop_objects::parse_claim_key(key)
+                    && let Some(row) = self.claims.remove(&place)
+                {
+                    self.unindex(&row.value.node, &place);
+                    changes.insert(Change::Claim(row.value.node.clone()));
+                }
+            }
+            StoreKind::Alive => {
+                if let Ok(name) = key.parse::<NodeName>()
+                    && self.alive.remove(&name).is_some()
+                {
+                    changes.insert(Change::Alive(name));
+                }
+            }
+        }
+    }
+
+    fn keys(&self, kind: StoreKind) -> Vec<Arc<str>> {
+        let mut keys: Vec<Arc<str>> = match kind {
+            StoreKind::Networks => self.networks.values().map(|row| row.value.key().into()).collect(),
+            StoreKind::Nodes => self.nodes.values().map(|row| row.value.key().into()).collect(),
+            StoreKind::Claims => self.claims.values().map(|row| row.value.key().into()).collect(),
+            StoreKind::Alive => self.alive.values().map(|row| row.value.key().into()).collect(),
+        };
+        keys.extend(self.faults.keys().filter(|(of, _)| *of == kind).map(|(_, key)| key.clone()));
+        keys
+    }
+}
+
+/// Puts a row and says whether that changed anything but the revision.
+fn replace<K: Ord, T: PartialEq>(rows: &mut BTreeMap<K, Row<T>>, key: K, row: Row<T>) -> bool {
+    match rows.get_mut(&key) {
+        Some(there) if there.value == row.value => {
+            there.revision = row.revision;
+            false
+        }
+        Some(there) => {
+            *there = row;
+            true
+        }
+        None => {
+            rows.insert(key, row);
+            true
+        }
+    }
+}
