@@ -18,6 +18,7 @@ pub use leases::{
     Sight, Usable, Window,
 };
 pub use ranges::{
-    Choice, Claim, ClaimState, Claimant, Life, Liveness, RangeFault, RangeRequest, ReleaseCause, ReleaseFacts,
-    ReleaseRefused, choose, releasable,
+    Answer, Choice, Claim, ClaimKey, ClaimState, Claimant, Life, Liveness, OwnedRange, RangeAction, RangeEngine,
+    RangeEvent, RangeFault, RangeRequest, RangeSnapshot, ReleaseCause, ReleaseFacts, ReleaseRefused, Slot, StopReason,
+    Stored, choose, releasable,
 };

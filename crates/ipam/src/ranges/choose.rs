@@ -6,7 +6,7 @@ use std::sync::Arc;
 use ripstop_types::{NodeName, Prefix};
 use serde::{Deserialize, Serialize};
 
-use super::claim::{Claim, Claimant};
+use super::claim::{Claim, ClaimKey, Claimant};
 
 /// What a node wants of a network, in one family.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -165,6 +165,19 @@ pub enum RangeFault {
         /// The network's range.
         pool: Prefix,
     },
+    /// While this agent held a range, its machine claimed it in another boot: the machine exists twice.
+    #[error(
+        "range {range}: another machine with the identity of this one ({machine}) claimed it as node {node}; a copied disk? \
+         Give each machine its own /etc/machine-id and name, then restart both agents"
+    )]
+    Copied {
+        /// The name of both.
+        node: NodeName,
+        /// The range of both.
+        range: Prefix,
+        /// The identity of both.
+        machine: Arc<str>,
+    },
     /// Another machine with this node's name has a claim.
     #[error(
         "node name {node}: range {range} is held by another machine of this name ({machine}); give one of the two another \
@@ -191,12 +204,13 @@ pub enum RangeFault {
 pub fn choose<'a>(
     request: &RangeRequest,
     me: &Claimant,
-    claims: impl IntoIterator<Item = (&'a Prefix, &'a Claim)>,
+    claims: impl IntoIterator<Item = (&'a ClaimKey, &'a Claim)>,
 ) -> Result<Choice, RangeFault> {
     let network = || Arc::clone(&request.network);
     let mut held: Option<Prefix> = None;
     let mut in_pool: Vec<(Prefix, &Claim)> = Vec::new();
-    for (range, claim) in claims {
+    for (key, claim) in claims {
+        let range = &key.range;
         let assigned = request.assigned.is_some_and(|assigned| assigned.overlaps(range));
         if !assigned && !request.pool.overlaps(range) {
             continue;
@@ -205,7 +219,7 @@ pub fn choose<'a>(
             let machine = Arc::clone(&claim.claimant.machine);
             return Err(RangeFault::Twin { node: me.node.clone(), range: *range, machine });
         }
-        if claim.claimant.same_machine(me) && request.admits(range) {
+        if claim.claimant.same_machine(me) && key.network == request.network && request.admits(range) {
             let better = held.is_none_or(|held| {
                 Some(*range) == request.preferred || (Some(held) != request.preferred && *range < held)
             });

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use ripstop_types::NodeName;
+use ripstop_types::{NodeName, Prefix, Revision};
 use serde::{Deserialize, Serialize};
 
 /// Who writes a claim: one run of the agent, on one boot of one machine.
@@ -50,15 +50,44 @@ pub enum ClaimState {
     Held,
 }
 
-/// The value of a claim in the store. Its key is the range itself, for all networks together, so one range cannot be
-/// claimed twice. It has no expiry.
+/// The key of a claim: a range of a network.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ClaimKey {
+    /// The network.
+    pub network: Arc<str>,
+    /// The range.
+    pub range: Prefix,
+}
+
+impl ClaimKey {
+    /// The key of a range of a network.
+    #[must_use]
+    pub fn new(network: &str, range: Prefix) -> Self {
+        Self { network: network.into(), range }
+    }
+}
+
+impl fmt::Display for ClaimKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of network {}", self.range, self.network)
+    }
+}
+
+/// The value of a claim in the store. It has no expiry.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Claim {
-    /// The network the range belongs to.
-    pub network: Arc<str>,
     /// Who wrote it last.
     #[serde(flatten)]
     pub claimant: Claimant,
     /// How far it has come.
     pub state: ClaimState,
+}
+
+/// A claim with the store's revision of its last change.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Stored {
+    /// When the store last changed it.
+    pub revision: Revision,
+    /// The claim.
+    pub claim: Claim,
 }

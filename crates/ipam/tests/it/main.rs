@@ -1,0 +1,5 @@
+//! Laws of the two engines, checked by models: see each module.
+
+mod ranges;
+mod ranges_search;
+mod ranges_world;

@@ -1,0 +1,597 @@
+//! A small world for the range engine: machines, agents, one store with conditional writes, and everything that may go
+//! wrong between them. Each fault is a step; a budget bounds how often it happens in one history.
+//!
+//! A machine *occupies* a range from the moment its agent was told to use it until the agent gave it back or the machine was
+//! switched off; a dead agent's pods keep their addresses. The law: no two machines occupy ranges that overlap.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::rc::Rc;
+
+use ripstop_ipam::{
+    Answer, Claim, ClaimKey, ClaimState, Claimant, RangeAction, RangeEngine, RangeEvent, RangeRequest, RangeSnapshot,
+    Slot, StopReason, Stored,
+};
+use ripstop_types::Revision;
+
+/// How often each fault may happen in one history.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Budget {
+    /// An answer is lost, or the request with it (store away).
+    pub lost: u8,
+    /// A request is given up and may come through later.
+    pub delayed: u8,
+    /// A list shows the store as it was.
+    pub stale: u8,
+    /// The watch is interrupted; everything is listed anew.
+    pub relist: u8,
+    /// A change is delivered again.
+    pub repeat: u8,
+    /// An agent is killed.
+    pub kill: u8,
+    /// A start finds no snapshot.
+    pub amnesia: u8,
+    /// A machine is switched off (and may be switched on again).
+    pub off: u8,
+    /// An operator frees the range of a machine that is off, or its node is deleted.
+    pub operator: u8,
+    /// A node gives its range back, and may want one again.
+    pub release: u8,
+}
+
+/// Engines that break a rule, by way of an agent that lies to the right one. Each must be caught.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Mutant {
+    /// Takes the claim of a node that shows no life.
+    TrustsExpiry,
+    /// Takes a range as soon as the write is sent.
+    TrustsItsRequest,
+    /// Trusts the snapshot of another boot.
+    TrustsOldBoot,
+    /// Trusts what a list says it holds.
+    TrustsLists,
+    /// Deletes the claim before the snapshot is written.
+    DeletesBeforeSaving,
+    /// Does not look at claims that overlap.
+    IgnoresOverlap,
+    /// Writes without a condition.
+    WritesBlindly,
+    /// Deletes without a condition.
+    DeletesBlindly,
+    /// The operator frees ranges of machines that run.
+    OperatorGuesses,
+}
+
+/// What one node is asked to be.
+#[derive(Debug, Clone)]
+pub struct Part {
+    /// Its name.
+    pub node: String,
+    /// What it wants.
+    pub request: RangeRequest,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum Call {
+    Put { key: ClaimKey, claim: Claim, expect: Option<Revision> },
+    Delete { key: ClaimKey, expect: Revision },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Agent {
+    engine: RangeEngine,
+    /// Changes delivered up to this revision.
+    watch: Option<u64>,
+    calls: VecDeque<(u64, Call)>,
+    answers: VecDeque<(u64, Answer)>,
+    saving: Option<u64>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+struct Machine {
+    off: bool,
+    boot: u8,
+    run: u64,
+    agent: Option<Agent>,
+    disk: Option<RangeSnapshot>,
+    occupied: BTreeSet<ClaimKey>,
+    /// Gave its range back and was not asked to join again.
+    left: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Change {
+    key: ClaimKey,
+    claim: Option<Claim>,
+}
+
+/// One state of the world.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct World {
+    machines: Vec<Rc<Machine>>,
+    claims: Rc<BTreeMap<ClaimKey, Stored>>,
+    /// Change number n is `log[n - 1]`.
+    log: Rc<Vec<Change>>,
+    /// Calls without a caller, which may come through at any time or never.
+    adrift: Vec<Rc<Call>>,
+    budget: Budget,
+}
+
+/// One step of one history.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    Start(usize),
+    StartWithout(usize),
+    Land(usize),
+    Lose(usize),
+    Delay(usize),
+    Hear(usize),
+    HearNothing(usize),
+    List(usize, u64),
+    Watch(usize),
+    Repeat(usize, u64),
+    Save(usize),
+    Tick(usize),
+    Kill(usize),
+    Off(usize),
+    On(usize),
+    Release(usize),
+    Rejoin(usize),
+    Operator(usize),
+    Drift(usize),
+}
+
+impl Step {
+    /// Whether this is a fault, or something a person does, rather than progress.
+    pub fn is_fault(&self) -> bool {
+        matches!(
+            self,
+            Self::StartWithout(_)
+                | Self::Lose(_)
+                | Self::Delay(_)
+                | Self::HearNothing(_)
+                | Self::Repeat(..)
+                | Self::Kill(_)
+                | Self::Off(_)
+                | Self::Release(_)
+                | Self::Operator(_)
+                | Self::Drift(_)
+        )
+    }
+}
+
+/// The fixed part of a search.
+#[derive(Debug, Clone)]
+pub struct Setting {
+    /// The nodes.
+    pub parts: Vec<Part>,
+    /// A broken rule, if any.
+    pub mutant: Option<Mutant>,
+}
+
+impl World {
+    /// All machines on, no agent started, an empty store.
+    pub fn new(setting: &Setting, budget: Budget) -> Self {
+        Self {
+            machines: setting.parts.iter().map(|_| Rc::default()).collect(),
+            claims: Rc::default(),
+            log: Rc::default(),
+            adrift: Vec::new(),
+            budget,
+        }
+    }
+
+    /// A number for this state; equal states have equal ones.
+    pub fn fingerprint(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        self.hash(&mut hasher);
+        hasher.finish()
+    }
+
+    /// The law. `Err` names the two machines and their ranges.
+    pub fn check(&self) -> Result<(), String> {
+        for (n, one) in self.machines.iter().enumerate() {
+            for (m, other) in self.machines.iter().enumerate().skip(n + 1) {
+                for (a, b) in one.occupied.iter().flat_map(|a| other.occupied.iter().map(move |b| (a, b))) {
+                    if a.range.overlaps(&b.range) {
+                        return Err(format!("machine {n} occupies {a} and machine {m} occupies {b}"));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Steps that can happen now, within the budget.
+    pub fn steps(&self, setting: &Setting) -> Vec<Step> {
+        let (mut steps, b) = (Vec::new(), &self.budget);
+        let now = self.log.len() as u64;
+        for (n, machine) in self.machines.iter().enumerate() {
+            if machine.off {
+                steps.push(Step::On(n));
+            } else {
+                push_if(&mut steps, b.off > 0, Step::Off(n));
+            }
+            let may_operate = machine.off || setting.mutant == Some(Mutant::OperatorGuesses);
+            push_if(
+                &mut steps,
+                b.operator > 0 && may_operate && self.claim_of(setting, n).is_some(),
+                Step::Operator(n),
+            );
+            let Some(agent) = &machine.agent else {
+                push_if(&mut steps, !machine.off, Step::Start(n));
+                push_if(&mut steps, !machine.off && b.amnesia > 0 && machine.disk.is_some(), Step::StartWithout(n));
+                continue;
+            };
+            if !agent.calls.is_empty() {
+                steps.push(Step::Land(n));
+                push_if(&mut steps, b.lost > 0, Step::Lose(n));
+                push_if(&mut steps, b.delayed > 0, Step::Delay(n));
+            }
+            if !agent.answers.is_empty() {
+                steps.push(Step::Hear(n));
+                push_if(&mut steps, b.lost > 0, Step::HearNothing(n));
+            }
+            if agent.watch.is_none() || b.relist > 0 {
+                steps.push(Step::List(n, now));
+                for back in 1..=3.min(now) {
+                    push_if(&mut steps, b.stale > 0, Step::List(n, now - back));
+                }
+            }
+            if let Some(at) = agent.watch {
+                push_if(&mut steps, at < now, Step::Watch(n));
+                for old in at.saturating_sub(1).max(1)..=at {
+                    push_if(&mut steps, b.repeat > 0, Step::Repeat(n, old));
+                }
+            }
+            push_if(&mut steps, agent.saving.is_some(), Step::Save(n));
+            // Without a kill to come, what is on disk makes no difference.
+            let counts = b.kill > 0 && machine.disk.as_ref() != Some(&agent.engine.snapshot());
+            push_if(&mut steps, counts && agent.saving.is_none(), Step::Save(n));
+            steps.push(Step::Tick(n));
+            push_if(&mut steps, b.kill > 0, Step::Kill(n));
+            push_if(&mut steps, b.release > 0 && agent.engine.used().next().is_some(), Step::Release(n));
+            push_if(&mut steps, machine.left, Step::Rejoin(n));
+        }
+        steps.extend((0..self.adrift.len()).map(Step::Drift));
+        steps
+    }
+
+    /// The world after a step.
+    pub fn after(&self, setting: &Setting, step: Step) -> Self {
+        let mut world = self.clone();
+        world.take(setting, step);
+        world
+    }
+
+    /// Does a step.
+    pub fn take(&mut self, setting: &Setting, step: Step) {
+        match step {
+            Step::Start(n) => self.start(setting, n),
+            Step::StartWithout(n) => {
+                self.budget.amnesia -= 1;
+                self.machine(n).disk = None;
+                self.start(setting, n);
+            }
+            Step::Land(n) => {
+                let (op, call) = self.agent(n).calls.pop_front().unwrap();
+                let answer = self.execute(setting, &call);
+                self.agent(n).answers.push_back((op, answer));
+            }
+            Step::Lose(n) | Step::Delay(n) => {
+                let (op, call) = self.agent(n).calls.pop_front().unwrap();
+                if step == Step::Delay(n) {
+                    self.budget.delayed -= 1;
+                    self.drift(call);
+                } else {
+                    self.budget.lost -= 1;
+                }
+                self.feed(setting, n, &RangeEvent::Answer { op, answer: Answer::Failed });
+            }
+            Step::Hear(n) => {
+                let (op, answer) = self.agent(n).answers.pop_front().unwrap();
+                self.feed(setting, n, &RangeEvent::Answer { op, answer });
+            }
+            Step::HearNothing(n) => {
+                self.budget.lost -= 1;
+                let (op, _) = self.agent(n).answers.pop_front().unwrap();
+                self.feed(setting, n, &RangeEvent::Answer { op, answer: Answer::Failed });
+            }
+            Step::List(n, revision) => self.list(setting, n, revision),
+            Step::Watch(n) => {
+                let next = self.agent(n).watch.unwrap() + 1;
+                self.agent(n).watch = Some(next);
+                self.show(setting, n, next);
+            }
+            Step::Repeat(n, revision) => {
+                self.budget.repeat -= 1;
+                self.show(setting, n, revision);
+            }
+            Step::Save(n) => {
+                let snapshot = self.agent(n).engine.snapshot();
+                self.machine(n).disk = Some(snapshot);
+                if let Some(generation) = self.agent(n).saving.take() {
+                    self.feed(setting, n, &RangeEvent::Saved { generation });
+                }
+            }
+            Step::Tick(n) => self.feed(setting, n, &RangeEvent::Tick),
+            Step::Kill(n) => {
+                self.budget.kill -= 1;
+                self.kill(n);
+            }
+            Step::Off(n) => {
+                self.budget.off -= 1;
+                self.kill(n);
+                let machine = self.machine(n);
+                machine.off = true;
+                machine.occupied.clear();
+            }
+            Step::On(n) => {
+                let machine = self.machine(n);
+                machine.off = false;
+                machine.boot += 1;
+            }
+            Step::Release(n) => {
+                self.budget.release -= 1;
+                let key = self.agent(n).engine.used().next().unwrap().clone();
+                self.machine(n).left = true;
+                self.feed(setting, n, &RangeEvent::Release(key));
+            }
+            Step::Rejoin(n) => {
+                self.machine(n).left = false;
+                self.feed(setting, n, &RangeEvent::Want(setting.parts[n].request.clone()));
+            }
+            Step::Operator(n) => {
+                self.budget.operator -= 1;
+                let (key, stored) = self.claim_of(setting, n).unwrap();
+                let call = Call::Delete { key: key.clone(), expect: stored.revision };
+                self.drift(call);
+            }
+            Step::Drift(n) => {
+                let call = self.adrift.remove(n);
+                self.execute(setting, &call);
+            }
+        }
+    }
+
+    /// Lets everything come to rest without further faults: machines on, agents started and asked to join.
+    pub fn settle(&mut self, setting: &Setting) {
+        for n in 0..self.machines.len() {
+            if self.machines[n].off {
+                self.take(setting, Step::On(n));
+            }
+            if self.machines[n].agent.is_none() {
+                self.take(setting, Step::Start(n));
+            }
+            if self.machines[n].left {
+                self.take(setting, Step::Rejoin(n));
+            }
+        }
+        while !self.adrift.is_empty() {
+            self.take(setting, Step::Drift(0));
+        }
+        for _ in 0..60 {
+            for n in 0..self.machines.len() {
+                while !self.agent(n).calls.is_empty() {
+                    self.take(setting, Step::Land(n));
+                }
+                while !self.agent(n).answers.is_empty() {
+                    self.take(setting, Step::Hear(n));
+                }
+                if self.agent(n).watch.is_none() {
+                    self.take(setting, Step::List(n, self.log.len() as u64));
+                }
+                while self.agent(n).watch.unwrap() < self.log.len() as u64 {
+                    self.take(setting, Step::Watch(n));
+                }
+                self.take(setting, Step::Save(n));
+                self.take(setting, Step::Tick(n));
+            }
+        }
+    }
+
+    /// After [`Self::settle`]: every machine has a range, or names why not; nothing is half done.
+    pub fn check_settled(&self, setting: &Setting) -> Result<(), String> {
+        self.check()?;
+        for (n, (machine, part)) in self.machines.iter().zip(&setting.parts).enumerate() {
+            let agent = machine.agent.as_ref().unwrap();
+            let fault = agent.engine.fault(&Slot::of(&part.request));
+            if agent.engine.used().next().is_none() && fault.is_none() {
+                return Err(format!("machine {n} has neither a range nor a fault: {:?}", agent.engine));
+            }
+            if let Some(key) = agent.engine.used().find(|key| !machine.occupied.contains(*key)) {
+                return Err(format!("machine {n} uses {key} and was not told to"));
+            }
+            for key in agent.engine.used() {
+                let held = self.claims.get(key).is_some_and(|stored| {
+                    *stored.claim.claimant.node.as_str() == *part.node && stored.claim.state == ClaimState::Held
+                });
+                if !held {
+                    return Err(format!("machine {n} uses {key}, and the store says {:?}", self.claims.get(key)));
+                }
+            }
+        }
+        match self.claims.iter().find(|(_, stored)| stored.claim.state == ClaimState::Tentative) {
+            Some((key, stored)) => Err(format!("{key} stays tentative: {stored:?}")),
+            None => Ok(()),
+        }
+    }
+
+    fn machine(&mut self, n: usize) -> &mut Machine {
+        Rc::make_mut(&mut self.machines[n])
+    }
+
+    fn agent(&mut self, n: usize) -> &mut Agent {
+        self.machine(n).agent.as_mut().unwrap()
+    }
+
+    fn claim_of(&self, setting: &Setting, n: usize) -> Option<(&ClaimKey, &Stored)> {
+        self.claims.iter().find(|(_, stored)| *stored.claim.claimant.node.as_str() == *setting.parts[n].node)
+    }
+
+    fn start(&mut self, setting: &Setting, n: usize) {
+        let part = &setting.parts[n];
+        let machine = self.machine(n);
+        machine.run += 1;
+        let me = Claimant {
+            node: part.node.parse().unwrap(),
+            machine: part.node.as_str().into(),
+            boot: machine.boot.to_string().into(),
+            run: machine.run,
+        };
+        if let Some(disk) = &mut machine.disk
+            && setting.mutant == Some(Mutant::TrustsOldBoot)
+        {
+            disk.claimant.boot = me.boot.clone();
+        }
+        let engine = RangeEngine::new(me, machine.disk.as_ref());
+        machine.agent =
+            Some(Agent { engine, watch: None, calls: VecDeque::new(), answers: VecDeque::new(), saving: None });
+        if !machine.left {
+            self.feed(setting, n, &RangeEvent::Want(part.request.clone()));
+        }
+    }
+
+    fn kill(&mut self, n: usize) {
+        if let Some(agent) = self.machine(n).agent.take() {
+            agent.calls.into_iter().for_each(|(_, call)| self.drift(call));
+        }
+    }
+
+    fn drift(&mut self, call: Call) {
+        self.adrift.push(Rc::new(call));
+        self.adrift.sort_unstable();
+    }
+
+    fn list(&mut self, setting: &Setting, n: usize, revision: u64) {
+        if self.agent(n).watch.is_some() {
+            self.budget.relist -= 1;
+        }
+        if revision < self.log.len() as u64 {
+            self.budget.stale -= 1;
+        }
+        let mut claims = BTreeMap::new();
+        for (at, change) in self.log.iter().enumerate().take(revision as usize) {
+            match &change.claim {
+                Some(claim) => {
+                    let stored = Stored { revision: Revision(at as u64 + 1), claim: claim.clone() };
+                    claims.insert(change.key.clone(), stored);
+                }
+                None => drop(claims.remove(&change.key)),
+            }
+        }
+        self.agent(n).watch = Some(revision);
+        claims.retain(|key, stored| !self.hidden(setting, n, key, &stored.claim));
+        if setting.mutant == Some(Mutant::TrustsLists) {
+            self.forge_snapshot(setting, n, &claims);
+        }
+        self.feed(setting, n, &RangeEvent::Listed { revision: Revision(revision), claims });
+    }
+
+    /// Makes the engine believe that it holds whatever the list says is its machine's.
+    fn forge_snapshot(&mut self, setting: &Setting, n: usize, claims: &BTreeMap<ClaimKey, Stored>) {
+        let mut snapshot = self.agent(n).engine.snapshot();
+        let mine = claims.iter().filter(|(_, stored)| stored.claim.claimant.same_machine(&snapshot.claimant));
+        snapshot.held = mine.map(|(key, stored)| (key.clone(), stored.revision)).collect();
+        self.agent(n).engine = RangeEngine::new(snapshot.claimant.clone(), Some(&snapshot));
+        self.feed(setting, n, &RangeEvent::Want(setting.parts[n].request.clone()));
+    }
+
+    fn show(&mut self, setting: &Setting, n: usize, revision: u64) {
+        let Change { key, claim } = self.log[revision as usize - 1].clone();
+        let claim = claim.filter(|claim| !self.hidden(setting, n, &key, claim));
+        self.feed(setting, n, &RangeEvent::Changed { key, revision: Revision(revision), claim });
+    }
+
+    /// Whether a mutant looks past a claim.
+    fn hidden(&self, setting: &Setting, n: usize, key: &ClaimKey, claim: &Claim) -> bool {
+        let other = *claim.claimant.node.as_str() != *setting.parts[n].node;
+        match setting.mutant {
+            Some(Mutant::TrustsExpiry) => {
+                let silent = |(part, machine): (&Part, &Rc<Machine>)| {
+                    *part.node == *claim.claimant.node.as_str() && machine.agent.is_none()
+                };
+                other && setting.parts.iter().zip(&self.machines).any(silent)
+            }
+            Some(Mutant::IgnoresOverlap) => other && key.range.len() != setting.parts[n].request.len,
+            _ => false,
+        }
+    }
+
+    /// Gives an agent an event and carries out what its engine answers.
+    fn feed(&mut self, setting: &Setting, n: usize, event: &RangeEvent) {
+        let actions = self.agent(n).engine.on(event);
+        for action in actions {
+            match action {
+                RangeAction::UseRange(key) => drop(self.machine(n).occupied.insert(key)),
+                RangeAction::StopRange { key, reason } => {
+                    if reason == StopReason::Released {
+                        self.machine(n).occupied.remove(&key);
+                    }
+                }
+                RangeAction::Save { generation } if setting.mutant == Some(Mutant::DeletesBeforeSaving) => {
+                    self.feed(setting, n, &RangeEvent::Saved { generation });
+                }
+                RangeAction::Save { generation } => self.agent(n).saving = Some(generation),
+                RangeAction::ClaimDelete { op, key, expect } => {
+                    self.agent(n).calls.push_back((op, Call::Delete { key, expect }));
+                }
+                RangeAction::ClaimPut { op, key, claim, expect } => {
+                    let call = Call::Put { key, claim, expect };
+                    if setting.mutant == Some(Mutant::TrustsItsRequest) {
+                        self.drift(call);
+                        let guess = Revision(self.log.len() as u64);
+                        self.feed(setting, n, &RangeEvent::Answer { op, answer: Answer::Done(guess) });
+                    } else {
+                        self.agent(n).calls.push_back((op, call));
+                    }
+                }
+            }
+        }
+    }
+
+    /// The store: conditional, one call at a time.
+    fn execute(&mut self, setting: &Setting, call: &Call) -> Answer {
+        let (key, expect) = match call {
+            Call::Put { key, expect, .. } => (key, *expect),
+            Call::Delete { key, expect } => (key, Some(*expect)),
+        };
+        let current = self.claims.get(key);
+        let blind = match call {
+            Call::Put { claim, .. } => match setting.mutant {
+                Some(Mutant::WritesBlindly) => true,
+                Some(Mutant::TrustsExpiry) => current.is_some_and(|stored| {
+                    self.silent(setting, &stored.claim) && !stored.claim.claimant.same_machine(&claim.claimant)
+                }),
+                _ => false,
+            },
+            Call::Delete { .. } => setting.mutant == Some(Mutant::DeletesBlindly) && current.is_some(),
+        };
+        if current.map(|stored| stored.revision) != expect && !blind {
+            return Answer::Conflict(current.cloned());
+        }
+        let claim = match call {
+            Call::Put { claim, .. } => Some(claim.clone()),
+            Call::Delete { .. } => None,
+        };
+        Rc::make_mut(&mut self.log).push(Change { key: key.clone(), claim: claim.clone() });
+        let revision = Revision(self.log.len() as u64);
+        let claims = Rc::make_mut(&mut self.claims);
+        match claim {
+            Some(claim) => drop(claims.insert(key.clone(), Stored { revision, claim })),
+            None => drop(claims.remove(key)),
+        }
+        Answer::Done(revision)
+    }
+
+    fn silent(&self, setting: &Setting, claim: &Claim) -> bool {
+        let parts = setting.parts.iter().zip(&self.machines);
+        parts.into_iter().any(|(part, machine)| *part.node == *claim.claimant.node.as_str() && machine.agent.is_none())
+    }
+}
+
+fn push_if(steps: &mut Vec<Step>, condition: bool, step: Step) {
+    if condition {
+        steps.push(step);
+    }
+}
