@@ -32,13 +32,15 @@ pub fn listed(output: &str) -> Vec<String> {
 pub fn read(output: &str, expected: &[String]) -> Verdicts {
     let mut verdicts: Verdicts = expected.iter().map(|name| (name.clone(), Verdict::Failed)).collect();
     let mut section = None;
+    // Behind the first heading comes what the tests printed, which may look like results.
+    let mut printed = false;
     for line in output.lines() {
-        if let Some((name, verdict)) = result(line) {
-            verdicts.insert(name, verdict);
-        } else if let Some(name) = line.strip_prefix("---- ").and_then(|rest| rest.strip_suffix(" stdout ----")) {
-            section = Some(name.to_owned());
-        } else if matches!(line, "successes:" | "failures:") {
+        let heading = line.strip_prefix("---- ").and_then(|rest| rest.strip_suffix(" stdout ----"));
+        if matches!(line, "successes:" | "failures:") {
+            printed = true;
             section = None;
+        } else if let Some(name) = heading.filter(|name| verdicts.contains_key(*name)) {
+            section = Some(name.to_owned());
         } else if let Some(why) = line.trim_start().strip_prefix(SKIPPED) {
             // Printed by a child process, it comes without a section; then the program's name has to do.
             let name = section.clone().unwrap_or_else(|| format!("(a child process) {}", why.trim()));
@@ -46,6 +48,8 @@ pub fn read(output: &str, expected: &[String]) -> Verdicts {
             if *verdict == Verdict::Passed {
                 *verdict = Verdict::Skipped(why.trim().to_owned());
             }
+        } else if let Some((name, verdict)) = result(line).filter(|_| !printed) {
+            verdicts.insert(name, verdict);
         }
     }
     verdicts
@@ -94,6 +98,8 @@ successes:
 
 ---- a::passes stdout ----
 all of it: not SKIPPED: at all
+test a::panics ... FAILED
+---- nobody stdout ----
 ---- d::skips stdout ----
   SKIPPED: no IPv6 here
 

@@ -70,18 +70,23 @@ pub fn command(workspace: &Workspace, args: &[String]) -> Result<bool> {
     if choice.packages.is_empty() && choice.tier != Tier::Quick {
         tally = checks::all(workspace, &[])?;
     }
-    match build(workspace, &choice)? {
-        None => tally.failed += 1,
-        Some(programs) => {
-            for program in &programs {
-                add(&mut tally, run(workspace, &choice, program)?);
-            }
-            add(&mut tally, documentation(workspace, &choice)?);
-        }
-    }
+    add(&mut tally, tests(workspace, &choice)?);
     println!("test: {} tier, {:.0} s", choice.tier.name(), start.elapsed().as_secs_f64());
     println!("{} passed, {} failed, {} skipped", tally.passed, tally.failed, tally.skipped);
     Ok(tally.failed == 0)
+}
+
+/// Builds and runs the tests. What does not build counts as one failure.
+fn tests(workspace: &Workspace, choice: &Choice) -> Result<Tally> {
+    let Some(programs) = build(workspace, choice)? else {
+        return Ok(Tally { failed: 1, ..Tally::default() });
+    };
+    let mut tally = Tally::default();
+    for program in &programs {
+        add(&mut tally, run(workspace, choice, program)?);
+    }
+    add(&mut tally, documentation(workspace, choice)?);
+    Ok(tally)
 }
 
 fn parse(args: &[String]) -> Result<Choice> {
@@ -275,5 +280,34 @@ mod tests {
         let choice = parse(&words("--long -p ripstop-types")).unwrap();
         assert_eq!((choice.tier, choice.packages), (Tier::Long, vec!["ripstop-types".to_owned()]));
         assert!(parse(&words("--fast")).is_err() && parse(&words("-p")).is_err());
+    }
+
+    fn tally(source: &str, integration: &str) -> Tally {
+        let (_dir, workspace) =
+            crate::workspace::planted("MIT", &[("src/lib.rs", source), ("tests/it.rs", integration)]);
+        tests(&workspace, &parse(&[]).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn each_ending_of_a_test_is_counted() {
+        let source = r#"
+            /// ```
+            /// assert!(planted::yes());
+            /// ```
+            pub fn yes() -> bool { true }
+            #[test] fn passes() {}
+            #[test] fn skips() { println!("SKIPPED: no moon"); }
+            #[test] #[should_panic] fn panics() { panic!("as expected"); }
+            #[test] #[ignore = "long: an hour"] fn waits() { panic!("too early"); }
+        "#;
+        let dies = "#[test] fn first() { std::process::abort(); } #[test] fn second() { std::process::abort(); }";
+        assert_eq!(tally(source, ""), Tally { passed: 3, failed: 0, skipped: 1 });
+        assert_eq!(tally(source, "#[test] fn fails() { panic!(); }"), Tally { passed: 3, failed: 1, skipped: 1 });
+        assert_eq!(tally(source, dies), Tally { passed: 3, failed: 2, skipped: 1 });
+    }
+
+    #[test]
+    fn what_does_not_build_is_a_failure() {
+        assert_eq!(tally("pub fn f() { nothing() }", ""), Tally { passed: 0, failed: 1, skipped: 0 });
     }
 }

@@ -154,6 +154,22 @@ pub fn packages(metadata: &Value) -> Packages {
     packages
 }
 
+/// A workspace of one crate without dependencies, with this licence and these files, for the tests with a planted fault.
+#[cfg(test)]
+pub fn planted(licence: &str, files: &[(&str, &str)]) -> (tempfile::TempDir, Workspace) {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().to_path_buf();
+    let package = "name = \"planted\"\nversion = \"1.0.0\"\n";
+    let manifest = format!("[package]\n{package}edition = \"2024\"\nlicense = \"{licence}\"\n");
+    let lock = format!("version = 4\n\n[[package]]\n{package}");
+    for (file, text) in [("Cargo.toml", &*manifest), ("Cargo.lock", &*lock)].iter().chain(files) {
+        std::fs::create_dir_all(root.join(file).parent().unwrap()).unwrap();
+        std::fs::write(root.join(file), text).unwrap();
+    }
+    let target = root.join("target");
+    (dir, Workspace { root, target })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -89,24 +89,12 @@ fn judge(ran: &Ran, root: &Path) -> Outcome {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::workspace;
 
-    /// A workspace of one crate without dependencies, with this source and licence.
+    /// A workspace of one crate with this source and licence, judged by the project's own deny.toml.
     fn planted(source: &str, licence: &str) -> (tempfile::TempDir, Workspace) {
-        let dir = tempfile::tempdir().unwrap();
-        let root = dir.path().to_path_buf();
-        let manifest = format!(
-            "[package]\nname = \"planted\"\nversion = \"1.0.0\"\nedition = \"2024\"\nlicense = \"{licence}\"\n"
-        );
-        let lock = "version = 4\n\n[[package]]\nname = \"planted\"\nversion = \"1.0.0\"\n";
         let deny = include_str!("../../../../deny.toml");
-        std::fs::create_dir(root.join("src")).unwrap();
-        for (file, text) in
-            [("Cargo.toml", &*manifest), ("Cargo.lock", lock), ("deny.toml", deny), ("src/lib.rs", source)]
-        {
-            std::fs::write(root.join(file), text).unwrap();
-        }
-        let target = root.join("target");
-        (dir, Workspace { root, target })
+        workspace::planted(licence, &[("deny.toml", deny), ("src/lib.rs", source)])
     }
 
     fn failed(outcome: Outcome) -> String {
