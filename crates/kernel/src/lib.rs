@@ -1,1 +1,36 @@
-//! See the crate's description in Cargo.toml.
+//! The only crate that changes the kernel, and that reads it.
+//!
+//! - [`Applier`] executes plan steps and takes nothing else;
+//! - [`Observer`] reads what is there, as the same values the plan is made of;
+//! - [`Monitor`] tells when something changed behind the agent's back;
+//! - [`BootFiles`] keeps the records of this boot in files;
+//! - [`netns`] opens and enters network namespaces.
+//!
+//! Not here: why an object is wanted, which steps lead there, records of the cluster's store. Everything is synchronous
+//! and belongs on plain threads: a call may take the calling thread into a pod's namespace and back.
+//!
+//! Invariants:
+//! - an object that is not ours by mark (route protocol, nexthop id and protocol, name and alternative name of a link,
+//!   table name) is neither changed nor removed, also when a step says so;
+//! - writing what is there and removing what is gone succeed;
+//! - what was written for an object is read back as an object that satisfies it.
+
+mod apply;
+mod error;
+mod monitor;
+mod netlink;
+pub mod netns;
+mod observe;
+mod own;
+mod reaper;
+mod records;
+mod sysctl;
+mod wire;
+
+pub use apply::{Applier, OnError, Outcome};
+pub use error::{Fault, ObserveError, StepError};
+pub use monitor::{Changed, Monitor};
+pub use netns::{Netns, NetnsError};
+pub use observe::Observer;
+pub use own::OwnTraffic;
+pub use records::{BootFiles, Records};

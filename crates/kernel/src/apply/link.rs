@@ -1,0 +1,234 @@
+//! Links: made, taken over, removed.
+
+use ripstop_netmodel::{LINK_PREFIX, Link, LinkKind, Ns, Object, Veth};
+use ripstop_plan::Action;
+
+use super::run::{Run, mismatch};
+use super::space::{find_link, read_link};
+use crate::error::Fault;
+use crate::netlink::NetlinkError;
+use crate::wire;
+use crate::wire::link::RawLink;
+
+use std::os::fd::{AsFd, AsRawFd};
+
+/// Drivers of the links we make.
+const KINDS: [&str; 4] = ["veth", "bridge", "vxlan", "ifb"];
+
+impl Run<'_> {
+    /// Makes a link, or makes the one that is there so.
+    pub(super) fn make_link(&mut self, i: usize, link: &Link) -> Result<bool, Fault> {
+        if !link.name.as_str().starts_with(LINK_PREFIX) || link.ns != Ns::Host {
+            let why = format!("links are made in the node's own namespace under names that begin with {LINK_PREFIX}");
+            return Err(Fault::Unsupported(why.into()));
+        }
+        self.flush(&Ns::Host);
+        if self.steps[i].action == Action::Update
+            && let Some(there) = find_link(&mut self.applier.route, &link.name)?
+        {
+            self.check_ours(&there, link)?;
+            return self.set_link(i, link, &there);
+        }
+        match self.create_link(i, link) {
+            Err(Fault::Refused { errno: libc::EEXIST, text, .. }) => self.take_over(i, link, &text),
+            result => result,
+        }
+    }
+
+    fn create_link(&mut self, i: usize, link: &Link) -> Result<bool, Fault> {
+        let peer_ns = match &link.kind {
+            LinkKind::Veth(veth) => match &self.space(&veth.ns)?.pod {
+                Some(pod) => Some(pod.netns.as_fd().as_raw_fd()),
+                None => None,
+            },
+            _ => None,
+        };
+        let master = self.master(link)?;
+        let Some(create) = wire::link::create(link, master, peer_ns) else {
+            return Err(Fault::Unsupported("links of this kind are not made by us".into()));
+        };
+        let [created, shown] = <[_; 2]>::try_from(self.applier.route.batch(vec![create, wire::link::get(&link.name)]))
+            .map_err(|_| mismatch())?;
+        created.result.map_err(|error| self.refused(i, &error))?;
+        let made = shown.replies.first().and_then(RawLink::read);
+        let made = made.ok_or_else(|| Fault::NoLink { link: link.name.clone() })?;
+        self.learn(link, &made);
+        self.finish_link(i, link, &made, true)
+    }
+
+    /// Remembers the indexes of a link and of its other end.
+    fn learn(&mut self, link: &Link, made: &RawLink) {
+        self.spaces.entry(Ns::Host).or_default().indexes.insert(link.name.clone(), made.index);
+        if let (LinkKind::Veth(veth), Some(index)) = (&link.kind, made.peer_index) {
+            self.spaces.entry(veth.ns.clone()).or_default().indexes.insert(veth.name.clone(), index);
+        }
+    }
+
+    fn master(&mut self, link: &Link) -> Result<Option<u32>, Fault> {
+        link.master.as_ref().map(|master| self.index(&Ns::Host, master)).transpose()
+    }
+
+    fn set_link(&mut self, i: usize, link: &Link, there: &RawLink) -> Result<bool, Fault> {
+        self.learn(link, there);
+        self.finish_link(i, link, there, false)
+    }
+
+    /// Everything but the making: mark, master, MTU, address, up.
+    fn finish_link(&mut self, i: usize, link: &Link, there: &RawLink, fresh: bool) -> Result<bool, Fault> {
+        let mut messages = Vec::new();
+        if let Some(altname) = link.altname.as_deref()
+            && !there.altnames.iter().any(|name| **name == *altname)
+        {
+            if let Some(old) = there.owner_name() {
+                messages.push(wire::link::remove_altname(there.index, old));
+            }
+            messages.push(wire::link::add_altname(there.index, altname));
+        }
+        let master = match (&link.master, there.master) {
+            (Some(_), _) => self.master(link)?.filter(|wanted| there.master != Some(*wanted)),
+            (None, Some(_)) => Some(0),
+            (None, None) => None,
+        };
+        let mut wanted = link.clone();
+        if wanted.mac == there.mac {
+            wanted.mac = None;
+        }
+        // Of what we make, only this changes its address only while down.
+        if wanted.mac.is_some() && !fresh && matches!(link.kind, LinkKind::Ifb) {
+            messages.push(wire::link::down(there.index));
+        }
+        if !fresh && wanted.mtu == Some(there.mtu) {
+            wanted.mtu = None;
+        }
+        messages.extend(wire::link::settings(&wanted, there.index, fresh, master));
+        for answer in self.applier.route.batch(messages) {
+            if let Err(error) = answer.result {
+                return Err(self.explain(i, link, error));
+            }
+        }
+        Ok(true)
+    }
+
+    /// An alternative name that is taken: by whom.
+    fn explain(&mut self, i: usize, link: &Link, error: NetlinkError) -> Fault {
+        if error.errno == libc::EEXIST
+            && let Some(altname) = &link.altname
+            && let Ok(Some(holder)) = read_link(&mut self.applier.route, wire::link::get_by_altname(altname))
+        {
+            return Fault::Foreign { holder: format!("the name {altname} of link {}", holder.name).into() };
+        }
+        self.refused(i, &error)
+    }
+
+    /// The name is taken, or the other end's is.
+    fn take_over(&mut self, i: usize, link: &Link, text: &str) -> Result<bool, Fault> {
+        let Some(there) = find_link(&mut self.applier.route, &link.name)? else {
+            let cause = match &link.kind {
+                LinkKind::Veth(veth) => {
+                    Some(format!("there is an interface {} in {} already", veth.name, veth.ns).into())
+                }
+                LinkKind::Vxlan { .. } => Some("another VXLAN device has this network identifier and port".into()),
+                _ => None,
+            };
+            return Err(Fault::Refused { errno: libc::EEXIST, text: text.into(), cause });
+        };
+        self.check_ours(&there, link)?;
+        if self.is_what_is_wanted(&there, link)? {
+            return self.set_link(i, link, &there);
+        }
+        // Ours, but of other parts that cannot be changed: a VTEP of another network, a pair whose other end is elsewhere.
+        if !marked(&there, link) {
+            return Err(Fault::Foreign { holder: format!("a link {} without a mark of ours", there.name).into() });
+        }
+        let faults = self.applier.reaper.remove(&[there.index].into());
+        if let Some(error) = faults.get(&there.index) {
+            return Err(self.refused(i, error));
+        }
+        self.create_link(i, link)
+    }
+
+    /// Fails if the link is of another kind or names another owner than the step's.
+    fn check_ours(&self, there: &RawLink, link: &Link) -> Result<(), Fault> {
+        let kind = there.kind.as_deref().unwrap_or("device");
+        if kind != driver(&link.kind) {
+            return Err(Fault::Foreign { holder: format!("a link {} of kind {kind}", there.name).into() });
+        }
+        match (there.owner_name(), link.altname.as_deref()) {
+            (Some(found), Some(wanted)) if found != wanted && self.before_altname(link) != Some(found) => {
+                Err(Fault::Foreign { holder: format!("a link {} of {found}", there.name).into() })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The mark the link had when the plan was made: a change may change it.
+    fn before_altname(&self, link: &Link) -> Option<&str> {
+        self.steps.iter().find_map(|step| match step.before.as_deref().map(|entry| &entry.object) {
+            Some(Object::Link(before)) if before.name == link.name && before.ns == link.ns => before.altname.as_deref(),
+            _ => None,
+        })
+    }
+
+    /// Whether the link that is there can become the wanted one by settings.
+    fn is_what_is_wanted(&mut self, there: &RawLink, link: &Link) -> Result<bool, Fault> {
+        match &link.kind {
+            LinkKind::Veth(veth) => self.has_other_end(there, veth),
+            LinkKind::Vxlan { vni, port, local } => Ok(there.vxlan == Some((*vni, *port, *local))),
+            _ => Ok(marked(there, link)),
+        }
+    }
+
+    /// Whether the other end has the wanted name and address in the wanted namespace.
+    fn has_other_end(&mut self, there: &RawLink, veth: &Veth) -> Result<bool, Fault> {
+        let other = find_link(self.socket(&veth.ns)?, &veth.name)?;
+        Ok(other.is_some_and(|other| {
+            other.kind.as_deref() == Some("veth")
+                && other.mac == Some(veth.mac)
+                && other.peer_index == Some(there.index)
+                && there.peer_index == Some(other.index)
+        }))
+    }
+
+    /// Hands a link to the reaper when it is ours.
+    pub(super) fn remove_link(&mut self, i: usize) -> Result<bool, Fault> {
+        let step = &self.steps[i];
+        let ripstop_netmodel::Key::Link { name, .. } = &step.key else { return Err(mismatch()) };
+        let Some(there) = find_link(&mut self.applier.route, name)? else { return Ok(true) };
+        let kind = there.kind.as_deref().unwrap_or("device");
+        if !name.as_str().starts_with(LINK_PREFIX) || !KINDS.contains(&kind) {
+            return Err(Fault::Foreign { holder: format!("a link {name} of kind {kind}").into() });
+        }
+        let before = match step.before.as_deref().map(|entry| &entry.object) {
+            Some(Object::Link(before)) => before.altname.as_deref(),
+            _ => None,
+        };
+        if let (Some(found), Some(expected)) = (there.owner_name(), before)
+            && found != expected
+        {
+            return Err(Fault::Foreign { holder: format!("a link {name} of {found}").into() });
+        }
+        self.spaces.entry(Ns::Host).or_default().indexes.remove(name);
+        // The same link twice is removed once; making the same name again comes after the removal.
+        self.departing.push((i, there.index));
+        Ok(false)
+    }
+}
+
+/// Whether a link carries the step's mark: the alternative name, or where none is asked for, the hardware address. A
+/// crash between the making and the naming leaves a link with the address only.
+fn marked(there: &RawLink, link: &Link) -> bool {
+    let named = link.altname.as_deref().is_some_and(|wanted| there.altnames.iter().any(|name| **name == *wanted));
+    let addressed = link.mac.is_some() && there.mac == link.mac;
+    named || addressed || (link.altname.is_none() && link.mac.is_none())
+}
+
+fn driver(kind: &LinkKind) -> &str {
+    match kind {
+        LinkKind::Veth(_) | LinkKind::VethPeer => "veth",
+        LinkKind::Bridge => "bridge",
+        LinkKind::Vxlan { .. } => "vxlan",
+        LinkKind::Ifb => "ifb",
+        LinkKind::Loopback => "device",
+        LinkKind::Other(kind) => kind,
+    }
+}

@@ -1,0 +1,384 @@
+//! One run over a list of steps.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ripstop_netmodel::{Entry, Key, Link, LinkKind, Ns, Object, RecordScope, Route, RouteTarget};
+use ripstop_plan::{Action, Step};
+use ripstop_types::IfName;
+
+use super::hint::cause;
+use super::space::{Item, Pod, Space, find_link};
+use super::{Applier, OnError, Outcome};
+use crate::error::{Fault, StepError};
+use crate::netlink::uapi::{NLM_F_EXCL, NLM_F_REPLACE};
+use crate::netlink::{Message, NetlinkError, Socket};
+use crate::records::Records;
+use crate::{sysctl, wire};
+
+/// The state of a run. A step without a result has not been begun, or waits to be sent.
+pub(super) struct Run<'a> {
+    pub(super) applier: &'a mut Applier,
+    pub(super) steps: &'a [Step],
+    pub(super) results: Vec<Option<Result<(), Fault>>>,
+    pub(super) spaces: BTreeMap<Ns, Space>,
+    /// nftables steps that will be one transaction.
+    pub(super) nft: Vec<usize>,
+    /// Links that will be removed together: step and index.
+    pub(super) departing: Vec<(usize, u32)>,
+    /// Routes of ours that are there, by namespace; read when first needed.
+    pub(super) owned_routes: BTreeMap<Ns, BTreeSet<Key>>,
+    /// Nexthop objects in our range that are not ours; read when first needed.
+    pub(super) foreign_nexthops: Option<BTreeSet<u32>>,
+    records: &'a mut dyn Records,
+    on_error: OnError,
+    failed: bool,
+}
+
+impl<'a> Run<'a> {
+    pub(super) fn new(
+        applier: &'a mut Applier,
+        steps: &'a [Step],
+        on_error: OnError,
+        records: &'a mut dyn Records,
+    ) -> Self {
+        Self {
+            applier,
+            results: vec![None; steps.len()],
+            steps,
+            spaces: BTreeMap::new(),
+            nft: Vec::new(),
+            departing: Vec::new(),
+            owned_routes: BTreeMap::new(),
+            foreign_nexthops: None,
+            records,
+            on_error,
+            failed: false,
+        }
+    }
+
+    pub(super) fn finish(mut self) -> Vec<Outcome> {
+        for i in 0..self.steps.len() {
+            self.step(i);
+            if self.stopped() {
+                break;
+            }
+        }
+        self.flush_all();
+        let outcomes = self.results.into_iter().zip(self.steps).enumerate();
+        outcomes
+            .map(|(index, (result, step))| {
+                let fault = |fault: Fault| -> StepError { fault.of(&step.key, step.action) };
+                Outcome { index, result: result.unwrap_or(Err(Fault::NotRun)).map_err(fault) }
+            })
+            .collect()
+    }
+
+    fn stopped(&self) -> bool {
+        self.failed && self.on_error == OnError::Stop
+    }
+
+    /// Sets a step's result; the first failure stands.
+    pub(super) fn settle(&mut self, step: usize, result: Result<(), Fault>) {
+        self.failed |= result.is_err();
+        match &self.results[step] {
+            Some(Err(_)) => {}
+            _ => self.results[step] = Some(result),
+        }
+    }
+
+    fn step(&mut self, i: usize) {
+        let step = &self.steps[i];
+        if step.action == Action::Refuse {
+            return self.settle(i, Ok(()));
+        }
+        match &step.key {
+            Key::Record { .. } => {
+                self.flush_all();
+                if !self.stopped() {
+                    let result = self.record(step);
+                    self.settle(i, result);
+                }
+            }
+            Key::NftTable { .. } | Key::NftElement(_) => {
+                self.flush_links();
+                self.flush(&Ns::Host);
+                self.nft.push(i);
+            }
+            _ => {
+                self.flush_nft();
+                if !matches!((&step.key, step.action), (Key::Link { ns: Ns::Host, .. }, Action::Delete)) {
+                    self.flush_links();
+                }
+                if !self.stopped() {
+                    match self.begin(i) {
+                        Ok(true) => self.settle(i, Ok(())),
+                        Ok(false) => {}
+                        Err(fault) if step.action == Action::Delete && is_gone(&fault) => self.settle(i, Ok(())),
+                        Err(fault) => self.settle(i, Err(fault)),
+                    }
+                }
+            }
+        }
+    }
+
+    fn record(&mut self, step: &Step) -> Result<(), Fault> {
+        let Key::Record { scope, key } = &step.key else {
+            return Err(Fault::Unsupported("the step is for another object than its key says".into()));
+        };
+        if let RecordScope::Cluster(kind) = scope {
+            return Err(Fault::Unsupported(format!("records of kind {kind} belong to the cluster's store").into()));
+        }
+        match (step.action, object(step)) {
+            (Action::Delete, _) => self.records.delete(scope, key),
+            (_, Some(Object::Record(record))) => self.records.put(record),
+            _ => Err(mismatch()),
+        }
+    }
+
+    /// Does a step or puts its messages with those that will be sent; `true` if it is done.
+    fn begin(&mut self, i: usize) -> Result<bool, Fault> {
+        let step = &self.steps[i];
+        let delete = step.action == Action::Delete;
+        let ns = step.key.ns().cloned().unwrap_or(Ns::Host);
+        match (&step.key, object(step)) {
+            (Key::Link { .. }, _) => return self.link(i, &ns),
+            (Key::Sysctl { .. } | Key::LinkSysctl { .. }, _) if delete => return Ok(true),
+            (Key::Sysctl { .. } | Key::LinkSysctl { .. }, Some(Object::Sysctl(setting))) => {
+                self.flush(&ns);
+                if self.stopped() {
+                    return Err(Fault::NotRun);
+                }
+                let (path, value) = (setting.path.clone(), setting.value.clone());
+                self.inside(&ns, || sysctl::write(&path, &value))??;
+                return Ok(true);
+            }
+            (Key::Address { link, ip, .. }, _) if delete => {
+                let index = self.index(&ns, link)?;
+                let address = match step.before.as_deref() {
+                    Some(Entry { object: Object::Address(address), .. }) => address.clone(),
+                    _ => wire::address::bare(&ns, link, *ip),
+                };
+                self.push(i, &ns, wire::address::delete(&address, index));
+            }
+            (Key::Address { link, .. }, Some(Object::Address(address))) => {
+                let index = self.index(&ns, link)?;
+                self.push(i, &ns, wire::address::create(address, index));
+            }
+            (Key::Neighbour { link, ip, .. }, _) if delete => {
+                let index = self.index(&ns, link)?;
+                self.push(i, &ns, wire::neighbour::delete(*ip, index));
+            }
+            (Key::Neighbour { link, .. }, Some(Object::Neighbour(neighbour))) => {
+                let index = self.index(&ns, link)?;
+                self.push(i, &ns, wire::neighbour::create(neighbour, index));
+            }
+            (Key::Fdb { link, mac }, _) if delete => {
+                let index = self.index(&ns, link)?;
+                self.push(i, &ns, wire::neighbour::delete_fdb(*mac, index));
+            }
+            (Key::Fdb { link, .. }, Some(Object::Fdb(fdb))) => {
+                let index = self.index(&ns, link)?;
+                self.push(i, &ns, wire::neighbour::create_fdb(fdb, index));
+            }
+            (Key::Nexthop { id }, _) if delete => {
+                self.check_nexthop(*id)?;
+                self.push(i, &ns, wire::nexthop::delete(*id));
+            }
+            (Key::Nexthop { .. }, Some(Object::Nexthop(nexthop))) => {
+                let index = self.index(&ns, &nexthop.link)?;
+                // Only a foreign id can be in the way of a change: whether there is one was seen when it was made.
+                let flags = if step.action == Action::Update { NLM_F_REPLACE } else { NLM_F_EXCL };
+                self.push(i, &ns, wire::nexthop::create(nexthop, index, flags));
+            }
+            (Key::Route { table, dst, metric, .. }, _) if delete => {
+                self.space(&ns)?;
+                self.push(i, &ns, wire::route::delete(*table, *dst, *metric));
+            }
+            (Key::Route { .. }, Some(Object::Route(route))) => self.route(i, route)?,
+            (Key::Qdisc { link, .. }, _) if delete => {
+                let index = self.index(&ns, link)?;
+                self.push(i, &ns, wire::qdisc::delete(index));
+            }
+            (Key::Qdisc { link, .. }, Some(Object::Qdisc(qdisc))) => {
+                let index = self.index(&ns, link)?;
+                self.push(i, &ns, wire::qdisc::create(qdisc, index, NLM_F_EXCL));
+            }
+            _ => return Err(mismatch()),
+        }
+        Ok(false)
+    }
+
+    /// A route that replaces one must be known to replace one of ours: the kernel would replace any.
+    fn route(&mut self, i: usize, route: &Route) -> Result<(), Fault> {
+        let index = self.route_link(route)?;
+        let known = self.steps[i].action == Action::Update && self.owns_route(route)?;
+        let flags = if known { NLM_F_REPLACE } else { NLM_F_EXCL };
+        self.push(i, &route.ns, wire::route::create(route, index, flags));
+        Ok(())
+    }
+
+    /// The index of the link a route leaves by, where it names one.
+    pub(super) fn route_link(&mut self, route: &Route) -> Result<Option<u32>, Fault> {
+        self.space(&route.ns)?;
+        match &route.target {
+            RouteTarget::Via { link, .. } | RouteTarget::Link(link) => self.index(&route.ns, link).map(Some),
+            RouteTarget::Nexthop(_) | RouteTarget::Unreachable => Ok(None),
+        }
+    }
+
+    pub(super) fn push(&mut self, step: usize, ns: &Ns, message: Message) {
+        self.spaces.entry(ns.clone()).or_default().pending.push(Item { step, message });
+    }
+
+    /// Opens what a namespace needs, once a run.
+    pub(super) fn space(&mut self, ns: &Ns) -> Result<&mut Space, Fault> {
+        if let Ns::Path(path) = ns
+            && self.spaces.get(ns).is_none_or(|space| space.pod.is_none())
+        {
+            let pod = Pod::open(path, &self.applier.host)?;
+            self.spaces.entry(ns.clone()).or_default().pod = Some(pod);
+        }
+        Ok(self.spaces.entry(ns.clone()).or_default())
+    }
+
+    /// The socket of a namespace.
+    pub(super) fn socket(&mut self, ns: &Ns) -> Result<&mut Socket, Fault> {
+        if *ns == Ns::Host {
+            return Ok(&mut self.applier.route);
+        }
+        let space = self.space(ns)?;
+        space.pod.as_mut().map(|pod| &mut pod.socket).ok_or_else(mismatch)
+    }
+
+    /// Runs something with the thread inside a namespace.
+    fn inside<T>(&mut self, ns: &Ns, work: impl FnOnce() -> T) -> Result<T, Fault> {
+        match &self.space(ns)?.pod {
+            Some(pod) => Ok(pod.netns.run(work)?),
+            None => Ok(work()),
+        }
+    }
+
+    /// The index of a link. A link that was made in this run is known already.
+    pub(super) fn index(&mut self, ns: &Ns, link: &IfName) -> Result<u32, Fault> {
+        if let Some(index) = self.space(ns)?.indexes.get(link) {
+            return Ok(*index);
+        }
+        let found = find_link(self.socket(ns)?, link)?;
+        let index = found.ok_or_else(|| Fault::NoLink { link: link.clone() })?.index;
+        self.space(ns)?.indexes.insert(link.clone(), index);
+        Ok(index)
+    }
+
+    /// Sends everything that waits: the agent's own namespace first.
+    pub(super) fn flush_all(&mut self) {
+        self.flush_nft();
+        self.flush_links();
+        for ns in self.spaces.keys().cloned().collect::<Vec<_>>() {
+            if self.stopped() {
+                return;
+            }
+            self.flush(&ns);
+        }
+    }
+
+    /// Sends what waits for one namespace, in one system call as far as it fits.
+    pub(super) fn flush(&mut self, ns: &Ns) {
+        let Some(space) = self.spaces.get_mut(ns).filter(|space| !space.pending.is_empty()) else { return };
+        let items = std::mem::take(&mut space.pending);
+        let socket = match &mut space.pod {
+            Some(pod) => &mut pod.socket,
+            None => &mut self.applier.route,
+        };
+        let (steps, messages): (Vec<usize>, Vec<Message>) = items.into_iter().map(|i| (i.step, i.message)).unzip();
+        let answers = socket.batch(messages);
+        let mut conflicts = Vec::new();
+        for (step, answer) in steps.into_iter().zip(answers) {
+            match answer.result {
+                Ok(()) => self.settle(step, Ok(())),
+                Err(error) if self.steps[step].action == Action::Delete && is_absent(&self.steps[step].key, &error) => {
+                    self.settle(step, Ok(()));
+                }
+                Err(error) if error.errno == libc::EEXIST && can_conflict(&self.steps[step].key) => {
+                    conflicts.push(step)
+                }
+                Err(error) => self.settle(step, Err(self.refused(step, &error))),
+            }
+        }
+        for step in conflicts {
+            let result = self.resolve(step);
+            self.settle(step, result);
+        }
+    }
+
+    fn flush_links(&mut self) {
+        if self.departing.is_empty() {
+            return;
+        }
+        self.flush(&Ns::Host);
+        let departing = std::mem::take(&mut self.departing);
+        let faults = self.applier.reaper.remove(&departing.iter().map(|(_, index)| *index).collect());
+        for (step, index) in departing {
+            let result = faults.get(&index).map_or(Ok(()), |error| Err(self.refused(step, error)));
+            self.settle(step, result);
+        }
+    }
+
+    pub(super) fn refused(&self, step: usize, error: &NetlinkError) -> Fault {
+        let step = &self.steps[step];
+        Fault::refused(error, cause(step.after.as_deref().or(step.before.as_deref()), error.errno))
+    }
+
+    fn link(&mut self, i: usize, ns: &Ns) -> Result<bool, Fault> {
+        let step = &self.steps[i];
+        match (step.action, object(step), ns) {
+            (Action::Delete, _, Ns::Host) => self.remove_link(i),
+            // The other end of a pair goes with the first, and loopback with its namespace.
+            (Action::Delete, ..) => Ok(true),
+            (_, Some(Object::Link(link)), _) => match link.kind {
+                LinkKind::VethPeer | LinkKind::Loopback => self.set_up_link(i, link),
+                _ => self.make_link(i, link),
+            },
+            _ => Err(mismatch()),
+        }
+    }
+
+    /// Puts the settings of a link that is there with what will be sent.
+    fn set_up_link(&mut self, i: usize, link: &Link) -> Result<bool, Fault> {
+        let index = self.index(&link.ns, &link.name)?;
+        for message in wire::link::settings(link, index, false, None) {
+            self.push(i, &link.ns, message);
+        }
+        Ok(false)
+    }
+}
+
+fn object(step: &Step) -> Option<&Object> {
+    step.after.as_ref().map(|entry| &entry.object)
+}
+
+pub(super) fn mismatch() -> Fault {
+    Fault::Unsupported("the step has no object, or one of another kind than its key says".into())
+}
+
+/// Whether a removal failed because there is nothing to remove.
+fn is_gone(fault: &Fault) -> bool {
+    match fault {
+        Fault::NoLink { .. } => true,
+        fault => fault.is_namespace_gone(),
+    }
+}
+
+/// What the kernel answers where the object of a removal is not there.
+fn is_absent(key: &Key, error: &NetlinkError) -> bool {
+    match key {
+        Key::Route { .. } => matches!(error.errno, libc::ESRCH | libc::ENOENT | libc::ENODEV),
+        Key::Address { .. } => matches!(error.errno, libc::EADDRNOTAVAIL | libc::ENODEV),
+        Key::Qdisc { .. } => matches!(error.errno, libc::ENOENT | libc::EINVAL | libc::ENODEV),
+        _ => matches!(error.errno, libc::ENOENT | libc::ENODEV),
+    }
+}
+
+/// Objects whose creation is exclusive at first, so that a foreign one is not replaced.
+fn can_conflict(key: &Key) -> bool {
+    matches!(key, Key::Nexthop { .. } | Key::Route { .. } | Key::Qdisc { .. })
+}

@@ -1,0 +1,402 @@
+//! A synchronous netlink socket.
+
+use std::fmt;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+
+use netlink_sys::constants::{NETLINK_NETFILTER, NETLINK_ROUTE};
+use netlink_sys::{Socket as Raw, SocketAddr};
+
+use crate::error::errno_text;
+
+use super::message::{Attrs, HEADER, Message, Replies, Reply};
+use super::uapi::{
+    NLM_F_ACK, NLM_F_ACK_TLVS, NLM_F_CAPPED, NLM_F_DUMP, NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR, NLMSGERR_ATTR_MSG,
+};
+
+/// Bytes one read takes at most: the kernel puts up to 32 KiB of a dump into one buffer.
+const READ: usize = 64 * 1024;
+/// Bytes that may wait to be read. Thousands of acknowledgements or events of one kernel call must fit.
+const RECEIVE_BUFFER: i32 = 8 << 20;
+/// Messages and bytes of one `sendmsg`: measured to be past the point where more gains anything.
+const CHUNK_MESSAGES: usize = 200;
+const CHUNK_BYTES: usize = 128 * 1024;
+/// A dump is begun anew so often when the kernel says that what it shows changed meanwhile.
+const DUMP_TRIES: usize = 20;
+/// Seconds until a silent kernel counts as an error. It answers within the call that asks.
+const PATIENCE: libc::time_t = 30;
+
+/// Netlink families.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Protocol {
+    /// Links, addresses, routes, neighbours, queueing disciplines.
+    Route,
+    /// nftables.
+    Netfilter,
+}
+
+/// What the kernel, or the way to it, refuses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct NetlinkError {
+    /// `errno`, positive.
+    pub(crate) errno: i32,
+    /// The kernel's own words (extended acknowledgement), where it gives any.
+    pub(crate) text: Option<Box<str>>,
+}
+
+impl NetlinkError {
+    pub(crate) fn from_io(error: &std::io::Error) -> Self {
+        Self { errno: error.raw_os_error().unwrap_or(libc::EIO), text: None }
+    }
+
+    pub(crate) fn with_text(errno: i32, text: &str) -> Self {
+        Self { errno, text: Some(text.into()) }
+    }
+}
+
+impl fmt::Display for NetlinkError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.text {
+            Some(text) => write!(f, "{text} ({})", errno_text(self.errno)),
+            None => f.write_str(&errno_text(self.errno)),
+        }
+    }
+}
+
+/// What one message of a batch got.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    /// Done, or why not.
+    pub(crate) result: Result<(), NetlinkError>,
+    /// What a GET message of the batch asked for.
+    pub(crate) replies: Replies,
+}
+
+/// A netlink socket of the network namespace in which the thread was when it opened it.
+pub(crate) struct Socket {
+    raw: Raw,
+    port: u32,
+    seq: u32,
+    buffer: Vec<u8>,
+    send: Vec<u8>,
+}
+
+impl fmt::Debug for Socket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Socket").field("port", &self.port).finish_non_exhaustive()
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: the descriptor is open as long as `self.raw`, which the borrow holds.
+        unsafe { BorrowedFd::borrow_raw(self.raw.as_raw_fd()) }
+    }
+}
+
+impl Socket {
+    /// Opens a socket in the calling thread's network namespace.
+    pub(crate) fn open(protocol: Protocol) -> std::io::Result<Self> {
+        let mut raw = Raw::new(match protocol {
+            Protocol::Route => NETLINK_ROUTE,
+            Protocol::Netfilter => NETLINK_NETFILTER,
+        })?;
+        raw.bind(&SocketAddr::new(0, 0))?;
+        let mut address = SocketAddr::new(0, 0);
+        raw.get_address(&mut address)?;
+        raw.set_ext_ack(true)?;
+        raw.set_cap_ack(true)?;
+        if protocol == Protocol::Route {
+            raw.set_netlink_get_strict_chk(true)?;
+        }
+        let socket = Self { raw, port: address.port_number(), seq: 0, buffer: vec![0; READ], send: Vec::new() };
+        set_option(socket.as_fd(), libc::SO_RCVBUFFORCE, &RECEIVE_BUFFER)
+            .or_else(|_| set_option(socket.as_fd(), libc::SO_RCVBUF, &RECEIVE_BUFFER))?;
+        let patience = libc::timeval { tv_sec: PATIENCE, tv_usec: 0 };
+        set_option(socket.as_fd(), libc::SO_RCVTIMEO, &patience)?;
+        Ok(socket)
+    }
+
+    /// The port id, by which the kernel names this socket as the cause of an event.
+    pub(crate) fn port(&self) -> u32 {
+        self.port
+    }
+
+    /// Receives the events of a multicast group from now on.
+    pub(crate) fn join(&self, group: u32) -> std::io::Result<()> {
+        self.raw.add_membership(group)
+    }
+
+    /// Ends [`Self::join`].
+    pub(crate) fn leave(&self, group: u32) -> std::io::Result<()> {
+        self.raw.drop_membership(group)
+    }
+
+    /// Sends one message and waits until it is done.
+    pub(crate) fn call(&mut self, message: Message) -> Result<Replies, NetlinkError> {
+        let answer = self.batch(vec![message]).pop();
+        let answer = answer.ok_or_else(|| NetlinkError::with_text(libc::EIO, "no answer to an empty batch"))?;
+        answer.result.map(|()| answer.replies)
+    }
+
+    /// Sends messages, many in one system call, and waits until all are done. A message that fails does not keep
+    /// those behind it from being tried.
+    pub(crate) fn batch(&mut self, messages: Vec<Message>) -> Vec<Answer> {
+        let mut answers = Vec::with_capacity(messages.len());
+        let mut chunk = Vec::new();
+        let mut bytes = 0;
+        for message in messages {
+            if chunk.len() == CHUNK_MESSAGES || (bytes + message.bytes.len() > CHUNK_BYTES && !chunk.is_empty()) {
+                answers.extend(self.chunk(std::mem::take(&mut chunk)));
+                bytes = 0;
+            }
+            bytes += message.bytes.len();
+            chunk.push(message);
+        }
+        if !chunk.is_empty() {
+            answers.extend(self.chunk(chunk));
+        }
+        answers
+    }
+
+    /// Only the last message asks for an acknowledgement: the kernel handles them in order and reports every failure
+    /// anyway, so silence about one whose successor was answered means that it was done.
+    fn chunk(&mut self, messages: Vec<Message>) -> Vec<Answer> {
+        let count = messages.len();
+        let first = self.seq.wrapping_add(1);
+        self.send.clear();
+        for (i, mut message) in messages.into_iter().enumerate() {
+            self.seq = self.seq.wrapping_add(1);
+            message.seal(self.seq, if i + 1 == count { NLM_F_ACK } else { 0 });
+            self.send.extend_from_slice(&message.bytes);
+        }
+        let mut answers: Vec<Answer> =
+            std::iter::repeat_with(|| Answer { result: Ok(()), replies: Replies::default() }).take(count).collect();
+        let sent = send_all(&self.raw, &self.send);
+        let outcome = sent.map_err(|e| NetlinkError::from_io(&e)).and_then(|()| self.collect(first, &mut answers));
+        if let Err(error) = outcome {
+            for answer in answers.iter_mut().filter(|a| a.result.is_ok()) {
+                answer.result = Err(error.clone());
+            }
+        }
+        answers
+    }
+
+    /// Reads until the last message of a chunk is answered.
+    fn collect(&mut self, first: u32, answers: &mut [Answer]) -> Result<(), NetlinkError> {
+        let last = answers.len() - 1;
+        loop {
+            let len = self.read(0)?;
+            let mut done = false;
+            for (seq, reply) in each_message(&self.buffer[..len]) {
+                let index = seq.wrapping_sub(first) as usize;
+                let Some(answer) = answers.get_mut(index) else { continue };
+                match reply.kind {
+                    NLMSG_ERROR => {
+                        if let Err(error) = parse_ack(reply) {
+                            answer.result = Err(error);
+                        }
+                        done |= index == last;
+                    }
+                    NLMSG_DONE => {}
+                    _ => answer.replies.push(reply),
+                }
+            }
+            if done {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Asks for everything of a kind. Begins anew when the kernel says that it changed while it was shown.
+    pub(crate) fn dump(&mut self, message: &Message) -> Result<Replies, NetlinkError> {
+        let mut replies = Replies::default();
+        for _ in 0..DUMP_TRIES {
+            replies.clear();
+            if self.dump_once(message.clone(), &mut replies)? {
+                return Ok(replies);
+            }
+        }
+        Err(NetlinkError::with_text(libc::EINTR, "what was asked for kept changing while it was shown"))
+    }
+
+    /// Whether the dump was whole.
+    fn dump_once(&mut self, mut message: Message, replies: &mut Replies) -> Result<bool, NetlinkError> {
+        self.seq = self.seq.wrapping_add(1);
+        message.seal(self.seq, NLM_F_DUMP);
+        send_all(&self.raw, &message.bytes).map_err(|e| NetlinkError::from_io(&e))?;
+        let mut whole = true;
+        loop {
+            let len = match self.read(0) {
+                Ok(len) => len,
+                // A part was lost; the rest still comes and ends with DONE.
+                Err(error) if error.errno == libc::ENOBUFS => {
+                    whole = false;
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            for (seq, reply) in each_message(&self.buffer[..len]) {
+                if seq != self.seq {
+                    continue;
+                }
+                whole &= reply.flags & NLM_F_DUMP_INTR == 0;
+                match reply.kind {
+                    NLMSG_ERROR => return parse_ack(reply).map(|()| whole),
+                    NLMSG_DONE => {
+                        let code = reply.body.first_chunk().map_or(0, |b| i32::from_ne_bytes(*b));
+                        if code < 0 {
+                            return Err(NetlinkError { errno: -code, text: ext_ack(&reply.body[4..]) });
+                        }
+                        return Ok(whole);
+                    }
+                    _ => replies.push(reply),
+                }
+            }
+        }
+    }
+
+    /// Sends bytes that already are whole messages (an nftables batch) as one piece, and gives every failure the
+    /// kernel reports, with the sequence number it belongs to. The kernel has handled all of it when this returns.
+    pub(crate) fn transact(&mut self, bytes: &[u8]) -> Result<Vec<(u32, NetlinkError)>, NetlinkError> {
+        let room = i32::try_from(bytes.len().saturating_mul(2).max(1 << 20)).unwrap_or(i32::MAX);
+        set_option(self.as_fd(), libc::SO_SNDBUFFORCE, &room)
+            .or_else(|_| set_option(self.as_fd(), libc::SO_SNDBUF, &room))
+            .map_err(|e| NetlinkError::from_io(&e))?;
+        send_all(&self.raw, bytes).map_err(|e| NetlinkError::from_io(&e))?;
+        let mut faults = Vec::new();
+        loop {
+            let len = match self.read(libc::MSG_DONTWAIT) {
+                Ok(len) => len,
+                Err(error) if error.errno == libc::EAGAIN => return Ok(faults),
+                Err(error) => return Err(error),
+            };
+            for (seq, reply) in each_message(&self.buffer[..len]) {
+                if reply.kind == NLMSG_ERROR
+                    && let Err(error) = parse_ack(reply)
+                {
+                    faults.push((seq, error));
+                }
+            }
+        }
+    }
+
+    /// Reads one buffer of events without waiting; `None` when there is none.
+    pub(crate) fn events(&mut self) -> Result<Option<&[u8]>, NetlinkError> {
+        match self.read(libc::MSG_DONTWAIT) {
+            Ok(len) => Ok(Some(&self.buffer[..len])),
+            Err(error) if error.errno == libc::EAGAIN => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn read(&mut self, flags: i32) -> Result<usize, NetlinkError> {
+        loop {
+            match self.raw.recv(&mut &mut self.buffer[..], flags | libc::MSG_TRUNC) {
+                Ok(len) if len > self.buffer.len() => {
+                    return Err(NetlinkError::with_text(libc::EMSGSIZE, "a message of the kernel is over 64 KiB"));
+                }
+                Ok(len) => return Ok(len),
+                Err(error) if error.raw_os_error() == Some(libc::EINTR) => {}
+                Err(error) => return Err(NetlinkError::from_io(&error)),
+            }
+        }
+    }
+}
+
+/// Every whole message in a buffer, with its sequence number.
+pub(crate) fn each_message(mut bytes: &[u8]) -> impl Iterator<Item = (u32, Reply<'_>)> {
+    std::iter::from_fn(move || {
+        let header = bytes.first_chunk::<HEADER>()?;
+        let u32_at = |at: usize| u32::from_ne_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
+        let len = u32_at(0) as usize;
+        let body = bytes.get(HEADER..len)?;
+        let reply = Reply {
+            kind: u16::from_ne_bytes([header[4], header[5]]),
+            flags: u16::from_ne_bytes([header[6], header[7]]),
+            port: u32_at(12),
+            body,
+        };
+        bytes = bytes.get(len.next_multiple_of(4)..).unwrap_or_default();
+        Some((u32_at(8), reply))
+    })
+}
+
+/// `struct nlmsgerr`: a negative errno or zero, the header of the request, then the kernel's words.
+fn parse_ack(reply: Reply<'_>) -> Result<(), NetlinkError> {
+    let code = reply.body.first_chunk().map_or(-libc::EIO, |b| i32::from_ne_bytes(*b));
+    if code == 0 {
+        return Ok(());
+    }
+    let echoed = reply
+        .body
+        .get(4..8)
+        .and_then(|b| b.first_chunk().copied())
+        .map_or(HEADER, |b| if reply.flags & NLM_F_CAPPED != 0 { HEADER } else { u32::from_ne_bytes(b) as usize });
+    let text = if reply.flags & NLM_F_ACK_TLVS == 0 {
+        None
+    } else {
+        reply.body.get(4 + echoed.next_multiple_of(4)..).and_then(ext_ack)
+    };
+    Err(NetlinkError { errno: -code, text })
+}
+
+fn ext_ack(bytes: &[u8]) -> Option<Box<str>> {
+    Attrs(bytes).str(NLMSGERR_ATTR_MSG).map(Into::into)
+}
+
+fn send_all(raw: &Raw, bytes: &[u8]) -> std::io::Result<()> {
+    loop {
+        match raw.send(bytes, 0) {
+            Ok(_) => return Ok(()),
+            Err(error) if error.raw_os_error() == Some(libc::EINTR) => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// `setsockopt` at the level of sockets.
+pub(crate) fn set_option<T>(fd: BorrowedFd<'_>, option: i32, value: &T) -> std::io::Result<()> {
+    let len = libc::socklen_t::try_from(size_of::<T>()).unwrap_or(0);
+    // SAFETY: the pointer and the length describe `value`, which lives through the call.
+    let code =
+        unsafe { libc::setsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, option, std::ptr::from_ref(value).cast(), len) };
+    if code == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::uapi::{RTM_GETLINK, RTM_GETROUTE};
+    use super::*;
+
+    #[test]
+    fn loopback_is_in_every_dump_and_an_unknown_link_is_an_error_with_words() {
+        let mut socket = Socket::open(Protocol::Route).unwrap();
+        let links = socket.dump(&Message::new(RTM_GETLINK, 0, &[0; 16])).unwrap();
+        assert!(links.iter().any(|l| l.split::<16>().unwrap().1.str(3) == Some("lo")));
+        let fault = socket.call(Message::new(RTM_GETLINK, 0, &[0; 16]).str(3, "rip-no-such")).unwrap_err();
+        assert_eq!(fault.errno, libc::ENODEV);
+        assert_eq!(errno_text(libc::ENODEV), "No such device");
+    }
+
+    #[test]
+    fn each_message_of_a_batch_gets_its_own_answer() {
+        let mut socket = Socket::open(Protocol::Route).unwrap();
+        let get = |name: &str| Message::new(RTM_GETLINK, 0, &[0; 16]).str(3, name);
+        let answers = socket.batch(vec![get("lo"), get("rip-no-such"), get("lo")]);
+        assert!(answers[0].result.is_ok() && answers[0].replies.first().is_some());
+        assert_eq!(answers[1].result.as_ref().unwrap_err().errno, libc::ENODEV);
+        assert!(answers[2].result.is_ok() && answers[2].replies.first().is_some());
+        let many = socket.batch((0..1000).map(|_| get("lo")).collect());
+        assert!(many.iter().all(|a| a.replies.first().is_some()));
+    }
+
+    #[test]
+    fn strict_checking_gives_the_kernels_words() {
+        let mut socket = Socket::open(Protocol::Route).unwrap();
+        let mut header = [0; 12];
+        header[1] = 3; // a destination length in a dump request is refused
+        let fault = socket.dump(&Message::new(RTM_GETROUTE, 0, &header)).unwrap_err();
+        assert_eq!(fault.errno, libc::EINVAL);
+        assert!(fault.text.is_some(), "{fault:?}");
+    }
+}

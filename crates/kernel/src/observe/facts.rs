@@ -1,0 +1,167 @@
+//! What is on the host and not ours.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use ripstop_netmodel::{ForeignDrop, HostFacts, HostLink, LINK_PREFIX, NFT_TABLE};
+use ripstop_types::Family;
+
+use crate::apply::routes;
+use crate::error::ObserveError;
+use crate::netlink::uapi::*;
+use crate::netlink::{Attrs, Message, Reply, Socket};
+use crate::sysctl;
+use crate::wire;
+use crate::wire::address::RawAddress;
+use crate::wire::link::RawLink;
+
+/// Bytes of `struct nfgenmsg`.
+const NFGEN: usize = 4;
+
+pub(super) fn read(route: &mut Socket, nft: &mut Socket) -> Result<HostFacts, ObserveError> {
+    let ipv6 = std::path::Path::new("/proc/net/if_inet6").exists();
+    let links = route.dump(&wire::link::dump()).map_err(|e| ObserveError::new("links", e))?;
+    let links: BTreeMap<u32, RawLink> = links.iter().filter_map(RawLink::read).map(|link| (link.index, link)).collect();
+    let addresses = route.dump(&wire::address::dump(None)).map_err(|e| ObserveError::new("addresses", e))?;
+    let mut by_link: BTreeMap<u32, BTreeSet<(IpAddr, u8)>> = BTreeMap::new();
+    for address in addresses.iter().filter_map(RawAddress::read).filter(is_usable) {
+        by_link.entry(address.index).or_default().insert((address.ip, address.len));
+    }
+    let mut facts = HostFacts { ipv6, ..HostFacts::default() };
+    for link in links.values().filter(|link| is_foreign(link)) {
+        let addresses = by_link.remove(&link.index).unwrap_or_default().into_iter().collect();
+        let running =
+            link.flags & IFF_UP != 0 && link.flags & (IFF_RUNNING | IFF_LOWER_UP) == IFF_RUNNING | IFF_LOWER_UP;
+        facts.links.insert(link.name.clone(), HostLink { running, mtu: link.mtu, mac: link.mac, addresses });
+    }
+    for family in Family::BOTH {
+        if let Some(link) = default_link(route, family)?.and_then(|index| links.get(&index)) {
+            facts.default_links.insert(family, link.name.clone());
+        }
+    }
+    facts.bridge_netfilter = bridge_netfilter(ipv6);
+    facts.foreign_drops = foreign_drops(nft)?;
+    Ok(facts)
+}
+
+/// Whether a link is neither ours nor loopback.
+pub(crate) fn is_foreign(link: &RawLink) -> bool {
+    link.flags & IFF_LOOPBACK == 0 && !link.name.as_str().starts_with(LINK_PREFIX)
+}
+
+/// An address others can reach the node by. Temporary ones change too often to be named to anyone.
+pub(crate) fn is_usable(address: &RawAddress) -> bool {
+    address.scope == RT_SCOPE_UNIVERSE && address.flags & IFA_F_TEMPORARY == 0
+}
+
+/// The link of the default route with the lowest metric, in the main table.
+fn default_link(socket: &mut Socket, family: Family) -> Result<Option<u32>, ObserveError> {
+    let all = routes(socket, family, None, Some(RT_TABLE_MAIN)).map_err(|e| ObserveError::new("routes", e))?;
+    let defaults = all.iter().filter(|route| route.dst.len() == 0 && route.kind == RTN_UNICAST);
+    let candidates = defaults.filter_map(|route| route.index.map(|index| (route.metric, index)));
+    Ok(candidates.min().map(|(_, index)| index))
+}
+
+/// Whether br_netfilter hands bridged packets of every family the kernel has to netfilter.
+fn bridge_netfilter(ipv6: bool) -> Option<bool> {
+    let on = |name: &str| sysctl::read(&format!("net/bridge/{name}")).ok().flatten().map(|value| value != "0");
+    let v4 = on("bridge-nf-call-iptables")?;
+    Some(v4 && (!ipv6 || on("bridge-nf-call-ip6tables").unwrap_or(true)))
+}
+
+/// A chain on the forward hook.
+struct ForwardChain {
+    family: u8,
+    table: String,
+    name: String,
+    drops: bool,
+}
+
+fn foreign_drops(socket: &mut Socket) -> Result<Vec<ForeignDrop>, ObserveError> {
+    let nft = |kind: u16, family: u8| Message::new(NFNL_SUBSYS_NFTABLES << 8 | kind, 0, &[family, 0, 0, 0]);
+    let replies = match socket.dump(&nft(NFT_MSG_GETCHAIN, 0)) {
+        Ok(replies) => replies,
+        // A kernel without nftables has no chains.
+        Err(error) if matches!(error.errno, libc::EINVAL | libc::EOPNOTSUPP | libc::EPROTONOSUPPORT) => {
+            return Ok(Vec::new());
+        }
+        Err(error) => return Err(ObserveError::new("nftables chains", error)),
+    };
+    let mut drops = Vec::new();
+    for chain in replies.iter().filter_map(forward_chain).filter(|chain| chain.table != NFT_TABLE) {
+        let ends_in_drop = || -> Result<bool, ObserveError> {
+            let request =
+                nft(NFT_MSG_GETRULE, chain.family).str(NFTA_RULE_TABLE, &chain.table).str(NFTA_RULE_CHAIN, &chain.name);
+            match socket.dump(&request) {
+                Ok(rules) => Ok(rules
+                    .iter()
+                    .filter_map(|rule| rule.split::<NFGEN>())
+                    .last()
+                    .is_some_and(|(_, rule)| always_drops(rule.nested(NFTA_RULE_EXPRESSIONS)))),
+                Err(error) if error.errno == libc::ENOENT => Ok(false),
+                Err(error) => Err(ObserveError::new("nftables rules", error)),
+            }
+        };
+        let mut ends_in_drop = ends_in_drop;
+        if !chain.drops && !ends_in_drop()? {
+            continue;
+        }
+        let family = family_word(chain.family);
+        let iptables = matches!(family, "ip" | "ip6") && chain.table == "filter" && chain.name == "FORWARD";
+        drops.push(ForeignDrop {
+            family: family.into(),
+            table: chain.table.as_str().into(),
+            chain: chain.name.as_str().into(),
+            iptables,
+        });
+    }
+    drops.sort();
+    Ok(drops)
+}
+
+/// A base chain on the forward hook of a family that sees routed packets.
+fn forward_chain(reply: Reply<'_>) -> Option<ForwardChain> {
+    let (header, attrs) = reply.split::<NFGEN>()?;
+    let hook = attrs.get(NFTA_CHAIN_HOOK).map(Attrs)?;
+    let routed = family_word(header[0]) != "other";
+    if !routed || hook.be32(NFTA_HOOK_HOOKNUM)? != NF_INET_FORWARD {
+        return None;
+    }
+    Some(ForwardChain {
+        family: header[0],
+        table: attrs.str(NFTA_CHAIN_TABLE)?.into(),
+        name: attrs.str(NFTA_CHAIN_NAME)?.into(),
+        drops: attrs.be32(NFTA_CHAIN_POLICY) == Some(NF_DROP),
+    })
+}
+
+/// Whether a rule drops or rejects every packet: nothing in it but counters before the verdict.
+fn always_drops(expressions: Attrs<'_>) -> bool {
+    let mut drops = false;
+    for (_, expression) in expressions.into_iter().filter(|(kind, _)| *kind == NFTA_LIST_ELEM) {
+        let expression = Attrs(expression);
+        let data = expression.nested(NFTA_EXPR_DATA);
+        drops = match expression.str(NFTA_EXPR_NAME) {
+            Some("counter" | "log") => false,
+            Some("reject") => true,
+            Some("target") => matches!(data.str(NFTA_TARGET_NAME), Some("REJECT" | "DROP")),
+            Some("immediate") => {
+                let verdict = data.nested(NFTA_IMMEDIATE_DATA).nested(NFTA_DATA_VERDICT).be32(NFTA_VERDICT_CODE);
+                verdict == Some(NF_DROP)
+            }
+            // A condition.
+            _ => return false,
+        };
+    }
+    drops
+}
+
+/// `NFPROTO_*` as nft writes it.
+fn family_word(family: u8) -> &'static str {
+    match family {
+        1 => "inet",
+        2 => "ip",
+        10 => "ip6",
+        _ => "other",
+    }
+}

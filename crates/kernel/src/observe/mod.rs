@@ -1,0 +1,126 @@
+//! The kernel's state as values of the model.
+//!
+//! Not here: what should be there. Everything read is a value that could be compared with one that is wanted; what has
+//! no form in the model (a foreign route, a learned neighbour) is left out, except what [`HostFacts`] has a place for.
+
+mod facts;
+mod nft;
+mod space;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ripstop_netmodel::{HostFacts, Key, Model, Ns, Object, Sysctl};
+
+use crate::error::ObserveError;
+use crate::netlink::{Protocol, Socket};
+use crate::netns::Netns;
+use crate::sysctl;
+
+/// Reads the kernel. One is enough for a node, and it may be used beside the applier on another thread.
+#[derive(Debug)]
+pub struct Observer {
+    host: Netns,
+    route: Socket,
+    nft: Socket,
+}
+
+impl Observer {
+    /// Opens sockets in the calling thread's network namespace, which is the agent's own ([`Ns::Host`]) from then on. The
+    /// other methods must be called from a thread in the same namespace.
+    ///
+    /// # Errors
+    /// The kernel refuses a socket.
+    pub fn open() -> Result<Self, ObserveError> {
+        let open = |protocol| Socket::open(protocol).map_err(|e| ObserveError::new("a netlink socket", e));
+        let host = Netns::current().map_err(|e| ObserveError::netns(&e))?;
+        Ok(Self { host, route: open(Protocol::Route)?, nft: open(Protocol::Netfilter)? })
+    }
+
+    /// Everything of ours in the agent's namespace: links named `rip*` with their addresses, permanent neighbours,
+    /// forwarding entries and queueing discipline; nexthop objects of our ids and routes of our protocol; tables named
+    /// `ripstop` with their elements. Of the settings below /proc/sys, those whose keys are in `sysctls`. Owners are
+    /// read from the links' alternative names; what hangs on a link has its link's owner.
+    ///
+    /// The far end of an observed veth is a placeholder: the kernel shows no path of its namespace.
+    ///
+    /// # Errors
+    /// The kernel cannot be asked.
+    pub fn host(&mut self, sysctls: &BTreeSet<Key>) -> Result<Model, ObserveError> {
+        let mut model = Model::new();
+        space::ours(&mut self.route, &mut model)?;
+        nft::ours(&mut self.nft, &mut model)?;
+        let settings = sysctls.iter().filter(|key| key.ns() == Some(&Ns::Host));
+        read_settings(&Ns::Host, settings, &mut model)?;
+        Ok(model)
+    }
+
+    /// What is there under these keys, in whatever namespace: absent keys are absent from the model, and so are objects
+    /// whose namespace does not exist, records, and routes and nexthops of others. Cheap for few keys.
+    ///
+    /// The calling thread enters pods' namespaces and comes back before this returns.
+    ///
+    /// # Errors
+    /// The kernel cannot be asked, or a path is no network namespace though something is there.
+    pub fn observe_keys(&mut self, keys: &BTreeSet<Key>) -> Result<Model, ObserveError> {
+        let mut by_ns: BTreeMap<&Ns, BTreeSet<&Key>> = BTreeMap::new();
+        for key in keys {
+            if let Some(ns) = key.ns() {
+                by_ns.entry(ns).or_default().insert(key);
+            }
+        }
+        let mut model = Model::new();
+        for (ns, keys) in by_ns {
+            match ns {
+                Ns::Host => {
+                    space::keys(&mut self.route, ns, &keys, &mut model)?;
+                    nft::keys(&mut self.nft, &keys, &mut model)?;
+                    read_settings(ns, keys, &mut model)?;
+                }
+                Ns::Path(path) => self.pod(ns, path, keys, &mut model)?,
+            }
+        }
+        Ok(model)
+    }
+
+    /// Links, addresses and settings of the agent's namespace that are not ours.
+    ///
+    /// # Errors
+    /// The kernel cannot be asked.
+    pub fn facts(&mut self) -> Result<HostFacts, ObserveError> {
+        facts::read(&mut self.route, &mut self.nft)
+    }
+
+    fn pod(&self, ns: &Ns, path: &str, keys: BTreeSet<&Key>, model: &mut Model) -> Result<(), ObserveError> {
+        let netns = match Netns::open(path) {
+            Ok(netns) => netns,
+            Err(error) if error.is_gone() => return Ok(()),
+            Err(error) => return Err(ObserveError::netns(&error)),
+        };
+        if netns.is_same(&self.host) {
+            return Err(ObserveError::netns(&crate::netns::NetnsError::Own { path: path.into() }));
+        }
+        let inside = netns.run(|| {
+            let mut socket = Socket::open(Protocol::Route).map_err(|e| ObserveError::new("a netlink socket", e))?;
+            space::keys(&mut socket, ns, &keys, model)?;
+            read_settings(ns, keys, model)
+        });
+        inside.map_err(|error| ObserveError::netns(&error))?
+    }
+}
+
+/// Reads settings in the calling thread's namespace.
+fn read_settings<'a>(ns: &Ns, keys: impl IntoIterator<Item = &'a Key>, model: &mut Model) -> Result<(), ObserveError> {
+    for key in keys {
+        let (path, link) = match key {
+            Key::Sysctl { path, .. } => (path, None),
+            Key::LinkSysctl { path, link, .. } => (path, Some(link.clone())),
+            _ => continue,
+        };
+        let value = sysctl::read(path).map_err(|fault| ObserveError::new(key.to_string(), fault))?;
+        if let Some(value) = value {
+            let setting = Sysctl { ns: ns.clone(), link, path: path.clone(), value: value.into() };
+            model.insert(Object::Sysctl(setting), None);
+        }
+    }
+    Ok(())
+}

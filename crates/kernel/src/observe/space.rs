@@ -1,0 +1,292 @@
+//! Links, addresses, neighbours, forwarding entries, nexthops, routes and queueing disciplines of one namespace.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ripstop_netmodel::{Key, Kind, LINK_PREFIX, Model, Ns, Object, ROUTE_PROTOCOL, Resource};
+use ripstop_types::{Family, IfName, Owner};
+
+use crate::apply::routes;
+use crate::error::ObserveError;
+use crate::netlink::{Message, NetlinkError, Replies, Socket};
+use crate::wire;
+use crate::wire::Names;
+use crate::wire::address::RawAddress;
+use crate::wire::link::RawLink;
+use crate::wire::neighbour::RawNeighbour;
+use crate::wire::nexthop::RawNexthop;
+use crate::wire::qdisc::RawQdisc;
+
+/// Up to so many objects of a kind are asked for one by one; above, everything of the kind is read.
+const FEW: usize = 32;
+
+/// Puts everything of ours in the agent's namespace into the model.
+pub(super) fn ours(socket: &mut Socket, model: &mut Model) -> Result<(), ObserveError> {
+    let mut view = View::new(socket, Ns::Host);
+    view.read_links()?;
+    let ours: BTreeMap<u32, Option<Owner>> = view
+        .links
+        .values()
+        .filter(|link| link.name.as_str().starts_with(LINK_PREFIX))
+        .map(|link| (link.index, link.owner_name().map(Owner::from_mark)))
+        .collect();
+    let owner = |index: u32| ours.get(&index).cloned();
+    for link in view.links.values().filter(|link| ours.contains_key(&link.index)) {
+        model.insert(link.to_link(&Ns::Host, &view.names), owner(link.index).flatten());
+    }
+    for address in view.addresses(None)?.into_iter().filter(|a| !a.is_kernels()) {
+        if let Some(owner) = owner(address.index)
+            && let Some(address) = address.to_address(&Ns::Host, &view.names)
+        {
+            model.insert(address, owner);
+        }
+    }
+    for neighbour in view.neighbours(None)? {
+        if let Some(owner) = owner(neighbour.index)
+            && let Some(neighbour) = neighbour.to_neighbour(&Ns::Host, &view.names)
+        {
+            model.insert(neighbour, owner);
+        }
+    }
+    for index in view.vxlans().filter(|index| ours.contains_key(index)).collect::<Vec<_>>() {
+        for fdb in view.fdb(index)?.into_iter().filter_map(|n| n.to_fdb(&view.names)) {
+            model.insert(fdb, owner(index).flatten());
+        }
+    }
+    for nexthop in view.nexthops()?.into_iter().filter(RawNexthop::is_ours) {
+        if let Some(nexthop) = nexthop.to_nexthop(&view.names) {
+            model.insert(nexthop, None);
+        }
+    }
+    for route in view.routes()? {
+        model.insert_entry(route);
+    }
+    for qdisc in view.qdiscs(None)? {
+        if let Some(owner) = owner(qdisc.index)
+            && let Some(qdisc) = qdisc.to_qdisc(&Ns::Host, &view.names)
+        {
+            model.insert(qdisc, owner);
+        }
+    }
+    Ok(())
+}
+
+/// Puts what is there under these keys into the model.
+pub(super) fn keys(socket: &mut Socket, ns: &Ns, keys: &BTreeSet<&Key>, model: &mut Model) -> Result<(), ObserveError> {
+    let mut view = View::new(socket, ns.clone());
+    view.read_links_of(keys)?;
+    let mut found: Vec<Object> = Vec::new();
+    let of = |kind: Kind| keys.iter().filter(|key| key.kind() == kind).copied().collect::<Vec<_>>();
+    found.extend(view.links.values().map(|link| link.to_link(ns, &view.names).into()));
+    if !of(Kind::Address).is_empty() {
+        let addresses = view.addresses(view.only_link(&of(Kind::Address)))?;
+        found.extend(addresses.into_iter().filter_map(|a| a.to_address(ns, &view.names)).map(Object::from));
+    }
+    view.find_neighbours(&of(Kind::Neighbour), &mut found)?;
+    view.find_fdb(&of(Kind::Fdb), &mut found)?;
+    view.find_nexthops(&of(Kind::Nexthop), &mut found)?;
+    if !of(Kind::Route).is_empty() {
+        found.extend(view.routes()?.into_iter().map(|entry| entry.object.clone()));
+    }
+    if !of(Kind::Qdisc).is_empty() {
+        let qdiscs = view.qdiscs(view.only_link(&of(Kind::Qdisc)))?;
+        found.extend(qdiscs.into_iter().filter_map(|q| q.to_qdisc(ns, &view.names)).map(Object::from));
+    }
+    for object in found {
+        if keys.contains(&object.key()) {
+            let owner = view.owner_of(&object);
+            model.insert(object, owner);
+        }
+    }
+    Ok(())
+}
+
+/// One namespace, as far as it was asked for.
+struct View<'a> {
+    socket: &'a mut Socket,
+    ns: Ns,
+    links: BTreeMap<u32, RawLink>,
+    names: Names,
+}
+
+impl<'a> View<'a> {
+    fn new(socket: &'a mut Socket, ns: Ns) -> Self {
+        Self { socket, ns, links: BTreeMap::new(), names: Names::new() }
+    }
+
+    fn error(&self, what: &str, error: &NetlinkError) -> ObserveError {
+        ObserveError::new(format!("{what} in {}", self.ns), error)
+    }
+
+    fn dump(&mut self, what: &str, message: &Message) -> Result<Replies, ObserveError> {
+        self.socket.dump(message).map_err(|error| self.error(what, &error))
+    }
+
+    /// What a request for one thing gives; nothing where it is not there.
+    fn get(&mut self, what: &str, message: Message) -> Result<Replies, ObserveError> {
+        match self.socket.call(message) {
+            Ok(replies) => Ok(replies),
+            Err(error) if matches!(error.errno, libc::ENOENT | libc::ENODEV | libc::ESRCH) => Ok(Replies::default()),
+            // A forwarding entry asked for at a device that keeps none.
+            Err(error) if matches!(error.errno, libc::EOPNOTSUPP | libc::EINVAL) => Ok(Replies::default()),
+            Err(error) => Err(self.error(what, &error)),
+        }
+    }
+
+    fn read_links(&mut self) -> Result<(), ObserveError> {
+        let replies = self.dump("links", &wire::link::dump())?;
+        self.add_links(&replies);
+        Ok(())
+    }
+
+    fn add_links(&mut self, replies: &Replies) {
+        for link in replies.iter().filter_map(RawLink::read) {
+            self.names.insert(link.index, link.name.clone());
+            self.links.insert(link.index, link);
+        }
+    }
+
+    /// The links that the keys name, or all where objects are asked for that may name any.
+    fn read_links_of(&mut self, keys: &BTreeSet<&Key>) -> Result<(), ObserveError> {
+        let any = |key: &Key| matches!(key.kind(), Kind::Route | Kind::Nexthop | Kind::Link);
+        let names: BTreeSet<IfName> = keys.iter().filter_map(|key| link_of(key)).cloned().collect();
+        if names.is_empty() && !keys.iter().any(|key| any(key)) {
+            return Ok(());
+        }
+        if names.len() > FEW || keys.iter().any(|key| any(key)) {
+            return self.read_links();
+        }
+        for name in names {
+            let replies = self.get("a link", wire::link::get(&name))?;
+            self.add_links(&replies);
+        }
+        Ok(())
+    }
+
+    fn index(&self, name: &IfName) -> Option<u32> {
+        self.links.values().find(|link| link.name == *name).map(|link| link.index)
+    }
+
+    /// The index of the one link all keys are about.
+    fn only_link(&self, keys: &[&Key]) -> Option<u32> {
+        let names: BTreeSet<&IfName> = keys.iter().filter_map(|key| link_of(key)).collect();
+        match names.into_iter().collect::<Vec<_>>()[..] {
+            [name] => self.index(name),
+            _ => None,
+        }
+    }
+
+    /// The owner that the link names, of a link or of what hangs on it.
+    fn owner_of(&self, object: &Object) -> Option<Owner> {
+        let key = object.key();
+        let name = link_of(&key).filter(|_| matches!(self.ns, Ns::Host))?;
+        let link = self.links.values().find(|link| link.name == *name)?;
+        link.owner_name().map(Owner::from_mark)
+    }
+
+    fn vxlans(&self) -> impl Iterator<Item = u32> {
+        self.links.values().filter(|link| link.vxlan.is_some()).map(|link| link.index)
+    }
+
+    fn addresses(&mut self, index: Option<u32>) -> Result<Vec<RawAddress>, ObserveError> {
+        let replies = self.dump("addresses", &wire::address::dump(index))?;
+        Ok(replies.iter().filter_map(RawAddress::read).collect())
+    }
+
+    fn neighbours(&mut self, index: Option<u32>) -> Result<Vec<RawNeighbour>, ObserveError> {
+        let replies = self.dump("neighbours", &wire::neighbour::dump(index))?;
+        Ok(replies.iter().filter_map(RawNeighbour::read).collect())
+    }
+
+    fn fdb(&mut self, index: u32) -> Result<Vec<RawNeighbour>, ObserveError> {
+        let replies = self.dump("forwarding entries", &wire::neighbour::dump_fdb(index))?;
+        Ok(replies.iter().filter_map(RawNeighbour::read).filter(|n| n.index == index).collect())
+    }
+
+    fn nexthops(&mut self) -> Result<Vec<RawNexthop>, ObserveError> {
+        let replies = self.dump("nexthops", &wire::nexthop::dump())?;
+        Ok(replies.iter().filter_map(RawNexthop::read).collect())
+    }
+
+    /// Routes of ours, all tables.
+    fn routes(&mut self) -> Result<Vec<std::sync::Arc<ripstop_netmodel::Entry>>, ObserveError> {
+        let mut found = Vec::new();
+        for family in Family::BOTH {
+            let all = routes(self.socket, family, Some(ROUTE_PROTOCOL), None);
+            for route in all.map_err(|error| self.error("routes", &error))? {
+                if route.multipath {
+                    continue;
+                }
+                if let Some(route) = route.to_route(&self.ns, &self.names) {
+                    found.push(std::sync::Arc::new(ripstop_netmodel::Entry { object: route.into(), owner: None }));
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    fn qdiscs(&mut self, index: Option<u32>) -> Result<Vec<RawQdisc>, ObserveError> {
+        let replies = self.dump("queueing disciplines", &wire::qdisc::dump(index))?;
+        Ok(replies.iter().filter_map(RawQdisc::read).filter(|q| index.is_none_or(|index| q.index == index)).collect())
+    }
+
+    fn find_neighbours(&mut self, keys: &[&Key], found: &mut Vec<Object>) -> Result<(), ObserveError> {
+        let mut raw = Vec::new();
+        if keys.len() > FEW {
+            raw = self.neighbours(self.only_link(keys))?;
+        } else {
+            for key in keys {
+                let Key::Neighbour { link, ip, .. } = key else { continue };
+                let Some(index) = self.index(link) else { continue };
+                let replies = self.get("a neighbour", wire::neighbour::get(*ip, index))?;
+                raw.extend(replies.iter().filter_map(RawNeighbour::read));
+            }
+        }
+        found.extend(raw.into_iter().filter_map(|n| n.to_neighbour(&self.ns, &self.names)).map(Object::from));
+        Ok(())
+    }
+
+    fn find_fdb(&mut self, keys: &[&Key], found: &mut Vec<Object>) -> Result<(), ObserveError> {
+        let mut raw = Vec::new();
+        if keys.len() > FEW {
+            for index in self.vxlans().collect::<Vec<_>>() {
+                raw.extend(self.fdb(index)?);
+            }
+        } else {
+            for key in keys {
+                let Key::Fdb { link, mac } = key else { continue };
+                let Some(index) = self.index(link) else { continue };
+                let replies = self.get("a forwarding entry", wire::neighbour::get_fdb(*mac, index))?;
+                raw.extend(replies.iter().filter_map(RawNeighbour::read));
+            }
+        }
+        found.extend(raw.into_iter().filter_map(|n| n.to_fdb(&self.names)).map(Object::from));
+        Ok(())
+    }
+
+    fn find_nexthops(&mut self, keys: &[&Key], found: &mut Vec<Object>) -> Result<(), ObserveError> {
+        let mut raw = Vec::new();
+        if keys.len() > FEW {
+            raw = self.nexthops()?;
+        } else {
+            for key in keys {
+                let Key::Nexthop { id } = key else { continue };
+                let replies = self.get("a nexthop", wire::nexthop::get(*id))?;
+                raw.extend(replies.iter().filter_map(RawNexthop::read));
+            }
+        }
+        let ours = raw.into_iter().filter(RawNexthop::is_ours);
+        found.extend(ours.filter_map(|n| n.to_nexthop(&self.names)).map(Object::from));
+        Ok(())
+    }
+}
+
+/// The link a key names.
+fn link_of(key: &Key) -> Option<&IfName> {
+    match key {
+        Key::Link { name, .. } => Some(name),
+        Key::Address { link, .. } | Key::Neighbour { link, .. } | Key::Fdb { link, .. } | Key::Qdisc { link, .. } => {
+            Some(link)
+        }
+        _ => None,
+    }
+}

@@ -1,0 +1,1 @@
+//! The crate against the kernel, in network namespaces of the tests' own.
