@@ -16,9 +16,11 @@
 //! - A watch has no gap and no duplicate. Where it cannot continue, it says [`Event::Reset`] and begins anew.
 //! - No record expires. That a node is no longer alive is a judgement of who reads, on what that reader saw change.
 
+mod embedded;
 mod error;
 mod record;
 
+pub use embedded::{Embedded, Options};
 pub use error::StoreError;
 pub use record::{Event, Expect, Kind, MAX_DEPTH, MAX_KEY, MAX_VALUE, Record, node_of, validate_key, validate_value};
 

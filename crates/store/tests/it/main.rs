@@ -1,0 +1,3 @@
+//! Tests of the stores from outside.
+
+mod file;
