@@ -2,7 +2,8 @@
 
 use std::collections::HashSet;
 
-use super::ranges_world::{Budget, Setting, Step, World};
+use super::ranges_words::{Budget, Setting, Step};
+use super::ranges_world::World;
 
 /// What a search saw.
 #[derive(Debug, Default)]

@@ -9,67 +9,12 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::rc::Rc;
 
 use ripstop_ipam::{
-    Answer, Claim, ClaimKey, ClaimState, Claimant, RangeAction, RangeEngine, RangeEvent, RangeRequest, RangeSnapshot,
-    Slot, StopReason, Stored,
+    Answer, Claim, ClaimKey, ClaimState, Claimant, RangeAction, RangeEngine, RangeEvent, RangeSnapshot, Slot,
+    StopReason, Stored,
 };
 use ripstop_types::Revision;
 
-/// How often each fault may happen in one history.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub struct Budget {
-    /// An answer is lost, or the request with it (store away).
-    pub lost: u8,
-    /// A request is given up and may come through later.
-    pub delayed: u8,
-    /// A list shows the store as it was.
-    pub stale: u8,
-    /// The watch is interrupted; everything is listed anew.
-    pub relist: u8,
-    /// A change is delivered again.
-    pub repeat: u8,
-    /// An agent is killed.
-    pub kill: u8,
-    /// A start finds no snapshot.
-    pub amnesia: u8,
-    /// A machine is switched off (and may be switched on again).
-    pub off: u8,
-    /// An operator frees the range of a machine that is off, or its node is deleted.
-    pub operator: u8,
-    /// A node gives its range back, and may want one again.
-    pub release: u8,
-}
-
-/// Engines that break a rule, by way of an agent that lies to the right one. Each must be caught.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Mutant {
-    /// Takes the claim of a node that shows no life.
-    TrustsExpiry,
-    /// Takes a range as soon as the write is sent.
-    TrustsItsRequest,
-    /// Trusts the snapshot of another boot.
-    TrustsOldBoot,
-    /// Trusts what a list says it holds.
-    TrustsLists,
-    /// Deletes the claim before the snapshot is written.
-    DeletesBeforeSaving,
-    /// Does not look at claims that overlap.
-    IgnoresOverlap,
-    /// Writes without a condition.
-    WritesBlindly,
-    /// Deletes without a condition.
-    DeletesBlindly,
-    /// The operator frees ranges of machines that run.
-    OperatorGuesses,
-}
-
-/// What one node is asked to be.
-#[derive(Debug, Clone)]
-pub struct Part {
-    /// Its name.
-    pub node: String,
-    /// What it wants.
-    pub request: RangeRequest,
-}
+use super::ranges_words::{Budget, Mutant, Part, Setting, Step};
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Call {
@@ -115,58 +60,6 @@ pub struct World {
     /// Calls without a caller, which may come through at any time or never.
     adrift: Vec<Rc<Call>>,
     budget: Budget,
-}
-
-/// One step of one history.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Step {
-    Start(usize),
-    StartWithout(usize),
-    Land(usize),
-    Lose(usize),
-    Delay(usize),
-    Hear(usize),
-    HearNothing(usize),
-    List(usize, u64),
-    Watch(usize),
-    Repeat(usize, u64),
-    Save(usize),
-    Tick(usize),
-    Kill(usize),
-    Off(usize),
-    On(usize),
-    Release(usize),
-    Rejoin(usize),
-    Operator(usize),
-    Drift(usize),
-}
-
-impl Step {
-    /// Whether this is a fault, or something a person does, rather than progress.
-    pub fn is_fault(&self) -> bool {
-        matches!(
-            self,
-            Self::StartWithout(_)
-                | Self::Lose(_)
-                | Self::Delay(_)
-                | Self::HearNothing(_)
-                | Self::Repeat(..)
-                | Self::Kill(_)
-                | Self::Off(_)
-                | Self::Release(_)
-                | Self::Operator(_)
-                | Self::Drift(_)
-        )
-    }
-}
-
-/// The fixed part of a search.
-#[derive(Debug, Clone)]
-pub struct Setting {
-    /// The nodes.
-    pub parts: Vec<Part>,
-    /// A broken rule, if any.
-    pub mutant: Option<Mutant>,
 }
 
 impl World {
@@ -267,35 +160,11 @@ impl World {
     /// Does a step.
     pub fn take(&mut self, setting: &Setting, step: Step) {
         match step {
-            Step::Start(n) => self.start(setting, n),
-            Step::StartWithout(n) => {
-                self.budget.amnesia -= 1;
-                self.machine(n).disk = None;
-                self.start(setting, n);
+            Step::Start(_) | Step::StartWithout(_) | Step::Kill(_) | Step::Off(_) | Step::On(_) => {
+                self.power(setting, step)
             }
-            Step::Land(n) => {
-                let (op, call) = self.agent(n).calls.pop_front().unwrap();
-                let answer = self.execute(setting, &call);
-                self.agent(n).answers.push_back((op, answer));
-            }
-            Step::Lose(n) | Step::Delay(n) => {
-                let (op, call) = self.agent(n).calls.pop_front().unwrap();
-                if step == Step::Delay(n) {
-                    self.budget.delayed -= 1;
-                    self.drift(call);
-                } else {
-                    self.budget.lost -= 1;
-                }
-                self.feed(setting, n, &RangeEvent::Answer { op, answer: Answer::Failed });
-            }
-            Step::Hear(n) => {
-                let (op, answer) = self.agent(n).answers.pop_front().unwrap();
-                self.feed(setting, n, &RangeEvent::Answer { op, answer });
-            }
-            Step::HearNothing(n) => {
-                self.budget.lost -= 1;
-                let (op, _) = self.agent(n).answers.pop_front().unwrap();
-                self.feed(setting, n, &RangeEvent::Answer { op, answer: Answer::Failed });
+            Step::Land(_) | Step::Lose(_) | Step::Delay(_) | Step::Hear(_) | Step::HearNothing(_) => {
+                self.wire(setting, step);
             }
             Step::List(n, revision) => self.list(setting, n, revision),
             Step::Watch(n) => {
@@ -315,22 +184,6 @@ impl World {
                 }
             }
             Step::Tick(n) => self.feed(setting, n, &RangeEvent::Tick),
-            Step::Kill(n) => {
-                self.budget.kill -= 1;
-                self.kill(n);
-            }
-            Step::Off(n) => {
-                self.budget.off -= 1;
-                self.kill(n);
-                let machine = self.machine(n);
-                machine.off = true;
-                machine.occupied.clear();
-            }
-            Step::On(n) => {
-                let machine = self.machine(n);
-                machine.off = false;
-                machine.boot += 1;
-            }
             Step::Release(n) => {
                 self.budget.release -= 1;
                 let key = self.agent(n).engine.used().next().unwrap().clone();
@@ -351,6 +204,67 @@ impl World {
                 let call = self.adrift.remove(n);
                 self.execute(setting, &call);
             }
+        }
+    }
+
+    /// Agents and machines come and go.
+    fn power(&mut self, setting: &Setting, step: Step) {
+        match step {
+            Step::StartWithout(n) => {
+                self.budget.amnesia -= 1;
+                self.machine(n).disk = None;
+                self.start(setting, n);
+            }
+            Step::Kill(n) => {
+                self.budget.kill -= 1;
+                self.kill(n);
+            }
+            Step::Off(n) => {
+                self.budget.off -= 1;
+                self.kill(n);
+                let machine = self.machine(n);
+                machine.off = true;
+                machine.occupied.clear();
+            }
+            Step::On(n) => {
+                let machine = self.machine(n);
+                machine.off = false;
+                machine.boot += 1;
+            }
+            Step::Start(n) => self.start(setting, n),
+            _ => {}
+        }
+    }
+
+    /// A call or its answer moves on, or is lost.
+    fn wire(&mut self, setting: &Setting, step: Step) {
+        match step {
+            Step::Land(n) => {
+                let (op, call) = self.agent(n).calls.pop_front().unwrap();
+                let answer = self.execute(setting, &call);
+                self.agent(n).answers.push_back((op, answer));
+            }
+            Step::Lose(n) => {
+                self.budget.lost -= 1;
+                let (op, _) = self.agent(n).calls.pop_front().unwrap();
+                self.feed(setting, n, &RangeEvent::Answer { op, answer: Answer::Failed });
+            }
+            Step::Delay(n) => {
+                self.budget.delayed -= 1;
+                let (op, call) = self.agent(n).calls.pop_front().unwrap();
+                self.drift(call);
+                self.feed(setting, n, &RangeEvent::Answer { op, answer: Answer::Failed });
+            }
+            Step::Hear(n) => {
+                let (op, answer) = self.agent(n).answers.pop_front().unwrap();
+                self.feed(setting, n, &RangeEvent::Answer { op, answer });
+            }
+            Step::HearNothing(n) => {
+                self.budget.lost -= 1;
+                let (op, _) = self.agent(n).answers.pop_front().unwrap();
+                self.feed(setting, n, &RangeEvent::Answer { op, answer: Answer::Failed });
+            }
+            _ => {}
         }
     }
 
