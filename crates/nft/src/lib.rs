@@ -4,7 +4,19 @@
 //! kernel; what a rule is for belongs to the crates that write rules.
 //!
 //! - [`model`]: tables, chains, rules, sets and elements as values, with small functions to write rules in code.
+//! - [`text`]: nft's own syntax, for humans and golden files.
+//! - [`encode`]: netlink messages that change or read the ruleset.
+//! - [`decode`]: netlink messages the kernel sends, and whether a table is still the one that was written.
 //!
 //! Only what Linux 5.13 knows is used.
 
+mod bytes;
+pub mod decode;
+mod digest;
+pub mod encode;
+mod implied;
 pub mod model;
+pub mod text;
+mod uapi;
+
+pub use digest::Digest;

@@ -18,8 +18,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ripstop_types::{Family, IfName, Mac, Prefix};
 
 use super::{
-    Data, IfPattern, KeyPart, Limit, Log, MapKey, MapRef, MarkSource, Match, Name, Nat, NatFlags, NatKind, NatTo,
-    NumGen, Operand, RejectWith, Relation, Selector, SetRef, SetUpdate, Statement, TimeUnit, Value, Verdict,
+    Data, IfPattern, KeyPart, Limit, Log, MapRef, MarkSource, Match, Name, Nat, NatFlags, NatKind, NatTo, NumGen,
+    Operand, RejectWith, Relation, Selector, SetRef, SetUpdate, Statement, TimeUnit, Value, Verdict,
 };
 
 macro_rules! plain_value {
@@ -127,12 +127,6 @@ pub struct Field<T> {
     selector: Selector,
     mask: Option<u32>,
     value: PhantomData<T>,
-}
-
-impl<T> From<Field<T>> for MapKey {
-    fn from(field: Field<T>) -> Self {
-        field.selector.into()
-    }
 }
 
 impl<T> Field<T> {
@@ -246,6 +240,14 @@ impl Field<Mark> {
     }
 }
 
+impl Field<TcpFlags> {
+    /// Only these flags count.
+    #[must_use]
+    pub fn mask(self, mask: TcpFlags) -> Self {
+        Self { mask: Some(mask.0.into()), ..self }
+    }
+}
+
 macro_rules! bits {
     ($($name:ident: $inner:ty),+) => {$(
         impl std::ops::BitOr for $name {
@@ -313,37 +315,12 @@ impl<T> Fields for Field<T> {
     }
 }
 
-/// What a map of values is looked up by: a field, a generated number, or a tuple of these.
-pub trait Keys {
-    /// The fields of the key.
-    fn keys(self) -> Vec<MapKey>;
-}
-
-impl<T> Keys for Field<T> {
-    fn keys(self) -> Vec<MapKey> {
-        vec![self.into()]
-    }
-}
-
-impl Keys for NumGen {
-    fn keys(self) -> Vec<MapKey> {
-        vec![self.into()]
-    }
-}
-
 macro_rules! tuples {
     ($(($($t:ident $v:ident),+))+) => {$(
         impl<$($t),+> Fields for ($(Field<$t>,)+) {
             fn selectors(self) -> Vec<Selector> {
                 let ($($v,)+) = self;
                 vec![$($v.selector),+]
-            }
-        }
-
-        impl<$($t: Into<MapKey>),+> Keys for ($($t,)+) {
-            fn keys(self) -> Vec<MapKey> {
-                let ($($v,)+) = self;
-                vec![$($v.into()),+]
             }
         }
     )+};
@@ -505,22 +482,22 @@ fn nat(kind: NatKind, addr: IpAddr, port: Option<u16>) -> Statement {
 }
 
 /// The source a named map gives, an address.
-pub fn snat_map(family: Family, keys: impl Keys, map: impl Into<Name>) -> Statement {
+pub fn snat_map(family: Family, keys: impl Fields, map: impl Into<Name>) -> Statement {
     nat_map(NatKind::Snat, family, keys, map, false)
 }
 
 /// The destination a named map gives, an address.
-pub fn dnat_map(family: Family, keys: impl Keys, map: impl Into<Name>) -> Statement {
+pub fn dnat_map(family: Family, keys: impl Fields, map: impl Into<Name>) -> Statement {
     nat_map(NatKind::Dnat, family, keys, map, false)
 }
 
 /// The destination a named map gives, an address and a port.
-pub fn dnat_port_map(family: Family, keys: impl Keys, map: impl Into<Name>) -> Statement {
+pub fn dnat_port_map(family: Family, keys: impl Fields, map: impl Into<Name>) -> Statement {
     nat_map(NatKind::Dnat, family, keys, map, true)
 }
 
-fn nat_map(kind: NatKind, family: Family, keys: impl Keys, map: impl Into<Name>, port: bool) -> Statement {
-    let to = NatTo::Map { key: keys.keys(), map: MapRef::Named(map.into()), port };
+fn nat_map(kind: NatKind, family: Family, keys: impl Fields, map: impl Into<Name>, port: bool) -> Statement {
+    let to = NatTo::Map { key: keys.selectors(), map: MapRef::Named(map.into()), port };
     Statement::Nat(Nat { kind, family, to, flags: NatFlags::default() })
 }
 
@@ -555,8 +532,8 @@ pub fn set_ct_mark(mark: u32) -> Statement {
 }
 
 /// Set the packet's mark to what a named map gives.
-pub fn set_mark_map(keys: impl Keys, map: impl Into<Name>) -> Statement {
-    Statement::MetaMark(MarkSource::Map { key: keys.keys(), map: MapRef::Named(map.into()) })
+pub fn set_mark_map(keys: impl Fields, map: impl Into<Name>) -> Statement {
+    Statement::MetaMark(MarkSource::Map { key: keys.selectors(), map: MapRef::Named(map.into()) })
 }
 
 /// Copy the packet's mark to the connection.
@@ -569,9 +546,9 @@ pub fn restore_mark() -> Statement {
     Statement::MetaMark(MarkSource::Ct(u32::MAX))
 }
 
-/// A pseudo-random number below `modulus`.
-pub fn numgen_random(modulus: u32) -> NumGen {
-    NumGen { random: true, modulus, offset: 0 }
+/// Set the packet's mark to a pseudo-random number below `modulus`.
+pub fn set_mark_random(modulus: u32) -> Statement {
+    Statement::MetaMark(MarkSource::Number(NumGen { random: true, modulus, offset: 0 }))
 }
 
 /// Keep out of connection tracking.
@@ -590,6 +567,6 @@ pub fn limit(rate: u64, unit: TimeUnit) -> Statement {
 }
 
 /// Add or refresh an element of a dynamic set.
-pub fn update_set(set: impl Into<Name>, keys: impl Keys, timeout: Option<u32>) -> Statement {
-    Statement::SetUpdate(SetUpdate { set: set.into(), key: keys.keys(), data: Vec::new(), timeout, refresh: true })
+pub fn update_set(set: impl Into<Name>, keys: impl Fields, timeout: Option<u32>) -> Statement {
+    Statement::SetUpdate(SetUpdate { set: set.into(), key: keys.selectors(), data: Vec::new(), timeout, refresh: true })
 }

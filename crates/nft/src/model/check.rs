@@ -4,8 +4,8 @@
 use std::collections::BTreeSet;
 
 use super::{
-    Base, Chain, ChainType, Data, DataType, ElementBody, Hook, IfPattern, Key, KeyPart, MapKey, MapRef, MarkSource,
-    Match, NatKind, NatTo, Operand, RejectWith, Rule, Selector, Set, SetRef, Statement, Table, TableFamily, Type,
+    Base, Chain, ChainType, Data, DataType, ElementBody, Hook, IfPattern, Key, KeyPart, MapRef, MarkSource, Match,
+    NatKind, NatTo, Operand, RejectWith, Relation, Rule, Selector, Set, SetRef, Statement, Table, TableFamily, Type,
     Value, Verdict,
 };
 
@@ -20,7 +20,10 @@ pub struct Fault {
 }
 
 /// Most bytes of a key or of a map's data: `NFT_DATA_VALUE_MAXLEN`.
-pub(crate) const KEY_MAX: usize = 64;
+const KEY_MAX: usize = 64;
+
+/// Most fields of a concatenation: nft's number of its type has 6 bits for each of five.
+const FIELDS_MAX: usize = 5;
 
 /// Bytes of a value made of these fields. In a concatenation each field fills whole 4-byte registers.
 pub(crate) fn width(types: &[Type]) -> usize {
@@ -67,7 +70,8 @@ impl Table {
         if key.interval != declared.interval {
             return Err(fault(format!("key says interval {}, set says {}", key.interval, declared.interval)));
         }
-        check_key(&key.parts, &declared.key, declared.interval).map_err(fault)?;
+        let place = if declared.interval { KeyPlace::IntervalSet } else { KeyPlace::PlainSet };
+        check_key(&key.parts, &declared.key, place).map_err(fault)?;
         match (&declared.data, &body.data) {
             (None, None) => {}
             (Some(types), Some(data)) => check_data(self, data, types).map_err(fault)?,
@@ -124,6 +128,9 @@ fn statement_targets(statement: &Statement) -> Vec<super::Name> {
 fn check_set(set: &Set) -> Result<(), String> {
     if set.key.is_empty() {
         return Err("has no key field; accepted are 1 and more".to_owned());
+    }
+    if set.key.len() > FIELDS_MAX {
+        return Err(format!("the key has {} fields; accepted are up to {FIELDS_MAX}", set.key.len()));
     }
     if width(&set.key) > KEY_MAX {
         return Err(format!("the key has {} bytes; accepted are up to {KEY_MAX}", width(&set.key)));
@@ -184,8 +191,17 @@ fn check_rule(table: &Table, chain: &Chain, rule: &Rule) -> Result<(), String> {
     if rule.statements.is_empty() {
         return Err("has no statement".to_owned());
     }
+    let mut is_icmpv6 = false;
     for (index, statement) in rule.statements.iter().enumerate() {
         check_statement(table, chain, statement)?;
+        if let Statement::Match(found) = statement {
+            is_icmpv6 |= found.fields == [Selector::Icmpv6Type] && found.relation == Relation::Is;
+            if found.fields.contains(&Selector::NdTarget) && !is_icmpv6 {
+                return Err(
+                    "a neighbour discovery target; accepted is one behind a match of the icmpv6 type".to_owned()
+                );
+            }
+        }
         let last = index + 1 == rule.statements.len();
         if !last && is_terminal(statement) {
             return Err(format!("statement {} ends the rule, but others follow", index + 1));
@@ -225,16 +241,18 @@ fn check_statement(table: &Table, chain: &Chain, statement: &Statement) -> Resul
         Statement::MetaMark(source) | Statement::CtMark(source) => check_mark(table, source),
         Statement::Limit(limit) if limit.rate == 0 => Err("limit rate 0; accepted are 1 and more".to_owned()),
         Statement::SetUpdate(update) => {
-            let types = map_keys(table, &update.key)?;
+            let types = selectors(table, &update.key)?;
             let set = table.sets.get(&update.set).ok_or_else(|| format!("no set {} is declared", update.set))?;
             if !set.dynamic {
                 return Err(format!("set {} has not the flag dynamic", update.set));
             }
             same_types(&types, &set.key)?;
-            let data = map_keys(table, &update.data)?;
+            if update.timeout.is_some() && !set.timeout {
+                return Err(format!("a timeout, but set {} has not the flag timeout", update.set));
+            }
             match &set.data {
-                None if data.is_empty() => Ok(()),
-                Some(DataType::Values(declared)) => same_types(&data, declared),
+                None if update.data.is_empty() => Ok(()),
+                Some(DataType::Values(declared)) => same_types(&selectors(table, &update.data)?, declared),
                 _ => Err(format!("the value does not fit the data of {}", update.set)),
             }
         }
@@ -250,14 +268,17 @@ fn check_match(table: &Table, found: &Match) -> Result<(), String> {
         };
         return check_set_ref(table, &types, set);
     };
-    if found.mask.is_some() && (single != Type::Mark || matches!(found.operand, Operand::Set(_))) {
-        return Err(format!("a mask with {single:?}; accepted is a mark compared with a value"));
+    if found.mask.is_some()
+        && (!matches!(single, Type::Mark | Type::TcpFlags)
+            || !matches!(found.operand, Operand::Part(KeyPart::Value(_))))
+    {
+        return Err(format!("a mask with {single:?}; accepted is a mark or TCP flags compared with a value"));
     }
     match &found.operand {
         Operand::Set(set) => check_set_ref(table, &types, set),
         Operand::AnyBit(_) if single.is_bits() => Ok(()),
         Operand::AnyBit(_) => Err(format!("bits of {single:?}, which has none")),
-        Operand::Part(part) => check_key(std::slice::from_ref(part), &types, true),
+        Operand::Part(part) => check_key(std::slice::from_ref(part), &types, KeyPlace::Comparison),
     }
 }
 
@@ -269,23 +290,11 @@ fn selectors(table: &Table, fields: &[Selector]) -> Result<Vec<Type>, String> {
         check_selector(table.family, *field)?;
     }
     let types: Vec<_> = fields.iter().map(|field| field.type_of()).collect();
-    if width(&types) > KEY_MAX {
-        return Err(format!("the fields have {} bytes together; accepted are up to {KEY_MAX}", width(&types)));
+    if width(&types) > KEY_MAX || types.len() > FIELDS_MAX {
+        let (bytes, count) = (width(&types), types.len());
+        return Err(format!("{count} fields of {bytes} bytes; accepted are up to {FIELDS_MAX} of {KEY_MAX}"));
     }
     Ok(types)
-}
-
-fn map_keys(table: &Table, keys: &[MapKey]) -> Result<Vec<Type>, String> {
-    for key in keys {
-        match key {
-            MapKey::Field(selector) => check_selector(table.family, *selector)?,
-            MapKey::Number(number) if number.modulus == 0 => {
-                return Err("numgen mod 0; accepted are 1 and more".to_owned());
-            }
-            MapKey::Number(_) => {}
-        }
-    }
-    Ok(keys.iter().map(MapKey::type_of).collect())
 }
 
 fn check_selector(family: TableFamily, selector: Selector) -> Result<(), String> {
@@ -316,7 +325,7 @@ fn check_set_ref(table: &Table, types: &[Type], set: &SetRef) -> Result<(), Stri
             if elements.is_empty() {
                 return Err("an inline set without elements".to_owned());
             }
-            elements.iter().try_for_each(|element| check_key(element, types, true))
+            elements.iter().try_for_each(|element| check_key(element, types, KeyPlace::IntervalSet))
         }
     }
 }
@@ -336,7 +345,7 @@ fn check_map(table: &Table, types: &[Type], map: &MapRef, data: &DataType) -> Re
                 return Err("an inline map without elements".to_owned());
             }
             entries.iter().try_for_each(|(key, value)| {
-                check_key(key, types, true)?;
+                check_key(key, types, KeyPlace::IntervalSet)?;
                 check_data(table, value, data)
             })
         }
@@ -347,7 +356,15 @@ fn same_types(found: &[Type], declared: &[Type]) -> Result<(), String> {
     if found == declared { Ok(()) } else { Err(format!("fields {found:?}; the set has {declared:?}")) }
 }
 
-fn check_key(parts: &[KeyPart], types: &[Type], ranges: bool) -> Result<(), String> {
+/// Where a key stands: what it may be depends on it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum KeyPlace {
+    Comparison,
+    PlainSet,
+    IntervalSet,
+}
+
+fn check_key(parts: &[KeyPart], types: &[Type], place: KeyPlace) -> Result<(), String> {
     if parts.len() != types.len() {
         return Err(format!("{} key fields; accepted are {}", parts.len(), types.len()));
     }
@@ -356,14 +373,14 @@ fn check_key(parts: &[KeyPart], types: &[Type], ranges: bool) -> Result<(), Stri
         if first.type_of() != *expected || last.type_of() != *expected {
             return Err(format!("{part:?} where a value of {expected:?} is accepted"));
         }
-        if !part.is_single() && (!ranges || !expected.has_ranges()) {
+        if !part.is_single() && (place == KeyPlace::PlainSet || !expected.has_ranges()) {
             return Err(format!("{part:?} is a range; accepted is one value of {expected:?}"));
         }
         if first > last {
             return Err(format!("{part:?} ends before it begins"));
         }
-        if matches!(first, Value::IfName(IfPattern::Prefix(_))) && types.len() > 1 {
-            return Err(format!("{part:?} is a pattern; accepted in a concatenation is a whole name"));
+        if matches!(first, Value::IfName(IfPattern::Prefix(_))) && place != KeyPlace::Comparison {
+            return Err(format!("{part:?} is a pattern; accepted in a set is a whole name"));
         }
     }
     Ok(())
@@ -391,7 +408,7 @@ fn check_verdict(table: &Table, verdict: &Verdict) -> Result<(), String> {
 fn check_mark(table: &Table, source: &MarkSource) -> Result<(), String> {
     match source {
         MarkSource::Map { key, map } => {
-            let types = map_keys(table, key)?;
+            let types = selectors(table, key)?;
             check_map(table, &types, map, &DataType::Values(vec![Type::Mark]))
         }
         MarkSource::Number(number) if number.modulus == 0 => Err("numgen mod 0; accepted are 1 and more".to_owned()),
@@ -433,7 +450,7 @@ fn check_nat(table: &Table, chain: &Chain, statement: &Statement) -> Result<(), 
         }
         NatTo::Address(..) => Ok(()),
         NatTo::Map { key, map, port } => {
-            let types = map_keys(table, key)?;
+            let types = selectors(table, key)?;
             let data = if *port { vec![address, Type::InetService] } else { vec![address] };
             check_map(table, &types, map, &DataType::Values(data))
         }

@@ -29,7 +29,7 @@
 
 pub mod build;
 mod chain;
-mod check;
+pub(crate) mod check;
 mod name;
 mod selector;
 mod set;
@@ -38,11 +38,12 @@ mod value;
 
 pub use chain::{Base, Chain, ChainType, Hook, Policy, Rule, Table, TableFamily, priority};
 pub use check::Fault;
+pub(crate) use check::width;
 pub use name::{Comment, IfPattern, Name};
 pub use selector::{FibKey, FibResult, PayloadBase, Selector};
 pub use set::{DataType, ElementBody, ElementKey, Key, KeyPart, Set};
 pub use statement::{
-    Limit, Log, MapKey, MapRef, MarkSource, Match, Nat, NatFlags, NatKind, NatTo, NumGen, Operand, RejectWith,
-    Relation, SetRef, SetUpdate, Statement, TimeUnit,
+    Limit, Log, MapRef, MarkSource, Match, Nat, NatFlags, NatKind, NatTo, NumGen, Operand, RejectWith, Relation,
+    SetRef, SetUpdate, Statement, TimeUnit,
 };
 pub use value::{Data, Type, Value, Verdict};

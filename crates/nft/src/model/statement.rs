@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use ripstop_types::Family;
 use serde::{Deserialize, Serialize};
 
-use super::{Comment, Data, KeyPart, Name, Selector, Type, Verdict};
+use super::{Comment, Data, KeyPart, Name, Selector, Verdict};
 
 /// One statement of a rule.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -51,7 +51,7 @@ pub enum Statement {
 pub struct Match {
     /// One field, or a concatenation that is looked up in a set.
     pub fields: Vec<Selector>,
-    /// Bits of the (single, 4-byte) field that count; the others are taken as zero.
+    /// Bits of the (single) mark or flags field that count; the others are taken as zero.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mask: Option<u32>,
     /// Whether it has to be so or not so.
@@ -154,22 +154,12 @@ pub enum NatTo {
     /// What a map gives: an address, or an address and a port. Without an entry the rule goes on.
     Map {
         /// The fields of the key.
-        key: Vec<MapKey>,
+        key: Vec<Selector>,
         /// The map; its data is `address` or `address . inet_service`.
         map: MapRef,
         /// Whether the data has a port.
         port: bool,
     },
-}
-
-/// One field of a map's key: of the packet, or a number made for it.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum MapKey {
-    /// Of the packet.
-    Field(Selector),
-    /// A number, of type mark.
-    Number(NumGen),
 }
 
 /// `numgen random|inc mod N offset O`
@@ -206,7 +196,7 @@ pub enum MarkSource {
     /// What a map gives for the key; without an entry the rule goes on.
     Map {
         /// The fields of the key.
-        key: Vec<MapKey>,
+        key: Vec<Selector>,
         /// The map; its data is a mark.
         map: MapRef,
     },
@@ -282,37 +272,15 @@ pub struct SetUpdate {
     /// A dynamic set or map.
     pub set: Name,
     /// The fields of the key.
-    pub key: Vec<MapKey>,
-    /// The value, if it is a map: fields of the packet or a generated number.
+    pub key: Vec<Selector>,
+    /// The value, if it is a map: fields of the packet.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub data: Vec<MapKey>,
+    pub data: Vec<Selector>,
     /// Seconds until the element expires.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout: Option<u32>,
     /// Restarts the timeout of an element that is there (`update`), or leaves it (`add`).
     pub refresh: bool,
-}
-
-impl MapKey {
-    /// The type of the value.
-    pub fn type_of(&self) -> Type {
-        match self {
-            Self::Field(selector) => selector.type_of(),
-            Self::Number(_) => Type::Mark,
-        }
-    }
-}
-
-impl From<Selector> for MapKey {
-    fn from(selector: Selector) -> Self {
-        Self::Field(selector)
-    }
-}
-
-impl From<NumGen> for MapKey {
-    fn from(number: NumGen) -> Self {
-        Self::Number(number)
-    }
 }
 
 impl From<Verdict> for Statement {

@@ -1,0 +1,7 @@
+//! The crate against the kernel: in network namespaces each test makes for itself, with Debian's `nft` as witness.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // These are tests, helpers included.
+
+mod fixture;
+mod kernel;
+mod write;
