@@ -7,12 +7,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::call::Attachment;
-use crate::error::{Code, Error};
-use crate::fault::{Faults, Object};
+use crate::error::Error;
+use crate::fault::{Faults, Object, shown};
 use crate::result::{CniResult, Dns};
 use crate::runtime_config::{RequestedIp, RuntimeConfig, read_ips, read_mac};
 use crate::version::{CniVersion, Verb};
-use crate::wire::{DEFAULT_SOCKET, DEFAULT_TIMEOUT_MS, parse_duration};
+use crate::wire::{DEFAULT_SOCKET, DEFAULT_TIMEOUT_MS, NETWORK_NAME_RULE, network_name_ok, parse_duration};
 
 /// The Ripstop network of a configuration that does not name one.
 pub const DEFAULT_NETWORK: &str = "default";
@@ -174,33 +174,20 @@ impl ExtraArgs {
 
 fn read_version(object: Object<'_>) -> Result<CniVersion, Error> {
     match object.get("cniVersion") {
-        Some(Value::String(text)) => CniVersion::of_config(text),
-        Some(other) => Err(crate::wire::undecodable(&format!("cniVersion is {other}: it must be a string"))),
-        // An absent version means 0.1.0 since the specification's first days.
-        None => Err(Error::new(
-            Code::IncompatibleVersion,
-            "the network configuration has no cniVersion, which stands for 0.1.0, and that is not supported",
-        )
-        .with_details("supported are 0.3.0, 0.3.1, 0.4.0, 1.0.0 and 1.1.0")),
+        None => CniVersion::of_config(None),
+        Some(Value::String(text)) => CniVersion::of_config(Some(text)),
+        Some(other) => Err(crate::wire::undecodable(&format!("cniVersion is {}: it must be a string", shown(other)))),
     }
 }
 
 fn read_name(object: Object<'_>, faults: &mut Faults) -> String {
-    let rule = "a letter or digit, then letters, digits, '_', '.' and '-'";
     match object.get("name").and_then(Value::as_str) {
         Some(name) if network_name_ok(name) => name.to_owned(),
         _ => {
-            faults.add("name", object.get("name"), rule);
+            faults.add("name", object.get("name"), NETWORK_NAME_RULE);
             String::new()
         }
     }
-}
-
-/// Section 1: "Must start with an alphanumeric character, optionally followed by any combination of one or more
-/// alphanumeric characters, underscore, dot (.) or hyphen (-)."
-pub(crate) fn network_name_ok(name: &str) -> bool {
-    name.starts_with(|c: char| c.is_ascii_alphanumeric())
-        && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-'))
 }
 
 fn refuse_unknown(object: Object<'_>, faults: &mut Faults) {

@@ -8,10 +8,10 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value, json};
 
 use crate::call::Attachment;
-use crate::conf::network_name_ok;
 use crate::error::{Code, Error};
 use crate::fault::{Faults, Object};
 use crate::version::{CniVersion, Verb};
+use crate::wire::{NETWORK_NAME_RULE, network_name_ok};
 
 /// A network configuration list (`*.conflist`).
 #[derive(Debug, Clone, PartialEq)]
@@ -65,7 +65,7 @@ impl ConfList {
         let version = select_version(object, &mut faults)?;
         let name = object.text("name", &mut faults).unwrap_or_default().to_owned();
         if !network_name_ok(&name) {
-            faults.add("name", object.get("name"), "a letter or digit, then letters, digits, '_', '.' and '-'");
+            faults.add("name", object.get("name"), NETWORK_NAME_RULE);
         }
         let list = Self {
             version,

@@ -62,15 +62,21 @@ impl CniVersion {
         ))
     }
 
-    /// Reads the `cniVersion` of a configuration; code 1 if it is not one of ours.
-    pub fn of_config(text: &str) -> Result<Self, Error> {
-        text.parse().map_err(|UnknownVersion| {
-            Error::new(
-                Code::IncompatibleVersion,
-                format!("cniVersion {text:?} of the network configuration is not supported"),
-            )
-            .with_details("supported are 0.3.0, 0.3.1, 0.4.0, 1.0.0 and 1.1.0")
-        })
+    /// Reads the `cniVersion` of a configuration; code 1 if it is not one of ours. Without one it is 0.1.0, as it was in
+    /// the specification's first days.
+    pub fn of_config(text: Option<&str>) -> Result<Self, Error> {
+        let msg = match text.map(Self::from_str) {
+            Some(Ok(version)) => return Ok(version),
+            Some(Err(UnknownVersion)) => {
+                let text = text.unwrap_or_default();
+                format!("cniVersion {text:?} of the network configuration is not supported")
+            }
+            None => {
+                "the network configuration has no cniVersion, which stands for 0.1.0, and that is not supported".into()
+            }
+        };
+        Err(Error::new(Code::IncompatibleVersion, msg)
+            .with_details("supported are 0.3.0, 0.3.1, 0.4.0, 1.0.0 and 1.1.0"))
     }
 }
 
@@ -201,8 +207,9 @@ mod tests {
             let json = serde_json::to_string(&version).unwrap();
             assert_eq!(serde_json::from_str::<CniVersion>(&json).unwrap(), version);
         }
+        assert_eq!(CniVersion::of_config(None).unwrap_err().code, Code::IncompatibleVersion);
         for bad in ["", "0.2.0", "1.1", "1.1.0 ", "2.0.0", "v1.0.0"] {
-            assert_eq!(CniVersion::of_config(bad).unwrap_err().code, Code::IncompatibleVersion, "{bad:?}");
+            assert_eq!(CniVersion::of_config(Some(bad)).unwrap_err().code, Code::IncompatibleVersion, "{bad:?}");
         }
     }
 

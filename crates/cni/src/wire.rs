@@ -14,6 +14,7 @@ use serde_json::value::RawValue;
 
 use crate::env::Environment;
 use crate::error::{Code, Error};
+use crate::version::{CniVersion, Verb};
 
 /// The version of this protocol.
 pub const PROTOCOL: u32 = 1;
@@ -162,6 +163,21 @@ impl Settings {
         })
     }
 
+    /// Whether the configuration can be used with the verb at all, and in which version: code 7 for a missing or wrong
+    /// `name`, 1 for a version that is not ours or does not have the verb.
+    pub fn check(&self, verb: Verb) -> Result<CniVersion, Error> {
+        match &self.name {
+            Some(name) if network_name_ok(name) => {}
+            found => {
+                let found = found.as_ref().map_or_else(|| String::from("nothing"), |name| format!("{name:?}"));
+                let msg = format!("network configuration: name is {found}: it must be {NETWORK_NAME_RULE}");
+                return Err(Error::new(Code::InvalidConfig, msg));
+            }
+        }
+        let version = CniVersion::of_config(self.cni_version.as_deref())?;
+        version.require(verb).map(|()| version)
+    }
+
     /// How long to wait for an answer, in milliseconds; code 7 if `agentTimeout` is not a duration.
     pub fn timeout_ms(&self) -> Result<u64, Error> {
         let Some(text) = &self.agent_timeout else { return Ok(DEFAULT_TIMEOUT_MS) };
@@ -174,6 +190,15 @@ impl Settings {
             )
         })
     }
+}
+
+/// What a network's name may be (section 1, `name`).
+pub const NETWORK_NAME_RULE: &str = "a letter or digit, then letters, digits, '_', '.' and '-'";
+
+/// Whether a name follows [`NETWORK_NAME_RULE`].
+pub fn network_name_ok(name: &str) -> bool {
+    name.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-'))
 }
 
 /// The error for a configuration that is not JSON: code 6.
