@@ -152,6 +152,8 @@ impl LeaseBook {
         let mut before = None;
         if let Some(lease) = self.leases.get(&request.attachment) {
             if request.satisfied_by(lease) {
+                // An ADD is under way: whatever a look found before is past.
+                self.gone_since.remove(&request.attachment);
                 return Ok(lease.clone());
             }
             if lease.state == LeaseState::Held {
@@ -328,7 +330,7 @@ impl LeaseBook {
             return Err(LeaseFault::OutsideWindow { holder: holder(), ip, windows: join(&windows) });
         }
         if let Some(by) = self.holder_of(ip) {
-            return Err(LeaseFault::Taken { holder: holder(), ip, by: by.holder(), since_ms: by.since.0 });
+            return Err(LeaseFault::Taken { holder: holder(), ip, by: by.holder() });
         }
         let spaces = || self.open_spaces(&request.network, Family::of(ip));
         let Some(space) = spaces().find(|space| space.own.prefix.contains(ip)) else {

@@ -38,9 +38,7 @@ pub enum LeaseFault {
         family: Family,
     },
     /// The fixed address is someone's.
-    #[error(
-        "{holder}: address {ip} is held by {by} since {since_ms} (ms since 1970); remove that pod or ask for another"
-    )]
+    #[error("{holder}: address {ip} is held by {by}; remove that pod or ask for another")]
     Taken {
         /// Who asked.
         holder: String,
@@ -48,8 +46,6 @@ pub enum LeaseFault {
         ip: IpAddr,
         /// Its holder.
         by: String,
-        /// Since when.
-        since_ms: u64,
     },
     /// The fixed address is not of this node.
     #[error("{holder}: address {ip} is in no range that this node gives from; it has {}", list(.ranges))]

@@ -259,4 +259,23 @@ fn records_and_snapshots_read_as_they_were_written() {
     let snapshot = holding(&me).snapshot();
     let json = serde_json::to_string(&snapshot).unwrap();
     assert_eq!(serde_json::from_str::<ripstop_ipam::RangeSnapshot>(&json).unwrap(), snapshot);
+    let conflict = Answer::Conflict(Some(Stored { revision: Revision(4), claim: claim.clone() }));
+    for event in [
+        RangeEvent::Want(request()),
+        RangeEvent::Unwant(slot()),
+        RangeEvent::Release(key("10.244.5.0/24")),
+        listed(4, &[("10.244.5.0/24", 4, claim.clone()), ("10.244.6.0/24", 3, claim.clone())]),
+        changed("10.244.5.0/24", 5, None),
+        RangeEvent::Answer { op: 3, answer: conflict },
+        RangeEvent::Saved { generation: 2 },
+        RangeEvent::Tick,
+    ] {
+        let json = serde_json::to_string(&event).unwrap();
+        assert_eq!(serde_json::from_str::<RangeEvent>(&json).unwrap(), event);
+    }
+    let taken = RangeAction::StopRange { key: key("10.244.5.0/24"), reason: StopReason::ClaimTaken(me) };
+    for action in [put(1, "10.244.5.0/24", claim, Some(4)), taken, RangeAction::Save { generation: 1 }] {
+        let json = serde_json::to_string(&action).unwrap();
+        assert_eq!(serde_json::from_str::<RangeAction>(&json).unwrap(), action);
+    }
 }

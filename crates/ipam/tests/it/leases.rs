@@ -151,8 +151,8 @@ fn fixed_addresses_are_refused_with_the_reason() {
     let say = |book: &mut LeaseBook, request: &LeaseRequest| book.allocate(request, Millis(4)).unwrap_err().to_string();
     assert_eq!(
         say(&mut book, &fixed("b", "10.244.1.9")),
-        "pod default/b (b/eth0): address 10.244.1.9 is held by pod default/a (a/eth0) since 3 (ms since 1970); remove that pod \
-         or ask for another"
+        "pod default/b (b/eth0): address 10.244.1.9 is held by pod default/a (a/eth0); remove that pod or ask for \
+         another"
     );
     for (address, part) in [
         ("10.244.2.9", "address 10.244.2.9 is in no range that this node gives from; it has 10.244.1.0/24"),
@@ -314,6 +314,9 @@ fn an_orphan_takes_two_looks_ten_seconds_apart() {
     // Seen again: it begins anew.
     assert_eq!(book.look(Millis(12_000), |_| Sight::Present), none);
     assert_eq!(book.look(Millis(90_000), gone), none);
+    // Asked for again: that too.
+    book.allocate(&request("a", V4), Millis(95_000)).unwrap();
+    assert_eq!(book.look(Millis(100_500), gone), none);
     // A clock that went back cannot keep an orphan.
     assert_eq!(book.look(Millis(500), gone), none);
     assert_eq!(book.look(Millis(10_500), gone), [attachment("a")]);

@@ -109,4 +109,6 @@ pub struct Setting {
     pub parts: Vec<Part>,
     /// A broken rule, if any.
     pub mutant: Option<Mutant>,
+    /// Kills and switching off meet the first machine only. Of equal machines it does not matter which one it is.
+    pub spare_others: bool,
 }

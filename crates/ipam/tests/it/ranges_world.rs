@@ -100,10 +100,11 @@ impl World {
         let (mut steps, b) = (Vec::new(), &self.budget);
         let now = self.log.len() as u64;
         for (n, machine) in self.machines.iter().enumerate() {
+            let doomed = n == 0 || !setting.spare_others;
             if machine.off {
                 steps.push(Step::On(n));
             } else {
-                push_if(&mut steps, b.off > 0, Step::Off(n));
+                push_if(&mut steps, b.off > 0 && doomed, Step::Off(n));
             }
             let may_operate = machine.off || setting.mutant == Some(Mutant::OperatorGuesses);
             push_if(
@@ -139,10 +140,10 @@ impl World {
             }
             push_if(&mut steps, agent.saving.is_some(), Step::Save(n));
             // Without a kill to come, what is on disk makes no difference.
-            let counts = b.kill > 0 && machine.disk.as_ref() != Some(&agent.engine.snapshot());
+            let counts = b.kill > 0 && doomed && machine.disk.as_ref() != Some(&agent.engine.snapshot());
             push_if(&mut steps, counts && agent.saving.is_none(), Step::Save(n));
             steps.push(Step::Tick(n));
-            push_if(&mut steps, b.kill > 0, Step::Kill(n));
+            push_if(&mut steps, b.kill > 0 && doomed, Step::Kill(n));
             push_if(&mut steps, b.release > 0 && agent.engine.used().next().is_some(), Step::Release(n));
             push_if(&mut steps, machine.left, Step::Rejoin(n));
         }

@@ -71,6 +71,7 @@ pub enum RangeEvent {
         /// The revision of the list: no change up to here is missing.
         revision: Revision,
         /// The claims.
+        #[serde(with = "rows")]
         claims: BTreeMap<ClaimKey, Stored>,
     },
     /// One change seen by the watch: in order and without gaps behind the last list; repeats do no harm.
@@ -360,5 +361,20 @@ impl RangeEngine {
     /// All claims as last seen.
     pub fn claims(&self) -> impl Iterator<Item = (&ClaimKey, &Stored)> {
         self.view.claims()
+    }
+}
+
+/// Claims as a list: JSON has no keys of two parts.
+mod rows {
+    use serde::{Deserializer, Serializer};
+
+    use super::{BTreeMap, ClaimKey, Deserialize, Stored};
+
+    pub(super) fn serialize<S: Serializer>(claims: &BTreeMap<ClaimKey, Stored>, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_seq(claims)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<ClaimKey, Stored>, D::Error> {
+        Ok(Vec::<(ClaimKey, Stored)>::deserialize(from)?.into_iter().collect())
     }
 }
