@@ -103,6 +103,22 @@ impl Workspace {
         ensure!(output.status.success(), "cargo metadata: {}", String::from_utf8_lossy(&output.stderr).trim());
         serde_json::from_slice(&output.stdout).context("cargo metadata: not JSON")
     }
+
+    /// What a package is linked with when it is built alone, so with its own features only: names of packages.
+    ///
+    /// # Errors
+    /// As [`Workspace::metadata`].
+    pub fn tree(&self, package: &str) -> Result<Vec<String>> {
+        let output = self
+            .cargo()
+            .args(["tree", "--locked", "--edges", "normal,no-proc-macro", "--prefix", "none", "--format", "{p}"])
+            .args(["--package", package])
+            .output()
+            .context("cargo tree")?;
+        ensure!(output.status.success(), "cargo tree: {}", String::from_utf8_lossy(&output.stderr).trim());
+        let text = String::from_utf8_lossy(&output.stdout);
+        Ok(text.lines().filter_map(|line| line.split(' ').next()).map(str::to_owned).collect())
+    }
 }
 
 fn cargo(root: &Path) -> Command {

@@ -26,23 +26,26 @@ const PROCESSES: &[&str] = &[
 /// Crates that may: they drive the product from outside.
 const RUNNERS: &[&str] = &["crates/lab/", "crates/conformance/", "crates/xtask/"];
 
-/// Flags that only a change carries, and the types of messages that change something. Notifications have types of the
-/// same names, so a type counts where a message is made of it.
+/// Flags that only a change carries, and the types of messages that change something.
 const MODIFYING_FLAGS: &[&str] = &["NLM_F_CREATE", "NLM_F_EXCL", "NLM_F_REPLACE", "NLM_F_APPEND"];
 const MODIFYING_TYPES: &[&str] = &["RTM_NEW", "RTM_DEL", "RTM_SET", "NFT_MSG_NEW", "NFT_MSG_DEL", "NFT_MSG_DESTROY"];
 
 /// Methods of the netlink socket that only changes need.
 const MODIFYING_CALLS: &[&str] = &["batch", "transact"];
 
-/// The only place that sends changes.
-const APPLY: &[&str] = &["crates/kernel/src/apply.rs", "crates/kernel/src/apply/"];
+/// The only code that sends changes: apply, and the threads to which it hands the removal of links.
+const APPLY: &[&str] = &["crates/kernel/src/apply/", "crates/kernel/src/reaper.rs"];
 
-/// The only crate with a netlink socket.
+/// The only crate with a netlink socket. It reads notifications, which have the types and flags of changes, so there a
+/// type counts where a message is made of it.
 const KERNEL: &[&str] = &["crates/kernel/"];
 
 /// Code that gives bytes and sends nothing by itself: pure encoders, and the transport with its constants.
-const ENCODERS: &[&str] =
-    &["crates/nft/", "crates/kernel/src/wire/", "crates/kernel/src/wire.rs", "crates/kernel/src/netlink/"];
+const ENCODERS: &[&str] = &["crates/nft/", "crates/kernel/src/wire/", "crates/kernel/src/netlink/"];
+
+/// The module of encoders, and how those of its functions are called that make no change.
+const WIRE: &str = "crate::wire::";
+const READERS: &[&str] = &["get", "dump", "bridge_port", "protocol_name", "scope_number"];
 
 /// Every place outside the runners and outside tests that names a way to start a program.
 #[must_use]
@@ -65,19 +68,32 @@ pub fn netlink(sources: &Sources) -> Outcome {
     for (file, text) in product(sources).filter(|(file, _)| !under(file, APPLY) && !under(file, ENCODERS)) {
         let tokens = source::tokens(text);
         let kernel = under(file, KERNEL);
+        let mut found: Vec<(usize, String)> = Vec::new();
         for (at, token) in tokens.iter().enumerate() {
             let word = token.text.as_str();
-            let before = |back: usize| at.checked_sub(back).map_or("", |at| tokens[at].text.as_str());
-            let is_type = MODIFYING_TYPES.iter().any(|kind| word.starts_with(kind));
-            let found = MODIFYING_FLAGS.contains(&word)
-                || (is_type && (!kernel || made_here(&tokens, at)))
-                || (kernel && MODIFYING_CALLS.contains(&word) && before(1) == ".");
-            if found {
-                faults.push(format!("{file}:{}: {word}: only kernel::apply changes the kernel", token.line));
+            let flag = MODIFYING_FLAGS.contains(&word);
+            let kind = MODIFYING_TYPES.iter().any(|kind| word.starts_with(kind));
+            let sent = MODIFYING_CALLS.contains(&word) && at > 0 && tokens[at - 1].text == ".";
+            let change = if kernel { sent || (kind && made_here(&tokens, at)) } else { flag || kind };
+            if change {
+                found.push((token.line, word.to_owned()));
             }
         }
+        let encoders = source::paths(&tokens).into_iter().filter(|path| kernel && encodes_change(&path.text));
+        found.extend(encoders.map(|path| (path.line, path.text)));
+        faults.extend(
+            found.iter().map(|(line, what)| format!("{file}:{line}: {what}: only kernel::apply changes the kernel")),
+        );
     }
     Outcome::of(faults)
+}
+
+/// True for the path of a function of the encoders' modules, except the readers: `crate::wire::link::create`.
+fn encodes_change(path: &str) -> bool {
+    let Some(inside) = path.strip_prefix(WIRE) else { return false };
+    let is_function = inside.contains("::") && !inside.contains(char::is_uppercase);
+    let name = inside.rsplit("::").next().unwrap_or_default();
+    is_function && !READERS.iter().any(|reader| name.starts_with(reader))
 }
 
 /// True where the message type at `at` is the first argument of a call: `new(RTM_NEWROUTE`, `new(uapi::RTM_NEWROUTE`.
@@ -139,16 +155,19 @@ mod tests {
         let flags = "fn f(h: &mut Header) { h.flags = NLM_F_REQUEST | NLM_F_CREATE; }";
         let made = "fn f() { Message::new(uapi::RTM_DELROUTE, NLM_F_ACK, &[]); }";
         let sent = "fn f(s: &mut Socket) { s.transact(&bytes); }";
+        let encoded = "use crate::wire::{self, link};\nfn f() { call(link::delete(3)); dump(wire::route::dump()); }";
         let raw = "const KIND: u16 = 25; // RTM_\nconst OTHER: u16 = libc::RTM_DELROUTE;";
         let files = planted(&[
             ("crates/agent/src/lib.rs", raw),
-            ("crates/kernel/src/apply/route.rs", flags),
-            ("crates/kernel/src/observe/a.rs", flags),
+            ("crates/kernel/src/apply/route.rs", encoded),
+            ("crates/kernel/src/observe/a.rs", encoded),
             ("crates/kernel/src/observe/b.rs", made),
             ("crates/kernel/src/observe/c.rs", sent),
+            ("crates/lab/src/lib.rs", flags),
         ]);
         let Outcome::Failed(faults) = netlink(&files) else { panic!("not found") };
-        assert_eq!(faults.len(), 4, "{faults:?}");
+        assert_eq!(faults.len(), 5, "{faults:?}");
+        assert!(faults[1].starts_with("crates/kernel/src/observe/a.rs:2: crate::wire::link::delete"), "{faults:?}");
         assert!(faults[0].starts_with("crates/agent/src/lib.rs:2: RTM_DELROUTE"), "{faults:?}");
         assert!(faults[2].starts_with("crates/kernel/src/observe/b.rs:1: RTM_DELROUTE"), "{faults:?}");
     }
@@ -156,7 +175,7 @@ mod tests {
     #[test]
     fn looking_is_no_change() {
         let look = "fn f(k: u16) { match k { uapi::RTM_NEWLINK | RTM_DELLINK => {} _ => {} } \
-                    Message::new(RTM_GETLINK, NLM_F_DUMP, &[]); } // RTM_NEWLINK";
+                    Message::new(RTM_GETLINK, NLM_F_DUMP, &[]); e.flags & NLM_F_REPLACE; } // RTM_NEWLINK";
         assert_eq!(netlink(&planted(&[("crates/kernel/src/observe.rs", look)])), Outcome::Ok);
     }
 }
