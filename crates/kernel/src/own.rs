@@ -1,7 +1,17 @@
 //! What the monitor must know about this process's own writes, so that they do not look like changes by others.
+//!
+//! The kernel names the socket that caused an event for routes, nexthops, neighbours and nftables, but not for every
+//! setting of a link, for forwarding entries, and for what vanishes with a link. For those, what was written is
+//! remembered, and an event that shows just that is nobody else's.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
+use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use ripstop_netmodel::BridgePort;
+use ripstop_types::{IfName, Mac};
+
+use crate::wire::link::RawLink;
 
 /// Links remembered as removed by us. Indexes are not used again before two thousand million others, so old ones may go.
 const REMEMBERED: usize = 4096;
@@ -16,6 +26,36 @@ pub struct OwnTraffic {
 struct State {
     ports: Vec<u32>,
     departing: VecDeque<u32>,
+    links: BTreeMap<u32, LinkState>,
+    fdb: BTreeMap<(u32, Mac), IpAddr>,
+}
+
+/// What of a link the model knows and the kernel does not change by itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct LinkState {
+    pub(crate) name: IfName,
+    pub(crate) kind: Option<Box<str>>,
+    pub(crate) up: bool,
+    mtu: u32,
+    mac: Option<Mac>,
+    master: Option<u32>,
+    pub(crate) port: Option<BridgePort>,
+    no_link_local: bool,
+}
+
+impl LinkState {
+    pub(crate) fn of(link: &RawLink) -> Self {
+        Self {
+            name: link.name.clone(),
+            kind: link.kind.clone(),
+            up: link.flags & crate::netlink::uapi::IFF_UP != 0,
+            mtu: link.mtu,
+            mac: link.mac,
+            master: link.master,
+            port: link.port,
+            no_link_local: link.no_link_local,
+        }
+    }
 }
 
 impl OwnTraffic {
@@ -26,6 +66,11 @@ impl OwnTraffic {
     /// A socket of ours that writes.
     pub(crate) fn add_port(&self, port: u32) {
         self.state().ports.push(port);
+    }
+
+    /// Every socket of ours that writes, so far.
+    pub(crate) fn ports(&self) -> Vec<u32> {
+        self.state().ports.clone()
     }
 
     /// Whether a message was caused by a socket of ours.
@@ -40,10 +85,36 @@ impl OwnTraffic {
             state.departing.pop_front();
         }
         state.departing.push_back(index);
+        state.links.remove(&index);
+        state.fdb.retain(|(link, _), _| *link != index);
     }
 
     /// Whether we removed the link.
     pub(crate) fn departed(&self, index: u32) -> bool {
         self.state().departing.contains(&index)
+    }
+
+    /// A link as we left it.
+    pub(crate) fn set_link(&self, link: &RawLink) {
+        self.state().links.insert(link.index, LinkState::of(link));
+    }
+
+    /// Whether a link is as we left it.
+    pub(crate) fn left_link_so(&self, index: u32, found: &LinkState) -> bool {
+        self.state().links.get(&index) == Some(found)
+    }
+
+    /// A forwarding entry as we left it: with a destination, or removed.
+    pub(crate) fn set_fdb(&self, index: u32, mac: Mac, dst: Option<IpAddr>) {
+        let mut state = self.state();
+        match dst {
+            Some(dst) => state.fdb.insert((index, mac), dst),
+            None => state.fdb.remove(&(index, mac)),
+        };
+    }
+
+    /// Whether a forwarding entry is as we left it.
+    pub(crate) fn left_fdb_so(&self, index: u32, mac: Mac, dst: Option<IpAddr>) -> bool {
+        self.state().fdb.get(&(index, mac)).copied() == dst
     }
 }

@@ -79,7 +79,7 @@ impl Run<'_> {
         if let Some(altname) = link.altname.as_deref()
             && !there.altnames.iter().any(|name| **name == *altname)
         {
-            if let Some(old) = there.owner_name() {
+            if let Some(old) = there.mark() {
                 messages.push(wire::link::remove_altname(there.index, old));
             }
             messages.push(wire::link::add_altname(there.index, altname));
@@ -101,12 +101,15 @@ impl Run<'_> {
             wanted.mtu = None;
         }
         messages.extend(wire::link::settings(&wanted, there.index, fresh, master));
-        for answer in self.applier.route.batch(messages) {
-            if let Err(error) = answer.result {
-                return Err(self.explain(i, link, error));
-            }
+        messages.push(wire::link::get_by_index(there.index));
+        let answers = self.applier.route.batch(messages);
+        if let Some(link) = answers.iter().filter_map(|a| a.replies.first()).filter_map(RawLink::read).last() {
+            self.applier.own.set_link(&link);
         }
-        Ok(true)
+        match answers.into_iter().find_map(|answer| answer.result.err()) {
+            Some(error) => Err(self.explain(i, link, error)),
+            None => Ok(true),
+        }
     }
 
     /// An alternative name that is taken: by whom.
@@ -153,7 +156,7 @@ impl Run<'_> {
         if kind != driver(&link.kind) {
             return Err(Fault::Foreign { holder: format!("a link {} of kind {kind}", there.name).into() });
         }
-        match (there.owner_name(), link.altname.as_deref()) {
+        match (there.mark(), link.altname.as_deref()) {
             (Some(found), Some(wanted)) if found != wanted && self.before_altname(link) != Some(found) => {
                 Err(Fault::Foreign { holder: format!("a link {} of {found}", there.name).into() })
             }
@@ -202,7 +205,7 @@ impl Run<'_> {
             Some(Object::Link(before)) => before.altname.as_deref(),
             _ => None,
         };
-        if let (Some(found), Some(expected)) = (there.owner_name(), before)
+        if let (Some(found), Some(expected)) = (there.mark(), before)
             && found != expected
         {
             return Err(Fault::Foreign { holder: format!("a link {name} of {found}").into() });

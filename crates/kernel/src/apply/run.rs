@@ -7,7 +7,7 @@ use ripstop_plan::{Action, Step};
 use ripstop_types::IfName;
 
 use super::hint::cause;
-use super::space::{Item, Pod, Space, find_link};
+use super::space::{Item, Pod, Space, find_link, order_routes};
 use super::{Applier, OnError, Outcome};
 use crate::error::{Fault, StepError};
 use crate::netlink::uapi::{NLM_F_EXCL, NLM_F_REPLACE};
@@ -73,7 +73,7 @@ impl<'a> Run<'a> {
             .collect()
     }
 
-    fn stopped(&self) -> bool {
+    pub(super) fn stopped(&self) -> bool {
         self.failed && self.on_error == OnError::Stop
     }
 
@@ -174,10 +174,12 @@ impl<'a> Run<'a> {
             }
             (Key::Fdb { link, mac }, _) if delete => {
                 let index = self.index(&ns, link)?;
+                self.applier.own.set_fdb(index, *mac, None);
                 self.push(i, &ns, wire::neighbour::delete_fdb(*mac, index));
             }
             (Key::Fdb { link, .. }, Some(Object::Fdb(fdb))) => {
                 let index = self.index(&ns, link)?;
+                self.applier.own.set_fdb(index, fdb.mac, Some(fdb.dst));
                 self.push(i, &ns, wire::neighbour::create_fdb(fdb, index));
             }
             (Key::Nexthop { id }, _) if delete => {
@@ -213,7 +215,9 @@ impl<'a> Run<'a> {
         let index = self.route_link(route)?;
         let known = self.steps[i].action == Action::Update && self.owns_route(route)?;
         let flags = if known { NLM_F_REPLACE } else { NLM_F_EXCL };
-        self.push(i, &route.ns, wire::route::create(route, index, flags));
+        let leans = Some(matches!(route.target, RouteTarget::Via { .. }));
+        let message = wire::route::create(route, index, flags);
+        self.spaces.entry(route.ns.clone()).or_default().pending.push(Item { step: i, message, leans });
         Ok(())
     }
 
@@ -227,7 +231,7 @@ impl<'a> Run<'a> {
     }
 
     pub(super) fn push(&mut self, step: usize, ns: &Ns, message: Message) {
-        self.spaces.entry(ns.clone()).or_default().pending.push(Item { step, message });
+        self.spaces.entry(ns.clone()).or_default().pending.push(Item { step, message, leans: None });
     }
 
     /// Opens what a namespace needs, once a run.
@@ -284,7 +288,8 @@ impl<'a> Run<'a> {
     /// Sends what waits for one namespace, in one system call as far as it fits.
     pub(super) fn flush(&mut self, ns: &Ns) {
         let Some(space) = self.spaces.get_mut(ns).filter(|space| !space.pending.is_empty()) else { return };
-        let items = std::mem::take(&mut space.pending);
+        let mut items = std::mem::take(&mut space.pending);
+        order_routes(&mut items);
         let socket = match &mut space.pod {
             Some(pod) => &mut pod.socket,
             None => &mut self.applier.route,

@@ -16,6 +16,16 @@ pub(super) struct Item {
     /// The step's index.
     pub(super) step: usize,
     pub(super) message: Message,
+    /// Of a route that is made: whether it needs others that are made beside it. Others keep their order.
+    pub(super) leans: Option<bool>,
+}
+
+/// Puts routes that go straight to a link before those through a gateway which such a route makes reachable: a pod's
+/// default route sorts before the one to its router. Only neighbours in the list change places.
+pub(super) fn order_routes(items: &mut [Item]) {
+    for routes in items.chunk_by_mut(|a, b| a.leans.is_some() && b.leans.is_some()) {
+        routes.sort_by_key(|item| item.leans);
+    }
 }
 
 /// A namespace during one run.

@@ -195,10 +195,6 @@ impl<'a> Attrs<'a> {
         self.get(kind).and_then(text)
     }
 
-    pub(crate) fn ip(self, kind: u16) -> Option<IpAddr> {
-        self.get(kind).and_then(read_ip)
-    }
-
     /// The attributes inside an attribute; none if it is absent.
     pub(crate) fn nested(self, kind: u16) -> Self {
         Self(self.get(kind).unwrap_or_default())
@@ -291,7 +287,7 @@ mod tests {
         assert_eq!(attrs.str(3), Some("eth0"));
         assert_eq!(attrs.nested(18).u32(1), Some(99));
         let peer = attrs.nested(18).get(2).unwrap();
-        assert_eq!(Attrs(&peer[16..]).ip(4), Some("fd00::1".parse().unwrap()));
+        assert_eq!(Attrs(&peer[16..]).get(4).and_then(read_ip), Some("fd00::1".parse().unwrap()));
         assert_eq!(attrs.be16(15), Some(4789));
         assert_eq!(attrs.u64(4), Some(1 << 40));
         assert_eq!(message.bytes.len() % 4, 0);

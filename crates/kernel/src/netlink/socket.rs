@@ -255,28 +255,59 @@ impl Socket {
         }
     }
 
-    /// Sends bytes that already are whole messages (an nftables batch) as one piece, and gives every failure the
-    /// kernel reports, with the sequence number it belongs to. The kernel has handled all of it when this returns.
-    pub(crate) fn transact(&mut self, bytes: &[u8]) -> Result<Vec<(u32, NetlinkError)>, NetlinkError> {
+    /// Asks for everything of a kind by a request made elsewhere, and gives the answer as it came, headers included.
+    pub(crate) fn dump_bytes(&mut self, request: impl Fn(u32) -> Vec<u8>) -> Result<Vec<u8>, NetlinkError> {
+        let mut replies = Replies::default();
+        for _ in 0..DUMP_TRIES {
+            replies.clear();
+            let message = Message { bytes: request(self.seq.wrapping_add(1)) };
+            if self.dump_once(message, &mut replies)? {
+                let mut bytes = Vec::new();
+                for reply in replies.iter() {
+                    let len = u32::try_from(HEADER + reply.body.len()).unwrap_or(u32::MAX);
+                    bytes.extend_from_slice(&len.to_ne_bytes());
+                    bytes.extend_from_slice(&reply.kind.to_ne_bytes());
+                    bytes.extend_from_slice(&reply.flags.to_ne_bytes());
+                    bytes.extend_from_slice(&self.seq.to_ne_bytes());
+                    bytes.extend_from_slice(&reply.port.to_ne_bytes());
+                    bytes.extend_from_slice(reply.body);
+                    bytes.resize(bytes.len().next_multiple_of(4), 0);
+                }
+                return Ok(bytes);
+            }
+        }
+        Err(NetlinkError::with_text(libc::EINTR, "what was asked for kept changing while it was shown"))
+    }
+
+    /// The sequence number the next message may have.
+    pub(crate) fn next_seq(&self) -> u32 {
+        self.seq.wrapping_add(1)
+    }
+
+    /// The last sequence number used by messages made elsewhere.
+    pub(crate) fn set_seq(&mut self, seq: u32) {
+        self.seq = seq;
+    }
+
+    /// Sends bytes that already are whole messages (an nftables batch) as one piece, and hands over what the kernel
+    /// answers. It has handled all of it when this returns.
+    pub(crate) fn transact(&mut self, bytes: &[u8], mut take: impl FnMut(&[u8])) -> Result<(), NetlinkError> {
         let room = i32::try_from(bytes.len().saturating_mul(2).max(1 << 20)).unwrap_or(i32::MAX);
         set_option(self.as_fd(), libc::SO_SNDBUFFORCE, &room)
             .or_else(|_| set_option(self.as_fd(), libc::SO_SNDBUF, &room))
             .map_err(|e| NetlinkError::from_io(&e))?;
         send_all(&self.raw, bytes).map_err(|e| NetlinkError::from_io(&e))?;
-        let mut faults = Vec::new();
+        let mut answered = false;
         loop {
-            let len = match self.read(libc::MSG_DONTWAIT) {
-                Ok(len) => len,
-                Err(error) if error.errno == libc::EAGAIN => return Ok(faults),
-                Err(error) => return Err(error),
-            };
-            for (seq, reply) in each_message(&self.buffer[..len]) {
-                if reply.kind == NLMSG_ERROR
-                    && let Err(error) = parse_ack(reply)
-                {
-                    faults.push((seq, error));
+            match self.read(libc::MSG_DONTWAIT) {
+                Ok(len) => take(&self.buffer[..len]),
+                Err(error) if error.errno == libc::EAGAIN && answered => return Ok(()),
+                Err(error) if error.errno == libc::EAGAIN => {
+                    return Err(NetlinkError::with_text(libc::EIO, "the kernel gives no answer to a batch"));
                 }
+                Err(error) => return Err(error),
             }
+            answered = true;
         }
     }
 
@@ -361,6 +392,29 @@ pub(crate) fn set_option<T>(fd: BorrowedFd<'_>, option: i32, value: &T) -> std::
     let code =
         unsafe { libc::setsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, option, std::ptr::from_ref(value).cast(), len) };
     if code == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+}
+
+/// Lets no event through that was caused by one of these sockets, by a filter in the kernel (socket(7),
+/// `SO_ATTACH_FILTER`): thousands of own writes then take no room in the queue.
+pub(crate) fn drop_events_of(fd: BorrowedFd<'_>, ports: &[u32]) -> std::io::Result<()> {
+    // Classic BPF (linux/bpf_common.h): load the word at an offset, jump if equal, return.
+    const LOAD_WORD: u16 = 0x20;
+    const JUMP_IF_EQUAL: u16 = 0x15;
+    const RETURN: u16 = 0x06;
+    const PORT_OFFSET: u32 = 12;
+    let op = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
+    let mut program = vec![op(LOAD_WORD, 0, 0, PORT_OFFSET)];
+    for (i, port) in ports.iter().enumerate() {
+        // To the last instruction, over the comparisons that follow and the one that lets pass.
+        let Ok(distance) = u8::try_from(ports.len() - i) else { continue };
+        // The filter reads in network order, the field is in host order.
+        program.push(op(JUMP_IF_EQUAL, distance, 0, u32::from_be_bytes(port.to_ne_bytes())));
+    }
+    program.push(op(RETURN, 0, 0, u32::MAX));
+    program.push(op(RETURN, 0, 0, 0));
+    let len = u16::try_from(program.len()).unwrap_or(u16::MAX);
+    let program = libc::sock_fprog { len, filter: program.as_mut_ptr() };
+    set_option(fd, libc::SO_ATTACH_FILTER, &program)
 }
 
 #[cfg(test)]

@@ -30,8 +30,7 @@ pub(super) fn read(route: &mut Socket, nft: &mut Socket) -> Result<HostFacts, Ob
     let mut facts = HostFacts { ipv6, ..HostFacts::default() };
     for link in links.values().filter(|link| is_foreign(link)) {
         let addresses = by_link.remove(&link.index).unwrap_or_default().into_iter().collect();
-        let running =
-            link.flags & IFF_UP != 0 && link.flags & (IFF_RUNNING | IFF_LOWER_UP) == IFF_RUNNING | IFF_LOWER_UP;
+        let running = is_running(link);
         facts.links.insert(link.name.clone(), HostLink { running, mtu: link.mtu, mac: link.mac, addresses });
     }
     for family in Family::BOTH {
@@ -47,6 +46,12 @@ pub(super) fn read(route: &mut Socket, nft: &mut Socket) -> Result<HostFacts, Ob
 /// Whether a link is neither ours nor loopback.
 pub(crate) fn is_foreign(link: &RawLink) -> bool {
     link.flags & IFF_LOOPBACK == 0 && !link.name.as_str().starts_with(LINK_PREFIX)
+}
+
+/// Up and with carrier.
+pub(crate) fn is_running(link: &RawLink) -> bool {
+    const ALL: u32 = IFF_UP | IFF_RUNNING | IFF_LOWER_UP;
+    link.flags & ALL == ALL
 }
 
 /// An address others can reach the node by. Temporary ones change too often to be named to anyone.
@@ -69,41 +74,33 @@ fn bridge_netfilter(ipv6: bool) -> Option<bool> {
     Some(v4 && (!ipv6 || on("bridge-nf-call-ip6tables").unwrap_or(true)))
 }
 
-/// A chain on the forward hook.
-struct ForwardChain {
-    family: u8,
-    table: String,
-    name: String,
+/// A base chain on the forward hook.
+#[derive(Debug)]
+pub(crate) struct ForwardChain {
+    pub(crate) family: u8,
+    pub(crate) table: String,
+    pub(crate) name: String,
     drops: bool,
 }
 
-fn foreign_drops(socket: &mut Socket) -> Result<Vec<ForeignDrop>, ObserveError> {
-    let nft = |kind: u16, family: u8| Message::new(NFNL_SUBSYS_NFTABLES << 8 | kind, 0, &[family, 0, 0, 0]);
-    let replies = match socket.dump(&nft(NFT_MSG_GETCHAIN, 0)) {
-        Ok(replies) => replies,
+/// Chains of others on the forward hook of families that see routed packets.
+pub(crate) fn forward_chains(socket: &mut Socket) -> Result<Vec<ForwardChain>, ObserveError> {
+    match socket.dump(&request(NFT_MSG_GETCHAIN, 0)) {
+        Ok(replies) => Ok(replies.iter().filter_map(forward_chain).filter(|chain| chain.table != NFT_TABLE).collect()),
         // A kernel without nftables has no chains.
-        Err(error) if matches!(error.errno, libc::EINVAL | libc::EOPNOTSUPP | libc::EPROTONOSUPPORT) => {
-            return Ok(Vec::new());
-        }
-        Err(error) => return Err(ObserveError::new("nftables chains", error)),
-    };
+        Err(error) if matches!(error.errno, libc::EINVAL | libc::EOPNOTSUPP | libc::EPROTONOSUPPORT) => Ok(Vec::new()),
+        Err(error) => Err(ObserveError::new("nftables chains", error)),
+    }
+}
+
+fn request(kind: u16, family: u8) -> Message {
+    Message::new(NFNL_SUBSYS_NFTABLES << 8 | kind, 0, &[family, 0, 0, 0])
+}
+
+fn foreign_drops(socket: &mut Socket) -> Result<Vec<ForeignDrop>, ObserveError> {
     let mut drops = Vec::new();
-    for chain in replies.iter().filter_map(forward_chain).filter(|chain| chain.table != NFT_TABLE) {
-        let ends_in_drop = || -> Result<bool, ObserveError> {
-            let request =
-                nft(NFT_MSG_GETRULE, chain.family).str(NFTA_RULE_TABLE, &chain.table).str(NFTA_RULE_CHAIN, &chain.name);
-            match socket.dump(&request) {
-                Ok(rules) => Ok(rules
-                    .iter()
-                    .filter_map(|rule| rule.split::<NFGEN>())
-                    .last()
-                    .is_some_and(|(_, rule)| always_drops(rule.nested(NFTA_RULE_EXPRESSIONS)))),
-                Err(error) if error.errno == libc::ENOENT => Ok(false),
-                Err(error) => Err(ObserveError::new("nftables rules", error)),
-            }
-        };
-        let mut ends_in_drop = ends_in_drop;
-        if !chain.drops && !ends_in_drop()? {
+    for chain in forward_chains(socket)? {
+        if !chain.drops && !ends_in_drop(socket, &chain)? {
             continue;
         }
         let family = family_word(chain.family);
@@ -119,8 +116,23 @@ fn foreign_drops(socket: &mut Socket) -> Result<Vec<ForeignDrop>, ObserveError> 
     Ok(drops)
 }
 
+/// Whether the last rule of a chain drops or rejects whatever comes to it.
+fn ends_in_drop(socket: &mut Socket, chain: &ForwardChain) -> Result<bool, ObserveError> {
+    let request =
+        request(NFT_MSG_GETRULE, chain.family).str(NFTA_RULE_TABLE, &chain.table).str(NFTA_RULE_CHAIN, &chain.name);
+    match socket.dump(&request) {
+        Ok(rules) => {
+            let last = rules.iter().filter_map(|rule| rule.split::<NFGEN>()).last();
+            Ok(last.is_some_and(|(_, rule)| always_drops(rule.nested(NFTA_RULE_EXPRESSIONS))))
+        }
+        // Removed since.
+        Err(error) if error.errno == libc::ENOENT => Ok(false),
+        Err(error) => Err(ObserveError::new("nftables rules", error)),
+    }
+}
+
 /// A base chain on the forward hook of a family that sees routed packets.
-fn forward_chain(reply: Reply<'_>) -> Option<ForwardChain> {
+pub(crate) fn forward_chain(reply: Reply<'_>) -> Option<ForwardChain> {
     let (header, attrs) = reply.split::<NFGEN>()?;
     let hook = attrs.get(NFTA_CHAIN_HOOK).map(Attrs)?;
     let routed = family_word(header[0]) != "other";

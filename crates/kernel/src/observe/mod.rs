@@ -3,8 +3,8 @@
 //! Not here: what should be there. Everything read is a value that could be compared with one that is wanted; what has
 //! no form in the model (a foreign route, a learned neighbour) is left out, except what [`HostFacts`] has a place for.
 
-mod facts;
-mod nft;
+pub(crate) mod facts;
+pub(crate) mod nft;
 mod space;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -38,30 +38,34 @@ impl Observer {
 
     /// Everything of ours in the agent's namespace: links named `rip*` with their addresses, permanent neighbours,
     /// forwarding entries and queueing discipline; nexthop objects of our ids and routes of our protocol; tables named
-    /// `ripstop` with their elements. Of the settings below /proc/sys, those whose keys are in `sysctls`. Owners are
-    /// read from the links' alternative names; what hangs on a link has its link's owner.
+    /// `ripstop` with their elements. Owners are read from the links' alternative names and the elements' comments; what
+    /// hangs on a link has its link's owner.
+    ///
+    /// `desired` says which settings below /proc/sys are read, and lets tables be recognised: a table that is what
+    /// `desired` has under its key is shown as that, any other as a table that equals none.
     ///
     /// The far end of an observed veth is a placeholder: the kernel shows no path of its namespace.
     ///
     /// # Errors
     /// The kernel cannot be asked.
-    pub fn host(&mut self, sysctls: &BTreeSet<Key>) -> Result<Model, ObserveError> {
+    pub fn host(&mut self, desired: &Model) -> Result<Model, ObserveError> {
         let mut model = Model::new();
         space::ours(&mut self.route, &mut model)?;
-        nft::ours(&mut self.nft, &mut model)?;
-        let settings = sysctls.iter().filter(|key| key.ns() == Some(&Ns::Host));
+        nft::ours(&mut self.nft, desired, &mut model)?;
+        let settings = desired.keys().filter(|key| key.ns() == Some(&Ns::Host));
         read_settings(&Ns::Host, settings, &mut model)?;
         Ok(model)
     }
 
     /// What is there under these keys, in whatever namespace: absent keys are absent from the model, and so are objects
-    /// whose namespace does not exist, records, and routes and nexthops of others. Cheap for few keys.
+    /// whose namespace does not exist, records, and routes and nexthops of others. Cheap for few keys. `desired` lets
+    /// tables be recognised, see [`Self::host`].
     ///
     /// The calling thread enters pods' namespaces and comes back before this returns.
     ///
     /// # Errors
     /// The kernel cannot be asked, or a path is no network namespace though something is there.
-    pub fn observe_keys(&mut self, keys: &BTreeSet<Key>) -> Result<Model, ObserveError> {
+    pub fn observe_keys(&mut self, keys: &BTreeSet<Key>, desired: &Model) -> Result<Model, ObserveError> {
         let mut by_ns: BTreeMap<&Ns, BTreeSet<&Key>> = BTreeMap::new();
         for key in keys {
             if let Some(ns) = key.ns() {
@@ -73,7 +77,7 @@ impl Observer {
             match ns {
                 Ns::Host => {
                     space::keys(&mut self.route, ns, &keys, &mut model)?;
-                    nft::keys(&mut self.nft, &keys, &mut model)?;
+                    nft::keys(&mut self.nft, &keys, desired, &mut model)?;
                     read_settings(ns, keys, &mut model)?;
                 }
                 Ns::Path(path) => self.pod(ns, path, keys, &mut model)?,

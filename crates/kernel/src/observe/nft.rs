@@ -1,18 +1,179 @@
 //! Tables named `ripstop`, and their elements.
+//!
+//! A table cannot be read back rule by rule in the model's words, but it carries a digest of what was written, and the
+//! kernel's dump has a digest too: where both agree with the wanted table's, the wanted table is what is there. Where
+//! they do not, a placeholder is shown that equals no table anybody wants.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use ripstop_netmodel::{Key, Model};
+use ripstop_netmodel::{Entry, Key, Model, NFT_TABLE, NftElement, NftTable, Object};
+use ripstop_nft::decode::{Message as Decoded, Observation, ObservedTable, messages};
+use ripstop_nft::encode;
+use ripstop_nft::model::{Comment, ElementBody, ElementKey, Name, Table, TableFamily};
+use ripstop_types::Owner;
 
 use crate::error::ObserveError;
-use crate::netlink::Socket;
+use crate::netlink::uapi::{NFNL_SUBSYS_NFTABLES, NFT_MSG_GETGEN, NFTA_GEN_ID};
+use crate::netlink::{Message, NetlinkError, Socket};
+
+/// So often is a reading begun anew when the ruleset changes meanwhile.
+const TRIES: usize = 20;
+/// The comment of the table that stands for one that is not as it was written.
+const ALTERED: &str = "not as it was written";
 
 /// Puts every table of ours and its elements into the model.
-pub(super) fn ours(_socket: &mut Socket, _model: &mut Model) -> Result<(), ObserveError> {
+pub(super) fn ours(socket: &mut Socket, desired: &Model, model: &mut Model) -> Result<(), ObserveError> {
+    let observed = stable(socket, |socket, observation| {
+        for table in read_definitions(socket, observation)? {
+            for set in observation.sets(table.0, &table.1) {
+                read(socket, observation, |seq| encode::dump_elements(seq, table.0, &table.1, &set))?;
+            }
+        }
+        Ok(())
+    });
+    for table in observed.map_err(fault)?.tables().into_iter().filter(is_ours) {
+        insert_table(&table, desired, model);
+        for (key, body) in table.elements {
+            insert_element(key, body, model);
+        }
+    }
     Ok(())
 }
 
 /// Puts what is there under these keys into the model.
-pub(super) fn keys(_socket: &mut Socket, _keys: &BTreeSet<&Key>, _model: &mut Model) -> Result<(), ObserveError> {
+pub(super) fn keys(
+    socket: &mut Socket,
+    keys: &BTreeSet<&Key>,
+    desired: &Model,
+    model: &mut Model,
+) -> Result<(), ObserveError> {
+    if keys.iter().any(|key| matches!(key, Key::NftTable { .. })) {
+        let observed = stable(socket, |socket, observation| read_definitions(socket, observation).map(|_| ()));
+        for table in observed.map_err(fault)?.tables().into_iter().filter(is_ours) {
+            if keys.contains(&Key::NftTable { family: table.family, name: table.name.clone() }) {
+                insert_table(&table, desired, model);
+            }
+        }
+    }
+    let wanted = keys.iter().filter_map(|key| match key {
+        Key::NftElement(key) => Some(key),
+        _ => None,
+    });
+    let wanted: BTreeSet<&ElementKey> = wanted.collect();
+    let sets = wanted.iter().map(|key| (key.family, key.table.clone(), key.set.clone())).collect();
+    for (key, body) in elements_of(socket, &sets).map_err(fault)? {
+        if wanted.contains(&key) {
+            insert_element(key, body, model);
+        }
+    }
     Ok(())
+}
+
+/// The elements of some sets; a set that is not there has none.
+pub(crate) fn elements_of(
+    socket: &mut Socket,
+    sets: &BTreeSet<(TableFamily, Name, Name)>,
+) -> Result<BTreeMap<ElementKey, ElementBody>, NetlinkError> {
+    if sets.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let observation = stable(socket, |socket, observation| {
+        read(socket, observation, encode::dump_tables)?;
+        let tables: BTreeSet<_> = sets.iter().map(|(family, table, _)| (*family, table)).collect();
+        for (family, table) in tables {
+            read(socket, observation, |seq| encode::dump_sets(seq, family, table))?;
+        }
+        for (family, table, set) in sets {
+            if observation.sets(*family, table).contains(set) {
+                read(socket, observation, |seq| encode::dump_elements(seq, *family, table, set))?;
+            }
+        }
+        Ok(())
+    })?;
+    Ok(observation.tables().into_iter().flat_map(|table| table.elements).collect())
+}
+
+/// Reads until the ruleset has the same generation before and behind.
+fn stable(
+    socket: &mut Socket,
+    mut reading: impl FnMut(&mut Socket, &mut Observation) -> Result<(), NetlinkError>,
+) -> Result<Observation, NetlinkError> {
+    for _ in 0..TRIES {
+        let before = generation(socket)?;
+        let mut observation = Observation::new();
+        match reading(socket, &mut observation) {
+            // A table went while its sets were read.
+            Err(error) if error.errno == libc::ENOENT => continue,
+            result => result?,
+        }
+        if generation(socket)? == before {
+            return Ok(observation);
+        }
+    }
+    Err(NetlinkError::with_text(libc::EAGAIN, "the ruleset kept changing while it was read"))
+}
+
+fn generation(socket: &mut Socket) -> Result<Option<u32>, NetlinkError> {
+    let replies = socket.call(Message::new(NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_GETGEN, 0, &[0; 4]))?;
+    Ok(replies.first().and_then(|reply| reply.split::<4>()).and_then(|(_, attrs)| attrs.be32(NFTA_GEN_ID)))
+}
+
+/// Reads chains, rules and sets of every table of ours, and says which there are.
+fn read_definitions(
+    socket: &mut Socket,
+    observation: &mut Observation,
+) -> Result<Vec<(TableFamily, Name)>, NetlinkError> {
+    read(socket, observation, encode::dump_tables)?;
+    let tables: Vec<_> = observation.tables().into_iter().filter(is_ours).map(|t| (t.family, t.name)).collect();
+    let families: BTreeSet<TableFamily> = tables.iter().map(|(family, _)| *family).collect();
+    for family in families {
+        read(socket, observation, |seq| encode::dump_chains(seq, family))?;
+    }
+    for (family, name) in &tables {
+        read(socket, observation, |seq| encode::dump_rules(seq, *family, name))?;
+        read(socket, observation, |seq| encode::dump_sets(seq, *family, name))?;
+    }
+    Ok(tables)
+}
+
+fn read(
+    socket: &mut Socket,
+    observation: &mut Observation,
+    request: impl Fn(u32) -> Vec<u8>,
+) -> Result<(), NetlinkError> {
+    let bytes = socket.dump_bytes(request)?;
+    let decoded = messages(&bytes).map_err(|error| NetlinkError::with_text(libc::EBADMSG, &error.to_string()))?;
+    for received in decoded {
+        // Chains of a family come with those of other tables, whose tables this is not about.
+        match &received.message {
+            Decoded::Chain(chain) if chain.table != NFT_TABLE => {}
+            _ => observation.take(received.message),
+        }
+    }
+    Ok(())
+}
+
+fn is_ours(table: &ObservedTable) -> bool {
+    table.name.as_str() == NFT_TABLE
+}
+
+fn insert_table(found: &ObservedTable, desired: &Model, model: &mut Model) {
+    let key = Key::NftTable { family: found.family, name: found.name.clone() };
+    let wanted = match desired.get(&key).map(|entry| &entry.object) {
+        Some(Object::NftTable(wanted)) if found.intact && found.digest == Some(encode::digest(&wanted.table)) => {
+            Some(wanted.table.clone())
+        }
+        _ => None,
+    };
+    let altered = || Table::new(found.family, &found.name).comment(Comment::from(ALTERED));
+    model.insert(NftTable { table: wanted.unwrap_or_else(altered) }, Some(Owner::agent()));
+}
+
+fn insert_element(key: ElementKey, body: ElementBody, model: &mut Model) {
+    let owner = body.comment.as_ref().map(|comment| Owner::from_mark(comment.as_str()));
+    model.insert_entry(Entry { object: Object::NftElement(NftElement { key, body }), owner }.into());
+}
+
+fn fault(error: NetlinkError) -> ObserveError {
+    ObserveError::new("nftables", error)
 }

@@ -27,7 +27,7 @@ pub(super) fn ours(socket: &mut Socket, model: &mut Model) -> Result<(), Observe
         .links
         .values()
         .filter(|link| link.name.as_str().starts_with(LINK_PREFIX))
-        .map(|link| (link.index, link.owner_name().map(Owner::from_mark)))
+        .map(|link| (link.index, link.owner()))
         .collect();
     let owner = |index: u32| ours.get(&index).cloned();
     for link in view.links.values().filter(|link| ours.contains_key(&link.index)) {
@@ -180,7 +180,7 @@ impl<'a> View<'a> {
         let key = object.key();
         let name = link_of(&key).filter(|_| matches!(self.ns, Ns::Host))?;
         let link = self.links.values().find(|link| link.name == *name)?;
-        link.owner_name().map(Owner::from_mark)
+        link.owner()
     }
 
     fn vxlans(&self) -> impl Iterator<Item = u32> {

@@ -4,11 +4,14 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ripstop_netmodel::{BridgePort, Link, LinkKind, Ns, Veth};
-use ripstop_types::{IfName, Mac};
+use ripstop_types::{IfName, Mac, Owner};
 
 use super::{AF_INET6, Names};
 use crate::netlink::uapi::*;
 use crate::netlink::{Attrs, Message, Reply, read_ip};
+
+/// First letters of the alternative name that marks a link as ours.
+pub(crate) const MARK: &str = "ripstop.";
 
 /// Bytes of `struct ifinfomsg`.
 pub(crate) const IFINFO: usize = 16;
@@ -57,11 +60,32 @@ impl RawLink {
         })
     }
 
-    /// The alternative name that names an owner: `agent`, or a kind and a name with '/' between, as no other tool makes
-    /// them; failing that the first.
-    pub(crate) fn owner_name(&self) -> Option<&str> {
-        let owner = self.altnames.iter().find(|name| name.contains('/') || name.starts_with("agent"));
-        owner.or(self.altnames.first()).map(AsRef::as_ref)
+    /// The alternative name that is our mark.
+    pub(crate) fn mark(&self) -> Option<&str> {
+        self.altnames.iter().find(|name| name.starts_with(MARK)).map(AsRef::as_ref)
+    }
+
+    /// The mark; failing that the first alternative name.
+    fn altname(&self) -> Option<&str> {
+        self.mark().or(self.altnames.first().map(AsRef::as_ref))
+    }
+
+    /// The owner that the mark names: `ripstop.pod.NAMESPACE.NAME.INTERFACE.LINK`, `ripstop.network.NAME`.
+    pub(crate) fn owner(&self) -> Option<Owner> {
+        let mark = self.mark()?;
+        let (kind, name) = mark.strip_prefix(MARK)?.split_once('.')?;
+        // The last two parts make a pod's mark unique.
+        let one_interface = || {
+            let name = name.strip_suffix(self.name.as_str())?.strip_suffix('.')?;
+            name.rsplit_once('.').map(|(name, _)| name)
+        };
+        let text = match kind {
+            "network" | "tunnel" => format!("network/{name}"),
+            "container" => format!("container/{}", one_interface().unwrap_or(name)),
+            "pod" => format!("pod/{}", one_interface().unwrap_or(name).replacen('.', "/", 1)),
+            _ => mark.to_owned(),
+        };
+        Some(Owner::from_mark(&text))
     }
 
     /// The model's link. In the agent's namespace a veth is an end that we made; elsewhere it is the other end. Where the
@@ -75,7 +99,7 @@ impl RawLink {
             mac: self.mac,
             up: self.flags & IFF_UP != 0,
             master: self.master.and_then(|index| names.get(&index)).cloned(),
-            altname: self.owner_name().map(Arc::from),
+            altname: self.altname().map(Arc::from),
             port: self.port,
             no_link_local: self.no_link_local,
         }
@@ -111,6 +135,14 @@ fn read_vxlan(data: Attrs<'_>) -> Option<(u32, u16, IpAddr)> {
     // A device without a source address is none of ours; the unspecified address says so without losing the rest.
     let local = local.unwrap_or(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED));
     Some((data.u32(IFLA_VXLAN_ID)?, data.be16(IFLA_VXLAN_PORT)?, local))
+}
+
+/// The settings of a bridge port in a message of the bridge's own family; `None` if it is another message.
+pub(crate) fn bridge_port(reply: Reply<'_>) -> Option<(u32, BridgePort)> {
+    let (header, attrs) = reply.split::<IFINFO>()?;
+    let index = u32::from_ne_bytes(*header[4..].first_chunk()?);
+    let settings = attrs.nested(IFLA_PROTINFO);
+    settings.get(IFLA_BRPORT_MODE).map(|_| (index, read_port(settings)))
 }
 
 fn read_port(data: Attrs<'_>) -> BridgePort {

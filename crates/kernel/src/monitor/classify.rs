@@ -1,0 +1,221 @@
+//! What an event means.
+
+use ripstop_netmodel::{Kind, LINK_PREFIX, NEXTHOP_IDS, NFT_TABLE, ROUTE_PROTOCOL};
+
+use super::{Changed, HANGS_ON_LINK, Known, Touched};
+use crate::netlink::Reply;
+use crate::netlink::uapi::*;
+use crate::observe::facts;
+use crate::own::{LinkState, OwnTraffic};
+use crate::wire::AF_BRIDGE;
+use crate::wire::address::RawAddress;
+use crate::wire::link::{RawLink, bridge_port};
+use crate::wire::neighbour::RawNeighbour;
+use crate::wire::nexthop::RawNexthop;
+use crate::wire::qdisc::RawQdisc;
+use crate::wire::route::RawRoute;
+
+/// Bytes of `struct nfgenmsg`.
+const NFGEN: usize = 4;
+
+impl Known {
+    /// Takes one event in.
+    pub(super) fn hear(&mut self, event: Reply<'_>, own: &OwnTraffic, changed: &mut Changed) {
+        match event.kind {
+            RTM_NEWLINK | RTM_DELLINK => self.link(event, own),
+            _ if own.is_ours(event.port) => {}
+            RTM_NEWADDR | RTM_DELADDR => self.address(event, own, changed),
+            RTM_NEWROUTE | RTM_DELROUTE => route(event, own, changed),
+            RTM_NEWNEIGH | RTM_DELNEIGH => self.neighbour(event, own, changed),
+            RTM_NEWNEXTHOP | RTM_DELNEXTHOP => nexthop(event, own, changed),
+            RTM_NEWQDISC | RTM_DELQDISC => self.qdisc(event, changed),
+            kind if kind >> 8 == NFNL_SUBSYS_NFTABLES => self.nft(event, changed),
+            _ => {}
+        }
+    }
+
+    /// Judges the links that had events, by what they were and what they became: the steps between do not matter.
+    pub(super) fn settle(&mut self, own: &OwnTraffic, changed: &mut Changed) {
+        for (index, touched) in std::mem::take(&mut self.touched) {
+            let after = self.links.get(&index);
+            let runs = self.running.contains(&index);
+            let before = touched.before.as_ref();
+            if !touched.by_others || own.departed(index) || (before == after && touched.ran == runs) {
+                continue;
+            }
+            if after.is_some_and(|after| own.left_link_so(index, after)) {
+                continue;
+            }
+            let fell = before.is_some_and(|before| before.up) && !after.is_some_and(|after| after.up);
+            if [before, after].into_iter().flatten().any(is_ours) {
+                changed.kinds.insert(Kind::Link);
+                if fell {
+                    changed.kinds.extend(HANGS_ON_LINK);
+                }
+            } else {
+                changed.facts = true;
+            }
+            // What went through it is gone without an event of its own.
+            if fell {
+                changed.kinds.extend([Kind::Nexthop, Kind::Route]);
+            }
+        }
+    }
+
+    pub(super) fn set_link(&mut self, link: &RawLink) {
+        self.links.insert(link.index, LinkState::of(link));
+        if facts::is_foreign(link) && facts::is_running(link) {
+            self.running.insert(link.index);
+        } else {
+            self.running.remove(&link.index);
+        }
+    }
+
+    fn link(&mut self, event: Reply<'_>, own: &OwnTraffic) {
+        if event.body.first() == Some(&AF_BRIDGE) {
+            return self.port(event, own);
+        }
+        let Some(link) = RawLink::read(event).filter(|link| link.flags & IFF_LOOPBACK == 0) else { return };
+        self.touch(link.index, !own.is_ours(event.port));
+        if event.kind == RTM_DELLINK {
+            self.links.remove(&link.index);
+            self.running.remove(&link.index);
+        } else {
+            self.set_link(&link);
+        }
+    }
+
+    /// A bridge's own event about a port: its settings may have changed. That it left the bridge comes as a link's event.
+    fn port(&mut self, event: Reply<'_>, own: &OwnTraffic) {
+        let Some((index, port)) = bridge_port(event).filter(|_| event.kind == RTM_NEWLINK) else { return };
+        if self.links.get(&index).is_some_and(|link| link.port.is_some_and(|known| known != port)) {
+            self.touch(index, !own.is_ours(event.port));
+            if let Some(link) = self.links.get_mut(&index) {
+                link.port = Some(port);
+            }
+        }
+    }
+
+    fn touch(&mut self, index: u32, by_others: bool) {
+        let touched = self.touched.entry(index).or_insert_with(|| Touched {
+            before: self.links.get(&index).cloned(),
+            ran: self.running.contains(&index),
+            by_others: false,
+        });
+        touched.by_others |= by_others;
+    }
+
+    /// Whether a link is one of ours that we did not remove.
+    fn is_our_link(&self, index: u32, own: &OwnTraffic) -> bool {
+        !own.departed(index) && self.links.get(&index).is_some_and(is_ours)
+    }
+
+    fn address(&self, event: Reply<'_>, own: &OwnTraffic, changed: &mut Changed) {
+        let Some(address) = RawAddress::read(event) else { return };
+        let added = event.kind == RTM_NEWADDR;
+        if own.departed(address.index) {
+            return;
+        }
+        if self.links.get(&address.index).is_some_and(is_ours) {
+            // Ours is who made it with our number: the kernel does not say who wrote an IPv6 address.
+            if !address.is_kernels() && !(added && address.protocol == ROUTE_PROTOCOL) {
+                changed.kinds.insert(Kind::Address);
+            }
+        } else if facts::is_usable(&address) && self.links.contains_key(&address.index) {
+            changed.facts = true;
+            if !added {
+                // Routes with it as their source are gone without an event.
+                changed.kinds.insert(Kind::Route);
+            }
+        }
+    }
+
+    fn neighbour(&self, event: Reply<'_>, own: &OwnTraffic, changed: &mut Changed) {
+        let Some(entry) = RawNeighbour::read(event).filter(|entry| self.is_our_link(entry.index, own)) else { return };
+        if entry.family == AF_BRIDGE {
+            let (Some(mac), true) = (entry.mac, entry.flags & NTF_SELF != 0) else { return };
+            let dst = if event.kind == RTM_NEWNEIGH { entry.dst } else { None };
+            if !own.left_fdb_so(entry.index, mac, dst) {
+                changed.kinds.insert(Kind::Fdb);
+            }
+            return;
+        }
+        // The kernel fails neighbours it learned all the time; one that a socket failed was removed by somebody.
+        if entry.state & NUD_PERMANENT != 0 || (entry.state & NUD_FAILED != 0 && event.port != 0) {
+            changed.kinds.insert(Kind::Neighbour);
+        }
+    }
+
+    fn qdisc(&self, event: Reply<'_>, changed: &mut Changed) {
+        if let Some(qdisc) = RawQdisc::read(event)
+            && qdisc.root
+            && self.links.get(&qdisc.index).is_some_and(is_ours)
+        {
+            changed.kinds.insert(Kind::Qdisc);
+        }
+    }
+
+    fn nft(&mut self, event: Reply<'_>, changed: &mut Changed) {
+        // Every message but the generation's begins with its table's name.
+        let Some((header, attrs)) = event.split::<NFGEN>() else { return };
+        let kind = event.kind & 0xff;
+        if kind == NFT_MSG_NEWGEN {
+            return;
+        }
+        let Some(table) = attrs.str(NFTA_RULE_TABLE) else { return };
+        if table == NFT_TABLE {
+            changed.kinds.insert(Kind::NftElement);
+            if !matches!(kind, NFT_MSG_NEWSETELEM | NFT_MSG_DELSETELEM) {
+                changed.kinds.insert(Kind::NftTable);
+            }
+            return;
+        }
+        match kind {
+            NFT_MSG_NEWCHAIN | NFT_MSG_DELCHAIN => {
+                let Some(chain) = facts::forward_chain(event) else { return };
+                let key = (chain.family, chain.table.into(), chain.name.into());
+                changed.facts = true;
+                if kind == NFT_MSG_NEWCHAIN {
+                    self.forward.insert(key);
+                } else {
+                    self.forward.remove(&key);
+                }
+            }
+            NFT_MSG_NEWRULE | NFT_MSG_DELRULE => {
+                let chain = attrs.str(NFTA_RULE_CHAIN).unwrap_or_default();
+                changed.facts |= self.forward.contains(&(header[0], table.into(), chain.into()));
+            }
+            NFT_MSG_DELTABLE => changed.facts |= self.forward.iter().any(|(_, name, _)| **name == *table),
+            _ => {}
+        }
+    }
+}
+
+fn is_ours(link: &LinkState) -> bool {
+    link.name.as_str().starts_with(LINK_PREFIX)
+}
+
+fn route(event: Reply<'_>, own: &OwnTraffic, changed: &mut Changed) {
+    let Some(route) = RawRoute::read(event) else { return };
+    if route.index.is_some_and(|index| own.departed(index)) {
+        return;
+    }
+    // A route that replaces one of ours is announced alone.
+    if route.protocol == ROUTE_PROTOCOL || (event.kind == RTM_NEWROUTE && event.flags & NLM_F_REPLACE != 0) {
+        changed.kinds.insert(Kind::Route);
+    }
+    if route.dst.len() == 0 && route.table == RT_TABLE_MAIN && route.protocol != ROUTE_PROTOCOL {
+        changed.facts = true;
+    }
+}
+
+fn nexthop(event: Reply<'_>, own: &OwnTraffic, changed: &mut Changed) {
+    let Some(nexthop) = RawNexthop::read(event) else { return };
+    let departed = nexthop.index.is_some_and(|index| own.departed(index));
+    if NEXTHOP_IDS.contains(&nexthop.id) && !departed {
+        changed.kinds.insert(Kind::Nexthop);
+        if event.kind == RTM_DELNEXTHOP {
+            changed.kinds.insert(Kind::Route);
+        }
+    }
+}
