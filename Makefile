@@ -43,7 +43,7 @@ bench: setup ## the figures of BENCHMARKS.md
 	@$(XTASK) bench
 
 install: build ## binaries, manual, completions, units, into $(DESTDIR)$(PREFIX)
-	@$(XTASK) install --prefix "$(PREFIX)" --destdir "$(DESTDIR)"
+	@$(XTASK) install --prefix "$(PREFIX)" --root "$(DESTDIR)/"
 
 clean: ## remove what building left
 	$(CARGO) clean

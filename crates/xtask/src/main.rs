@@ -6,7 +6,6 @@
 #![allow(clippy::print_stdout, reason = "results are this program's stdout")]
 
 mod checks;
-mod install;
 mod libtest;
 mod process;
 mod release;
@@ -27,7 +26,7 @@ usage: cargo xtask COMMAND
   test [--quick|--long] [-p CRATE]   builds and runs the tests; without -p the checks too
   build                              target/release/{ripstop,ripstop-cni}, static, sizes checked
   demo                               builds for development and runs `ripstop lab demo`
-  install [--prefix P] [--destdir D] copies what `build` left, manual, completions, systemd units
+  install [ARG...]                   what `ripstop install` of target/release installs, with its arguments
   bench | fuzz | test-k8s            say what is missing as long as there are none";
 
 /// A command ended, and how.
@@ -69,7 +68,7 @@ fn run(command: &str, args: &[String]) -> Result<End> {
         "test" => Ok(verdict(testrun::command(&Workspace::open()?, args)?)),
         "build" => release::build(&Workspace::open()?).map(|()| End::Good),
         "demo" => Ok(verdict(release::demo(&Workspace::open()?, args)?)),
-        "install" => install::command(&Workspace::open()?, args).map(|()| End::Good),
+        "install" => Ok(verdict(release::install(&Workspace::open()?, args)?)),
         "test-k8s" => Ok(End::Nothing("no cluster tests exist yet")),
         "fuzz" => Ok(End::Nothing("no fuzz targets exist yet")),
         "bench" => Ok(End::Nothing("no benchmarks exist yet")),

@@ -14,9 +14,9 @@ use crate::workspace::{self, Workspace};
 const PROGRAMS: &[(&str, &str, Option<u64>)] =
     &[("ripstop", "release", None), ("ripstop-cni", "plugin", Some(1_000_000))];
 
-/// Static linking of the C library. With `--target`, so that the flags do not reach procedural macros, which are dynamic
-/// libraries; fixed addresses save the plugin its own relocation at each start.
-const STATIC: &str = "-C target-feature=+crt-static -C relocation-model=static";
+/// Static linking of the C library (the plugin has none). With `--target`, so that the flag does not reach procedural
+/// macros, which are dynamic libraries.
+const STATIC: &str = "-C target-feature=+crt-static";
 
 /// Builds both programs into target/release and checks that they are static and not too big.
 ///
@@ -39,9 +39,18 @@ pub fn build(workspace: &Workspace) -> Result<()> {
     Ok(())
 }
 
+/// Lets the shipped program install itself; true where it did.
+///
+/// # Errors
+/// If it was not built.
+pub fn install(workspace: &Workspace, args: &[String]) -> Result<bool> {
+    let ripstop = shipped(workspace, "ripstop");
+    let status = Command::new(&ripstop).arg("install").args(args).stdin(Stdio::null()).status();
+    Ok(status.with_context(|| format!("start {}: `make build` makes it", ripstop.display()))?.success())
+}
+
 /// Where `build` leaves a program.
-#[must_use]
-pub fn shipped(workspace: &Workspace, program: &str) -> PathBuf {
+fn shipped(workspace: &Workspace, program: &str) -> PathBuf {
     workspace.target.join("release").join(program)
 }
 
