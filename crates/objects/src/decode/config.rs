@@ -13,6 +13,8 @@ use crate::{
 };
 
 const FIELDS: &[&str] = &[
+    "apiVersion",
+    "kind",
     "node",
     "labels",
     "store",
@@ -39,6 +41,7 @@ pub(crate) fn agent_config(d: &mut Decoder, node: &Node<'_>) -> Option<AgentConf
         return Some(default);
     }
     let fields = d.map(node, FIELDS)?;
+    network::header(d, &fields, "AgentConfig");
     let state_dir = fields.get("stateDir").and_then(|node| path(d, &node)).unwrap_or(default.state_dir);
     let store = match fields.get("store") {
         Some(node) => store(d, &node).unwrap_or_default(),
@@ -183,7 +186,7 @@ fn networks(d: &mut Decoder, node: &Node<'_>) -> Vec<Network> {
         networks.extend(if flannel::is_net_conf(item.tree) {
             flannel::net_conf(d, &item, NetworkName::first())
         } else {
-            network::network(d, &item)
+            network::inline_network(d, &item)
         });
     }
     if let Err(faults) = check_networks(&networks) {

@@ -22,17 +22,36 @@ pub(crate) fn object_name(tree: &Tree, otherwise: &str) -> String {
 
 /// A whole network, with apiVersion, kind, metadata and spec.
 pub(crate) fn network(d: &mut Decoder, node: &Node<'_>) -> Option<Network> {
-    let fields = d.map(node, &["apiVersion", "kind", "metadata", "spec"])?;
-    if let Some(version) = d.required(&fields, "apiVersion", API_VERSION) {
-        d.choice(&version, &[(API_VERSION, ())], &[]);
-    }
-    if let Some(kind) = d.required(&fields, "kind", "Network") {
-        d.choice(&kind, &[("Network", ())], &[]);
-    }
-    let metadata = d.required(&fields, "metadata", "a map with name").and_then(|node| metadata(d, &node));
-    let spec = d.required(&fields, "spec", "a map with ranges").and_then(|node| spec(d, &node));
+    let fields = d.map(node, NETWORK_FIELDS)?;
+    d.required(&fields, "apiVersion", API_VERSION);
+    d.required(&fields, "kind", "Network");
+    body(d, &fields)
+}
+
+/// A network where nothing else can stand: apiVersion and kind may be left out.
+pub(crate) fn inline_network(d: &mut Decoder, node: &Node<'_>) -> Option<Network> {
+    let fields = d.map(node, NETWORK_FIELDS)?;
+    body(d, &fields)
+}
+
+const NETWORK_FIELDS: &[&str] = &["apiVersion", "kind", "metadata", "spec"];
+
+fn body(d: &mut Decoder, fields: &Fields<'_>) -> Option<Network> {
+    header(d, fields, "Network");
+    let metadata = d.required(fields, "metadata", "a map with name").and_then(|node| metadata(d, &node));
+    let spec = d.required(fields, "spec", "a map with ranges").and_then(|node| spec(d, &node));
     let ((name, labels), spec) = (metadata?, spec?);
     Some(Network { name, labels, spec })
+}
+
+/// Checks apiVersion and kind where they are given.
+pub(crate) fn header(d: &mut Decoder, fields: &Fields<'_>, kind: &'static str) {
+    if let Some(version) = fields.get("apiVersion") {
+        d.choice(&version, &[(API_VERSION, ())], &[]);
+    }
+    if let Some(node) = fields.get("kind") {
+        d.choice(&node, &[(kind, ())], &[]);
+    }
 }
 
 fn metadata(d: &mut Decoder, node: &Node<'_>) -> Option<(NetworkName, Labels)> {

@@ -161,3 +161,13 @@ fn text_that_is_not_yaml_has_its_place_named() {
     let json = lines(&AgentConfig::decode("{\"node\": \"n1\",}\n}").unwrap_err());
     assert!(json[0].contains("found text that is not JSON (") && json[0].contains("line 1"), "{json:?}");
 }
+
+#[test]
+fn version_and_kind_may_stand_before_the_configuration_and_be_left_out_of_its_networks() {
+    let text = "apiVersion: ripstop.io/v1alpha1\nkind: AgentConfig\nnode: n1\nnetworks:\n\
+                - {metadata: {name: default}, spec: {ranges: [10.244.0.0/16]}}\n";
+    let (config, _) = AgentConfig::decode(text).unwrap();
+    assert_eq!(config.networks.len(), 1);
+    let faults = AgentConfig::decode(&text.replace("AgentConfig", "Network")).unwrap_err();
+    assert!(faults.to_string().contains("kind"), "{faults}");
+}
