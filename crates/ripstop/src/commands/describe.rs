@@ -1,0 +1,101 @@
+//! `ripstop describe`: everything about one thing.
+
+use clap::{Args, ValueEnum};
+use ripstop_types::{NodeName, PodName, validate_dns_name};
+use serde::Deserialize;
+
+use crate::ask::Agent;
+use crate::failure::Failure;
+use crate::print::{Out, text};
+use crate::target::Target;
+
+/// Tell everything about a node, a pod or a network
+///
+/// What is known of it, what it caused in the kernel, and what is wrong with it.
+#[derive(Debug, Args)]
+pub struct Describe {
+    /// What it is; also in the plural, and no, po and net
+    #[arg(value_name = "KIND", value_enum)]
+    pub kind: Described,
+    /// Its name; a pod's is NAME or NAMESPACE/NAME
+    #[arg(value_name = "NAME")]
+    pub name: String,
+    /// Namespace of a pod that is given as NAME
+    #[arg(short, long, value_name = "NAMESPACE", default_value = "default")]
+    pub namespace: String,
+    #[command(flatten)]
+    pub target: Target,
+}
+
+/// What can be described.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Described {
+    /// A node of the cluster
+    #[value(aliases = ["nodes", "no"])]
+    Node,
+    /// A pod of the asked node
+    #[value(aliases = ["pods", "po"])]
+    Pod,
+    /// A network of the cluster
+    #[value(aliases = ["networks", "nets", "net"])]
+    Network,
+}
+
+#[derive(Deserialize)]
+struct Description {
+    text: String,
+}
+
+impl Describe {
+    /// Prints the agent's text.
+    ///
+    /// # Errors
+    /// A usage error for a name that cannot be one, and where the agent does not answer or does not know it.
+    pub fn run(&self, agent: &Agent, out: &mut Out) -> Result<(), Failure> {
+        let description: Description = agent.get(&self.path()?)?;
+        out.line(text::escaped(&description.text, true).trim_end_matches('\n'))
+    }
+
+    /// The path at the agent. A checked name needs no escapes.
+    fn path(&self) -> Result<String, Failure> {
+        let name = self.name.as_str();
+        let path = match self.kind {
+            Described::Node => name.parse::<NodeName>().map(|name| format!("node/{name}")),
+            Described::Network => validate_dns_name("a network name", name).map(|()| format!("network/{name}")),
+            Described::Pod if name.contains('/') => name.parse::<PodName>().map(pod),
+            Described::Pod => PodName::new(&self.namespace, name).map(pod),
+        };
+        path.map(|path| format!("/v1/describe/{path}")).map_err(|invalid| Failure::Usage(invalid.to_string()))
+    }
+}
+
+#[allow(clippy::needless_pass_by_value)]
+fn pod(name: PodName) -> String {
+    format!("pod/{}/{}", name.namespace, name.name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn path(kind: Described, name: &str, namespace: &str) -> Result<String, u8> {
+        let (name, namespace) = (name.to_owned(), namespace.to_owned());
+        Describe { kind, name, namespace, target: Target::default() }.path().map_err(|failure| failure.code())
+    }
+
+    #[test]
+    fn a_pod_has_a_namespace() {
+        assert_eq!(path(Described::Pod, "web", "default").unwrap(), "/v1/describe/pod/default/web");
+        assert_eq!(path(Described::Pod, "kube/web", "default").unwrap(), "/v1/describe/pod/kube/web");
+        assert_eq!(path(Described::Node, "n1", "default").unwrap(), "/v1/describe/node/n1");
+    }
+
+    #[test]
+    fn a_name_that_is_none_is_not_asked_for() {
+        for kind in [Described::Node, Described::Pod, Described::Network] {
+            for name in ["../metrics", "", "a b", "a?b", "a\r\nb", "a/b/c"] {
+                assert_eq!(path(kind, name, "default"), Err(2), "{kind:?} {name:?}");
+            }
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! `ripstop install` and `ripstop uninstall`: this program, its plugin and their configuration on a plain host.
+//!
+//! Only files are written and removed; no program is run, so units are neither started nor stopped here, and the last
+//! lines say what does that. Invariants: every file appears whole or not at all; the file that turns container runtimes
+//! towards Ripstop is the last to come and the first to go; what an administrator may have edited is never overwritten;
+//! what is not Ripstop's is never removed.
+
+mod files;
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+
+use crate::ask::Agent;
+use crate::failure::Failure;
+use crate::print::{Out, talk};
+use crate::target::Target;
+use files::{Content, FILES, Installed, Kept};
+
+/// Install this program, its plugin and systemd units on this host
+///
+/// Puts the plugin where container runtimes look for it, and a network configuration that names it, besides the
+/// program, its manual, completions and units, and what tells systemd-networkd and NetworkManager to leave Ripstop's
+/// links alone. A configuration that exists is kept. Nothing is started.
+#[derive(Debug, Args)]
+pub struct Install {
+    #[command(flatten)]
+    place: Place,
+    /// The plugin to install [default: ripstop-cni beside this program]
+    #[arg(long, value_name = "FILE")]
+    plugin: Option<PathBuf>,
+}
+
+/// Remove what `ripstop install` put on this host
+///
+/// Removes only files that are Ripstop's, the one that turns container runtimes towards it first. Configuration, leases
+/// and the store stay. Running pods keep their links and their traffic.
+#[derive(Debug, Args)]
+pub struct Uninstall {
+    #[command(flatten)]
+    place: Place,
+    /// Remove the configuration as well, and before that let the running agent remove what it made in the kernel: links,
+    /// routes, rules, tables. The node's pods lose their network
+    #[arg(long)]
+    purge: bool,
+    #[command(flatten)]
+    pub target: Target,
+}
+
+#[derive(Debug, Args)]
+struct Place {
+    /// Folder of programs, manual and units
+    #[arg(long, value_name = "DIR", default_value = "/usr/local")]
+    prefix: PathBuf,
+    /// Work below this folder as if it were /: for an image of a host
+    #[arg(long, value_name = "DIR", default_value = "/")]
+    root: PathBuf,
+}
+
+impl Place {
+    fn check(&self) -> Result<(), Failure> {
+        for (flag, path) in [("--prefix", &self.prefix), ("--root", &self.root)] {
+            if !path.is_absolute() {
+                return Err(Failure::Usage(format!(
+                    "{flag} {}: accepted is a path that begins with /",
+                    path.display()
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    fn of(&self, file: &Installed) -> PathBuf {
+        let path = self.prefix.join(file.to);
+        self.root.join(path.strip_prefix("/").unwrap_or(&path))
+    }
+}
+
+impl Install {
+    /// Writes the files.
+    ///
+    /// # Errors
+    /// Where a file cannot be written; those before it stay, and a second call goes on.
+    pub fn run(&self, out: &mut Out) -> Result<(), Failure> {
+        self.place.check()?;
+        let program = std::env::current_exe().map_err(|error| Failure::system("cannot find this program", &error))?;
+        let beside = program.with_file_name("ripstop-cni");
+        let plugin = self.plugin.clone().unwrap_or(beside);
+        if !plugin.is_file() {
+            return Err(Failure::Failed(format!(
+                "no plugin at {}: build it, or name it with --plugin",
+                plugin.display()
+            )));
+        }
+        for file in FILES {
+            let to = self.place.of(file);
+            if file.kept != Kept::Never && to.symlink_metadata().is_ok() {
+                talk(&format!("{} is there and kept as it is", to.display()));
+                continue;
+            }
+            let from = match file.content {
+                Content::Program => Some(&program),
+                Content::Plugin => Some(&plugin),
+                _ => None,
+            };
+            // A program that runs from its place installs everything but itself.
+            if from.is_some_and(|from| same(from, &to)) {
+                continue;
+            }
+            let bytes = match from {
+                Some(path) => fs::read(path).map_err(|error| cannot("read", path, &error))?,
+                None => file.content.text(&self.place.prefix)?.into_bytes(),
+            };
+            files::write(&to, &bytes, file.content.mode()).map_err(|error| cannot("write", &to, &error))?;
+            out.line(&to.display().to_string())?;
+        }
+        talk("installed; to start: systemctl daemon-reload && systemctl enable --now ripstop-agent");
+        Ok(())
+    }
+}
+
+impl Uninstall {
+    /// Removes the files.
+    ///
+    /// # Errors
+    /// Where the agent cannot be asked to remove what it made, or a file cannot be removed. What is not there is no error.
+    pub fn run(&self, agent: &Agent, out: &mut Out) -> Result<(), Failure> {
+        self.place.check()?;
+        let (first, rest): (Vec<_>, Vec<_>) =
+            FILES.iter().rev().partition(|file| file.content == Content::NetworkConfiguration);
+        for file in first {
+            self.remove(file, out)?;
+        }
+        if self.purge {
+            agent.post("/v1/purge", "application/json", b"").map_err(|failure| match failure {
+                Failure::Away(text) => Failure::Away(format!(
+                    "{text}\nonly a running agent removes what it made in the kernel: start it, or uninstall without \
+                     --purge and reboot"
+                )),
+                other => other,
+            })?;
+            talk("the agent removed what it made in the kernel");
+        }
+        for file in rest {
+            self.remove(file, out)?;
+        }
+        for unit in files::ENABLED {
+            let link = self.place.root.join(unit);
+            if link.is_symlink() {
+                remove(&link, out)?;
+            }
+        }
+        talk("uninstalled; a running agent ends by: systemctl stop ripstop-agent && systemctl daemon-reload");
+        talk("left as they are: /var/lib/ripstop, /run/ripstop");
+        Ok(())
+    }
+
+    fn remove(&self, file: &Installed, out: &mut Out) -> Result<(), Failure> {
+        if file.kept == Kept::Always && !self.purge {
+            return Ok(());
+        }
+        let path = self.place.of(file);
+        match file.is_ours(&path) {
+            Ok(true) => remove(&path, out),
+            Ok(false) => {
+                talk(&format!("{} is not Ripstop's and stays", path.display()));
+                Ok(())
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(cannot("read", &path, &error)),
+        }
+    }
+}
+
+fn remove(path: &Path, out: &mut Out) -> Result<(), Failure> {
+    match fs::remove_file(path) {
+        Ok(()) => out.line(&path.display().to_string()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(cannot("remove", path, &error)),
+    }
+}
+
+fn same(a: &Path, b: &Path) -> bool {
+    matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
+}
+
+fn cannot(what: &str, path: &Path, error: &io::Error) -> Failure {
+    Failure::system(&format!("cannot {what} {}", path.display()), error)
+}

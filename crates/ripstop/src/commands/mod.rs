@@ -1,0 +1,62 @@
+//! The commands: what each takes, and what it does.
+
+pub mod describe;
+pub mod get;
+pub mod install;
+pub mod ipam;
+pub mod man;
+pub mod manifest;
+pub mod plan;
+pub mod resume;
+pub mod shell;
+pub mod status;
+pub mod version;
+
+use std::process::ExitCode;
+
+use crate::ask::Agent;
+use crate::cli::{Cli, Command};
+use crate::failure::Failure;
+use crate::print::Out;
+use crate::signals;
+use crate::target::Target;
+
+/// Does what was asked.
+///
+/// # Errors
+/// Whatever the command cannot do.
+pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
+    let Cli { target, command } = cli;
+    signals::end_when_interrupted();
+    answer(command, target, &mut Out::new()).map(|()| ExitCode::SUCCESS)
+}
+
+/// The commands that answer and end.
+fn answer(command: Command, before: Target, out: &mut Out) -> Result<(), Failure> {
+    let agent = |behind: Target| behind.or(before.clone()).and_then(|target| Agent::of(&target));
+    match command {
+        Command::Get(command) => command.run(&agent(command.target.clone())?, out),
+        Command::Describe(command) => command.run(&agent(command.target.clone())?, out),
+        Command::Status(command) => command.run(&agent(command.target.clone())?, out),
+        Command::Plan(command) => command.run(&agent(command.target.clone())?, out),
+        Command::Ipam(command) => command.run(&agent(command.target().clone())?, out),
+        Command::Apply(command) => command.run(&agent(command.target.clone())?, out),
+        Command::Delete(command) => command.run(&agent(command.target.clone())?, out),
+        Command::Resume(command) => command.run(&agent(command.target.clone())?),
+        Command::Uninstall(command) => command.run(&agent(command.target.clone())?, out),
+        Command::Version(command) => command.run(&agent(command.target.clone())?, out),
+        Command::Install(command) => asks_nobody(&before, "install").and_then(|()| command.run(out)),
+        Command::Completion(command) => asks_nobody(&before, "completion").and_then(|()| command.run(out)),
+        Command::Man(command) => asks_nobody(&before, "man").and_then(|()| command.run(out)),
+    }
+}
+
+/// Refuses an agent that was picked for a command that asks none.
+fn asks_nobody(target: &Target, command: &str) -> Result<(), Failure> {
+    if target.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::Usage(format!(
+        "`ripstop {command}` asks no running agent: --lab, --node and --socket before it have no meaning"
+    )))
+}

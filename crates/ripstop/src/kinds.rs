@@ -1,0 +1,198 @@
+//! The kinds of things that can be listed: what they are called, where the agent has them, how a row is named, and the
+//! columns of their table. The columns are the stable fields of `-o json`, in the order people read them.
+
+use clap::ValueEnum;
+use clap::builder::PossibleValue;
+
+/// A kind of which there is a list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Nodes,
+    Pods,
+    Networks,
+    Leases,
+    Paths,
+    Routes,
+}
+
+/// A column of a table: the field it shows, and whether only `-o wide` has it.
+#[derive(Debug, Clone, Copy)]
+pub struct Column {
+    pub field: &'static str,
+    pub wide: bool,
+}
+
+const fn column(field: &'static str) -> Column {
+    Column { field, wide: false }
+}
+
+const fn wide(field: &'static str) -> Column {
+    Column { field, wide: true }
+}
+
+const NODES: &[Column] =
+    &[column("name"), column("ready"), column("addresses"), column("ranges"), wide("receives"), column("reason")];
+const PODS: &[Column] = &[
+    column("namespace"),
+    column("name"),
+    column("node"),
+    column("ips"),
+    column("network"),
+    wide("mac"),
+    wide("mtu"),
+    wide("interface"),
+    wide("netns"),
+];
+const NETWORKS: &[Column] = &[column("name"), column("ranges"), column("wiring"), column("backend")];
+const LEASES: &[Column] = &[column("range"), column("node"), column("holder"), column("alive")];
+const PATHS: &[Column] = &[
+    column("peer"),
+    column("family"),
+    column("backend"),
+    column("device"),
+    column("mtu"),
+    column("state"),
+    wide("node"),
+];
+const ROUTES: &[Column] = &[column("dst"), column("via"), column("dev"), column("owner"), wide("node")];
+
+impl Kind {
+    /// All of them.
+    pub const ALL: &[Self] = &[Self::Nodes, Self::Pods, Self::Networks, Self::Leases, Self::Paths, Self::Routes];
+
+    /// Many of them, as in commands and in the agent's paths.
+    pub fn plural(self) -> &'static str {
+        match self {
+            Self::Nodes => "nodes",
+            Self::Pods => "pods",
+            Self::Networks => "networks",
+            Self::Leases => "leases",
+            Self::Paths => "paths",
+            Self::Routes => "routes",
+        }
+    }
+
+    /// One of them.
+    pub fn singular(self) -> &'static str {
+        match self {
+            Self::Nodes => "node",
+            Self::Pods => "pod",
+            Self::Networks => "network",
+            Self::Leases => "lease",
+            Self::Paths => "path",
+            Self::Routes => "route",
+        }
+    }
+
+    /// What else it may be called on the command line.
+    fn aliases(self) -> &'static [&'static str] {
+        match self {
+            Self::Nodes => &["node", "no"],
+            Self::Pods => &["pod", "po"],
+            Self::Networks => &["network", "nets", "net"],
+            Self::Leases => &["lease"],
+            Self::Paths => &["path"],
+            Self::Routes => &["route"],
+        }
+    }
+
+    /// What it is, in a few words.
+    fn help(self) -> &'static str {
+        match self {
+            Self::Nodes => "Nodes of the cluster, as published in the store",
+            Self::Pods => "Pods of the asked node",
+            Self::Networks => "Networks of the cluster",
+            Self::Leases => "Ranges that nodes own",
+            Self::Paths => "How the asked node reaches its peers",
+            Self::Routes => "Routes of the asked node that Ripstop made",
+        }
+    }
+
+    /// The fields that name a row, joined by `/`.
+    pub fn identity(self) -> &'static [&'static str] {
+        match self {
+            Self::Nodes | Self::Networks => &["name"],
+            Self::Pods => &["namespace", "name"],
+            Self::Leases => &["range"],
+            Self::Paths => &["peer", "family"],
+            Self::Routes => &["dst"],
+        }
+    }
+
+    /// The field by which a row, or several, may be asked for instead.
+    pub fn short_identity(self) -> &'static str {
+        match self {
+            Self::Nodes | Self::Networks | Self::Pods => "name",
+            Self::Leases => "node",
+            Self::Paths => "peer",
+            Self::Routes => "dst",
+        }
+    }
+
+    /// The columns of the table.
+    pub fn columns(self) -> &'static [Column] {
+        match self {
+            Self::Nodes => NODES,
+            Self::Pods => PODS,
+            Self::Networks => NETWORKS,
+            Self::Leases => LEASES,
+            Self::Paths => PATHS,
+            Self::Routes => ROUTES,
+        }
+    }
+}
+
+impl ValueEnum for Kind {
+    fn value_variants<'a>() -> &'a [Self] {
+        Self::ALL
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(PossibleValue::new(self.plural()).aliases(self.aliases().iter().copied()).help(self.help()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn no_name_means_two_kinds() {
+        let mut seen = BTreeSet::new();
+        for kind in Kind::ALL {
+            assert!(kind.aliases().contains(&kind.singular()));
+            for name in [&[kind.plural()], kind.aliases()].concat() {
+                assert!(seen.insert(name), "{name}");
+                assert_eq!(Kind::from_str(name, false), Ok(*kind));
+            }
+        }
+    }
+
+    #[test]
+    fn what_names_a_row_is_a_column() {
+        for kind in Kind::ALL {
+            for field in kind.identity().iter().chain(&[kind.short_identity()]) {
+                assert!(kind.columns().iter().any(|column| column.field == *field), "{} {field}", kind.plural());
+            }
+        }
+    }
+
+    /// The fields that scripts rely on.
+    #[test]
+    fn every_stable_field_is_a_column() {
+        let stable = [
+            (Kind::Pods, "namespace name node ips mac mtu interface netns network"),
+            (Kind::Nodes, "name addresses ranges receives ready reason"),
+            (Kind::Paths, "node peer family backend device mtu state"),
+            (Kind::Leases, "range node holder alive"),
+            (Kind::Networks, "name ranges wiring backend"),
+            (Kind::Routes, "node dst via dev owner"),
+        ];
+        for (kind, fields) in stable {
+            let columns: BTreeSet<&str> = kind.columns().iter().map(|column| column.field).collect();
+            assert_eq!(columns, fields.split(' ').collect(), "{}", kind.plural());
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! Installation on a plain host, below a folder that stands for it.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+
+use crate::fake::{Ended, Fake, ripstop, run};
+
+struct Host {
+    dir: tempfile::TempDir,
+    plugin: PathBuf,
+}
+
+impl Host {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let plugin = dir.path().join("built-plugin");
+        fs::write(&plugin, "plugin").unwrap();
+        Self { dir, plugin }
+    }
+
+    fn root(&self) -> PathBuf {
+        self.dir.path().join("root")
+    }
+
+    fn install(&self) -> Ended {
+        let root = self.root();
+        let args = ["install", "--root", root.to_str().unwrap(), "--plugin", self.plugin.to_str().unwrap()];
+        run(&args)
+    }
+
+    fn uninstall(&self, more: &[&str]) -> Ended {
+        let root = self.root();
+        run(&[&["uninstall", "--root", root.to_str().unwrap()], more].concat())
+    }
+
+    /// Every file, below the root.
+    fn files(&self) -> BTreeSet<String> {
+        fn walk(dir: &Path, root: &Path, files: &mut BTreeSet<String>) {
+            for entry in fs::read_dir(dir).into_iter().flatten().map(Result::unwrap) {
+                if entry.file_type().unwrap().is_dir() {
+                    walk(&entry.path(), root, files);
+                } else {
+                    files.insert(format!("/{}", entry.path().strip_prefix(root).unwrap().display()));
+                }
+            }
+        }
+        let mut files = BTreeSet::new();
+        walk(&self.root(), &self.root(), &mut files);
+        files
+    }
+}
+
+const CONFLIST: &str = "/etc/cni/net.d/10-ripstop.conflist";
+const CONFIG: &str = "/etc/ripstop/config.yaml";
+const PLUGIN: &str = "/opt/cni/bin/ripstop-cni";
+const UNIT: &str = "/usr/local/lib/systemd/system/ripstop-agent.service";
+
+#[test]
+fn what_was_installed_goes_again() {
+    let host = Host::new();
+    let ended = host.install();
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    let files = host.files();
+    for file in [CONFLIST, CONFIG, PLUGIN, UNIT, "/usr/local/bin/ripstop", "/usr/local/share/man/man1/ripstop.1"] {
+        assert!(files.contains(file), "{file} is not in {files:?}");
+    }
+    let told: BTreeSet<String> =
+        ended.stdout.lines().map(|line| line.strip_prefix(host.root().to_str().unwrap()).unwrap().to_owned()).collect();
+    assert_eq!(told, files);
+    assert!(ended.stdout.trim_end().ends_with(CONFLIST), "the file that turns runtimes towards it comes last");
+    let plugin = host.root().join(&PLUGIN[1..]);
+    assert_eq!(fs::read(&plugin).unwrap(), b"plugin");
+    assert_eq!(plugin.metadata().unwrap().permissions().mode() & 0o7777, 0o755);
+
+    let ended = host.uninstall(&[]);
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert!(ended.stdout.lines().next().unwrap().ends_with(CONFLIST), "{ended:?}");
+    assert_eq!(host.files(), BTreeSet::from([CONFIG.to_owned()]));
+    assert_eq!(host.uninstall(&[]).code, Some(0), "twice is no failure");
+}
+
+#[test]
+fn what_was_edited_is_kept_and_programs_are_replaced() {
+    let host = Host::new();
+    host.install();
+    for file in [CONFIG, CONFLIST] {
+        fs::write(host.root().join(&file[1..]), "edited ripstop-cni").unwrap();
+    }
+    fs::write(&host.plugin, "newer plugin").unwrap();
+    let ended = host.install();
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert!(ended.stderr.contains("config.yaml is there and kept as it is"), "{ended:?}");
+    for file in [CONFIG, CONFLIST] {
+        assert_eq!(fs::read_to_string(host.root().join(&file[1..])).unwrap(), "edited ripstop-cni");
+    }
+    assert_eq!(fs::read(host.root().join(&PLUGIN[1..])).unwrap(), b"newer plugin");
+}
+
+#[test]
+fn what_is_not_ours_stays() {
+    let host = Host::new();
+    host.install();
+    let conflist = host.root().join(&CONFLIST[1..]);
+    fs::write(&conflist, "{\"name\": \"other\", \"plugins\": [{\"type\": \"bridge\"}]}").unwrap();
+    let foreign = host.root().join("etc/cni/net.d/20-other.conflist");
+    fs::write(&foreign, "{}").unwrap();
+    let wants = host.root().join("etc/systemd/system/multi-user.target.wants");
+    fs::create_dir_all(&wants).unwrap();
+    symlink("/usr/local/lib/systemd/system/ripstop-agent.service", wants.join("ripstop-agent.service")).unwrap();
+    symlink("/lib/systemd/system/ssh.service", wants.join("ssh.service")).unwrap();
+    let ended = host.uninstall(&[]);
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert!(ended.stderr.contains("10-ripstop.conflist is not Ripstop's and stays"), "{ended:?}");
+    assert!(conflist.is_file() && foreign.is_file());
+    assert!(!wants.join("ripstop-agent.service").is_symlink());
+    assert!(wants.join("ssh.service").is_symlink());
+}
+
+#[test]
+fn a_purge_asks_the_agent_first() {
+    let host = Host::new();
+    host.install();
+    let agent = Fake::new();
+    agent.on("POST /v1/purge", 409, r#"{"error":"2 pods are attached: default/a, default/b"}"#);
+    let root = host.root();
+    let args = ["uninstall", "--purge", "--root", root.to_str().unwrap()];
+    let refused = agent.run(&args);
+    assert_eq!(
+        (refused.code, refused.stderr.as_str()),
+        (Some(1), "error: 2 pods are attached: default/a, default/b\n")
+    );
+    assert!(host.files().contains(UNIT) && !host.files().contains(CONFLIST));
+    let away = host.uninstall(&["--purge", "--socket", "/nonexistent/agent.sock"]);
+    assert_eq!(away.code, Some(3));
+    assert!(away.stderr.contains("only a running agent removes what it made in the kernel"), "{away:?}");
+    agent.on("POST /v1/purge", 200, "{}");
+    assert_eq!(agent.run(&args).code, Some(0));
+    assert_eq!(host.files(), BTreeSet::new());
+}
+
+#[test]
+fn a_unit_names_the_prefix() {
+    let host = Host::new();
+    let root = host.root();
+    let ended = run(&[
+        "install",
+        "--prefix",
+        "/opt/ripstop",
+        "--root",
+        root.to_str().unwrap(),
+        "--plugin",
+        host.plugin.to_str().unwrap(),
+    ]);
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    let unit = fs::read_to_string(root.join("opt/ripstop/lib/systemd/system/ripstop-agent.service")).unwrap();
+    assert!(unit.contains("ExecStart=/opt/ripstop/bin/ripstop agent "), "{unit}");
+    let wrong = run(&["install", "--prefix", "relative"]);
+    assert_eq!(wrong.code, Some(2), "{wrong:?}");
+}
+
+#[test]
+fn a_missing_plugin_is_told_before_anything_is_written() {
+    let host = Host::new();
+    fs::remove_file(&host.plugin).unwrap();
+    let ended = host.install();
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    assert!(ended.stderr.contains("no plugin at "), "{ended:?}");
+    assert_eq!(host.files(), BTreeSet::new());
+}
+
+#[test]
+fn a_folder_that_cannot_be_written_is_told() {
+    let host = Host::new();
+    fs::write(host.root(), "a file where a folder should be").unwrap();
+    let ended = host.install();
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    assert!(ended.stderr.contains("cannot write ") && ended.stderr.contains("not a directory"), "{ended:?}");
+}
+
+/// An installed program that installs again neither fails nor harms itself.
+#[test]
+fn it_installs_itself_in_place() {
+    let host = Host::new();
+    host.install();
+    let installed = host.root().join("usr/local/bin/ripstop");
+    let output = std::process::Command::new(&installed)
+        .args(["install", "--root", host.root().to_str().unwrap(), "--plugin"])
+        .arg(host.root().join(&PLUGIN[1..]))
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert_eq!(fs::read(&installed).unwrap(), fs::read(ripstop().get_program()).unwrap());
+}
