@@ -1,1 +1,48 @@
-//! See the crate's description in Cargo.toml.
+//! A cluster on one machine: nodes are namespaces, agents are real processes, pods are made by the real plugin.
+//!
+//! [`Lab::up`] makes a router, machines behind it, a store and agents; [`Lab::pod_add`] plays the container runtime;
+//! `Prober`, `TcpStreams` and `Capture` measure what happens to packets. [`cli`] is the same for the command line. Several
+//! labs live side by side.
+//!
+//! Not here: any knowledge of how the product does its work. The lab sees programs, files and sockets, as users do.
+//!
+//! Invariants: everything made is recorded or marked before it exists, so [`clean::down`] finds it after any crash; no
+//! process is signalled that is not known to be the lab's.
+
+pub mod attached;
+mod cables;
+pub mod clean;
+pub mod cli;
+mod config;
+mod device;
+pub mod error;
+pub mod http;
+pub mod init;
+pub mod interrupt;
+mod lab;
+pub mod layout;
+pub mod lock;
+mod machine;
+mod node;
+pub mod options;
+mod places;
+mod pods;
+pub mod process;
+mod programs;
+mod runtime;
+pub mod space;
+pub mod state;
+mod store;
+mod target;
+
+pub use cables::{ip_batch, settings};
+pub use error::{LabError, Result};
+pub use init::{AgentCommand, Report, node_init};
+pub use lab::Lab;
+pub use node::Node;
+pub use options::{Backend, Families, Options, RangeMode, StoreKind, Wiring};
+pub use pods::PodSpec;
+pub use programs::Programs;
+pub use runtime::conflist;
+pub use state::{Attachment, Machine, Pod, State};
+pub use target::Target;

@@ -1,0 +1,108 @@
+//! What each command does.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use rustix::process::Signal;
+
+use super::{FaultAction, LabAction, LabCommand, PodAction, PodAddArgs, UpArgs, labels, print};
+use crate::clean;
+use crate::error::{LabError, Result};
+use crate::interrupt;
+use crate::lab::Lab;
+use crate::pods::PodSpec;
+use crate::target::Target;
+use crate::{attached, node::Node};
+
+/// Does what was asked and returns the exit code of a success.
+pub(super) fn act(command: LabCommand) -> Result<ExitCode> {
+    let name = command.name;
+    match command.action {
+        LabAction::Up(args) => up(args, name)?,
+        LabAction::Down => clean::down(&name)?,
+        LabAction::Status(args) => print::status(&Lab::open(&name)?, args.output)?,
+        LabAction::Pod(PodAction::Add(args)) => pod_add(&Lab::open(&name)?, args)?,
+        LabAction::Pod(PodAction::Del { pod }) => Lab::open(&name)?.pod_del(&pod)?,
+        LabAction::Pod(PodAction::List(args)) => print::pods(&Lab::open(&name)?.pods()?, args.output)?,
+        LabAction::Exec(args) => {
+            clean::need_root()?;
+            let lab = Lab::open(&name)?;
+            let place = lab.place(&args.target)?;
+            return attached::run(&place, &name, &args.command).map(ExitCode::from);
+        }
+        LabAction::Probe(_) | LabAction::Capture(_) => return Err(LabError::usage("")),
+        LabAction::Fault(action) => fault(&Lab::open(&name)?, &action)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn up(args: UpArgs, name: String) -> Result<()> {
+    interrupt::watch();
+    let lab = Lab::up(&args.options(name))?.keep();
+    let state = lab.state()?;
+    let nodes: Vec<String> =
+        state.nodes().map(|(_, node)| node.addresses().next().map(|ip| ip.to_string()).unwrap_or_default()).collect();
+    print::talk(format_args!("lab {}: {} nodes ready: {}", state.lab, nodes.len(), nodes.join(" ")));
+    Ok(())
+}
+
+fn pod_add(lab: &Lab, args: PodAddArgs) -> Result<()> {
+    let pod = lab.pod_add(&PodSpec {
+        name: args.pod,
+        namespace: args.namespace,
+        node: args.node,
+        labels: labels(args.labels),
+        ..PodSpec::default()
+    })?;
+    print::lines(pod.ips().iter())
+}
+
+fn fault(lab: &Lab, action: &FaultAction) -> Result<()> {
+    clean::need_root()?;
+    match action {
+        FaultAction::Cut { target: Target::Node(node) } => lab.node(*node).cut(),
+        FaultAction::Cut { target: Target::Outside } => lab.plug_outside(false),
+        FaultAction::Cut { target } => refuse("cut", target, "node/N and outside have a cable"),
+        FaultAction::Kill { target: Target::Node(node) | Target::Agent(node), hold } => {
+            lab.node(*node).kill_agent(*hold)
+        }
+        FaultAction::Kill { target: Target::Store, .. } => lab.store_signal(Signal::KILL),
+        FaultAction::Kill { target, .. } => {
+            refuse("kill", target, "node/N and agent/N mean the agent, store the store")
+        }
+        FaultAction::Pause { target: Target::Node(node) | Target::Agent(node) } => lab.node(*node).pause_agent(),
+        FaultAction::Pause { target: Target::Store } => lab.store_signal(Signal::STOP),
+        FaultAction::Pause { target } => refuse("pause", target, "node/N and agent/N mean the agent, store the store"),
+        FaultAction::Off { target: Target::Node(node) } => lab.node(*node).off(),
+        FaultAction::Off { target } => refuse("switch off", target, "node/N has a switch"),
+        FaultAction::Heal { target: Target::Node(node) } => heal_node(lab.node(*node)),
+        FaultAction::Heal { target: Target::Agent(node) } => heal_agent(lab.node(*node)),
+        FaultAction::Heal { target: Target::Outside } => lab.plug_outside(true),
+        FaultAction::Heal { target: Target::Store } => lab.store_heal(),
+        FaultAction::Heal { target } => refuse("heal", target, "node/N, agent/N, outside and store can be broken"),
+    }
+}
+
+fn heal_node(node: Node<'_>) -> Result<()> {
+    node.on()?;
+    node.mend()?;
+    heal_agent(node)
+}
+
+/// Lets the agent run, whether it was killed for good, paused or neither, and returns when it is ready.
+fn heal_agent(node: Node<'_>) -> Result<()> {
+    let report = node.report()?;
+    if report.starts == 0 {
+        // A lab without agents.
+        return Ok(());
+    }
+    node.release_agent()?;
+    if report.pid.is_some() {
+        node.resume_agent()?;
+    }
+    node.wait_ready(Duration::from_secs(30))
+}
+
+fn refuse(what: &str, target: &Target, accepted: &str) -> Result<()> {
+    Err(LabError::usage(format!("cannot {what} {target}: {accepted}")))
+}

@@ -1,0 +1,122 @@
+//! The configuration that a node's agent reads: the lab's options as a document of the product.
+
+use serde_json::{Map, Value, json};
+
+use crate::error::{LabError, Result};
+use crate::layout::{self, Layout};
+use crate::options::{Families, Options, RangeMode};
+
+/// Where a node's agent finds its configuration.
+pub const CONFIG_PATH: &str = "/etc/ripstop/config.yaml";
+
+/// The text of a node's configuration file.
+pub fn agent_config(layout: &Layout, options: &Options, node: u32) -> Result<String> {
+    serde_saphyr::to_string(&document(layout, options, node)?)
+        .map_err(|error| LabError::failed(format!("write the configuration of {}: {error}", layout::node_name(node))))
+}
+
+fn document(layout: &Layout, options: &Options, node: u32) -> Result<Value> {
+    let mut spec = json!({
+        "ranges": ranges(options.families),
+        "rangeMode": word(&options.range_mode)?,
+        "wiring": word(&options.wiring)?,
+        "backend": { "type": word(&options.backend)? },
+    });
+    merge(&mut spec, &options.network_spec);
+    let mut document = json!({
+        "apiVersion": "ripstop.io/v1alpha1",
+        "kind": "AgentConfig",
+        "node": layout::node_name(node),
+        "store": { "embedded": { "socket": layout.store_socket() } },
+        "networks": [{ "metadata": { "name": "default" }, "spec": spec }],
+    });
+    if options.range_mode == RangeMode::PodCidr {
+        document["podCIDRs"] = pod_cidrs(options.families, node);
+    }
+    merge(&mut document, &options.agent_config);
+    Ok(document)
+}
+
+fn ranges(families: Families) -> Value {
+    of_families(families, "10.244.0.0/16", "fd00:244::/48")
+}
+
+fn pod_cidrs(families: Families, node: u32) -> Value {
+    let (v4, v6) = layout::pod_cidrs(node);
+    of_families(families, &v4, &v6)
+}
+
+fn of_families(families: Families, v4: &str, v6: &str) -> Value {
+    let both = [(families.v4(), v4), (families.v6(), v6)];
+    both.into_iter().filter(|(wanted, _)| *wanted).map(|(_, range)| Value::from(range)).collect()
+}
+
+fn word(value: &impl serde::Serialize) -> Result<Value> {
+    serde_json::to_value(value).map_err(|error| LabError::failed(format!("write the configuration: {error}")))
+}
+
+/// Lays `over` on `base`: objects merge key by key, null says nothing, anything else replaces.
+fn merge(base: &mut Value, over: &Value) {
+    match over {
+        Value::Null => {}
+        Value::Object(over) => {
+            if !base.is_object() {
+                *base = Value::Object(Map::new());
+            }
+            if let Value::Object(base) = base {
+                for (key, value) in over {
+                    merge(base.entry(key.clone()).or_insert(Value::Null), value);
+                }
+            }
+        }
+        other => *base = other.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::options::{Backend, Wiring};
+
+    #[test]
+    fn options_become_a_document_of_the_product() {
+        let options = Options {
+            backend: Backend::HostGw,
+            wiring: Wiring::Bridge,
+            families: Families::Dual,
+            range_mode: RangeMode::PodCidr,
+            ..Options::named("x")
+        };
+        let document = document(&Layout::new("x"), &options, 2).unwrap();
+        assert_eq!(document["node"], "n2");
+        assert_eq!(document["store"]["embedded"]["socket"], "/run/ripstop-lab/x/store.sock");
+        assert_eq!(document["podCIDRs"], json!(["10.244.2.0/24", "fd00:244:0:2::/64"]));
+        let spec = &document["networks"][0]["spec"];
+        assert_eq!(spec["ranges"], json!(["10.244.0.0/16", "fd00:244::/48"]));
+        assert_eq!(spec["rangeMode"], "pod-cidr");
+        assert_eq!(spec["backend"]["type"], "host-gw");
+        assert_eq!(spec["wiring"], "bridge");
+    }
+
+    #[test]
+    fn overlays_merge_and_replace() {
+        let options = Options {
+            network_spec: json!({ "ranges": ["10.1.0.0/16"], "backend": { "vni": 7 } }),
+            agent_config: json!({ "log": { "level": "debug" } }),
+            ..Options::named("x")
+        };
+        let document = document(&Layout::new("x"), &options, 1).unwrap();
+        assert_eq!(document["networks"][0]["spec"]["ranges"], json!(["10.1.0.0/16"]));
+        assert_eq!(document["networks"][0]["spec"]["backend"], json!({ "type": "vxlan", "vni": 7 }));
+        assert_eq!(document["log"]["level"], "debug");
+        assert!(document.get("podCIDRs").is_none());
+    }
+
+    #[test]
+    fn the_text_is_yaml_that_reads_back() {
+        let options = Options { families: Families::V6, ..Options::named("x") };
+        let text = agent_config(&Layout::new("x"), &options, 1).unwrap();
+        let back: Value = serde_saphyr::from_str(&text).unwrap();
+        assert_eq!(back, document(&Layout::new("x"), &options, 1).unwrap());
+    }
+}

@@ -1,0 +1,255 @@
+//! What a lab is asked to be.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{LabError, Result};
+
+/// The most nodes of one lab: their last address byte is 10 and their number.
+pub const MAX_NODES: u32 = 200;
+/// The most subnets of one lab: their number is a byte of their prefix.
+pub const MAX_SUBNETS: u32 = 200;
+
+/// How packets between nodes travel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Backend {
+    /// Kernel VTEP.
+    Vxlan,
+    /// Plain routes between nodes of one subnet.
+    HostGw,
+    /// Flannel's user-space tunnel.
+    Udp,
+    /// IP in IP.
+    Ipip,
+    /// Routes learned by BGP.
+    Bgp,
+    /// Plain within a subnet, VXLAN between subnets.
+    Auto,
+}
+
+/// How pods are attached to their node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Wiring {
+    /// A veth pair and a host route a pod.
+    Routed,
+    /// A veth pair and a bridge.
+    Bridge,
+}
+
+/// The address families of nodes and pods.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Families {
+    /// IPv4 only.
+    #[value(name = "4")]
+    #[serde(rename = "4")]
+    V4,
+    /// IPv6 only.
+    #[value(name = "6")]
+    #[serde(rename = "6")]
+    V6,
+    /// Both.
+    Dual,
+}
+
+impl Families {
+    /// Whether IPv4 is among them.
+    #[must_use]
+    pub fn v4(self) -> bool {
+        self != Self::V6
+    }
+
+    /// Whether IPv6 is among them.
+    #[must_use]
+    pub fn v6(self) -> bool {
+        self != Self::V4
+    }
+}
+
+/// Where the cluster's records are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum StoreKind {
+    /// A file served on a unix socket.
+    Embedded,
+    /// An etcd server.
+    Etcd,
+}
+
+/// Where a node's pod range comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum RangeMode {
+    /// The node claims a free range in the store.
+    Lease,
+    /// The node's configuration names it.
+    PodCidr,
+    /// Blocks claimed on demand.
+    Blocks,
+}
+
+/// What a lab is asked to be. `Options::default()` is three nodes in one subnet, VXLAN, routed wiring, IPv4.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Options {
+    /// The lab's name: lower-case letters, digits and '-', at most 40.
+    pub name: String,
+    /// How many nodes.
+    pub nodes: u32,
+    /// How many subnets the nodes are spread over, round robin.
+    pub subnets: u32,
+    /// How packets between nodes travel.
+    pub backend: Backend,
+    /// How pods are attached.
+    pub wiring: Wiring,
+    /// Address families of nodes and pods.
+    pub families: Families,
+    /// Where records are kept.
+    pub store: StoreKind,
+    /// Where a node's range comes from.
+    pub range_mode: RangeMode,
+    /// Whether nodes run an agent and the lab a store; without them a lab is bare machines.
+    pub agents: bool,
+    /// The `ripstop` program; none: `RIPSTOP_BIN`, this very program, or a neighbour of it.
+    pub ripstop: Option<PathBuf>,
+    /// The CNI plugin; none: `RIPSTOP_CNI`, or the neighbour `ripstop-cni` of the program.
+    pub plugin: Option<PathBuf>,
+    /// How long nodes may take to become ready.
+    pub ready_timeout: Duration,
+    /// Remove a lab of this name first, should there be one.
+    pub replace: bool,
+    /// Leave a lab that failed to come up as it is, for a look.
+    pub keep_failed: bool,
+    /// More arguments of every agent, after `agent --config FILE`.
+    pub agent_args: Vec<String>,
+    /// Environment variables of every agent.
+    pub agent_env: BTreeMap<String, String>,
+    /// Laid over each agent's configuration: objects merge, anything else replaces.
+    pub agent_config: serde_json::Value,
+    /// Laid over the `spec` of the network `default`.
+    pub network_spec: serde_json::Value,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            name: "default".into(),
+            nodes: 3,
+            subnets: 1,
+            backend: Backend::Vxlan,
+            wiring: Wiring::Routed,
+            families: Families::V4,
+            store: StoreKind::Embedded,
+            range_mode: RangeMode::Lease,
+            agents: true,
+            ripstop: None,
+            plugin: None,
+            ready_timeout: Duration::from_secs(30),
+            replace: false,
+            keep_failed: false,
+            agent_args: Vec::new(),
+            agent_env: BTreeMap::new(),
+            agent_config: serde_json::Value::Null,
+            network_spec: serde_json::Value::Null,
+        }
+    }
+}
+
+impl Options {
+    /// The defaults under a name.
+    #[must_use]
+    pub fn named(name: &str) -> Self {
+        Self { name: name.into(), ..Self::default() }
+    }
+
+    /// Refuses what is out of range, and what this version cannot do yet.
+    pub fn validate(&self) -> Result<()> {
+        validate_lab_name(&self.name)?;
+        within("--nodes", self.nodes, MAX_NODES)?;
+        within("--subnets", self.subnets, MAX_SUBNETS)?;
+        if self.subnets > self.nodes {
+            return Err(LabError::usage(format!(
+                "--subnets {} is more than --nodes {}: a subnet would have no node",
+                self.subnets, self.nodes
+            )));
+        }
+        let waiting = match (self.backend, self.store, self.range_mode) {
+            (Backend::Udp, ..) => Some(("--backend udp", "vxlan, host-gw and auto")),
+            (Backend::Ipip, ..) => Some(("--backend ipip", "vxlan, host-gw and auto")),
+            (Backend::Bgp, ..) => Some(("--backend bgp", "vxlan, host-gw and auto")),
+            (_, StoreKind::Etcd, _) => Some(("--store etcd", "embedded")),
+            (.., RangeMode::Blocks) => Some(("--range-mode blocks", "lease and pod-cidr")),
+            _ => None,
+        };
+        match waiting {
+            Some((what, accepted)) => {
+                Err(LabError::usage(format!("{what} is not available yet; accepted: {accepted}")))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+/// Checks a lab's name. It becomes part of file names, namespace names and process arguments.
+pub fn validate_lab_name(name: &str) -> Result<()> {
+    let fits = !name.contains('.') && name.len() <= 40;
+    if fits && ripstop_types::validate_dns_name("a lab name", name).is_ok() {
+        return Ok(());
+    }
+    Err(LabError::usage(format!(
+        "--name {name:?} is not a lab name: lower-case letters, digits and '-', at most 40, first and last a letter or digit"
+    )))
+}
+
+fn within(what: &str, found: u32, most: u32) -> Result<()> {
+    if (1..=most).contains(&found) {
+        return Ok(());
+    }
+    Err(LabError::usage(format!("{what} {found} is out of range: 1 to {most}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_does_not_exist_yet_is_refused_by_name() {
+        let cases: [(Options, &str); 5] = [
+            (Options { backend: Backend::Udp, ..Options::default() }, "--backend udp is not available yet"),
+            (Options { backend: Backend::Ipip, ..Options::default() }, "--backend ipip is not available yet"),
+            (Options { backend: Backend::Bgp, ..Options::default() }, "--backend bgp is not available yet"),
+            (Options { store: StoreKind::Etcd, ..Options::default() }, "--store etcd is not available yet"),
+            (Options { range_mode: RangeMode::Blocks, ..Options::default() }, "--range-mode blocks is not available"),
+        ];
+        for (options, start) in cases {
+            let error = options.validate().unwrap_err();
+            assert!(error.to_string().starts_with(start), "{error}");
+            assert_eq!(error.exit_code(), 2);
+        }
+    }
+
+    #[test]
+    fn numbers_out_of_range_are_refused() {
+        for (nodes, subnets) in [(0, 1), (201, 1), (1, 0), (2, 3)] {
+            assert!(Options { nodes, subnets, ..Options::default() }.validate().is_err(), "{nodes} {subnets}");
+        }
+        assert!(Options { nodes: 200, subnets: 200, ..Options::default() }.validate().is_ok());
+    }
+
+    #[test]
+    fn a_lab_name_is_safe_in_file_names() {
+        for name in ["default", "a", "chk-1", "0"] {
+            assert!(validate_lab_name(name).is_ok(), "{name}");
+        }
+        let long = "x".repeat(41);
+        for name in ["", "..", "a/b", "A", "-a", "a-", "a b", "a.b", "é", &long] {
+            assert!(validate_lab_name(name).is_err(), "{name}");
+        }
+    }
+}
