@@ -9,16 +9,9 @@ use core::arch::asm;
 #[inline(always)]
 unsafe fn forward(to: *mut u8, from: *const u8, n: usize) {
     // SAFETY: the caller vouches for both ranges; the direction flag is clear by the ABI.
-    #[cfg(target_arch = "x86_64")]
     unsafe {
         asm!("rep movsb", inout("rcx") n => _, inout("rdi") to => _, inout("rsi") from => _,
              options(nostack, preserves_flags));
-    }
-    // SAFETY: the caller vouches for both ranges.
-    #[cfg(target_arch = "aarch64")]
-    unsafe {
-        asm!("cbz {n}, 3f", "2:", "ldrb {t:w}, [{from}], #1", "strb {t:w}, [{to}], #1", "subs {n}, {n}, #1", "b.ne 2b", "3:",
-             n = inout(reg) n => _, to = inout(reg) to => _, from = inout(reg) from => _, t = out(reg) _, options(nostack));
     }
 }
 
@@ -27,17 +20,9 @@ unsafe fn forward(to: *mut u8, from: *const u8, n: usize) {
 unsafe fn backward(to: *mut u8, from: *const u8, n: usize) {
     let (to, from) = (to.wrapping_add(n), from.wrapping_add(n));
     // SAFETY: the caller vouches for both ranges; the direction flag is cleared again.
-    #[cfg(target_arch = "x86_64")]
     unsafe {
         asm!("std", "rep movsb", "cld", inout("rcx") n => _, inout("rdi") to.wrapping_sub(1) => _,
              inout("rsi") from.wrapping_sub(1) => _, options(nostack));
-    }
-    // SAFETY: the caller vouches for both ranges.
-    #[cfg(target_arch = "aarch64")]
-    unsafe {
-        asm!("cbz {n}, 3f", "2:", "ldrb {t:w}, [{from}, #-1]!", "strb {t:w}, [{to}, #-1]!", "subs {n}, {n}, #1", "b.ne 2b",
-             "3:", n = inout(reg) n => _, to = inout(reg) to => _, from = inout(reg) from => _, t = out(reg) _,
-             options(nostack));
     }
 }
 
@@ -64,16 +49,9 @@ unsafe extern "C" fn memmove(to: *mut u8, from: *const u8, n: usize) -> *mut u8 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn memset(to: *mut u8, byte: i32, n: usize) -> *mut u8 {
     // SAFETY: as C requires of the caller.
-    #[cfg(target_arch = "x86_64")]
     unsafe {
         asm!("rep stosb", inout("rcx") n => _, inout("rdi") to => _, in("al") byte as u8,
              options(nostack, preserves_flags));
-    }
-    // SAFETY: as C requires of the caller.
-    #[cfg(target_arch = "aarch64")]
-    unsafe {
-        asm!("cbz {n}, 3f", "2:", "strb {b:w}, [{to}], #1", "subs {n}, {n}, #1", "b.ne 2b", "3:",
-             n = inout(reg) n => _, to = inout(reg) to => _, b = in(reg) byte, options(nostack));
     }
     to
 }

@@ -1,6 +1,6 @@
 //! The shipped plugin's ground: entry point, memory, and what the compiler expects of a C library.
 //!
-//! Single-threaded throughout. Compiled for x86_64 and aarch64 Linux only, and only in the profile `plugin`.
+//! Single-threaded throughout. Compiled for x86_64 Linux only, and only in the profile `plugin`.
 
 use core::alloc::{GlobalAlloc, Layout};
 use core::arch::{asm, naked_asm};
@@ -73,19 +73,10 @@ unsafe impl GlobalAlloc for Arena {
 }
 
 /// Where the kernel enters: the stack pointer is at argc (System V ABI, "Process Initialization").
-#[cfg(target_arch = "x86_64")]
 #[unsafe(naked)]
 #[unsafe(no_mangle)]
 unsafe extern "C" fn _start() -> ! {
     naked_asm!("xor ebp, ebp", "mov rdi, rsp", "and rsp, -16", "call {enter}", "ud2", enter = sym enter)
-}
-
-/// Where the kernel enters: the stack pointer is at argc (ELF for the Arm 64-bit architecture).
-#[cfg(target_arch = "aarch64")]
-#[unsafe(naked)]
-#[unsafe(no_mangle)]
-unsafe extern "C" fn _start() -> ! {
-    naked_asm!("mov x29, xzr", "mov x30, xzr", "mov x0, sp", "bl {enter}", "brk #1", enter = sym enter)
 }
 
 /// `stack` holds argc, the arguments, null, the environment, null.
@@ -123,10 +114,7 @@ impl Iterator for Strings {
 fn ignore_sigpipe() {
     const SIGPIPE: usize = 13;
     const SIG_IGN: usize = 1;
-    #[cfg(target_arch = "x86_64")]
     const RT_SIGACTION: usize = 13;
-    #[cfg(target_arch = "aarch64")]
-    const RT_SIGACTION: usize = 134;
     // The kernel's struct sigaction: handler, flags, restorer, mask (include/linux/signal_types.h).
     let action = [SIG_IGN, 0, 0, 0];
     // SAFETY: rt_sigaction reads the action; the last argument is the size of the mask.
@@ -134,34 +122,19 @@ fn ignore_sigpipe() {
 }
 
 fn exit(status: i32) -> ! {
-    #[cfg(target_arch = "x86_64")]
     const EXIT_GROUP: usize = 231;
-    #[cfg(target_arch = "aarch64")]
-    const EXIT_GROUP: usize = 94;
     loop {
         // SAFETY: it does not come back.
         unsafe { syscall(EXIT_GROUP, [status as usize, 0, 0, 0]) };
     }
 }
 
-#[cfg(target_arch = "x86_64")]
 unsafe fn syscall(number: usize, [a, b, c, d]: [usize; 4]) -> isize {
     let result: isize;
     // SAFETY: the caller vouches for the arguments; the kernel changes rcx and r11.
     unsafe {
         asm!("syscall", inlateout("rax") number as isize => result, in("rdi") a, in("rsi") b, in("rdx") c, in("r10") d,
              lateout("rcx") _, lateout("r11") _, options(nostack));
-    }
-    result
-}
-
-#[cfg(target_arch = "aarch64")]
-unsafe fn syscall(number: usize, [a, b, c, d]: [usize; 4]) -> isize {
-    let result: isize;
-    // SAFETY: the caller vouches for the arguments.
-    unsafe {
-        asm!("svc 0", in("x8") number, inlateout("x0") a as isize => result, in("x1") b, in("x2") c, in("x3") d,
-             options(nostack));
     }
     result
 }

@@ -135,6 +135,19 @@ fn what_a_list_makes_ripstop_understands() {
 }
 
 #[test]
+fn the_packaged_list_is_understood_in_every_version_it_offers() {
+    let text = include_str!("../../../../packaging/10-ripstop.conflist");
+    let mut list = ConfList::parse(text).unwrap();
+    assert_eq!(list.version, CniVersion::LATEST);
+    for version in CniVersion::ALL {
+        list.version = version;
+        let stdin = list.attachment_stdin(&list.plugins[0], Verb::Add, &parameters(), None);
+        let conf = ripstop_cni_spec::NetConf::decode(&stdin.to_string(), Verb::Add).unwrap();
+        assert_eq!((conf.version, conf.plugin_type.as_str()), (version, "ripstop-cni"));
+    }
+}
+
+#[test]
 fn a_list_that_is_none_is_refused_with_every_fault() {
     for text in ["", "[]", "{", "3"] {
         assert_eq!(ConfList::parse(text).unwrap_err().code, Code::Decoding, "{text}");
