@@ -1,1 +1,27 @@
-//! See the crate's description in Cargo.toml.
+//! The node's agent: a core without IO ([`core`]) and the shell around it.
+//!
+//! ```text
+//!   plugin ── cni.sock ─┐                        ┌─► kernel thread: apply, observe ──► kernel, files
+//!   store watch ────────┼─► queue ─► core ─► outputs ─► store lane: conditional writes ──► store
+//!   kernel monitor ─────┤     ▲                  └─► answers to calls
+//!   clock ──────────────┘     └── questions of the HTTP socket (they read, and change nothing)
+//! ```
+//!
+//! One thread runs the loop and everything asynchronous; one thread talks to the kernel, because more would only queue
+//! on its lock; one waits for the kernel's notifications. No process is executed.
+//!
+//! Not here: decisions (crates `fabric`, `ipam`), netlink (`kernel`), the command line.
+
+pub mod core;
+mod files;
+mod http;
+mod kernel_thread;
+mod logging;
+mod metrics;
+mod replay;
+mod run;
+mod socket;
+mod store_lane;
+
+pub use replay::replay;
+pub use run::{AgentOptions, run};

@@ -1,6 +1,6 @@
 //! What a plan may remove: nothing whose owner's kind has not been read.
 
-use ripstop_netmodel::{Entry, Key, RecordScope};
+use ripstop_netmodel::{Entry, Key, Ns, RecordScope};
 use ripstop_tables::{Knowledge, StoreKind, Tables};
 
 /// Whether an object that no part of the model wants may go.
@@ -11,6 +11,10 @@ pub fn may_delete(tables: &Tables, key: &Key, _entry: &Entry) -> Result<(), Stri
     if let Key::Record { scope: RecordScope::Cluster(kind), .. } = key {
         // A record of the store goes by a decision of its own, never because it is not wanted.
         return Err(format!("a record of kind {kind} is removed by name only"));
+    }
+    if matches!(key.ns(), Some(Ns::Path(_))) {
+        // What lies in a pod's namespace belongs to the pod, and pods are known from the start.
+        return Ok(());
     }
     let needed: &[StoreKind] = match key {
         // Pods are known from the start: their files are the truth of this boot.

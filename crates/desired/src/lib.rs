@@ -19,7 +19,7 @@ mod ruleset;
 mod source;
 
 pub use guard::may_delete;
-pub use pod::inspect_keys;
+pub use pod::{inspect_keys, objects as pod_objects};
 pub use ruleset::ruleset;
 pub use source::{Source, sources_of};
 

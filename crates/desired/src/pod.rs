@@ -24,7 +24,8 @@ pub fn inspect_keys(tables: &Tables, row: &PodRow) -> BTreeSet<Key> {
         .collect()
 }
 
-pub(crate) fn objects(tables: &Tables, row: &PodRow) -> Vec<Entry> {
+/// Everything that is wanted for a pod's interface; see [`Tables::pods`].
+pub fn objects(tables: &Tables, row: &PodRow) -> Vec<Entry> {
     let mut part = Part::of(row.owner());
     part.add(Record {
         scope: RecordScope::Boot(LEASES.into()),

@@ -163,7 +163,7 @@ fn step(action: Action, key: &Key, before: Option<&Arc<Entry>>, after: Option<&A
 }
 
 /// The fields in which two objects differ, as `mtu: 1500, wanted 1450`.
-fn difference(is: &Object, wanted: &Object) -> String {
+pub fn difference(is: &Object, wanted: &Object) -> String {
     let fields = |object: &Object| match serde_json::to_value(object) {
         Ok(serde_json::Value::Object(outer)) => match outer.into_iter().next() {
             Some((_, serde_json::Value::Object(inner))) => inner,

@@ -11,6 +11,6 @@ mod diff;
 mod model;
 mod step;
 
-pub use diff::{Guard, diff, diff_all};
+pub use diff::{Guard, diff, diff_all, difference};
 pub use model::{Fault, apply_to_model};
 pub use step::{Action, Plan, Step, StepView};

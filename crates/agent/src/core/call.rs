@@ -1,0 +1,495 @@
+//! The CNI verbs: what each waits for, does and answers (specification 1.1.0, section 2).
+//!
+//! Calls for one attachment run one after the other. An ADD writes its lease before its interface, and its answer comes
+//! when every step of its plan ran; a failed ADD is undone and keeps its address for the next.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use ripstop_cni_spec::call::{Attachment as SpecAttachment, Call};
+use ripstop_cni_spec::wire::{Request, Response};
+use ripstop_cni_spec::{Code, Error, TypedCall};
+use ripstop_desired::Source;
+use ripstop_fabric::{host, wiring};
+use ripstop_ipam::{Attachment, LeaseFault, LeaseRequest, Window};
+use ripstop_netmodel::{Entry, Key, Model, NFT_TABLE, Ns, Resource};
+use ripstop_objects::{Network, NetworkName};
+use ripstop_tables::{Bandwidth, Change, FaultCause, PodRow, PodState, Shaping, StepFault, StoreKind};
+use ripstop_types::Millis;
+
+use super::{CALL_PATIENCE_MS, Core, Level, Output, pods, status};
+
+/// A call that is not answered yet.
+#[derive(Debug)]
+pub(super) struct Pending {
+    pub call: u64,
+    pub typed: Box<TypedCall>,
+    pub deadline: Millis,
+    pub stage: Stage,
+    /// Why it waits, for the answer if it waits too long.
+    pub waits_for: Option<Error>,
+}
+
+/// How far a call is.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// Not begun.
+    Waiting,
+    /// Its plan runs.
+    Running,
+    /// The kernel is asked.
+    Inspecting,
+    /// Objects of these pods are being removed.
+    Removing(BTreeSet<Attachment>),
+}
+
+/// What a try to begin a call led to.
+enum Begun {
+    /// Answered.
+    Answer(Response),
+    /// Under way.
+    Stage(Stage),
+    /// Not yet, for this reason.
+    Wait(Error),
+}
+
+impl Core {
+    /// A runtime's call arrives.
+    pub(super) fn take_call(&mut self, call: u64, request: &Request) {
+        match request.decode() {
+            Err(error) => self.reply(call, Response::failed(error)),
+            Ok(typed) => {
+                let patience = typed.timeout_ms.saturating_sub(500).min(CALL_PATIENCE_MS);
+                self.pending.push_back(Pending {
+                    call,
+                    typed: Box::new(typed),
+                    deadline: self.at.now.plus(patience),
+                    stage: Stage::Waiting,
+                    waits_for: None,
+                });
+            }
+        }
+    }
+
+    /// Begins what can begin, and ends what waited too long.
+    pub(super) fn advance_calls(&mut self) {
+        let mut queue = std::mem::take(&mut self.pending);
+        let mut later = std::collections::VecDeque::with_capacity(queue.len());
+        while let Some(mut pending) = queue.pop_front() {
+            if pending.stage != Stage::Waiting {
+                if !self.removal_done(&pending) {
+                    later.push_back(pending);
+                }
+                continue;
+            }
+            let earlier = later.iter().any(|other: &Pending| same_attachment(other, &pending));
+            let begun = if earlier { Begun::Wait(busy()) } else { self.begin(&pending) };
+            match begun {
+                Begun::Answer(response) => self.reply(pending.call, response),
+                Begun::Stage(stage) => {
+                    pending.stage = stage;
+                    later.push_back(pending);
+                }
+                Begun::Wait(why) if self.at.now >= pending.deadline => self.reply(pending.call, Response::failed(why)),
+                Begun::Wait(why) => {
+                    pending.waits_for = Some(why);
+                    later.push_back(pending);
+                }
+            }
+        }
+        self.pending = later;
+    }
+
+    fn begin(&mut self, pending: &Pending) -> Begun {
+        let typed = &pending.typed;
+        match &typed.call {
+            Call::Add { attachment, netns, .. } => self.begin_add(pending.call, typed, &own(attachment), netns),
+            Call::Del { attachment, .. } => self.begin_del(pending.call, &own(attachment)),
+            Call::Check { attachment, netns, .. } => self.begin_check(pending.call, typed, &own(attachment), netns),
+            Call::Gc => self.begin_gc(typed),
+            Call::Status => Begun::Answer(self.cni_status(typed)),
+            Call::Version => Begun::Answer(Response::done()),
+        }
+    }
+
+    fn begin_add(&mut self, call: u64, typed: &TypedCall, attachment: &Attachment, netns: &str) -> Begun {
+        if let Some(row) = self.tables.pods.get(attachment).cloned()
+            && row.state == PodState::Ready
+        {
+            // The same request again: the answer was lost, not the interface.
+            return Begun::Answer(if *row.request == *typed.id {
+                self.add_result(typed, &row)
+            } else {
+                let text =
+                    format!("{} has {} already, made by an earlier ADD; DEL comes first", row.owner(), attachment);
+                Response::failed(Error::new(Code::InterfaceExists, text))
+            });
+        }
+        if self.keys_busy(attachment) {
+            return Begun::Wait(busy());
+        }
+        if let Err(error) = clashes(typed, attachment) {
+            return Begun::Answer(Response::failed(error));
+        }
+        let network = match self.network_of(typed) {
+            Ok(network) => network,
+            Err(error) if error.code == Code::TryAgainLater => return Begun::Wait(error),
+            Err(error) => return Begun::Answer(Response::failed(error)),
+        };
+        if let Some(missing) = self.base_missing(&network) {
+            return Begun::Wait(Error::new(Code::TryAgainLater, missing));
+        }
+        let lease = match self.book.allocate(&lease_request(typed, attachment, &network), self.at.wall) {
+            Ok(lease) => lease,
+            Err(fault) if matches!(fault, LeaseFault::NoRange { .. }) => {
+                return Begun::Wait(Error::new(Code::TryAgainLater, fault.to_string()));
+            }
+            Err(fault) => return Begun::Answer(Response::failed(lease_error(&fault))),
+        };
+        let Some(mtu) = typed.conf.mtu.or_else(|| host::pod_mtu(&self.tables, &network)) else {
+            return Begun::Wait(Error::new(
+                Code::TryAgainLater,
+                "this node has no uplink yet, so the MTU is not known",
+            ));
+        };
+        let row = PodRow {
+            attachment: attachment.clone(),
+            pod: lease.pod.clone(),
+            network: network.name.clone(),
+            config_name: typed.conf.name.as_str().into(),
+            netns: netns.into(),
+            ips: lease.ips.clone(),
+            mac: lease.mac,
+            host_link: self.free_pod_link(attachment),
+            host_mac: wiring::pod_link_mac(attachment, network.spec.wiring),
+            mtu,
+            wiring: network.spec.wiring,
+            bandwidth: bandwidth(typed),
+            state: PodState::Adding,
+            request: typed.id.as_str().into(),
+            since: lease.since,
+            boot_id: lease.boot.clone(),
+        };
+        let scope = self.put_pod(row);
+        if self.held || !self.run(scope, Some(call)) {
+            return Begun::Wait(Error::new(
+                Code::TryAgainLater,
+                "the agent was started with --hold and changes nothing",
+            ));
+        }
+        Begun::Stage(Stage::Running)
+    }
+
+    /// Puts a row and answers with the keys it touches.
+    fn put_pod(&mut self, row: PodRow) -> BTreeSet<Key> {
+        let attachment = row.attachment.clone();
+        self.tables.pods.insert(attachment.clone(), Arc::new(row));
+        self.leaving.remove(&attachment);
+        let source = Source::Pod(attachment.clone());
+        let before: BTreeSet<Key> = self.desired.keys_of(&source).cloned().collect();
+        let touched = self.desired.update(&self.tables, &BTreeSet::from([Change::Pod(attachment)]));
+        for key in &touched {
+            self.dirty.remove(key);
+            self.failed.remove(key);
+        }
+        before.into_iter().chain(touched).chain(self.desired.keys_of(&source).cloned()).collect()
+    }
+
+    /// The plan of an ADD ran.
+    pub(super) fn plan_of_call_ran(
+        &mut self,
+        call: u64,
+        fault: Option<StepFault>,
+        scope: &BTreeSet<Key>,
+    ) -> BTreeSet<Change> {
+        let Some(place) = self.pending.iter().position(|pending| pending.call == call) else { return BTreeSet::new() };
+        let Some(pending) = self.pending.remove(place) else { return BTreeSet::new() };
+        let Some(attachment) = pending.typed.call.attachment().map(own) else { return BTreeSet::new() };
+        let Some(row) = self.tables.pods.get(&attachment).cloned() else { return BTreeSet::new() };
+        let (state, response) = match fault {
+            None => {
+                let ready = PodRow { state: PodState::Ready, ..(*row).clone() };
+                let link = pods::host_link(&ready);
+                if let Err(fault) = self.book.hold(&attachment, link) {
+                    self.log(Level::Warn, fault.to_string());
+                }
+                (PodState::Ready, self.add_result(&pending.typed, &ready))
+            }
+            // Undone, with the address kept for the container's next ADD.
+            Some(fault) => (PodState::Gone, Response::failed(step_error(&fault))),
+        };
+        self.reply(call, response);
+        self.tables.pods.insert(attachment.clone(), Arc::new(PodRow { state, ..(*row).clone() }));
+        if state == PodState::Gone {
+            self.dirty.extend(scope.iter().cloned());
+        }
+        BTreeSet::from([Change::Pod(attachment)])
+    }
+
+    fn begin_del(&mut self, _call: u64, attachment: &Attachment) -> Begun {
+        if !self.tables.pods.contains_key(attachment) {
+            return if self.leaving.contains_key(attachment) {
+                Begun::Stage(Stage::Removing(BTreeSet::from([attachment.clone()])))
+            } else {
+                Begun::Answer(Response::done())
+            };
+        }
+        if self.keys_busy(attachment) {
+            return Begun::Wait(busy());
+        }
+        self.start_removal(attachment);
+        Begun::Stage(Stage::Removing(BTreeSet::from([attachment.clone()])))
+    }
+
+    fn start_removal(&mut self, attachment: &Attachment) {
+        let changes = self.remove_pod(attachment);
+        let touched = self.desired.update(&self.tables, &changes);
+        for key in &touched {
+            self.failed.remove(key);
+        }
+        self.dirty.extend(touched);
+        self.note_left();
+    }
+
+    /// Answers a DEL or GC whose pods are gone.
+    fn removal_done(&mut self, pending: &Pending) -> bool {
+        let Stage::Removing(left) = &pending.stage else { return false };
+        if left.iter().any(|attachment| self.leaving.contains_key(attachment)) {
+            if self.at.now < pending.deadline {
+                return false;
+            }
+            let failures: Vec<String> = left
+                .iter()
+                .filter_map(|attachment| self.leaving.get(attachment))
+                .flatten()
+                .filter_map(|key| self.failed.get(key))
+                .map(|failure| failure.why.clone())
+                .collect();
+            let text =
+                if failures.is_empty() { "the kernel did not answer in time".into() } else { failures.join("; ") };
+            self.reply(pending.call, Response::failed(Error::new(Code::TryAgainLater, text)));
+            return true;
+        }
+        self.reply(pending.call, Response::done());
+        true
+    }
+
+    fn begin_gc(&mut self, typed: &TypedCall) -> Begun {
+        let valid: BTreeSet<Attachment> = typed.conf.valid_attachments.iter().flatten().map(own).collect();
+        let unlisted: BTreeSet<Attachment> = self
+            .tables
+            .pods
+            .values()
+            .filter(|row| *row.config_name == *typed.conf.name && row.state != PodState::Adding)
+            .map(|row| row.attachment.clone())
+            .filter(|attachment| !valid.contains(attachment) && !self.keys_busy(attachment))
+            .collect();
+        for attachment in &unlisted {
+            self.start_removal(attachment);
+        }
+        Begun::Stage(Stage::Removing(unlisted))
+    }
+
+    fn begin_check(&mut self, call: u64, typed: &TypedCall, attachment: &Attachment, netns: &str) -> Begun {
+        let Some(row) = self.tables.pods.get(attachment).cloned() else {
+            let text = format!("{attachment} is not known to this agent: it was never added, or was deleted");
+            return Begun::Answer(Response::failed(Error::new(Code::UnknownContainer, text)));
+        };
+        if self.keys_busy(attachment) {
+            return Begun::Wait(busy());
+        }
+        let faults = prev_result_faults(typed, &row, netns);
+        if !faults.is_empty() {
+            return Begun::Answer(Response::failed(Error::new(Code::NotAsExpected, faults.join("; "))));
+        }
+        let keys = ripstop_desired::inspect_keys(&self.tables, &row);
+        self.outputs.push(Output::Inspect { call, keys });
+        Begun::Stage(Stage::Inspecting)
+    }
+
+    /// The kernel was read for a CHECK.
+    pub(super) fn finish_check(&mut self, call: u64, found: Result<Vec<Entry>, String>) {
+        let Some(place) = self.pending.iter().position(|pending| pending.call == call) else { return };
+        let Some(pending) = self.pending.remove(place) else { return };
+        let row =
+            pending.typed.call.attachment().and_then(|attachment| self.tables.pods.get(&own(attachment))).cloned();
+        let response = match (row, found) {
+            (None, _) => Response::failed(Error::new(Code::UnknownContainer, "the pod was removed meanwhile")),
+            (_, Err(why)) => Response::failed(Error::new(Code::NotAsExpected, why)),
+            (Some(row), Ok(entries)) => {
+                let found: Model = entries.into_iter().collect();
+                let differences = self.differences(&row, &found);
+                if differences.is_empty() {
+                    Response::done()
+                } else {
+                    Response::failed(Error::new(Code::NotAsExpected, differences.join("; ")))
+                }
+            }
+        };
+        self.reply(call, response);
+    }
+
+    fn differences(&self, row: &PodRow, found: &Model) -> Vec<String> {
+        let wanted = ripstop_desired::pod_objects(&self.tables, &PodRow { state: PodState::Ready, ..row.clone() });
+        let keys = ripstop_desired::inspect_keys(&self.tables, &PodRow { state: PodState::Ready, ..row.clone() });
+        wanted
+            .iter()
+            .filter(|entry| keys.contains(&entry.object.key()))
+            .filter_map(|entry| {
+                let key = entry.object.key();
+                match found.get(&key) {
+                    None => Some(format!("{key} is missing")),
+                    Some(there) if entry.object.satisfied_by(&there.object) => None,
+                    Some(there) => {
+                        Some(format!("{key} differs in {}", ripstop_plan::difference(&there.object, &entry.object)))
+                    }
+                }
+            })
+            .collect()
+    }
+
+    fn cni_status(&self, typed: &TypedCall) -> Response {
+        let reasons = self.not_ready_for(&typed.conf.network);
+        if reasons.is_empty() {
+            return Response::done();
+        }
+        // Pods that exist go on; so 50 and not 51, unless the way to peers is what fails.
+        let code = if self.failed.is_empty() { Code::NotAvailable } else { Code::LimitedConnectivity };
+        Response::failed(Error::new(code, reasons.join("; ")))
+    }
+
+    fn network_of(&self, typed: &TypedCall) -> Result<Arc<Network>, Error> {
+        let name: NetworkName = typed.conf.network.parse().map_err(|fault: ripstop_types::Invalid| {
+            Error::new(Code::InvalidConfig, format!("field \"network\": {fault}"))
+        })?;
+        if let Some(row) = self.tables.networks.get(&name) {
+            return Ok(row.value.clone());
+        }
+        if !self.tables.knows(StoreKind::Networks) {
+            return Err(Error::new(
+                Code::TryAgainLater,
+                format!("network {name}: {}", status::store_sentence(&self.tables)),
+            ));
+        }
+        let known: Vec<&str> = self.tables.networks.keys().map(NetworkName::as_str).collect();
+        let text = format!("field \"network\": found {name}, accepted: one of [{}]", known.join(", "));
+        // The first network of a cluster may be on its way.
+        let code = if known.is_empty() { Code::TryAgainLater } else { Code::InvalidConfig };
+        Err(Error::new(code, text))
+    }
+
+    /// What of the node's own set-up is not in the kernel yet: a pod never comes before its isolation.
+    pub(super) fn base_missing(&self, network: &Network) -> Option<String> {
+        let table = Key::NftTable { family: ripstop_nft::model::TableFamily::Inet, name: NFT_TABLE.into() };
+        let link = Key::Link { ns: Ns::Host, name: wiring::node_link(&network.name) };
+        [table, link].into_iter().find(|key| self.applied.get(key).is_none()).map(|key| match self.failed.get(&key) {
+            Some(failure) => failure.why.clone(),
+            None => format!("{key} is not in the kernel yet"),
+        })
+    }
+
+    fn keys_busy(&self, attachment: &Attachment) -> bool {
+        let source = Source::Pod(attachment.clone());
+        let own = self.desired.keys_of(&source).any(|key| self.busy.contains(key));
+        own || self.leaving.get(attachment).is_some_and(|keys| keys.iter().any(|key| self.busy.contains(key)))
+    }
+
+    fn reply(&mut self, call: u64, response: Response) {
+        self.outputs.push(Output::Reply { call, response });
+    }
+}
+
+/// The runtime's words for an attachment in ours.
+pub(super) fn own(attachment: &SpecAttachment) -> Attachment {
+    Attachment { container: attachment.container_id.clone(), ifname: attachment.ifname.clone() }
+}
+
+fn same_attachment(a: &Pending, b: &Pending) -> bool {
+    a.typed.call.attachment().is_some() && a.typed.call.attachment() == b.typed.call.attachment()
+}
+
+fn busy() -> Error {
+    Error::new(Code::TryAgainLater, "an earlier call for the same interface is still under way")
+}
+
+/// A chained plugin must not make an interface that one before it made.
+fn clashes(typed: &TypedCall, attachment: &Attachment) -> Result<(), Error> {
+    let made = typed.conf.prev_result.as_ref().and_then(|result| result.pod_interface(&attachment.ifname));
+    match made {
+        None => Ok(()),
+        Some(_) => {
+            let text = format!("interface {} was made by a plugin before this one in the chain", attachment.ifname);
+            Err(Error::new(Code::InterfaceExists, text))
+        }
+    }
+}
+
+fn lease_request(typed: &TypedCall, attachment: &Attachment, network: &Network) -> LeaseRequest {
+    let windows = typed.conf.runtime.ip_ranges.iter().flatten().map(|range| Window {
+        first: range.start.unwrap_or(range.subnet.addr()),
+        last: range.end.unwrap_or(range.subnet.last()),
+    });
+    LeaseRequest {
+        attachment: attachment.clone(),
+        pod: typed.call.args().and_then(|args| args.pod.clone()),
+        network: network.name.as_str().into(),
+        families: network.spec.families().collect(),
+        fixed: typed.requested_ips().iter().map(|ip| ip.ip).collect(),
+        within: windows.collect(),
+        mac: typed.requested_mac(),
+    }
+}
+
+fn bandwidth(typed: &TypedCall) -> Bandwidth {
+    let shaping = |rate: &ripstop_cni_spec::runtime_config::Rate| Shaping {
+        rate: rate.bits_per_second,
+        // Without a burst, what passes in 10 ms: enough for a timer tick at full rate.
+        burst: rate.burst_bits.unwrap_or(rate.bits_per_second / 100),
+    };
+    let asked = &typed.conf.runtime.bandwidth;
+    Bandwidth { ingress: asked.ingress.as_ref().map(shaping), egress: asked.egress.as_ref().map(shaping) }
+}
+
+fn lease_error(fault: &LeaseFault) -> Error {
+    let code = match fault {
+        LeaseFault::Full { .. } => Code::NoFreeAddress,
+        LeaseFault::NoRange { .. } => Code::TryAgainLater,
+        LeaseFault::Different { .. } => Code::InterfaceExists,
+        LeaseFault::Unknown(_) | LeaseFault::RangesOverlap(..) | LeaseFault::NoFamily { .. } => Code::Internal,
+        _ => Code::AddressRefused,
+    };
+    Error::new(code, fault.to_string())
+}
+
+fn step_error(fault: &StepFault) -> Error {
+    let code = match fault.cause {
+        FaultCause::Namespace => Code::InvalidEnvironment,
+        FaultCause::Foreign => Code::InterfaceExists,
+        FaultCause::Permission => Code::NotPermitted,
+        FaultCause::Other => Code::Kernel,
+    };
+    let variable = if fault.cause == FaultCause::Namespace { "CNI_NETNS: " } else { "" };
+    Error::new(code, format!("{variable}{}", fault.text))
+}
+
+/// What a CHECK's previous result says that is not so.
+fn prev_result_faults(typed: &TypedCall, row: &PodRow, netns: &str) -> Vec<String> {
+    let mut faults = Vec::new();
+    if row.state != PodState::Ready {
+        faults.push(format!("link {} is missing: the interface went without a DEL", row.host_link));
+    }
+    if *row.netns != *netns {
+        faults.push(format!("CNI_NETNS is {netns}, but the interface was added to {}", row.netns));
+    }
+    if let Some(result) = &typed.conf.prev_result
+        && let Some((index, interface)) = result.pod_interface(&row.attachment.ifname)
+    {
+        for ip in result.ips_of(index).map(|ip| ip.address.ip()).filter(|ip| !row.ips.contains(ip)) {
+            faults.push(format!("prevResult has address {ip}, which this pod does not have"));
+        }
+        if interface.mac().is_some_and(|mac| mac != row.mac) {
+            faults.push(format!("prevResult has another hardware address than {}", row.mac));
+        }
+    }
+    faults
+}

@@ -1,0 +1,119 @@
+//! Pods' rows: as read at start, as leases, and as orphans.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use ripstop_ipam::{Attachment, HostLink, Lease, LeaseState, Sight};
+use ripstop_netmodel::{Entry, Key, Model, Ns, Object, RecordScope, Resource};
+use ripstop_tables::{Change, PodRow, PodState, Tables};
+
+use super::{Core, Level};
+
+/// The rows that count at start, and what to say of the others.
+///
+/// A row of another boot means nothing. An ADD that was not answered is undone: what it made goes, its address stays
+/// with the container. A pod whose interface is gone keeps its address until DEL, GC or the second look.
+pub(super) fn admit(boot: &Arc<str>, rows: &[PodRow], observed: &Model) -> (Vec<PodRow>, Vec<String>) {
+    let (mut admitted, mut notes) = (Vec::new(), Vec::new());
+    for row in rows {
+        if row.boot_id != *boot {
+            notes.push(format!("{} is of another boot; its address is free", row.owner()));
+            continue;
+        }
+        let stands = observed.get(&row.host_key()).is_some();
+        let state = match row.state {
+            PodState::Ready if stands => PodState::Ready,
+            PodState::Adding => {
+                notes.push(format!("the ADD of {} was not answered; what it made is removed", row.owner()));
+                PodState::Gone
+            }
+            PodState::Ready | PodState::Gone => PodState::Gone,
+        };
+        admitted.push(PodRow { state, ..row.clone() });
+    }
+    (admitted, notes)
+}
+
+/// A row as the lease book has it.
+pub(super) fn lease_of(row: &PodRow) -> Lease {
+    Lease {
+        attachment: row.attachment.clone(),
+        pod: row.pod.clone(),
+        network: row.network.as_str().into(),
+        ips: row.ips.clone(),
+        mac: row.mac,
+        since: row.since,
+        state: if row.state == PodState::Ready { LeaseState::Held } else { LeaseState::Pending },
+        boot: row.boot_id.clone(),
+        link: host_link(row),
+    }
+}
+
+/// The host's end as the lease book knows it: by name, which no other pod of this boot has.
+pub(super) fn host_link(row: &PodRow) -> Option<HostLink> {
+    (row.state == PodState::Ready).then(|| HostLink { index: 0, altname: row.host_link.as_str().into() })
+}
+
+/// What was written for a row in an earlier run and cannot be read whole: its file, and its namespace's objects.
+pub(super) fn remembered(tables: &Tables, row: &PodRow) -> Vec<Entry> {
+    let mut entries = ripstop_desired::pod_objects(tables, row);
+    entries.retain(|entry| match entry.object.key() {
+        Key::Record { scope: RecordScope::Boot(_), .. } => true,
+        key => matches!(key.ns(), Some(Ns::Path(_))),
+    });
+    entries
+}
+
+impl Core {
+    /// A look at every pod's link; removes those that were gone in two looks.
+    pub(super) fn look_for_orphans(&mut self) -> BTreeSet<Change> {
+        let (applied, tables) = (&self.applied, &self.tables);
+        let orphans = self.book.look(self.at.now, |lease| {
+            let Some(row) = tables.pods.get(&lease.attachment) else { return Sight::Present };
+            if row.state == PodState::Adding || applied.get(&row.host_key()).is_some() {
+                Sight::Present
+            } else {
+                Sight::Gone
+            }
+        });
+        let mut changes = BTreeSet::new();
+        for orphan in orphans {
+            if let Some(row) = self.tables.pods.get(&orphan).cloned() {
+                self.log(Level::Info, format!("{} left without a DEL; its address is free", row.owner()));
+                changes.append(&mut self.remove_pod(&orphan));
+            }
+        }
+        changes
+    }
+
+    /// Takes a pod out of the tables; its lease ends when its objects are gone.
+    pub(super) fn remove_pod(&mut self, attachment: &Attachment) -> BTreeSet<Change> {
+        let Some(row) = self.tables.pods.remove(attachment) else { return BTreeSet::new() };
+        let keys: BTreeSet<Key> =
+            ripstop_desired::pod_objects(&self.tables, &PodRow { state: PodState::Ready, ..(*row).clone() })
+                .iter()
+                .map(|entry| entry.object.key())
+                .filter(|key| !matches!(key.ns(), Some(Ns::Path(_))))
+                .collect();
+        self.leaving.insert(attachment.clone(), keys);
+        BTreeSet::from([Change::Pod(attachment.clone())])
+    }
+
+    /// A name for the host's end that no other link has.
+    pub(super) fn free_pod_link(&self, attachment: &Attachment) -> ripstop_types::IfName {
+        let taken = |name: &ripstop_types::IfName| {
+            let key = Key::Link { ns: Ns::Host, name: name.clone() };
+            let other = |row: &Arc<PodRow>| row.attachment != *attachment && row.host_link == *name;
+            self.tables.pods.values().any(other)
+                || self.applied.get(&key).is_some_and(|entry| !matches!(entry.object, Object::Link(_)))
+        };
+        let mut salt = 0;
+        loop {
+            let name = ripstop_fabric::wiring::pod_link(attachment, salt);
+            if !taken(&name) {
+                return name;
+            }
+            salt += 1;
+        }
+    }
+}

@@ -1,0 +1,296 @@
+//! Driving the range engine: which ranges this node wants, what the store says of claims, and what it may use.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use ripstop_ipam::ranges::{
+    Answer, Claim, ClaimKey, ClaimState, Claimant, RangeAction, RangeEvent, RangeRequest, ReleaseCause, ReleaseFacts,
+    Slot, Stored, releasable,
+};
+use ripstop_ipam::{OwnRange, Usable};
+use ripstop_netmodel::{Entry, Object, Record as ModelRecord, RecordGuard, RecordScope, Resource};
+use ripstop_objects::{
+    ClaimState as RecordState, Network, NetworkName, RangeClaim, RangeMode, Record, Wiring, claim_key,
+};
+use ripstop_plan::{Action, Step};
+use ripstop_tables::{Change, StoreInput, StoreKind, StoreResult};
+use ripstop_types::{Family, Owner, Prefix, Revision};
+
+use super::{Core, Level, Output};
+
+impl Core {
+    /// Tells the engine which ranges this node wants of the networks there are.
+    pub(super) fn want_ranges(&mut self) {
+        let mut wanted = BTreeSet::new();
+        let requests: Vec<RangeRequest> =
+            self.tables.networks.values().flat_map(|row| requests(&row.value, &self.tables.config.pod_cidrs)).collect();
+        for request in requests {
+            wanted.insert(Slot::of(&request));
+            self.range_event(&RangeEvent::Want(request));
+        }
+        if !self.tables.knows(StoreKind::Networks) {
+            return;
+        }
+        let gone: Vec<Slot> = self.wanted_slots.difference(&wanted).cloned().collect();
+        for slot in gone {
+            self.range_event(&RangeEvent::Unwant(slot));
+        }
+        self.wanted_slots = wanted;
+    }
+
+    /// What the store says of claims, for the engine.
+    pub(super) fn range_store_event(&mut self, input: &StoreInput) {
+        match input {
+            StoreInput::Put { kind: StoreKind::Claims, key, value, revision } => {
+                if let Some((key, claim)) = read_claim(key, value) {
+                    if self.listing_claims {
+                        self.listed.insert(key, Stored { revision: *revision, claim });
+                    } else {
+                        self.range_event(&RangeEvent::Changed { key, revision: *revision, claim: Some(claim) });
+                    }
+                }
+            }
+            StoreInput::Delete { kind: StoreKind::Claims, key, revision } => {
+                if let Some((network, range)) = ripstop_objects::parse_claim_key(key) {
+                    let key = ClaimKey::new(network.as_str(), range);
+                    self.range_event(&RangeEvent::Changed { key, revision: *revision, claim: None });
+                }
+            }
+            StoreInput::Reset { kind: StoreKind::Claims } => {
+                self.listing_claims = true;
+                self.listed = BTreeMap::new();
+            }
+            StoreInput::Synced { kind: StoreKind::Claims, revision } => {
+                if std::mem::take(&mut self.listing_claims) {
+                    let claims = std::mem::take(&mut self.listed);
+                    self.range_event(&RangeEvent::Listed { revision: *revision, claims });
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Gives the engine an event and carries out what it answers.
+    pub(super) fn range_event(&mut self, event: &RangeEvent) {
+        for action in self.engine.on(event) {
+            match action {
+                RangeAction::ClaimPut { op, key, claim, expect } => self.put_claim(op, &key, claim, expect),
+                RangeAction::ClaimDelete { op, key, expect } => self.delete_claim(op, &key, expect),
+                RangeAction::UseRange(key) => {
+                    self.log(Level::Info, format!("this node owns {key}"));
+                    self.snapshot_due = true;
+                }
+                RangeAction::StopRange { key, reason } => {
+                    self.log(Level::Warn, format!("no more addresses of {key}: {reason}"));
+                    self.snapshot_due = true;
+                }
+                RangeAction::Save { generation } => self.outputs.push(Output::Save { generation }),
+            }
+        }
+    }
+
+    /// The store's answer to an operation.
+    pub(super) fn answer_engine(&mut self, op: u64, result: Option<StoreResult>) {
+        let answer = match result {
+            Some(StoreResult::Done(revision)) => Answer::Done(revision),
+            Some(StoreResult::Conflict(current)) => Answer::Conflict(current.and_then(|(value, revision)| {
+                let claim: RangeClaim = serde_json::from_value(value).ok()?;
+                Some(Stored { revision, claim: claim_of(&claim) })
+            })),
+            Some(StoreResult::Failed(_)) | None => Answer::Failed,
+        };
+        self.finish_releases(op, &answer);
+        self.range_event(&RangeEvent::Answer { op, answer });
+    }
+
+    /// Brings tables and lease book in line with what the engine says this node owns.
+    pub(super) fn sync_ranges(&mut self) -> BTreeSet<Change> {
+        let mut own: BTreeMap<NetworkName, Vec<Prefix>> = BTreeMap::new();
+        let mut ranges = Vec::new();
+        let used: BTreeSet<ClaimKey> = self.engine.used().cloned().collect();
+        for owned in self.engine.owned() {
+            // Its addresses may be in use, whether or not new ones may be given.
+            if !matches!(owned.phase, "held" | "in doubt" | "renewing") {
+                continue;
+            }
+            let Ok(name) = owned.key.network.parse::<NetworkName>() else { continue };
+            let spec = self.tables.networks.get(&name).map(|row| &row.value.spec);
+            let usable = match spec.map(|spec| spec.wiring) {
+                Some(Wiring::Bridge) => Usable::Bridge,
+                _ => Usable::Routed,
+            };
+            ranges.push(OwnRange {
+                network: owned.key.network.clone(),
+                prefix: owned.key.range,
+                usable,
+                exclude: spec.map(|spec| spec.exclude.clone()).unwrap_or_default(),
+                open: used.contains(&owned.key),
+            });
+            own.entry(name).or_default().push(owned.key.range);
+        }
+        for ranges in own.values_mut() {
+            ranges.sort();
+        }
+        if ranges != self.book_ranges {
+            match self.book.set_ranges(ranges.clone()) {
+                Ok(()) => self.book_ranges = ranges,
+                Err(fault) => self.log(Level::Warn, fault.to_string()),
+            }
+        }
+        if own == self.tables.own_ranges {
+            return BTreeSet::new();
+        }
+        let touched: BTreeSet<NetworkName> = own.keys().chain(self.tables.own_ranges.keys()).cloned().collect();
+        self.tables.own_ranges = own;
+        self.snapshot_due = true;
+        // Routes to peers carry this node's address as their source, pods' routes too: all of the network is touched.
+        touched.into_iter().map(Change::Network).collect()
+    }
+
+    /// An operator gives a range back, this node's or a dead node's.
+    pub(super) fn release_range(&mut self, call: u64, range: &Arc<str>) {
+        let result = self.try_release(call, range);
+        if let Err(refusal) = result {
+            self.outputs.push(Output::Answer { call, result: Err(refusal) });
+        }
+    }
+
+    fn try_release(&mut self, call: u64, range: &Arc<str>) -> Result<(), String> {
+        let prefix: Prefix = range.parse().map_err(|fault| format!("{fault}"))?;
+        let found = self
+            .engine
+            .claims()
+            .find(|(key, _)| key.range == prefix)
+            .map(|(key, stored)| (key.clone(), stored.clone()));
+        let (key, stored) = found.ok_or_else(|| format!("range {prefix} is claimed by nobody"))?;
+        let owner = stored.claim.claimant.node.clone();
+        let leases: Vec<String> = self.book.leases_in(&prefix).map(ripstop_ipam::Lease::holder).collect();
+        let own = owner == self.tables.node;
+        let facts = ReleaseFacts {
+            asked: self.tables.node.clone(),
+            machine: self.tables.identity.machine_id.as_str().into(),
+            leases: own.then_some(leases.len()),
+            example: leases.first().cloned(),
+            life: self.liveness.life(&owner),
+            node_exists: self.tables.knows(StoreKind::Nodes).then(|| self.tables.nodes.contains_key(&owner)),
+        };
+        let cause = if own { ReleaseCause::Owner } else { ReleaseCause::Operator };
+        releasable(prefix, &stored.claim, cause, &facts).map_err(|refusal| refusal.to_string())?;
+        if own && self.engine.owned().iter().any(|owned| owned.key == key) {
+            self.range_event(&RangeEvent::Release(key));
+            self.outputs.push(Output::Answer { call, result: Ok(()) });
+        } else {
+            let op = FOREIGN_OPERATIONS + call;
+            self.delete_claim(op, &key, stored.revision);
+            self.releasing.insert(op, call);
+        }
+        Ok(())
+    }
+
+    fn finish_releases(&mut self, op: u64, answer: &Answer) {
+        let Some(call) = self.releasing.remove(&op) else { return };
+        let result = match answer {
+            Answer::Done(_) => Ok(()),
+            Answer::Conflict(_) => Err("the claim changed meanwhile: its owner is alive".into()),
+            Answer::Failed => Err("the store did not answer; look again with `ripstop ipam show`".into()),
+        };
+        self.outputs.push(Output::Answer { call, result });
+    }
+
+    fn put_claim(&mut self, op: u64, key: &ClaimKey, claim: Claim, expect: Option<Revision>) {
+        let Ok(network) = key.network.parse::<NetworkName>() else { return };
+        let record = RangeClaim {
+            network,
+            range: key.range,
+            node: claim.claimant.node,
+            machine: claim.claimant.machine.as_ref().into(),
+            boot: claim.claimant.boot.as_ref().into(),
+            run: claim.claimant.run,
+            state: match claim.state {
+                ClaimState::Tentative => RecordState::Tentative,
+                ClaimState::Held => RecordState::Held,
+            },
+        };
+        let guard = expect.map_or(RecordGuard::Absent, |revision| RecordGuard::Revision(revision.0));
+        let object = model_record(record.key(), record.encode().to_string(), guard);
+        let step = Step {
+            action: if expect.is_some() { Action::Update } else { Action::Create },
+            key: object.key(),
+            after: Some(Arc::new(Entry { object, owner: Some(self.own()) })),
+            before: None,
+            owner: self.own(),
+            reason: "this node takes part in the network".into(),
+        };
+        self.run_operation(step, op);
+    }
+
+    fn delete_claim(&mut self, op: u64, key: &ClaimKey, expect: Revision) {
+        let Ok(network) = key.network.parse::<NetworkName>() else { return };
+        let guard = RecordGuard::Revision(expect.0);
+        let object = model_record(claim_key(&network, key.range), String::new(), guard);
+        let step = Step {
+            action: Action::Delete,
+            key: object.key(),
+            after: None,
+            before: Some(Arc::new(Entry { object, owner: Some(self.own()) })),
+            owner: self.own(),
+            reason: "given back".into(),
+        };
+        self.run_operation(step, op);
+    }
+
+    fn own(&self) -> Owner {
+        Owner::node(&self.tables.node)
+    }
+}
+
+/// Numbers of operations that are not the engine's own begin here.
+const FOREIGN_OPERATIONS: u64 = 1 << 48;
+
+fn model_record(key: String, value: String, guard: RecordGuard) -> Object {
+    let scope = RecordScope::Cluster(StoreKind::Claims.as_str().into());
+    ModelRecord { scope, key: key.into(), value: value.into(), guard }.into()
+}
+
+/// What this node wants of a network: a range in each of its families.
+fn requests(network: &Network, pod_cidrs: &[Prefix]) -> Vec<RangeRequest> {
+    let spec = &network.spec;
+    let request = |family: Family| -> Option<RangeRequest> {
+        let pool = spec.ranges.get(family)?;
+        let mut request = RangeRequest::new(network.name.as_str(), pool, spec.node_range_len.get(family));
+        request.min = spec.range_min.get(family);
+        request.max = spec.range_max.get(family);
+        request.exclude = spec
+            .exclude
+            .iter()
+            .filter(|prefix| prefix.family() == family && prefix.len() <= request.len)
+            .copied()
+            .collect();
+        if spec.range_mode == RangeMode::PodCidr {
+            // Without a value nothing is wanted yet: it comes from outside.
+            request.assigned = Some(*pod_cidrs.iter().find(|cidr| pool.covers(cidr))?);
+        }
+        Some(request)
+    };
+    Family::BOTH.into_iter().filter_map(request).collect()
+}
+
+fn read_claim(key: &str, value: &serde_json::Value) -> Option<(ClaimKey, Claim)> {
+    let record = RangeClaim::decode(key, value).ok()?;
+    Some((ClaimKey::new(record.network.as_str(), record.range), claim_of(&record)))
+}
+
+fn claim_of(record: &RangeClaim) -> Claim {
+    Claim {
+        claimant: Claimant {
+            node: record.node.clone(),
+            machine: record.machine.as_str().into(),
+            boot: record.boot.as_str().into(),
+            run: record.run,
+        },
+        state: match record.state {
+            RecordState::Tentative => ClaimState::Tentative,
+            RecordState::Held => ClaimState::Held,
+        },
+    }
+}

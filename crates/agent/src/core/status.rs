@@ -1,0 +1,186 @@
+//! Whether this agent is ready, and what is wrong if not.
+
+use ripstop_fabric::host;
+use ripstop_netmodel::Key;
+use ripstop_objects::{NetworkName, Wiring, check_network_against_host, check_networks, check_node_name};
+use ripstop_tables::{Knowledge, StoreKind, StoreState, Tables};
+use serde::{Deserialize, Serialize};
+
+use super::Core;
+
+/// The agent's state for `ripstop status`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// This node.
+    pub node: String,
+    /// The agent's version.
+    pub version: String,
+    /// Whether pods can be added and peers reached.
+    pub ready: bool,
+    /// Why not; and warnings while it is.
+    pub reasons: Vec<String>,
+    /// What deserves a look, though pods can be added.
+    pub warnings: Vec<String>,
+    /// The store's state.
+    pub store: String,
+    /// Count of networks.
+    pub networks: usize,
+    /// Count of pods of this node.
+    pub pods: usize,
+    /// Count of peers.
+    pub peers: usize,
+    /// Objects that could not be written, with the reason.
+    pub failed: Vec<String>,
+    /// Objects left as they are, with the reason.
+    pub refused: Vec<String>,
+    /// Whether the agent holds its plans back.
+    pub held: bool,
+    /// Count of plans under way.
+    pub running: usize,
+}
+
+impl Core {
+    /// The agent's state.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        let mut reasons: Vec<String> = Vec::new();
+        if self.tables.networks.is_empty() {
+            reasons.push(match self.tables.knowledge(StoreKind::Networks) {
+                Knowledge::Unknown => store_sentence(&self.tables),
+                _ => "no network is defined; `ripstop apply -f` one, or name one in the configuration".into(),
+            });
+        }
+        for name in self.tables.networks.keys() {
+            reasons.extend(self.not_ready_for(name.as_str()));
+        }
+        reasons.dedup();
+        let line = |(key, why): (&Key, String)| format!("{key}: {why}");
+        Status {
+            node: self.tables.node.to_string(),
+            version: self.tables.version.clone(),
+            ready: reasons.is_empty(),
+            reasons,
+            warnings: self.warnings(),
+            store: store_word(&self.tables),
+            networks: self.tables.networks.len(),
+            pods: self.tables.pods.len(),
+            peers: self.tables.peers().count(),
+            failed: self.failed.iter().map(|(key, failure)| line((key, failure.why.clone()))).collect(),
+            refused: self.refused.iter().map(|(key, why)| line((key, why.clone()))).collect(),
+            held: self.held,
+            running: self.running.len(),
+        }
+    }
+
+    /// Why no pod can be added to a network; empty if one can.
+    pub(super) fn not_ready_for(&self, network: &str) -> Vec<String> {
+        let mut reasons = Vec::new();
+        let row = network.parse::<NetworkName>().ok().and_then(|name| self.tables.networks.get(&name));
+        let Some(row) = row else {
+            return vec![if self.tables.knows(StoreKind::Networks) {
+                format!("network {network} is not defined")
+            } else {
+                store_sentence(&self.tables)
+            }];
+        };
+        let network = &row.value;
+        if self.held {
+            reasons.push("the agent was started with --hold and changes nothing".into());
+        }
+        if host::addresses(&self.tables).is_empty() {
+            reasons.push(
+                "no link of this node has an address that peers could reach; see uplink in the configuration".into(),
+            );
+        }
+        for family in network.spec.families() {
+            let open = self
+                .book
+                .ranges()
+                .any(|range| range.open && *range.network == *network.name.as_str() && range.prefix.family() == family);
+            if !open {
+                reasons.push(self.no_range(network.name.as_str(), family));
+            }
+        }
+        if network.spec.wiring == Wiring::Bridge && self.tables.facts.bridge_netfilter != Some(true) {
+            reasons.push(
+                "bridged packets do not pass netfilter in this namespace, which wiring bridge needs: \
+                 modprobe br_netfilter; sysctl -w net.bridge.bridge-nf-call-iptables=1 net.bridge.bridge-nf-call-ip6tables=1"
+                    .into(),
+            );
+        }
+        if let Err(faults) = check_network_against_host(network, &host::addresses(&self.tables)) {
+            reasons.push(faults.to_string());
+        }
+        reasons.extend(self.base_missing(network));
+        if self.tables.store == StoreState::Here && !self.tables.nodes.contains_key(&self.tables.node) {
+            reasons.push("this node's record is not in the store yet".into());
+        }
+        reasons.extend(self.name_conflict());
+        reasons
+    }
+
+    fn no_range(&self, network: &str, family: ripstop_types::Family) -> String {
+        let slot = ripstop_ipam::ranges::Slot { network: network.into(), family };
+        match self.engine.fault(&slot) {
+            Some(fault) => fault.to_string(),
+            None => match &self.tables.store {
+                StoreState::Here if !self.wanted_slots.contains(&slot) => {
+                    format!("network {network} takes its ranges from podCIDRs, and none of {family} is configured")
+                }
+                StoreState::Here => format!("this node owns no {family} range of network {network} yet"),
+                _ => store_sentence(&self.tables),
+            },
+        }
+    }
+
+    /// Another machine has this node's name.
+    fn name_conflict(&self) -> Option<String> {
+        let own = ripstop_fabric::publish::record(&self.tables)?;
+        let stored = self.tables.nodes.get(&self.tables.node)?;
+        check_node_name(&own, &stored.value).err().map(|faults| faults.to_string())
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        if let StoreState::Away(_) = &self.tables.store {
+            warnings.push(store_sentence(&self.tables));
+        }
+        for drop in &self.tables.facts.foreign_drops {
+            let command = if drop.iptables {
+                format!("iptables -I {} -i rip+ -j ACCEPT; iptables -I {} -o rip+ -j ACCEPT", drop.chain, drop.chain)
+            } else {
+                format!("nft insert rule {} {} {} iifname \"rip*\" accept", drop.family, drop.table, drop.chain)
+            };
+            warnings.push(format!(
+                "chain {} of table {} {} drops forwarded packets, those of pods too; to open it: {command}",
+                drop.chain, drop.family, drop.table
+            ));
+        }
+        for ((kind, key), fault) in &self.tables.faults {
+            warnings.push(format!("record {}/{key} cannot be read, its last good value stays: {fault}", kind.as_str()));
+        }
+        let networks: Vec<_> = self.tables.networks.values().map(|row| (*row.value).clone()).collect();
+        if let Err(faults) = check_networks(&networks) {
+            warnings.push(faults.to_string());
+        }
+        warnings
+    }
+}
+
+/// A word or two for a table.
+fn store_word(tables: &Tables) -> String {
+    match &tables.store {
+        StoreState::Connecting => "connecting".into(),
+        StoreState::Here => "here".into(),
+        StoreState::Away(reason) => format!("away: {reason}"),
+    }
+}
+
+/// What the store's absence means, in a sentence.
+pub(super) fn store_sentence(tables: &Tables) -> String {
+    match &tables.store {
+        StoreState::Connecting => "the store has not answered yet".into(),
+        StoreState::Here => "the store's records are still being read".into(),
+        StoreState::Away(reason) => format!("the store is away: {reason}"),
+    }
+}

@@ -1,0 +1,403 @@
+//! The rows that `ripstop get` prints, and the result of an ADD.
+
+use std::net::IpAddr;
+
+use ripstop_cni_spec::result::{Interface, IpConfig, Route as ResultRoute};
+use ripstop_cni_spec::wire::Response;
+use ripstop_cni_spec::{Cidr, TypedCall};
+use ripstop_fabric::{host, paths, wiring};
+use ripstop_ipam::ranges::Life;
+use ripstop_netmodel::{Key, Ns, Object, RouteTarget};
+use ripstop_objects::{Receive, Wiring};
+use ripstop_tables::{PodRow, PodState};
+use ripstop_types::{Family, Prefix};
+use serde::Serialize;
+
+use super::Core;
+
+/// A node.
+#[derive(Debug, Clone, Serialize)]
+#[allow(missing_docs)]
+pub struct NodeView {
+    pub name: String,
+    pub addresses: Vec<IpAddr>,
+    pub ranges: Vec<Prefix>,
+    pub receives: Vec<String>,
+    pub ready: bool,
+    pub reason: Option<String>,
+    pub version: String,
+}
+
+/// A pod of this node.
+#[derive(Debug, Clone, Serialize)]
+#[allow(missing_docs)]
+pub struct PodView {
+    pub namespace: Option<String>,
+    pub name: String,
+    pub node: String,
+    pub ips: Vec<IpAddr>,
+    pub mac: String,
+    pub mtu: u32,
+    pub interface: String,
+    pub netns: String,
+    pub network: String,
+    pub container: String,
+    #[serde(rename = "hostInterface")]
+    pub host_interface: String,
+    pub state: String,
+}
+
+/// A network.
+#[derive(Debug, Clone, Serialize)]
+#[allow(missing_docs)]
+pub struct NetworkView {
+    pub name: String,
+    pub ranges: Vec<Prefix>,
+    pub wiring: String,
+    pub backend: String,
+    #[serde(rename = "rangeMode")]
+    pub range_mode: String,
+    pub mtu: Option<u32>,
+    pub masquerade: bool,
+    pub revision: u64,
+}
+
+/// A node's claim on a range.
+#[derive(Debug, Clone, Serialize)]
+#[allow(missing_docs)]
+pub struct LeaseView {
+    pub range: Prefix,
+    pub network: String,
+    pub node: String,
+    pub holder: String,
+    /// `null` while it is not known.
+    pub alive: Option<bool>,
+}
+
+/// The way to a peer.
+#[derive(Debug, Clone, Serialize)]
+#[allow(missing_docs)]
+pub struct PathView {
+    pub node: String,
+    pub peer: String,
+    pub network: String,
+    pub family: String,
+    pub backend: Option<String>,
+    pub device: Option<String>,
+    pub gateway: Option<IpAddr>,
+    pub mtu: Option<u32>,
+    /// realised, pending, failed, or `refused: why`.
+    pub state: String,
+}
+
+/// A route of ours.
+#[derive(Debug, Clone, Serialize)]
+#[allow(missing_docs)]
+pub struct RouteView {
+    pub node: String,
+    pub dst: Prefix,
+    pub via: Option<IpAddr>,
+    pub dev: Option<String>,
+    pub owner: Option<String>,
+    pub kind: String,
+}
+
+/// A range of this node.
+#[derive(Debug, Clone, Serialize)]
+#[allow(missing_docs)]
+pub struct IpamView {
+    pub network: String,
+    pub range: Prefix,
+    pub used: bool,
+    pub phase: String,
+    pub leased: u64,
+    pub usable: u64,
+    pub free: u64,
+}
+
+/// Something `ripstop ipam check` found.
+#[derive(Debug, Clone, Serialize)]
+#[allow(missing_docs)]
+pub struct Problem {
+    pub severity: &'static str,
+    pub object: String,
+    pub text: String,
+}
+
+impl Core {
+    /// Every node, this one too.
+    #[must_use]
+    pub fn nodes(&self) -> Vec<NodeView> {
+        let status = self.status();
+        self.tables
+            .nodes
+            .values()
+            .map(|row| {
+                let node = &row.value;
+                let own = node.name == self.tables.node;
+                let life = self.liveness.life(&node.name);
+                let (ready, reason) = match life {
+                    _ if own => (status.ready, status.reasons.first().cloned()),
+                    Life::Stale(_) => (false, Some(life.to_string())),
+                    Life::Fresh(_) | Life::Unknown => (true, None),
+                };
+                NodeView {
+                    name: node.name.to_string(),
+                    addresses: node.addresses.iter().map(|address| address.ip).collect(),
+                    ranges: self
+                        .tables
+                        .ranges_of
+                        .get(&node.name)
+                        .into_iter()
+                        .flatten()
+                        .map(|(_, range)| *range)
+                        .collect(),
+                    receives: node.receives.iter().map(receive).collect(),
+                    ready,
+                    reason,
+                    version: node.version.clone(),
+                }
+            })
+            .collect()
+    }
+
+    /// The pods of this node.
+    #[must_use]
+    pub fn pods(&self) -> Vec<PodView> {
+        self.tables
+            .pods
+            .values()
+            .map(|row| PodView {
+                namespace: row.pod.as_ref().map(|pod| pod.namespace.to_string()),
+                name: row.pod.as_ref().map_or_else(|| row.attachment.container.to_string(), |pod| pod.name.to_string()),
+                node: self.tables.node.to_string(),
+                ips: row.ips.clone(),
+                mac: row.mac.to_string(),
+                mtu: row.mtu,
+                interface: row.attachment.ifname.to_string(),
+                netns: row.netns.to_string(),
+                network: row.network.to_string(),
+                container: row.attachment.container.to_string(),
+                host_interface: row.host_link.to_string(),
+                state: match row.state {
+                    PodState::Adding => "adding",
+                    PodState::Ready => "ready",
+                    PodState::Gone => "gone",
+                }
+                .into(),
+            })
+            .collect()
+    }
+
+    /// The networks.
+    #[must_use]
+    pub fn networks(&self) -> Vec<NetworkView> {
+        self.tables
+            .networks
+            .values()
+            .map(|row| NetworkView {
+                name: row.value.name.to_string(),
+                ranges: row.value.spec.ranges.iter().collect(),
+                wiring: row.value.spec.wiring.as_str().into(),
+                backend: row.value.spec.backend.kind.as_str().into(),
+                range_mode: row.value.spec.range_mode.as_str().into(),
+                mtu: host::pod_mtu(&self.tables, &row.value),
+                masquerade: row.value.spec.masquerade.enabled,
+                revision: row.revision.0,
+            })
+            .collect()
+    }
+
+    /// Who owns which range.
+    #[must_use]
+    pub fn leases(&self) -> Vec<LeaseView> {
+        self.tables
+            .claims
+            .values()
+            .map(|row| LeaseView {
+                range: row.value.range,
+                network: row.value.network.to_string(),
+                node: row.value.node.to_string(),
+                holder: row.value.machine.clone(),
+                alive: match self.liveness.life(&row.value.node) {
+                    _ if row.value.node == self.tables.node => Some(true),
+                    Life::Fresh(_) => Some(true),
+                    Life::Stale(_) => Some(false),
+                    Life::Unknown => None,
+                },
+            })
+            .collect()
+    }
+
+    /// How this node reaches its peers.
+    #[must_use]
+    pub fn paths(&self) -> Vec<PathView> {
+        let mut views = Vec::new();
+        for network in self.tables.networks.values().map(|row| &row.value) {
+            for peer in self.tables.peers().map(|row| &row.value) {
+                for family in network.spec.families() {
+                    let path = paths::path(&self.tables, network, peer, family);
+                    let state = match &path {
+                        Ok(_) => self.path_state(network.name.as_str(), &peer.name, family),
+                        Err(refusal) => format!("refused: {refusal}"),
+                    };
+                    let path = path.ok();
+                    views.push(PathView {
+                        node: self.tables.node.to_string(),
+                        peer: peer.name.to_string(),
+                        network: network.name.to_string(),
+                        family: family.to_string(),
+                        backend: path.as_ref().map(|path| path.encapsulation.to_string()),
+                        device: path.as_ref().map(|path| path.link.to_string()),
+                        gateway: path.as_ref().map(|path| path.gateway),
+                        mtu: host::pod_mtu(&self.tables, network),
+                        state,
+                    });
+                }
+            }
+        }
+        views
+    }
+
+    fn path_state(&self, network: &str, peer: &ripstop_types::NodeName, family: Family) -> String {
+        let Ok(network) = network.parse() else { return "pending".into() };
+        let mut ranges = self.tables.ranges(peer, &network, family).peekable();
+        if ranges.peek().is_none() {
+            return "pending: the peer owns no range yet".into();
+        }
+        for range in ranges {
+            let key = Key::main_route(Ns::Host, range);
+            if let Some(failure) = self.failed.get(&key) {
+                return format!("failed: {}", failure.why);
+            }
+            let wanted = self.desired.model().get(&key).map(|entry| &entry.object);
+            if self.applied.get(&key).map(|entry| &entry.object) != wanted || wanted.is_none() {
+                return "pending".into();
+            }
+        }
+        "realised".into()
+    }
+
+    /// The routes of ours in the kernel.
+    #[must_use]
+    pub fn routes(&self) -> Vec<RouteView> {
+        let routes = self.applied.iter().filter_map(|(key, entry)| match &entry.object {
+            Object::Route(route) if route.ns == Ns::Host => Some((key, entry, route)),
+            _ => None,
+        });
+        routes
+            .map(|(key, entry, route)| {
+                let nexthop = |id: &u32| match self.applied.get(&Key::Nexthop { id: *id }).map(|entry| &entry.object) {
+                    Some(Object::Nexthop(nexthop)) => (Some(nexthop.gateway), Some(nexthop.link.to_string())),
+                    _ => (None, None),
+                };
+                let (via, dev) = match &route.target {
+                    RouteTarget::Nexthop(id) => nexthop(id),
+                    RouteTarget::Via { link, gateway, .. } => (Some(*gateway), Some(link.to_string())),
+                    RouteTarget::Link(link) => (None, Some(link.to_string())),
+                    RouteTarget::Unreachable => (None, None),
+                };
+                let owner = entry.owner.clone().or_else(|| self.desired.model().get(key)?.owner.clone());
+                RouteView {
+                    node: self.tables.node.to_string(),
+                    dst: route.dst,
+                    via,
+                    dev,
+                    owner: owner.map(|owner| owner.to_string()),
+                    kind: if route.target == RouteTarget::Unreachable { "unreachable" } else { "unicast" }.into(),
+                }
+            })
+            .collect()
+    }
+
+    /// The ranges of this node and how full they are.
+    #[must_use]
+    pub fn ipam(&self) -> Vec<IpamView> {
+        let narrow = |n: u128| u64::try_from(n).unwrap_or(u64::MAX);
+        self.engine
+            .owned()
+            .into_iter()
+            .map(|owned| {
+                let usage = self.book.usage().find(|usage| usage.range == owned.key.range);
+                let (leased, usable) = usage.map_or((0, 0), |usage| (narrow(usage.leased), narrow(usage.usable)));
+                IpamView {
+                    network: owned.key.network.to_string(),
+                    range: owned.key.range,
+                    used: owned.used,
+                    phase: owned.phase.into(),
+                    leased,
+                    usable,
+                    free: usable.saturating_sub(leased),
+                }
+            })
+            .collect()
+    }
+
+    /// What is wrong with addresses on this node, as far as it is known here.
+    #[must_use]
+    pub fn ipam_problems(&self) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        for (ip, holders) in self.book.contested() {
+            let names: Vec<String> = holders.iter().map(|lease| lease.holder()).collect();
+            problems.push(Problem {
+                severity: "error",
+                object: ip.to_string(),
+                text: format!("held by {}", names.join(" and ")),
+            });
+        }
+        for (ip, lease) in self.book.strays() {
+            let text = format!("held by {}, but in no range of this node", lease.holder());
+            problems.push(Problem { severity: "warning", object: ip.to_string(), text });
+        }
+        for row in self.tables.pods.values().filter(|row| row.state == PodState::Gone) {
+            let text =
+                "its interface is gone without a DEL; the address waits for DEL, GC or the second look".to_owned();
+            problems.push(Problem { severity: "info", object: row.owner().to_string(), text });
+        }
+        for key in self.engine.unused() {
+            let text = "claimed by this node and not used; `ripstop ipam release` gives it back".to_owned();
+            problems.push(Problem { severity: "warning", object: key.to_string(), text });
+        }
+        for lease in self.leases().into_iter().filter(|lease| lease.alive == Some(false)) {
+            let text =
+                format!("node {} shows no sign of life; its range stays its own until it is released", lease.node);
+            problems.push(Problem { severity: "info", object: lease.range.to_string(), text });
+        }
+        problems
+    }
+
+    /// The answer to an ADD: what earlier plugins made, then this interface.
+    pub(super) fn add_result(&self, typed: &TypedCall, row: &PodRow) -> Response {
+        let mut result = typed.conf.prev_result.clone().unwrap_or_default();
+        result.interfaces.push(Interface::on_host(&row.host_link, row.host_mac, row.mtu));
+        let index = u32::try_from(result.interfaces.len()).unwrap_or(u32::MAX);
+        result.interfaces.push(Interface::in_pod(&row.attachment.ifname, row.mac, row.mtu, &row.netns));
+        let ranges = self.tables.own_ranges.get(&row.network);
+        for ip in &row.ips {
+            let range = ranges.and_then(|ranges| ranges.iter().find(|range| range.contains(*ip)));
+            let (len, gateway) = match row.wiring {
+                Wiring::Routed => (Family::of(*ip).bits(), Some(wiring::router(Family::of(*ip)))),
+                Wiring::Bridge => (range.map_or(Family::of(*ip).bits(), Prefix::len), range.and_then(wiring::node_ip)),
+            };
+            if let Some(address) = Cidr::new(*ip, len) {
+                result.ips.push(IpConfig { address, gateway, interface: Some(index) });
+            }
+            let all = Prefix::default_route(Family::of(*ip));
+            if let Some(dst) = Cidr::new(all.addr(), 0) {
+                result.routes.push(ResultRoute::new(dst, gateway));
+            }
+        }
+        let dns = typed.conf.dns();
+        if !dns.is_empty() {
+            result.dns = dns;
+        }
+        Response::with_result(result.to_raw(typed.conf.version))
+    }
+}
+
+fn receive(receive: &Receive) -> String {
+    match receive {
+        Receive::Plain => "host-gw".into(),
+        Receive::Vxlan(vxlan) => format!("vxlan/{}/{}", vxlan.vni, vxlan.port),
+    }
+}

@@ -1,0 +1,134 @@
+//! The agent's files: its lock, identities, the pods' rows of this boot, the snapshot.
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, anyhow, bail};
+use ripstop_desired::LEASES;
+use ripstop_kernel::BootFiles;
+use ripstop_objects::{AgentConfig, NodeIdentity};
+use ripstop_tables::{PodRow, Snapshot};
+use ripstop_types::NodeName;
+use rustix::fs::{FlockOperation, flock};
+
+/// Held as long as the agent runs: a second one on the same node is refused.
+#[derive(Debug)]
+pub struct Lock {
+    _file: File,
+}
+
+/// Makes the agent's folders and takes its lock.
+///
+/// # Errors
+/// Where a folder cannot be written, or another agent holds the lock.
+pub fn lock(config: &AgentConfig) -> anyhow::Result<Lock> {
+    for (dir, key) in [(&config.run_dir, "runDir"), (&config.state_dir, "stateDir")] {
+        fs::create_dir_all(dir)
+            .with_context(|| format!("{key}: cannot make {}; is it writable for this user?", dir.display()))?;
+    }
+    let path = config.run_dir.join("agent.lock");
+    let mut file = fs::OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .read(true)
+        .write(true)
+        .open(&path)
+        .with_context(|| format!("runDir: cannot write {}; is it writable for this user?", path.display()))?;
+    if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+        let mut pid = String::new();
+        // Only to name the other; without it the sentence is still true.
+        let _ = file.read_to_string(&mut pid);
+        bail!("another agent (process {}) runs on this node: it holds {}", pid.trim(), path.display());
+    }
+    file.set_len(0)?;
+    write!(file, "{}", std::process::id())?;
+    Ok(Lock { _file: file })
+}
+
+/// Which machine and boot this is. Both are kept: the machine's in the state folder, the boot's beside the pods' files.
+///
+/// # Errors
+/// Where a file cannot be read or written.
+pub fn identity(config: &AgentConfig) -> anyhow::Result<NodeIdentity> {
+    let machine = kept(&config.state_dir.join("machine-id"), |_| true)?;
+    let kernel = read_word(Path::new("/proc/sys/kernel/random/boot_id"))?;
+    // A folder that is no tmpfs outlives a boot: then the kernel's id differs, and pods cannot have survived.
+    let boot = kept(&config.run_dir.join("boot-id"), |text| text.starts_with(&kernel[..8.min(kernel.len())]))?;
+    Ok(NodeIdentity { machine_id: machine, boot_id: boot })
+}
+
+/// An id in a file, made where there is none or where it does not fit.
+fn kept(path: &Path, fits: impl Fn(&str) -> bool) -> anyhow::Result<String> {
+    if let Ok(text) = fs::read_to_string(path)
+        && !text.trim().is_empty()
+        && fits(text.trim())
+    {
+        return Ok(text.trim().to_owned());
+    }
+    let boot = read_word(Path::new("/proc/sys/kernel/random/boot_id"))?;
+    let random = read_word(Path::new("/proc/sys/kernel/random/uuid"))?;
+    let id = format!("{}-{random}", &boot[..8.min(boot.len())]);
+    write_atomic(path, id.as_bytes())?;
+    Ok(id)
+}
+
+fn read_word(path: &Path) -> anyhow::Result<String> {
+    let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    Ok(text.trim().to_owned())
+}
+
+/// The rows of this boot's pods, and what is wrong with files that are not rows.
+pub fn pods(files: &BootFiles) -> (Vec<PodRow>, Vec<String>) {
+    let (records, faults) = files.list(LEASES);
+    let mut rows = Vec::new();
+    let mut problems: Vec<String> = faults.iter().map(ToString::to_string).collect();
+    for record in records {
+        match serde_json::from_str::<PodRow>(&record.value) {
+            Ok(row) => rows.push(row),
+            Err(error) => problems.push(format!("{LEASES}/{}: not a pod's row: {error}", record.key)),
+        }
+    }
+    (rows, problems)
+}
+
+/// Where the snapshot lies.
+pub fn snapshot_path(config: &AgentConfig) -> PathBuf {
+    config.state_dir.join("snapshot.json")
+}
+
+/// The last run's snapshot. One that cannot be used is set aside and named.
+pub fn snapshot(config: &AgentConfig, node: &NodeName) -> (Option<Snapshot>, Option<String>) {
+    let path = snapshot_path(config);
+    let text = match fs::read(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return (None, None),
+        Err(error) => return (None, Some(format!("{}: {error}", path.display()))),
+    };
+    match Snapshot::decode(&text, node) {
+        Ok(snapshot) => (Some(snapshot), None),
+        Err(fault) => {
+            let aside = path.with_extension("json.unusable");
+            let moved = fs::rename(&path, &aside).is_ok();
+            let place = if moved { format!("; kept as {}", aside.display()) } else { String::new() };
+            (None, Some(format!("{}: {fault}{place}", path.display())))
+        }
+    }
+}
+
+/// Writes a file so that a crash leaves the old or the new content, on the disk when this returns.
+///
+/// # Errors
+/// Where the folder cannot be written.
+pub fn write_atomic(path: &Path, content: &[u8]) -> anyhow::Result<()> {
+    let folder = path.parent().ok_or_else(|| anyhow!("{} has no folder", path.display()))?;
+    let temporary = path.with_extension("new");
+    let write = || -> std::io::Result<()> {
+        let mut file = File::create(&temporary)?;
+        file.write_all(content)?;
+        file.sync_all()?;
+        fs::rename(&temporary, path)?;
+        File::open(folder)?.sync_all()
+    };
+    write().with_context(|| format!("cannot write {}", path.display()))
+}

@@ -1,0 +1,344 @@
+//! The agent's HTTP socket: rows for `ripstop get`, plans, health and metrics.
+//!
+//! Everything but `POST` reads. A manifest that is applied goes to the store, and comes back by the watch like any
+//! other change.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::future::Future;
+
+use anyhow::Context;
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use ripstop_objects::{
+    AgentConfig, Manifest, Network, Record, check_change, check_network_against_host, check_networks,
+};
+use ripstop_store::{Expect, Kind, Store};
+use ripstop_tables::Input;
+use ripstop_types::{Prefix, Revision};
+use serde_json::{Value, json};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::oneshot;
+
+use crate::core::Core;
+use crate::metrics::Metrics;
+use crate::run::Message;
+use crate::socket;
+use crate::store_lane::StoreCell;
+
+/// Longest manifest taken, in bytes.
+const MAX_BODY: usize = 4 << 20;
+
+#[derive(Clone)]
+struct Server {
+    queue: UnboundedSender<Message>,
+    store: StoreCell,
+    /// Answers health and metrics only.
+    public: bool,
+}
+
+/// An answer's status and body.
+struct Answer(StatusCode, &'static str, String);
+
+/// Listens on the agent's socket, and on the configured address for metrics and health.
+///
+/// # Errors
+/// Where it cannot listen.
+pub fn start(config: &AgentConfig, queue: UnboundedSender<Message>, store: StoreCell) -> anyhow::Result<()> {
+    let listener = socket::listen(&config.run_dir.join("agent.sock"))?;
+    let server = Server { queue: queue.clone(), store: store.clone(), public: false };
+    tokio::spawn(async move {
+        loop {
+            match listener.accept().await {
+                Ok((stream, _)) => server.clone().spawn(stream),
+                Err(_) => tokio::time::sleep(std::time::Duration::from_millis(50)).await,
+            }
+        }
+    });
+    if let Some(address) = config.metrics_listen {
+        let listener = std::net::TcpListener::bind(address)
+            .with_context(|| format!("metricsListen: cannot listen on {address}; is the port taken?"))?;
+        listener.set_nonblocking(true)?;
+        let listener = TcpListener::from_std(listener)?;
+        let server = Server { queue, store, public: true };
+        tokio::spawn(async move {
+            loop {
+                match listener.accept().await {
+                    Ok((stream, _)) => server.clone().spawn(stream),
+                    Err(_) => tokio::time::sleep(std::time::Duration::from_millis(50)).await,
+                }
+            }
+        });
+    }
+    Ok(())
+}
+
+impl Server {
+    fn spawn(self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
+        let service = service_fn(move |request| {
+            let server = self.clone();
+            async move { Ok::<_, Infallible>(respond(server.answer(request).await)) }
+        });
+        tokio::spawn(async move {
+            // A client that goes away ends its own connection.
+            let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+        });
+    }
+
+    async fn answer(&self, request: Request<Incoming>) -> Answer {
+        let path = request.uri().path().to_owned();
+        match (request.method().clone(), path.as_str()) {
+            (Method::GET, "/healthz") => Answer(StatusCode::OK, "text/plain", "ok\n".into()),
+            (Method::GET, "/readyz") => self.ready().await,
+            (Method::GET, "/metrics") => match self.ask(|core, metrics| metrics.render(core)).await {
+                Ok(text) => Answer(StatusCode::OK, "text/plain; version=0.0.4", text),
+                Err(answer) => answer,
+            },
+            _ if self.public => error(StatusCode::NOT_FOUND, "this address answers /metrics, /healthz and /readyz"),
+            (Method::GET, path) => self.get(path).await,
+            (Method::POST, path) => {
+                let body = Limited::new(request.into_body(), MAX_BODY).collect().await;
+                match body.map(|body| String::from_utf8(body.to_bytes().to_vec())) {
+                    Ok(Ok(body)) => self.post(path, body).await,
+                    Ok(Err(_)) => error(StatusCode::BAD_REQUEST, "the body is not UTF-8"),
+                    Err(cause) => error(StatusCode::BAD_REQUEST, &format!("the body cannot be read: {cause}")),
+                }
+            }
+            (method, path) => error(StatusCode::METHOD_NOT_ALLOWED, &format!("{method} {path} is not known")),
+        }
+    }
+
+    async fn ready(&self) -> Answer {
+        match self.ask(|core, _| core.status()).await {
+            Ok(status) if status.ready => Answer(StatusCode::OK, "text/plain", "ok\n".into()),
+            Ok(status) => {
+                Answer(StatusCode::SERVICE_UNAVAILABLE, "text/plain", format!("{}\n", status.reasons.join("\n")))
+            }
+            Err(answer) => answer,
+        }
+    }
+
+    async fn get(&self, path: &str) -> Answer {
+        let rows = match path {
+            "/v1/nodes" => self.ask(|core, _| json!(core.nodes())).await,
+            "/v1/pods" => self.ask(|core, _| json!(core.pods())).await,
+            "/v1/networks" => self.ask(|core, _| json!(core.networks())).await,
+            "/v1/leases" => self.ask(|core, _| json!(core.leases())).await,
+            "/v1/paths" => self.ask(|core, _| json!(core.paths())).await,
+            "/v1/routes" => self.ask(|core, _| json!(core.routes())).await,
+            "/v1/status" => self.ask(|core, _| json!(core.status())).await,
+            "/v1/plan" => self.ask(|core, _| planned(core)).await,
+            "/v1/journal" => self.ask(|core, _| json!(core.journal().collect::<Vec<_>>())).await,
+            "/v1/ipam" => self.ask(|core, _| json!({"ranges": core.ipam(), "claims": core.leases()})).await,
+            "/v1/ipam/check" => self.ask(|core, _| json!({"problems": core.ipam_problems()})).await,
+            _ => return self.describe(path).await,
+        };
+        match rows {
+            Ok(rows) => json_answer(&rows),
+            Err(answer) => answer,
+        }
+    }
+
+    async fn describe(&self, path: &str) -> Answer {
+        let parts: Vec<String> = path.split('/').skip(1).map(ToOwned::to_owned).collect();
+        let [version, verb, kind, name @ ..] = parts.as_slice() else {
+            return error(StatusCode::NOT_FOUND, &format!("{path} is not known"));
+        };
+        if version != "v1" || verb != "describe" || name.is_empty() {
+            return error(StatusCode::NOT_FOUND, &format!("{path} is not known"));
+        }
+        let (kind, name) = (kind.clone(), name.join("/"));
+        let sentence = format!("no {kind} {name} is known to this agent");
+        match self.ask(move |core, _| core.describe(&kind, &name)).await {
+            Ok(Some(text)) => json_answer(&json!({"text": text})),
+            Ok(None) => error(StatusCode::NOT_FOUND, &sentence),
+            Err(answer) => answer,
+        }
+    }
+
+    async fn post(&self, path: &str, body: String) -> Answer {
+        match path {
+            "/v1/apply" => self.apply(&body).await,
+            "/v1/delete" => self.delete(&body).await,
+            "/v1/resume" => match self.queue.send(Message::Input(Input::Resume)) {
+                Ok(()) => json_answer(&json!({})),
+                Err(_) => ending(),
+            },
+            "/v1/ipam/release" => self.release(&body).await,
+            _ => error(StatusCode::NOT_FOUND, &format!("{path} is not known")),
+        }
+    }
+
+    async fn release(&self, body: &str) -> Answer {
+        let range =
+            serde_json::from_str::<Value>(body).ok().and_then(|body| body["range"].as_str().map(ToOwned::to_owned));
+        let Some(range) = range else {
+            return error(StatusCode::BAD_REQUEST, "the body must be {\"range\": \"10.244.3.0/24\"}");
+        };
+        let (answer, answered) = oneshot::channel();
+        if self.queue.send(Message::Release { range, answer }).is_err() {
+            return ending();
+        }
+        match answered.await {
+            Ok(Ok(())) => json_answer(&json!({})),
+            Ok(Err(refusal)) => error(StatusCode::CONFLICT, &refusal),
+            Err(_) => ending(),
+        }
+    }
+
+    /// Writes networks to the store, all or none as far as they can be judged beforehand.
+    async fn apply(&self, body: &str) -> Answer {
+        let networks = match Manifest::decode(body) {
+            Ok(manifest) => manifest.networks,
+            Err(faults) => return error(StatusCode::UNPROCESSABLE_ENTITY, &faults.to_string()),
+        };
+        let Some(store) = self.store.get() else { return away("it is not open") };
+        let judged = networks.clone();
+        let judgement = match self.ask(move |core, _| judge(core, &judged)).await {
+            Ok(judgement) => judgement,
+            Err(answer) => return answer,
+        };
+        if let Err(faults) = judgement {
+            return error(StatusCode::UNPROCESSABLE_ENTITY, &faults);
+        }
+        let mut results = Vec::new();
+        for network in &networks {
+            match put_network(store.as_ref(), network).await {
+                Ok(action) => results.push(json!({"object": format!("network/{}", network.name), "action": action})),
+                Err(cause) => return error(StatusCode::SERVICE_UNAVAILABLE, &cause),
+            }
+        }
+        json_answer(&json!({"results": results}))
+    }
+
+    async fn delete(&self, body: &str) -> Answer {
+        let networks = match Manifest::decode(body) {
+            Ok(manifest) => manifest.networks,
+            Err(faults) => return error(StatusCode::UNPROCESSABLE_ENTITY, &faults.to_string()),
+        };
+        let Some(store) = self.store.get() else { return away("it is not open") };
+        let names: Vec<_> = networks.iter().map(|network| network.name.clone()).collect();
+        let used = names.clone();
+        let in_use = self.ask(move |core, _| {
+            core.tables().claims.values().find(|row| used.contains(&row.value.network)).map(|row| {
+                format!(
+                    "network/{}: node {} owns range {} of it; release the ranges first (`ripstop ipam release`)",
+                    row.value.network, row.value.node, row.value.range
+                )
+            })
+        });
+        match in_use.await {
+            Ok(None) => {}
+            Ok(Some(refusal)) => return error(StatusCode::UNPROCESSABLE_ENTITY, &refusal),
+            Err(answer) => return answer,
+        }
+        let mut results = Vec::new();
+        for name in names {
+            let deleted = store.delete_if(Kind::Networks, &ripstop_objects::network_key(&name), Expect::Any).await;
+            match deleted {
+                Ok(Some(_)) => results.push(json!({"object": format!("network/{name}"), "action": "deleted"})),
+                Ok(None) => results.push(json!({"object": format!("network/{name}"), "action": "not found"})),
+                Err(cause) => return error(StatusCode::SERVICE_UNAVAILABLE, &cause.to_string()),
+            }
+        }
+        json_answer(&json!({"results": results}))
+    }
+
+    /// Puts a question to the core and waits for the answer.
+    fn ask<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&Core, &Metrics) -> T + Send + 'static,
+    ) -> impl Future<Output = Result<T, Answer>> + Send {
+        let (answer, answered) = oneshot::channel();
+        let sent = self.queue.send(Message::Ask(Box::new(move |core, metrics| {
+            // Nobody waits any more where this fails.
+            let _ = answer.send(question(core, metrics));
+        })));
+        async move {
+            match sent {
+                Ok(()) => answered.await.map_err(|_| ending()),
+                Err(_) => Err(ending()),
+            }
+        }
+    }
+}
+
+/// What is planned and not done, as rows.
+fn planned(core: &Core) -> Value {
+    let mut rows = core.plan().view();
+    for row in &mut rows {
+        row.state = Some("planned".into());
+    }
+    json!(rows)
+}
+
+/// Whether these networks can be put beside what there is.
+fn judge(core: &Core, networks: &[Network]) -> Result<(), String> {
+    let tables = core.tables();
+    let mut faults = Vec::new();
+    let mut after: BTreeMap<_, Network> =
+        tables.networks.iter().map(|(name, row)| (name.clone(), (*row.value).clone())).collect();
+    for network in networks {
+        if let Some(before) = after.get(&network.name) {
+            let in_use: Vec<Prefix> = tables
+                .claims
+                .values()
+                .filter(|row| row.value.network == network.name)
+                .map(|row| row.value.range)
+                .collect();
+            faults.extend(check_change(before, network, &in_use).err().map(|faults| faults.to_string()));
+        }
+        let hosts: Vec<_> = tables.nodes.values().flat_map(|row| row.value.addresses.clone()).collect();
+        faults.extend(check_network_against_host(network, &hosts).err().map(|faults| faults.to_string()));
+        after.insert(network.name.clone(), network.clone());
+    }
+    let all: Vec<Network> = after.into_values().collect();
+    faults.extend(check_networks(&all).err().map(|faults| faults.to_string()));
+    if faults.is_empty() { Ok(()) } else { Err(faults.join("\n")) }
+}
+
+async fn put_network(store: &dyn Store, network: &Network) -> Result<&'static str, String> {
+    let key = network.key();
+    let value = network.encode();
+    let there = store.get(Kind::Networks, &key).await.map_err(|error| error.to_string())?;
+    let (expect, action) = match &there {
+        Some(record) if record.value == value => return Ok("unchanged"),
+        Some(record) => (Expect::Revision(Revision(record.revision.0)), "configured"),
+        None => (Expect::Absent, "created"),
+    };
+    store.put_if(Kind::Networks, &key, &value, expect).await.map_err(|error| error.to_string())?;
+    Ok(action)
+}
+
+fn respond(answer: Answer) -> Response<Full<Bytes>> {
+    let Answer(status, kind, body) = answer;
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = status;
+    response.headers_mut().insert(hyper::header::CONTENT_TYPE, hyper::header::HeaderValue::from_static(kind));
+    response
+}
+
+fn json_answer(value: &Value) -> Answer {
+    Answer(StatusCode::OK, "application/json", format!("{value}\n"))
+}
+
+fn error(status: StatusCode, sentence: &str) -> Answer {
+    Answer(status, "application/json", format!("{}\n", json!({"error": sentence})))
+}
+
+fn away(why: &str) -> Answer {
+    error(
+        StatusCode::SERVICE_UNAVAILABLE,
+        &format!("the store is away: {why}; try again when `ripstop status` says it is here"),
+    )
+}
+
+fn ending() -> Answer {
+    error(StatusCode::SERVICE_UNAVAILABLE, "the agent is ending")
+}

@@ -1,0 +1,372 @@
+//! The agent's loop: one message at a time into the core, its outputs out again.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::mpsc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, anyhow};
+use ripstop_cni_spec::wire::{Request, Response};
+use ripstop_kernel::BootFiles;
+use ripstop_netmodel::{HostFacts, Kind, Model, Ns};
+use ripstop_objects::AgentConfig;
+use ripstop_tables::{Input, Moment, Recording, Stamped, Start};
+use ripstop_types::{Millis, NodeName};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::oneshot;
+
+use crate::core::{Core, Level, Output};
+use crate::kernel_thread::{self, Job};
+use crate::metrics::Metrics;
+use crate::store_lane::{self, StoreCell, Write as StoreWrite};
+use crate::{files, http, logging, socket};
+
+/// A snapshot is written at most this long after a change.
+const SNAPSHOT_DELAY: Duration = Duration::from_millis(500);
+
+/// How an agent is started.
+#[derive(Debug, Clone)]
+pub struct AgentOptions {
+    /// Its configuration file.
+    pub config: PathBuf,
+    /// Write every input to this file.
+    pub record: Option<PathBuf>,
+    /// Plan, and wait with everything until told to go on.
+    pub hold: bool,
+}
+
+/// What enters the loop.
+pub enum Message {
+    /// An input of the core.
+    Input(Input),
+    /// A plugin's request.
+    Cni {
+        /// What it asks.
+        request: Request,
+        /// Where the answer goes.
+        answer: oneshot::Sender<Response>,
+    },
+    /// An operator's request to give a range back.
+    Release {
+        /// The range.
+        range: String,
+        /// Where the answer goes.
+        answer: oneshot::Sender<Result<(), String>>,
+    },
+    /// A question, which reads and changes nothing.
+    Ask(Box<dyn FnOnce(&Core, &Metrics) + Send>),
+}
+
+/// Runs an agent until it is told to stop. Everything in the kernel stays as it is then.
+///
+/// # Errors
+/// Where it cannot start: configuration, folders, permissions, another agent.
+pub fn run(options: &AgentOptions) -> anyhow::Result<ExitCode> {
+    let config = read_config(&options.config)?;
+    logging::start(config.log);
+    if !rustix::process::geteuid().is_root() {
+        return Err(anyhow::Error::new(std::io::Error::from(std::io::ErrorKind::PermissionDenied))
+            .context("the agent sets up links and routes: run it as root, or with CAP_NET_ADMIN and CAP_SYS_ADMIN as root in a container"));
+    }
+    let node = node_name(&config)?;
+    let _lock = files::lock(&config)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async { Shell::start(options, config, node)?.work().await })
+}
+
+fn read_config(path: &PathBuf) -> anyhow::Result<AgentConfig> {
+    let text =
+        std::fs::read_to_string(path).with_context(|| format!("cannot read the configuration {}", path.display()))?;
+    let (config, notes) = AgentConfig::decode(&text).map_err(|faults| anyhow!("{}:\n{faults}", path.display()))?;
+    for note in notes {
+        eprintln!("{}: {note}", path.display());
+    }
+    Ok(config)
+}
+
+fn node_name(config: &AgentConfig) -> anyhow::Result<NodeName> {
+    if let Some(node) = &config.node {
+        return Ok(node.clone());
+    }
+    let uname = rustix::system::uname();
+    let name = uname.nodename().to_string_lossy().to_lowercase();
+    name.parse()
+        .with_context(|| format!("the host's name {name:?} cannot be the node's; set node in the configuration"))
+}
+
+struct Shell {
+    core: Core,
+    config: AgentConfig,
+    clock: Clock,
+    queue: UnboundedReceiver<Message>,
+    to_self: UnboundedSender<Message>,
+    jobs: mpsc::Sender<Job>,
+    writes: UnboundedSender<StoreWrite>,
+    recording: Option<BufWriter<File>>,
+    calls: BTreeMap<u64, oneshot::Sender<Response>>,
+    answers: BTreeMap<u64, oneshot::Sender<Result<(), String>>>,
+    next_call: u64,
+    reference: Model,
+    snapshot_at: Option<Instant>,
+    metrics: Metrics,
+}
+
+impl Shell {
+    fn start(options: &AgentOptions, config: AgentConfig, node: NodeName) -> anyhow::Result<Self> {
+        let clock = Clock::start();
+        let (to_self, queue) = unbounded_channel();
+        let identity = files::identity(&config)?;
+        let boot_files = BootFiles::new(&config.run_dir);
+        let (pods, problems) = files::pods(&boot_files);
+        let (snapshot, problem) = files::snapshot(&config, &node);
+        for problem in problems.into_iter().chain(problem) {
+            tracing::warn!("{problem}");
+        }
+        let at = clock.now();
+        let mut start = Start {
+            config: config.clone(),
+            node: node.clone(),
+            identity,
+            run: at.wall.0,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            facts: HostFacts::default(),
+            observed: Vec::new(),
+            pods,
+            snapshot,
+        };
+        // What the last run wanted, so that what it left is recognised.
+        let (wanted, _) = Core::start(at, start.clone(), true);
+        let reference = reference(wanted.desired());
+        let (found, jobs) = kernel_thread::start(boot_files, reference.clone(), to_self.clone())?;
+        start.facts = found.facts;
+        start.observed = found.observed;
+        let mut recording = open_recording(options)?;
+        if let Some(out) = &mut recording {
+            record(out, at, Input::Start(Box::new(start.clone())))?;
+        }
+        let (core, outputs) = Core::start(at, start, options.hold);
+        let (writes, lane) = unbounded_channel();
+        let store = StoreCell::default();
+        tokio::spawn(store_lane::run(config.store.clone(), lane, to_self.clone(), store.clone()));
+        let plugins = socket::listen(&config.run_dir.join("cni.sock"))?;
+        tokio::spawn(socket::serve_plugins(plugins, to_self.clone()));
+        http::start(&config, to_self.clone(), store)?;
+        tracing::info!("agent {} of node {node} is up", env!("CARGO_PKG_VERSION"));
+        let mut shell = Self {
+            core,
+            config,
+            clock,
+            queue,
+            to_self,
+            jobs,
+            writes,
+            recording,
+            calls: BTreeMap::new(),
+            answers: BTreeMap::new(),
+            next_call: 1,
+            reference,
+            snapshot_at: None,
+            metrics: Metrics::default(),
+        };
+        shell.carry_out(outputs);
+        Ok(shell)
+    }
+
+    async fn work(mut self) -> anyhow::Result<ExitCode> {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        loop {
+            let tick = self.clock.at(self.core.next_tick());
+            let wake = self.snapshot_at.map_or(tick, |snapshot| snapshot.min(tick));
+            tokio::select! {
+                message = self.queue.recv() => match message {
+                    Some(message) => self.take(message),
+                    None => return Err(anyhow!("the agent's queue ended")),
+                },
+                () = tokio::time::sleep_until(wake.into()) => {
+                    if Instant::now() >= tick {
+                        self.feed(Input::Tick);
+                    }
+                }
+                _ = terminate.recv() => return self.stop(ExitCode::SUCCESS),
+                _ = interrupt.recv() => return self.stop(ExitCode::from(130)),
+            }
+            self.keep_reference();
+            self.save_if_due();
+        }
+    }
+
+    fn take(&mut self, message: Message) {
+        match message {
+            Message::Input(input) => self.feed(input),
+            Message::Cni { request, answer } => {
+                let call = self.next_call();
+                self.calls.insert(call, answer);
+                self.feed(Input::Cni { call, request });
+            }
+            Message::Release { range, answer } => {
+                let call = self.next_call();
+                self.answers.insert(call, answer);
+                self.feed(Input::Release { call, claim: range.into() });
+            }
+            Message::Ask(question) => question(&self.core, &self.metrics),
+        }
+    }
+
+    fn next_call(&mut self) -> u64 {
+        self.next_call += 1;
+        self.next_call
+    }
+
+    fn feed(&mut self, input: Input) {
+        let at = self.clock.now();
+        self.metrics.count_input(input.name());
+        if let Some(out) = &mut self.recording
+            && let Err(error) = record(out, at, input.clone())
+        {
+            tracing::warn!("the recording ends here: {error}");
+            self.recording = None;
+        }
+        let outputs = self.core.handle(at, input);
+        self.carry_out(outputs);
+    }
+
+    fn carry_out(&mut self, outputs: Vec<Output>) {
+        for output in outputs {
+            match output {
+                Output::Apply { plan, steps, stop_on_error } => {
+                    self.metrics.count_steps("kernel", &steps);
+                    self.job(Job::Apply { plan, steps, stop_on_error });
+                }
+                Output::Store { plan, steps } => {
+                    self.metrics.count_steps("store", &steps);
+                    // The lane ends only with the agent.
+                    let _ = self.writes.send(StoreWrite { plan, steps });
+                }
+                Output::Inspect { call, keys } => self.job(Job::Inspect { call, keys }),
+                Output::Observe { kinds } => self.job(Job::Observe { kinds }),
+                Output::Reply { call, response } => {
+                    self.metrics.count_reply(response.error.is_none());
+                    if let Some(answer) = self.calls.remove(&call) {
+                        // A plugin that was killed does not wait for its answer.
+                        let _ = answer.send(response);
+                    }
+                }
+                Output::Answer { call, result } => {
+                    if let Some(answer) = self.answers.remove(&call) {
+                        let _ = answer.send(result);
+                    }
+                }
+                Output::Save { generation } => {
+                    if self.save() {
+                        let _ = self.to_self.send(Message::Input(Input::Saved { generation }));
+                    }
+                }
+                Output::Log { level, text } => match level {
+                    Level::Warn => tracing::warn!("{text}"),
+                    Level::Info => tracing::info!("{text}"),
+                    Level::Debug => tracing::debug!("{text}"),
+                },
+            }
+        }
+        if self.core.snapshot_changed() && self.snapshot_at.is_none() {
+            self.snapshot_at = Some(Instant::now() + SNAPSHOT_DELAY);
+        }
+    }
+
+    fn job(&self, job: Job) {
+        if self.jobs.send(job).is_err() {
+            tracing::warn!("the kernel thread has ended; restart the agent");
+        }
+    }
+
+    /// The kernel thread recognises what it reads by what is wanted.
+    fn keep_reference(&mut self) {
+        let wanted = reference(self.core.desired());
+        if wanted != self.reference {
+            self.reference = wanted.clone();
+            self.job(Job::Reference(wanted));
+            self.job(Job::Observe { kinds: BTreeSet::from([Kind::Sysctl, Kind::NftTable]) });
+        }
+    }
+
+    fn save_if_due(&mut self) {
+        if self.snapshot_at.is_some_and(|at| Instant::now() >= at) {
+            self.snapshot_at = None;
+            if !self.save() {
+                self.snapshot_at = Some(Instant::now() + Duration::from_secs(1));
+            }
+        }
+    }
+
+    fn save(&self) -> bool {
+        let path = files::snapshot_path(&self.config);
+        let text = serde_json::to_vec(&self.core.snapshot()).unwrap_or_default();
+        match files::write_atomic(&path, &text) {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::warn!("{error:#}; a restart without the store would not know the cluster");
+                false
+            }
+        }
+    }
+
+    fn stop(&mut self, code: ExitCode) -> anyhow::Result<ExitCode> {
+        self.save();
+        if let Some(out) = &mut self.recording {
+            out.flush()?;
+        }
+        tracing::info!("the agent stops; pods go on");
+        Ok(code)
+    }
+}
+
+fn open_recording(options: &AgentOptions) -> anyhow::Result<Option<BufWriter<File>>> {
+    let Some(path) = &options.record else { return Ok(None) };
+    let file = File::create(path).with_context(|| format!("--record: cannot write {}", path.display()))?;
+    Ok(Some(BufWriter::new(file)))
+}
+
+fn record(out: &mut BufWriter<File>, at: Moment, input: Input) -> anyhow::Result<()> {
+    Recording::write(out, &Stamped { at, input })?;
+    out.flush()?;
+    Ok(())
+}
+
+/// The wanted settings below /proc/sys and tables.
+fn reference(desired: &Model) -> Model {
+    let kinds = [Kind::Sysctl, Kind::NftTable];
+    let wanted = desired.iter().take_while(|(key, _)| key.kind() <= Kind::NftTable);
+    let wanted = wanted.filter(|(key, _)| kinds.contains(&key.kind()) && key.ns() == Some(&Ns::Host));
+    wanted.map(|(_, entry)| (**entry).clone()).collect()
+}
+
+/// Monotonic time for decisions, wall time for people.
+struct Clock {
+    begin: Instant,
+    base: u64,
+}
+
+impl Clock {
+    fn start() -> Self {
+        // A base above zero, so that "long ago" can be said.
+        Self { begin: Instant::now(), base: 1_000_000 }
+    }
+
+    fn now(&self) -> Moment {
+        let passed = u64::try_from(self.begin.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Moment {
+            now: Millis(self.base.saturating_add(passed)),
+            wall: Millis(u64::try_from(wall.as_millis()).unwrap_or(u64::MAX)),
+        }
+    }
+
+    fn at(&self, moment: Millis) -> Instant {
+        self.begin + Duration::from_millis(moment.0.saturating_sub(self.base))
+    }
+}

@@ -1,0 +1,165 @@
+//! The agent's side of the store: opens it, hands its events in, and writes what plans say.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ripstop_netmodel::{Key, Object, Record, RecordGuard, RecordScope};
+use ripstop_objects::StoreConfig;
+use ripstop_plan::{Action, Plan, Step};
+use ripstop_store::{Embedded, Event, Expect, Kind, Remote, Store, StoreError};
+use ripstop_tables::{Input, StoreInput, StoreKind, StoreResult};
+use ripstop_types::Revision;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
+
+use crate::run::Message;
+
+/// Pause between two tries to open a store that cannot be opened.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// A plan for the store.
+pub struct Write {
+    /// Its number.
+    pub plan: u64,
+    /// Its steps.
+    pub steps: Plan,
+}
+
+/// Opens the store as often as it takes, then watches it and runs writes in order.
+pub async fn run(
+    config: StoreConfig,
+    mut writes: UnboundedReceiver<Write>,
+    queue: UnboundedSender<Message>,
+    ready: StoreCell,
+) {
+    let mut told = false;
+    let store = loop {
+        match open(&config).await {
+            Ok(store) => break store,
+            Err(error) => {
+                if !told {
+                    told = true;
+                    send(&queue, StoreInput::Away { reason: error.to_string() });
+                }
+            }
+        }
+        tokio::select! {
+            () = tokio::time::sleep(RETRY) => {}
+            Some(write) = writes.recv() => refuse(&queue, &write, "the store is not open"),
+        }
+    };
+    if told {
+        send(&queue, StoreInput::Back);
+    }
+    tracing::info!("store: {}", store.name());
+    ready.set(store.clone());
+    let mut events = store.watch(&Kind::ALL);
+    let to = queue.clone();
+    tokio::spawn(async move {
+        while let Some(event) = events.recv().await {
+            send(&to, input(event));
+        }
+    });
+    while let Some(write) = writes.recv().await {
+        let mut results = Vec::with_capacity(write.steps.steps.len());
+        for step in &write.steps.steps {
+            results.push(write_step(store.as_ref(), step).await);
+        }
+        if queue.send(Message::Input(Input::Stored { plan: write.plan, results })).is_err() {
+            break;
+        }
+    }
+}
+
+/// The store, once it is open.
+#[derive(Clone, Default)]
+pub struct StoreCell(Arc<std::sync::OnceLock<Arc<dyn Store>>>);
+
+impl StoreCell {
+    fn set(&self, store: Arc<dyn Store>) {
+        // Set once, by the only task that opens it.
+        let _ = self.0.set(store);
+    }
+
+    /// The store, if it is open.
+    pub fn get(&self) -> Option<Arc<dyn Store>> {
+        self.0.get().cloned()
+    }
+}
+
+async fn open(config: &StoreConfig) -> Result<Arc<dyn Store>, StoreError> {
+    Ok(match config {
+        StoreConfig::Embedded { path } => Arc::new(Embedded::open(path)?),
+        StoreConfig::EmbeddedSocket { socket } => Arc::new(Remote::connect(socket).await?),
+    })
+}
+
+fn send(queue: &UnboundedSender<Message>, input: StoreInput) {
+    // The agent is ending where this fails.
+    let _ = queue.send(Message::Input(Input::Store(input)));
+}
+
+fn refuse(queue: &UnboundedSender<Message>, write: &Write, why: &str) {
+    let results = write.steps.steps.iter().map(|_| StoreResult::Failed(why.into())).collect();
+    let _ = queue.send(Message::Input(Input::Stored { plan: write.plan, results }));
+}
+
+fn kind(kind: Kind) -> StoreKind {
+    match kind {
+        Kind::Networks => StoreKind::Networks,
+        Kind::Nodes => StoreKind::Nodes,
+        Kind::Claims => StoreKind::Claims,
+        Kind::Alive => StoreKind::Alive,
+    }
+}
+
+fn input(event: Event) -> StoreInput {
+    match event {
+        Event::Put(record) => StoreInput::Put {
+            kind: kind(record.kind),
+            key: record.key.into(),
+            value: record.value,
+            revision: record.revision,
+        },
+        Event::Delete { kind: of, key, revision } => StoreInput::Delete { kind: kind(of), key: key.into(), revision },
+        Event::Synced { kind: of, revision } => StoreInput::Synced { kind: kind(of), revision },
+        Event::Reset { kind: of } => StoreInput::Reset { kind: kind(of) },
+        Event::Away { reason } => StoreInput::Away { reason },
+        Event::Back => StoreInput::Back,
+    }
+}
+
+async fn write_step(store: &dyn Store, step: &Step) -> StoreResult {
+    let Key::Record { scope: RecordScope::Cluster(scope), key } = &step.key else {
+        return StoreResult::Failed(format!("{} is not a record of the store", step.key));
+    };
+    let Ok(kind) = Kind::parse(scope) else {
+        return StoreResult::Failed(format!("{scope} is not a kind of record"));
+    };
+    let record = match (step.action, &step.after, &step.before) {
+        (Action::Delete, _, Some(entry)) | (_, Some(entry), _) => &entry.object,
+        _ => return StoreResult::Failed("the step has no record".into()),
+    };
+    let Object::Record(Record { value, guard, .. }) = record else {
+        return StoreResult::Failed("the step's object is not a record".into());
+    };
+    let expect = match guard {
+        RecordGuard::Absent => Expect::Absent,
+        RecordGuard::Revision(revision) => Expect::Revision(Revision(*revision)),
+        RecordGuard::Any => Expect::Any,
+    };
+    let result = if step.action == Action::Delete {
+        store.delete_if(kind, key, expect).await.map(Option::unwrap_or_default)
+    } else {
+        match serde_json::from_str(value) {
+            Ok(value) => store.put_if(kind, key, &value, expect).await,
+            Err(error) => return StoreResult::Failed(format!("the record's value is not JSON: {error}")),
+        }
+    };
+    match result {
+        Ok(revision) => StoreResult::Done(revision),
+        Err(StoreError::Conflict { current, .. }) => {
+            StoreResult::Conflict(current.map(|record| (record.value.clone(), record.revision)))
+        }
+        Err(error) => StoreResult::Failed(error.to_string()),
+    }
+}
