@@ -37,7 +37,7 @@ pub(super) fn error(seq: u32, flags: u16, body: &[u8]) -> Message {
     let attrs = Attrs::parse(extended).unwrap_or_default();
     Message::Refused(Refusal {
         seq,
-        errno: errno.checked_neg().unwrap_or(i32::MAX),
+        errno: i32::try_from(errno.unsigned_abs()).unwrap_or(i32::MAX),
         offset: attrs.ne32(NLMSGERR_ATTR_OFFS),
         message: attrs.text(NLMSGERR_ATTR_MSG),
     })

@@ -168,9 +168,9 @@ pub struct SetInfo {
 pub struct GenerationInfo {
     /// The generation's number.
     pub id: u32,
-    /// The process that made it; in notifications.
-    pub pid: Option<u32>,
-    /// That process' name; in notifications.
+    /// The thread that made it, by the number `gettid(2)` gives; in notifications.
+    pub thread: Option<u32>,
+    /// That thread's name; in notifications.
     pub program: Option<String>,
 }
 
@@ -256,7 +256,7 @@ fn digest(userdata: &Userdata<'_>) -> Option<Digest> {
 fn generation(attrs: &Attrs<'_>) -> Result<GenerationInfo, DecodeError> {
     Ok(GenerationInfo {
         id: need(NFT_MSG_NEWGEN, NFTA_GEN_ID, attrs.be32(NFTA_GEN_ID))?,
-        pid: attrs.be32(NFTA_GEN_PROC_PID),
+        thread: attrs.be32(NFTA_GEN_PROC_PID),
         program: attrs.text(NFTA_GEN_PROC_NAME),
     })
 }

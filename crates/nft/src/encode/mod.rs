@@ -5,7 +5,7 @@
 //! send buffer must hold it (`SO_SNDBUFFORCE`); [`Encoded::bytes`]' length is what is needed.
 //!
 //! Answers come per message: errors carry a message's number, and with `NETLINK_EXT_ACK` set also the place in it.
-//! [`Encoded::explain`] makes a sentence of that. The last message asks for an answer, so the sender reads until
+//! [`Encoded::explain`] makes a sentence of that. (A socket that is to hear notifications must be bound first.) The last message asks for an answer, so the sender reads until
 //! [`crate::decode::Answers`] says it is complete.
 
 mod attr;

@@ -46,18 +46,27 @@ pub struct Socket {
 
 impl Socket {
     pub fn open() -> Self {
-        use std::os::fd::{FromRawFd, OwnedFd};
+        use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
         // SAFETY: no pointers; the descriptor is owned from here on.
         let fd =
             unsafe { libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC, libc::NETLINK_NETFILTER) };
         assert!(fd >= 0, "{}", std::io::Error::last_os_error());
         // SAFETY: just opened, owned by nobody else.
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        // SAFETY: all zero is an address, and the family is set next.
+        let mut address: libc::sockaddr_nl = unsafe { std::mem::zeroed() };
+        address.nl_family = libc::AF_NETLINK.try_into().unwrap();
+        let size = u32::try_from(size_of_val(&address)).unwrap();
+        // An unbound socket hears no notifications. SAFETY: the pointer is to a live address of the size given.
+        let rc = unsafe { libc::bind(fd.as_raw_fd(), std::ptr::from_ref(&address).cast(), size) };
+        assert_eq!(rc, 0, "{}", std::io::Error::last_os_error());
         let socket = Self { fd, seq: 1 };
-        socket.option(libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, 64 << 20);
-        socket.option(libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, 8 << 20);
-        socket.option(libc::SOL_NETLINK, libc::NETLINK_EXT_ACK, 1);
-        socket.option(libc::SOL_NETLINK, libc::NETLINK_CAP_ACK, 1);
+        socket.option(libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, 64i32 << 20);
+        socket.option(libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, 8i32 << 20);
+        let patience = libc::timeval { tv_sec: 20, tv_usec: 0 };
+        socket.option(libc::SOL_SOCKET, libc::SO_RCVTIMEO, patience);
+        socket.option(libc::SOL_NETLINK, libc::NETLINK_EXT_ACK, 1i32);
+        socket.option(libc::SOL_NETLINK, libc::NETLINK_CAP_ACK, 1i32);
         socket
     }
 
@@ -65,10 +74,10 @@ impl Socket {
         self.option(libc::SOL_NETLINK, libc::NETLINK_ADD_MEMBERSHIP, group);
     }
 
-    fn option(&self, level: i32, name: i32, value: i32) {
+    fn option<T>(&self, level: i32, name: i32, value: T) {
         use std::os::fd::AsRawFd;
-        let size = u32::try_from(size_of::<i32>()).unwrap();
-        // SAFETY: the pointer is to a live i32 of the size given.
+        let size = u32::try_from(size_of::<T>()).unwrap();
+        // SAFETY: the pointer is to a live value of the size given.
         let rc = unsafe { libc::setsockopt(self.fd.as_raw_fd(), level, name, std::ptr::from_ref(&value).cast(), size) };
         assert_eq!(rc, 0, "{}", std::io::Error::last_os_error());
     }
@@ -121,6 +130,53 @@ impl Socket {
         }
     }
 
+    /// As [`Socket::dump`], each message as it came.
+    pub fn dump_raw(&mut self, request: impl FnOnce(u32) -> Vec<u8>) -> Vec<Vec<u8>> {
+        let seq = self.take_seq();
+        self.send(&request(seq));
+        let mut out = Vec::new();
+        loop {
+            let bytes = self.receive();
+            let mut rest = &bytes[..];
+            while rest.len() >= 16 {
+                let length = usize::try_from(u32::from_ne_bytes(rest[..4].try_into().unwrap())).unwrap();
+                let (one, tail) = rest.split_at(length.next_multiple_of(4).min(rest.len()));
+                if u16::from_ne_bytes(one[4..6].try_into().unwrap()) == 3 {
+                    return out;
+                }
+                out.push(one.to_vec());
+                rest = tail;
+            }
+        }
+    }
+
+    /// Adds a copy of a dumped rule, userdata and all, in front of its chain, and deletes the original.
+    pub fn move_rule_to_front(&mut self, dumped: &[u8]) {
+        let attrs = attributes(&dumped[20..]);
+        let of = |kinds: &[u16]| -> Vec<u8> {
+            attrs.iter().filter(|(kind, _)| kinds.contains(kind)).flat_map(|(_, bytes)| bytes.clone()).collect()
+        };
+        let seq = self.take_seq();
+        let mut batch = Vec::new();
+        let mut push = |kind: u16, flags: u16, family: u8, resource: u16, body: &[u8]| {
+            batch.extend(u32::try_from(20 + body.len()).unwrap().to_ne_bytes());
+            batch.extend(kind.to_ne_bytes());
+            batch.extend((1 | flags).to_ne_bytes());
+            batch.extend(seq.to_ne_bytes());
+            batch.extend([0, 0, 0, 0, family, 0]);
+            batch.extend(resource.to_be_bytes());
+            batch.extend(body);
+        };
+        push(16, 0, 0, 10, &[]);
+        // NEWRULE without APPEND puts in front: table, chain, expressions, userdata. DELRULE: table, chain, handle.
+        push(10 << 8 | 6, 0x400, dumped[16], 0, &of(&[1, 2, 4, 7]));
+        push(10 << 8 | 8, 4, dumped[16], 0, &of(&[1, 2, 3]));
+        push(17, 0, 0, 10, &[]);
+        self.send(&batch);
+        let answers = messages(&self.receive()).unwrap();
+        assert!(answers.iter().all(|one| one.message == Message::Ack), "{answers:?}");
+    }
+
     pub fn generation(&mut self) -> u32 {
         let seq = self.take_seq();
         self.send(&encode::get_generation(seq));
@@ -149,4 +205,16 @@ impl Socket {
         }
         seen.tables().into_iter().find(|table| table.family == family && table.name == *name)
     }
+}
+
+/// The attributes one after another: number without flags, and all bytes with header and padding.
+fn attributes(mut bytes: &[u8]) -> Vec<(u16, Vec<u8>)> {
+    let mut out = Vec::new();
+    while bytes.len() >= 4 {
+        let length = usize::from(u16::from_ne_bytes(bytes[..2].try_into().unwrap())).next_multiple_of(4);
+        let (one, rest) = bytes.split_at(length.min(bytes.len()));
+        out.push((u16::from_ne_bytes(one[2..4].try_into().unwrap()) & 0x3fff, one.to_vec()));
+        bytes = rest;
+    }
+    out
 }

@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // These are tests, helpers included.
 
+mod elements;
 mod fixture;
 mod kernel;
+mod replace;
+mod robust;
 mod write;
