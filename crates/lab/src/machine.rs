@@ -1,18 +1,17 @@
 //! Machines switched on and off, and orders to their inits.
 
 use std::fs::{self, File};
-use std::io::{self, BufRead, BufReader, Read, Write};
-use std::os::fd::AsFd;
+use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::thread::UnshareFlags;
 
 use crate::error::{Attempt, LabError, Result};
+use crate::greeting;
 use crate::init::{COMMAND, Order, READY, Report, Spec};
 use crate::layout::{Layout, MEMBER};
 use crate::process::ProcessId;
@@ -43,20 +42,24 @@ pub fn furnish(layout: &Layout, state: &State, name: &str) -> Result<()> {
 
 /// Starts the first process of a machine or pod and returns when it has everything in place.
 pub fn start_init(program: &Path, place: &Place, spec: &Spec, log: &Path) -> Result<ProcessId> {
-    let text = serde_json::to_string(spec).map_err(io::Error::other).attempt(|| "write an init's spec".into())?;
+    let doing = || format!("start the init of {}", spec.name);
+    let text = serde_json::to_string(spec).map_err(io::Error::other).attempt(doing)?;
+    let (listener, out) = greeting::pair().attempt(doing)?;
     let mut command = Command::new(program);
-    command.arg(COMMAND).arg(text).env(MEMBER, &spec.lab).stdout(Stdio::piped());
+    command.arg(COMMAND).arg(text).env(MEMBER, &spec.lab).stdout(out);
     let mut child = spawn_detached(place, &mut command, log)?;
-    let said = first_line(&mut child);
-    let pid = i32::try_from(child.id()).map_err(io::Error::other).attempt(|| "read a pid".into())?;
-    if let (READY, Some(id)) = (said.as_str(), ProcessId::of(pid)) {
-        return Ok(id);
+    // With the command goes this side's copy of the init's output.
+    drop(command);
+    let said = listener.listen(READY_LIMIT).attempt(doing)?;
+    let id = said.pid.and_then(ProcessId::of).filter(|_| said.line == READY);
+    if id.is_none_or(|id| u32::try_from(id.pid) != Ok(child.id())) {
+        // It forked and ended, or did not start at all.
+        let _ = child.kill();
+        let _ = child.wait();
     }
-    // Its first line is why; if it died silently, its log is.
-    let _ = child.kill();
-    let _ = child.wait();
-    let why = if said.is_empty() { tail(log, 5) } else { said };
-    Err(LabError::failed(format!("{} did not start: {}", spec.name, why.trim())))
+    // Its first line is why it did not start; if it died silently, its log is.
+    let why = if said.line.is_empty() { tail(log, 5) } else { said.line };
+    id.ok_or_else(|| LabError::failed(format!("{} did not start: {}", spec.name, why.trim())))
 }
 
 /// The kinds of namespaces a machine has of its own, besides the network it is given.
@@ -106,27 +109,6 @@ fn ask(socket: &Path, order: &Order) -> io::Result<Report> {
     let mut answer = String::new();
     BufReader::new(stream).read_line(&mut answer)?;
     Ok(serde_json::from_str(&answer)?)
-}
-
-/// What a child says first, without the line's end; empty if it says nothing in time.
-fn first_line(child: &mut Child) -> String {
-    let Some(mut out) = child.stdout.take() else { return String::new() };
-    let timeout = Timespec { tv_sec: READY_LIMIT.as_secs().cast_signed(), tv_nsec: 0 };
-    let mut said = Vec::new();
-    let mut byte = [0];
-    loop {
-        let mut fds = [PollFd::from_borrowed_fd(out.as_fd(), PollFlags::IN)];
-        match poll(&mut fds, Some(&timeout)) {
-            Err(rustix::io::Errno::INTR) => continue,
-            Ok(0) | Err(_) => break,
-            Ok(_) => {}
-        }
-        match out.read(&mut byte) {
-            Ok(1) if byte[0] != b'\n' => said.push(byte[0]),
-            _ => break,
-        }
-    }
-    String::from_utf8_lossy(&said).into_owned()
 }
 
 fn hosts(state: &State) -> String {

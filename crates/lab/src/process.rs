@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -13,6 +13,9 @@ use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, pidfd_open, pidfd_se
 use serde::{Deserialize, Serialize};
 
 use crate::layout::MEMBER;
+
+/// How long one look at a dying process may take before the next is looked at.
+const ROUND: Duration = Duration::from_millis(5);
 
 /// One process of this boot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -50,6 +53,11 @@ impl ProcessId {
         self.open().is_some_and(|fd| pidfd_send_signal(fd, signal).is_ok())
     }
 
+    /// Its folder under `/proc`.
+    fn dir(self) -> PathBuf {
+        PathBuf::from(format!("/proc/{}", self.pid))
+    }
+
     /// Kills the process and waits until it has ended. False if it still lives after `limit`.
     pub fn kill(self, limit: Duration) -> bool {
         kill_all(&BTreeSet::from([self]), limit)
@@ -57,19 +65,35 @@ impl ProcessId {
 }
 
 /// Kills processes and waits until all have ended. False if one still lives after `limit`.
+///
+/// A process 1 ends only when everything in its pid namespace was reaped, and what this program started there only this
+/// program can reap. So it does, while it waits.
 pub fn kill_all(processes: &BTreeSet<ProcessId>, limit: Duration) -> bool {
-    let open: Vec<(ProcessId, OwnedFd)> = processes.iter().filter_map(|id| Some((*id, id.open()?))).collect();
+    let mut open: Vec<(ProcessId, OwnedFd)> = processes.iter().filter_map(|id| Some((*id, id.open()?))).collect();
+    let firsts = open.iter().map(|(id, _)| id.dir()).filter(|dir| number_inside(dir) == Some(1));
+    let spaces: BTreeSet<PathBuf> = firsts.filter_map(|dir| pid_space(&dir)).collect();
     for (_, fd) in &open {
         // An error means that it has just ended.
         let _ = pidfd_send_signal(fd, Signal::KILL);
     }
     let deadline = Instant::now() + limit;
-    let mut all = true;
-    for (id, fd) in &open {
-        all &= ended(fd, deadline);
-        reap(id.pid);
+    while !open.is_empty() {
+        open.retain(|(id, fd)| {
+            let over = ended(fd, ROUND);
+            if over {
+                reap(id.pid);
+            }
+            !over
+        });
+        if open.is_empty() {
+            break;
+        }
+        reap_inside(&spaces);
+        if Instant::now() >= deadline {
+            return false;
+        }
     }
-    all
+    true
 }
 
 /// Takes a dead child's exit status, so that it does not stay as a zombie. Nothing happens if it is not our child.
@@ -99,12 +123,9 @@ pub fn in_namespaces(inodes: &BTreeSet<u64>) -> BTreeSet<ProcessId> {
 /// The process of a pid namespace that has the number `inner` there. `init` is any process of the namespace.
 #[must_use]
 pub fn by_inner_pid(init: ProcessId, inner: i32) -> Option<ProcessId> {
-    let space = fs::read_link(format!("/proc/{}/ns/pid", init.pid)).ok()?;
-    let same_space = |dir: &Path| fs::read_link(dir.join("ns/pid")).is_ok_and(|found| found == space);
-    let same_number = |dir: &Path| {
-        fs::read_to_string(dir.join("status")).is_ok_and(|text| inner_pid(&text).is_some_and(|found| found == inner))
-    };
-    select(|dir| same_space(dir) && same_number(dir)).into_iter().next()
+    let space = pid_space(&init.dir())?;
+    let same_space = |dir: &Path| pid_space(dir).is_some_and(|found| found == space);
+    select(|dir| same_space(dir) && number_inside(dir) == Some(inner)).into_iter().next()
 }
 
 fn select(wanted: impl Fn(&Path) -> bool) -> BTreeSet<ProcessId> {
@@ -132,17 +153,32 @@ fn self_and_ancestors() -> BTreeSet<i32> {
     found
 }
 
-fn ended(pidfd: &OwnedFd, deadline: Instant) -> bool {
-    loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let timeout = Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: left.subsec_nanos().into() };
-        let mut fds = [PollFd::from_borrowed_fd(pidfd.as_fd(), PollFlags::IN)];
-        match poll(&mut fds, Some(&timeout)) {
-            Ok(0) => return false,
-            Err(rustix::io::Errno::INTR) => {}
-            Ok(_) | Err(_) => return true,
+/// Whether a process has ended, or does so within `limit`.
+fn ended(pidfd: &OwnedFd, limit: Duration) -> bool {
+    let timeout = Timespec { tv_sec: limit.as_secs().cast_signed(), tv_nsec: limit.subsec_nanos().into() };
+    let mut fds = [PollFd::from_borrowed_fd(pidfd.as_fd(), PollFlags::IN)];
+    match poll(&mut fds, Some(&timeout)) {
+        Ok(0) | Err(rustix::io::Errno::INTR) => false,
+        Ok(_) | Err(_) => true,
+    }
+}
+
+/// Takes the exit status of every dead child of ours that was in one of these pid namespaces.
+fn reap_inside(spaces: &BTreeSet<PathBuf>) {
+    let Ok(entries) = fs::read_dir("/proc") else { return };
+    for entry in entries.flatten().filter(|_| !spaces.is_empty()) {
+        let pid = entry.file_name().to_str().and_then(|name| name.parse().ok());
+        if let Some(pid) = pid
+            && pid_space(&entry.path()).is_some_and(|space| spaces.contains(&space))
+        {
+            reap(pid);
         }
     }
+}
+
+/// The pid namespace of a process, also of one that has ended and waits to be reaped.
+fn pid_space(dir: &Path) -> Option<PathBuf> {
+    fs::read_link(dir.join("ns/pid")).ok()
 }
 
 /// The fields behind the command name, which may itself contain blanks and brackets.
@@ -159,6 +195,11 @@ fn state_and_start(stat: &str) -> Option<(char, u64)> {
 
 fn parent_of(stat: &str) -> Option<i32> {
     after_name(stat)?.nth(1)?.parse().ok()
+}
+
+/// A process's number in its own pid namespace.
+fn number_inside(dir: &Path) -> Option<i32> {
+    inner_pid(&fs::read_to_string(dir.join("status")).ok()?)
 }
 
 fn inner_pid(status: &str) -> Option<i32> {

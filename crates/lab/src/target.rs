@@ -1,8 +1,9 @@
 //! What a command is about: a pod, a machine, an agent, the store.
 
 use std::fmt;
+use std::io;
 use std::path::PathBuf;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::str::FromStr;
 
 use crate::error::{Attempt, LabError, Result};
@@ -61,6 +62,49 @@ impl fmt::Display for Target {
     }
 }
 
+/// A program in a target. It is killed and reaped when this value goes.
+#[derive(Debug)]
+pub struct Running {
+    child: Option<Child>,
+}
+
+impl Running {
+    /// Its pid on the host.
+    #[must_use]
+    pub fn id(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
+    /// Its standard input, output and errors, as far as they are pipes and were not taken yet.
+    pub fn child(&mut self) -> Option<&mut Child> {
+        self.child.as_mut()
+    }
+
+    /// Waits until it has ended and returns how.
+    pub fn wait(mut self) -> io::Result<ExitStatus> {
+        self.take()?.wait()
+    }
+
+    /// Waits until it has ended and returns how, with what it wrote to its pipes.
+    pub fn output(mut self) -> io::Result<Output> {
+        self.take()?.wait_with_output()
+    }
+
+    fn take(&mut self) -> io::Result<Child> {
+        self.child.take().ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            // Both fail if its machine was switched off and it was reaped with it.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
 impl Lab {
     /// Where a target's programs run.
     pub fn place(&self, target: &Target) -> Result<Place> {
@@ -95,13 +139,14 @@ impl Lab {
         Ok(self.layout.netns_path(&part))
     }
 
-    /// Starts a program in a target. It ends with the target, or when it is killed; the working directory is `/` unless the
-    /// command names one.
-    pub fn spawn(&self, target: &Target, command: &mut Command) -> Result<Child> {
+    /// Starts a program in a target. It ends with the target, or when the returned value goes; the working directory is `/`
+    /// unless the command names one.
+    pub fn spawn(&self, target: &Target, command: &mut Command) -> Result<Running> {
         if command.get_current_dir().is_none() {
             command.current_dir("/");
         }
-        self.place(target)?.spawn(command.env(MEMBER, self.layout.lab()))
+        let child = self.place(target)?.spawn(command.env(MEMBER, self.layout.lab()))?;
+        Ok(Running { child: Some(child) })
     }
 
     /// Runs a program in a target without input and returns what it wrote and how it ended.
@@ -109,7 +154,7 @@ impl Lab {
         let (program, args) = argv.split_first().ok_or_else(|| LabError::usage("no command"))?;
         let mut command = Command::new(program);
         command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        self.spawn(target, &mut command)?.wait_with_output().attempt(|| format!("wait for {program}"))
+        self.spawn(target, &mut command)?.output().attempt(|| format!("wait for {program}"))
     }
 
     /// Runs a program in a target and returns what it wrote to standard output; an error if it did not succeed.

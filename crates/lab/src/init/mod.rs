@@ -114,7 +114,10 @@ fn start(args: impl IntoIterator<Item = OsString>) -> Result<std::convert::Infal
     let spec = parse(args)?;
     match spec.role {
         Role::Machine => mounts::machine(&spec)?,
-        Role::Pod => mounts::pod()?,
+        Role::Pod => {
+            adopt()?;
+            mounts::pod()?;
+        }
     }
     rustix::system::sethostname(spec.name.as_bytes()).attempt(|| "set the host name".into())?;
     match spec.role {
@@ -126,6 +129,18 @@ fn start(args: impl IntoIterator<Item = OsString>) -> Result<std::convert::Infal
                 unsafe { libc::pause() };
             }
         }
+    }
+}
+
+/// Goes on in a child and ends the parent, so that the machine's init becomes the parent. As a child of the lab, this process
+/// would have to be reaped by the host's process 1, and until that happened its machine could not end.
+fn adopt() -> Result<()> {
+    // SAFETY: this process has one thread, so the child is as whole as its parent.
+    match unsafe { libc::fork() } {
+        -1 => Err(std::io::Error::last_os_error()).attempt(|| "fork".into()),
+        0 => Ok(()),
+        // SAFETY: ends the process at once; nothing is buffered yet.
+        _ => unsafe { libc::_exit(0) },
     }
 }
 
