@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use ripstop_netmodel::{Key, Nexthop, Ns, Object, Qdisc, ROUTE_PROTOCOL, Route};
+use ripstop_netmodel::{Key, Ns, Object, Qdisc, ROUTE_PROTOCOL, Route};
 use ripstop_types::Family;
 
 use super::run::{Run, mismatch};
@@ -15,26 +15,49 @@ use crate::wire::qdisc::RawQdisc;
 use crate::wire::route::{RawRoute, protocol_name};
 
 impl Run<'_> {
-    /// Replaces what is there if it is ours.
-    pub(super) fn resolve(&mut self, step: usize) -> Result<(), Fault> {
-        let object = self.steps[step].after.as_ref().map(|entry| entry.object.clone());
-        match object {
-            Some(Object::Nexthop(nexthop)) => self.replace_nexthop(step, &nexthop),
-            Some(Object::Route(route)) => self.replace_route(step, &route),
-            Some(Object::Qdisc(qdisc)) => self.replace_qdisc(step, &qdisc),
-            _ => Err(mismatch()),
+    /// Replaces what is there where it is ours.
+    pub(super) fn resolve(&mut self, ns: &Ns, steps: Vec<usize>) {
+        let mut sent = Vec::new();
+        let mut messages = Vec::new();
+        for step in steps {
+            match self.replacement(step) {
+                Ok(message) => {
+                    sent.push(step);
+                    messages.push(message);
+                }
+                Err(fault) => self.settle(step, Err(fault)),
+            }
+        }
+        match self.socket(ns).map(|socket| socket.batch(messages)) {
+            Ok(answers) => {
+                for (step, answer) in sent.into_iter().zip(answers) {
+                    let result = answer.result.map_err(|error| self.refused(step, &error));
+                    self.settle(step, result);
+                }
+            }
+            Err(fault) => sent.into_iter().for_each(|step| self.settle(step, Err(fault.clone()))),
         }
     }
 
-    fn send(&mut self, step: usize, ns: &Ns, message: Message) -> Result<(), Fault> {
-        let result = self.socket(ns)?.call(message);
-        result.map(|_| ()).map_err(|error| self.refused(step, &error))
-    }
-
-    fn replace_nexthop(&mut self, step: usize, nexthop: &Nexthop) -> Result<(), Fault> {
-        self.check_nexthop(nexthop.id)?;
-        let index = self.index(&Ns::Host, &nexthop.link)?;
-        self.send(step, &Ns::Host, wire::nexthop::create(nexthop, index, NLM_F_REPLACE))
+    /// The message that replaces what is in a step's way.
+    fn replacement(&mut self, step: usize) -> Result<Message, Fault> {
+        let steps = self.steps;
+        match steps[step].after.as_ref().map(|entry| &entry.object) {
+            Some(Object::Nexthop(nexthop)) => {
+                self.check_nexthop(nexthop.id)?;
+                let index = self.index(&Ns::Host, &nexthop.link)?;
+                Ok(wire::nexthop::create(nexthop, index, NLM_F_REPLACE))
+            }
+            Some(Object::Route(route)) => {
+                if !self.owns_route(route)? {
+                    return Err(self.route_holder(route)?);
+                }
+                let index = self.route_link(route)?;
+                Ok(wire::route::create(route, index, NLM_F_REPLACE))
+            }
+            Some(Object::Qdisc(qdisc)) => self.replace_qdisc(qdisc),
+            _ => Err(mismatch()),
+        }
     }
 
     /// Fails if the id belongs to a nexthop object that is not ours.
@@ -50,14 +73,6 @@ impl Run<'_> {
             }
             _ => Ok(()),
         }
-    }
-
-    fn replace_route(&mut self, step: usize, route: &Route) -> Result<(), Fault> {
-        if !self.owns_route(route)? {
-            return Err(self.route_holder(route)?);
-        }
-        let index = self.route_link(route)?;
-        self.send(step, &route.ns, wire::route::create(route, index, NLM_F_REPLACE))
     }
 
     /// Whether the route that is there under this key is ours.
@@ -82,7 +97,7 @@ impl Run<'_> {
         Ok(Fault::Foreign { holder: holder.into() })
     }
 
-    fn replace_qdisc(&mut self, step: usize, qdisc: &Qdisc) -> Result<(), Fault> {
+    fn replace_qdisc(&mut self, qdisc: &Qdisc) -> Result<Message, Fault> {
         let index = self.index(&qdisc.ns, &qdisc.link)?;
         let replies = self.socket(&qdisc.ns)?.dump(&wire::qdisc::dump(Some(index)))?;
         if let Some(root) = replies.iter().filter_map(RawQdisc::read).find(|q| q.index == index && q.root)
@@ -91,7 +106,7 @@ impl Run<'_> {
             let holder = format!("a queueing discipline {} with the handle {:x}:", root.kind, root.handle >> 16);
             return Err(Fault::Foreign { holder: holder.into() });
         }
-        self.send(step, &qdisc.ns, wire::qdisc::create(qdisc, index, NLM_F_REPLACE))
+        Ok(wire::qdisc::create(qdisc, index, NLM_F_REPLACE))
     }
 }
 

@@ -3,7 +3,7 @@
 use ripstop_netmodel::{LINK_PREFIX, Link, LinkKind, Ns, Object, Veth};
 use ripstop_plan::Action;
 
-use super::run::{Run, mismatch};
+use super::run::{Run, is_without_ipv6, mismatch};
 use super::space::{find_link, read_link};
 use crate::error::Fault;
 use crate::netlink::NetlinkError;
@@ -37,10 +37,7 @@ impl Run<'_> {
 
     fn create_link(&mut self, i: usize, link: &Link) -> Result<bool, Fault> {
         let peer_ns = match &link.kind {
-            LinkKind::Veth(veth) => match &self.space(&veth.ns)?.pod {
-                Some(pod) => Some(pod.netns.as_fd().as_raw_fd()),
-                None => None,
-            },
+            LinkKind::Veth(veth) => self.space(&veth.ns)?.pod.as_ref().map(|pod| pod.netns.as_fd().as_raw_fd()),
             _ => None,
         };
         let master = self.master(link)?;
@@ -103,10 +100,12 @@ impl Run<'_> {
         messages.extend(wire::link::settings(&wanted, there.index, fresh, master));
         messages.push(wire::link::get_by_index(there.index));
         let answers = self.applier.route.batch(messages);
-        if let Some(link) = answers.iter().filter_map(|a| a.replies.first()).filter_map(RawLink::read).last() {
+        if let Some(link) = answers.last().and_then(|answer| answer.replies.first()).and_then(RawLink::read) {
             self.applier.own.set_link(&link);
         }
-        match answers.into_iter().find_map(|answer| answer.result.err()) {
+        let key = &self.steps[i].key;
+        let mut faults = answers.into_iter().filter_map(|answer| answer.result.err());
+        match faults.find(|error| !is_without_ipv6(key, error)) {
             Some(error) => Err(self.explain(i, link, error)),
             None => Ok(true),
         }

@@ -137,81 +137,92 @@ impl<'a> Run<'a> {
 
     /// Does a step or puts its messages with those that will be sent; `true` if it is done.
     fn begin(&mut self, i: usize) -> Result<bool, Fault> {
-        let step = &self.steps[i];
-        let delete = step.action == Action::Delete;
+        let steps = self.steps;
+        let step = &steps[i];
         let ns = step.key.ns().cloned().unwrap_or(Ns::Host);
-        match (&step.key, object(step)) {
+        let message = match (&step.key, step.action) {
             (Key::Link { .. }, _) => return self.link(i, &ns),
-            (Key::Sysctl { .. } | Key::LinkSysctl { .. }, _) if delete => return Ok(true),
-            (Key::Sysctl { .. } | Key::LinkSysctl { .. }, Some(Object::Sysctl(setting))) => {
-                self.flush(&ns);
-                if self.stopped() {
-                    return Err(Fault::NotRun);
-                }
-                let (path, value) = (setting.path.clone(), setting.value.clone());
-                self.inside(&ns, || sysctl::write(&path, &value))??;
-                return Ok(true);
-            }
-            (Key::Address { link, ip, .. }, _) if delete => {
-                let index = self.index(&ns, link)?;
-                let address = match step.before.as_deref() {
-                    Some(Entry { object: Object::Address(address), .. }) => address.clone(),
-                    _ => wire::address::bare(&ns, link, *ip),
-                };
-                self.push(i, &ns, wire::address::delete(&address, index));
-            }
-            (Key::Address { link, .. }, Some(Object::Address(address))) => {
-                let index = self.index(&ns, link)?;
-                self.push(i, &ns, wire::address::create(address, index));
-            }
-            (Key::Neighbour { link, ip, .. }, _) if delete => {
-                let index = self.index(&ns, link)?;
-                self.push(i, &ns, wire::neighbour::delete(*ip, index));
-            }
-            (Key::Neighbour { link, .. }, Some(Object::Neighbour(neighbour))) => {
-                let index = self.index(&ns, link)?;
-                self.push(i, &ns, wire::neighbour::create(neighbour, index));
-            }
-            (Key::Fdb { link, mac }, _) if delete => {
-                let index = self.index(&ns, link)?;
-                self.applier.own.set_fdb(index, *mac, None);
-                self.push(i, &ns, wire::neighbour::delete_fdb(*mac, index));
-            }
-            (Key::Fdb { link, .. }, Some(Object::Fdb(fdb))) => {
-                let index = self.index(&ns, link)?;
-                self.applier.own.set_fdb(index, fdb.mac, Some(fdb.dst));
-                self.push(i, &ns, wire::neighbour::create_fdb(fdb, index));
-            }
-            (Key::Nexthop { id }, _) if delete => {
-                self.check_nexthop(*id)?;
-                self.push(i, &ns, wire::nexthop::delete(*id));
-            }
-            (Key::Nexthop { .. }, Some(Object::Nexthop(nexthop))) => {
-                let index = self.index(&ns, &nexthop.link)?;
-                // Only a foreign id can be in the way of a change: whether there is one was seen when it was made.
-                let flags = if step.action == Action::Update { NLM_F_REPLACE } else { NLM_F_EXCL };
-                self.push(i, &ns, wire::nexthop::create(nexthop, index, flags));
-            }
-            (Key::Route { table, dst, metric, .. }, _) if delete => {
-                self.space(&ns)?;
-                self.push(i, &ns, wire::route::delete(*table, *dst, *metric));
-            }
-            (Key::Route { .. }, Some(Object::Route(route))) => self.route(i, route)?,
-            (Key::Qdisc { link, .. }, _) if delete => {
-                let index = self.index(&ns, link)?;
-                self.push(i, &ns, wire::qdisc::delete(index));
-            }
-            (Key::Qdisc { link, .. }, Some(Object::Qdisc(qdisc))) => {
-                let index = self.index(&ns, link)?;
-                self.push(i, &ns, wire::qdisc::create(qdisc, index, NLM_F_EXCL));
-            }
-            _ => return Err(mismatch()),
-        }
+            (Key::Sysctl { .. } | Key::LinkSysctl { .. }, Action::Delete) => return Ok(true),
+            (Key::Sysctl { .. } | Key::LinkSysctl { .. }, _) => return self.setting(i, &ns).map(|()| true),
+            (Key::Route { .. }, Action::Create | Action::Update) => return self.route(i).map(|()| false),
+            (_, Action::Delete) => self.removal(step, &ns)?,
+            _ => self.creation(step, &ns)?,
+        };
+        self.push(i, &ns, message);
         Ok(false)
     }
 
+    fn removal(&mut self, step: &Step, ns: &Ns) -> Result<Message, Fault> {
+        match &step.key {
+            Key::Address { link, ip, .. } => {
+                let index = self.index(ns, link)?;
+                Ok(match step.before.as_deref() {
+                    Some(Entry { object: Object::Address(address), .. }) => wire::address::delete(address, index),
+                    _ => wire::address::delete(&wire::address::bare(ns, link, *ip), index),
+                })
+            }
+            Key::Neighbour { link, ip, .. } => Ok(wire::neighbour::delete(*ip, self.index(ns, link)?)),
+            Key::Fdb { link, mac } => {
+                let index = self.index(ns, link)?;
+                self.applier.own.set_fdb(index, *mac, None);
+                Ok(wire::neighbour::delete_fdb(*mac, index))
+            }
+            Key::Nexthop { id } => {
+                self.check_nexthop(*id)?;
+                Ok(wire::nexthop::delete(*id))
+            }
+            Key::Route { table, dst, metric, .. } => {
+                self.space(ns)?;
+                Ok(wire::route::delete(*table, *dst, *metric))
+            }
+            Key::Qdisc { link, .. } => Ok(wire::qdisc::delete(self.index(ns, link)?)),
+            _ => Err(mismatch()),
+        }
+    }
+
+    fn creation(&mut self, step: &Step, ns: &Ns) -> Result<Message, Fault> {
+        match (&step.key, object(step)) {
+            (Key::Address { link, .. }, Some(Object::Address(address))) => {
+                Ok(wire::address::create(address, self.index(ns, link)?))
+            }
+            (Key::Neighbour { link, .. }, Some(Object::Neighbour(neighbour))) => {
+                Ok(wire::neighbour::create(neighbour, self.index(ns, link)?))
+            }
+            (Key::Fdb { link, .. }, Some(Object::Fdb(fdb))) => {
+                let index = self.index(ns, link)?;
+                self.applier.own.set_fdb(index, fdb.mac, Some(fdb.dst));
+                Ok(wire::neighbour::create_fdb(fdb, index))
+            }
+            (Key::Nexthop { .. }, Some(Object::Nexthop(nexthop))) => {
+                let index = self.index(ns, &nexthop.link)?;
+                if step.action == Action::Update {
+                    self.check_nexthop(nexthop.id)?;
+                    return Ok(wire::nexthop::create(nexthop, index, NLM_F_REPLACE));
+                }
+                Ok(wire::nexthop::create(nexthop, index, NLM_F_EXCL))
+            }
+            (Key::Qdisc { link, .. }, Some(Object::Qdisc(qdisc))) => {
+                Ok(wire::qdisc::create(qdisc, self.index(ns, link)?, NLM_F_EXCL))
+            }
+            _ => Err(mismatch()),
+        }
+    }
+
+    /// Writes a setting below /proc/sys, after what waits for its namespace.
+    fn setting(&mut self, i: usize, ns: &Ns) -> Result<(), Fault> {
+        let steps = self.steps;
+        let Some(Object::Sysctl(setting)) = object(&steps[i]) else { return Err(mismatch()) };
+        self.flush(ns);
+        if self.stopped() {
+            return Err(Fault::NotRun);
+        }
+        self.inside(ns, || sysctl::write(&setting.path, &setting.value))?
+    }
+
     /// A route that replaces one must be known to replace one of ours: the kernel would replace any.
-    fn route(&mut self, i: usize, route: &Route) -> Result<(), Fault> {
+    fn route(&mut self, i: usize) -> Result<(), Fault> {
+        let steps = self.steps;
+        let Some(Object::Route(route)) = object(&steps[i]) else { return Err(mismatch()) };
         let index = self.route_link(route)?;
         let known = self.steps[i].action == Action::Update && self.owns_route(route)?;
         let flags = if known { NLM_F_REPLACE } else { NLM_F_EXCL };
@@ -303,20 +314,20 @@ impl<'a> Run<'a> {
                 Err(error) if self.steps[step].action == Action::Delete && is_absent(&self.steps[step].key, &error) => {
                     self.settle(step, Ok(()));
                 }
+                Err(error) if is_without_ipv6(&self.steps[step].key, &error) => self.settle(step, Ok(())),
                 Err(error) if error.errno == libc::EEXIST && can_conflict(&self.steps[step].key) => {
                     conflicts.push(step)
                 }
                 Err(error) => self.settle(step, Err(self.refused(step, &error))),
             }
         }
-        for step in conflicts {
-            let result = self.resolve(step);
-            self.settle(step, result);
+        if !conflicts.is_empty() {
+            self.resolve(ns, conflicts);
         }
     }
 
     fn flush_links(&mut self) {
-        if self.departing.is_empty() {
+        if self.departing.is_empty() || self.stopped() {
             return;
         }
         self.flush(&Ns::Host);
@@ -381,6 +392,11 @@ fn is_absent(key: &Key, error: &NetlinkError) -> bool {
         Key::Qdisc { .. } => matches!(error.errno, libc::ENOENT | libc::EINVAL | libc::ENODEV),
         _ => matches!(error.errno, libc::ENOENT | libc::ENODEV),
     }
+}
+
+/// A link on which there is no IPv6 makes no link-local address either, whatever it was told.
+pub(super) fn is_without_ipv6(key: &Key, error: &NetlinkError) -> bool {
+    error.errno == libc::EAFNOSUPPORT && matches!(key, Key::Link { .. })
 }
 
 /// Objects whose creation is exclusive at first, so that a foreign one is not replaced.

@@ -118,7 +118,8 @@ impl Known {
         }
         if self.links.get(&address.index).is_some_and(is_ours) {
             // Ours is who made it with our number: the kernel does not say who wrote an IPv6 address.
-            if !address.is_kernels() && !(added && address.protocol == ROUTE_PROTOCOL) {
+            let made_by_us = added && address.protocol == ROUTE_PROTOCOL;
+            if !address.is_kernels() && !made_by_us {
                 changed.kinds.insert(Kind::Address);
             }
         } else if facts::is_usable(&address) && self.links.contains_key(&address.index) {

@@ -54,9 +54,11 @@ pub(crate) fn is_running(link: &RawLink) -> bool {
     link.flags & ALL == ALL
 }
 
-/// An address others can reach the node by. Temporary ones change too often to be named to anyone.
+/// An address others can reach the node by. Temporary ones of IPv6 (RFC 8981) change too often to be named to anyone; the
+/// same flag of an IPv4 address means that it is not the first of its range.
 pub(crate) fn is_usable(address: &RawAddress) -> bool {
-    address.scope == RT_SCOPE_UNIVERSE && address.flags & IFA_F_TEMPORARY == 0
+    let temporary = address.ip.is_ipv6() && address.flags & IFA_F_TEMPORARY != 0;
+    address.scope == RT_SCOPE_UNIVERSE && !temporary
 }
 
 /// The link of the default route with the lowest metric, in the main table.

@@ -79,8 +79,10 @@ pub(crate) fn elements_of(
     }
     let observation = stable(socket, |socket, observation| {
         read(socket, observation, encode::dump_tables)?;
-        let tables: BTreeSet<_> = sets.iter().map(|(family, table, _)| (*family, table)).collect();
-        for (family, table) in tables {
+        let there: BTreeSet<_> = observation.tables().into_iter().map(|t| (t.family, t.name)).collect();
+        let tables: BTreeSet<_> = sets.iter().map(|(family, table, _)| (*family, table.clone())).collect();
+        for (family, table) in tables.intersection(&there) {
+            let family = *family;
             read(socket, observation, |seq| encode::dump_sets(seq, family, table))?;
         }
         for (family, table, set) in sets {

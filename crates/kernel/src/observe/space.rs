@@ -7,6 +7,7 @@ use ripstop_types::{Family, IfName, Owner};
 
 use crate::apply::routes;
 use crate::error::ObserveError;
+use crate::netlink::uapi::RT_TABLE_MAIN;
 use crate::netlink::{Message, NetlinkError, Replies, Socket};
 use crate::wire;
 use crate::wire::Names;
@@ -15,6 +16,7 @@ use crate::wire::link::RawLink;
 use crate::wire::neighbour::RawNeighbour;
 use crate::wire::nexthop::RawNexthop;
 use crate::wire::qdisc::RawQdisc;
+use crate::wire::route::RawRoute;
 
 /// Up to so many objects of a kind are asked for one by one; above, everything of the kind is read.
 const FEW: usize = 32;
@@ -84,9 +86,7 @@ pub(super) fn keys(socket: &mut Socket, ns: &Ns, keys: &BTreeSet<&Key>, model: &
     view.find_neighbours(&of(Kind::Neighbour), &mut found)?;
     view.find_fdb(&of(Kind::Fdb), &mut found)?;
     view.find_nexthops(&of(Kind::Nexthop), &mut found)?;
-    if !of(Kind::Route).is_empty() {
-        found.extend(view.routes()?.into_iter().map(|entry| entry.object.clone()));
-    }
+    view.find_routes(&of(Kind::Route), &mut found)?;
     if !of(Kind::Qdisc).is_empty() {
         let qdiscs = view.qdiscs(view.only_link(&of(Kind::Qdisc)))?;
         found.extend(qdiscs.into_iter().filter_map(|q| q.to_qdisc(ns, &view.names)).map(Object::from));
@@ -222,6 +222,41 @@ impl<'a> View<'a> {
             }
         }
         Ok(found)
+    }
+
+    /// A pod's route is asked for by its address: among thousands of peers' routes that is quicker than reading all.
+    fn find_routes(&mut self, keys: &[&Key], found: &mut Vec<Object>) -> Result<(), ObserveError> {
+        let mut all = keys.len() > FEW;
+        let mut raw = Vec::new();
+        for key in keys.iter().take_while(|_| keys.len() <= FEW) {
+            match self.find_host_route(key) {
+                Some(route) => raw.extend(route),
+                None => all = true,
+            }
+        }
+        if all {
+            found.extend(self.routes()?.into_iter().map(|entry| entry.object.clone()));
+        } else {
+            let ours = raw.into_iter().filter(|route| route.protocol == ROUTE_PROTOCOL && !route.multipath);
+            found.extend(ours.filter_map(|route| route.to_route(&self.ns, &self.names)).map(Object::from));
+        }
+        Ok(())
+    }
+
+    /// The route to one address in the main table, if one look can tell: `Some(None)` is a certain "no".
+    fn find_host_route(&mut self, key: &Key) -> Option<Option<RawRoute>> {
+        let Key::Route { dst, table: RT_TABLE_MAIN, metric: 0, .. } = key else { return None };
+        if dst.len() != dst.family().bits() {
+            return None;
+        }
+        match self.socket.call(wire::route::get(dst.addr())) {
+            Ok(replies) => {
+                let route = replies.first().and_then(RawRoute::read)?;
+                // Another table or metric may hide the one that is looked for.
+                if route.key(&self.ns) == *key { Some(Some(route)) } else { (route.dst != *dst).then_some(None) }
+            }
+            Err(error) => (error.errno == libc::ENETUNREACH).then_some(None),
+        }
     }
 
     fn qdiscs(&mut self, index: Option<u32>) -> Result<Vec<RawQdisc>, ObserveError> {

@@ -32,6 +32,7 @@ pub(crate) struct RawLink {
     pub(crate) altnames: Vec<Box<str>>,
     pub(crate) vxlan: Option<(u32, u16, IpAddr)>,
     pub(crate) port: Option<BridgePort>,
+    /// The kernel makes no link-local address: told so, or there is no IPv6 on the link.
     pub(crate) no_link_local: bool,
 }
 
@@ -56,7 +57,7 @@ impl RawLink {
             vxlan: (kind == Some("vxlan")).then(|| read_vxlan(data)).flatten(),
             port: (info.str(IFLA_INFO_SLAVE_KIND) == Some("bridge"))
                 .then(|| read_port(info.nested(IFLA_INFO_SLAVE_DATA))),
-            no_link_local: inet6.u8(IFLA_INET6_ADDR_GEN_MODE) == Some(IN6_ADDR_GEN_MODE_NONE),
+            no_link_local: inet6.u8(IFLA_INET6_ADDR_GEN_MODE).is_none_or(|mode| mode == IN6_ADDR_GEN_MODE_NONE),
         })
     }
 

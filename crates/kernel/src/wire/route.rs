@@ -170,6 +170,13 @@ pub(crate) fn dump(family: Family, protocol: Option<u8>, table: Option<u32>) -> 
     }
 }
 
+/// Asks for the route by which one address is reached, as it stands in its table.
+pub(crate) fn get(ip: IpAddr) -> Message {
+    /// Show the entry, not what becomes of it (`RTM_F_FIB_MATCH`).
+    const FIB_MATCH: u32 = 0x2000;
+    Message::new(RTM_GETROUTE, 0, &header(Prefix::host(ip), 0, 0, 0, FIB_MATCH)).ip(RTA_DST, ip)
+}
+
 /// The name `ip route` shows for a protocol (iproute2, rt_protos), for sentences.
 pub(crate) fn protocol_name(protocol: u8) -> String {
     let name = match protocol {

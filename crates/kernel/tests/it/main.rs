@@ -1,4 +1,13 @@
 //! The crate against the kernel, in network namespaces of the tests' own.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
+
+mod errors;
+mod facts;
+mod foreign;
+mod monitor;
+mod nft;
+mod reaper;
 mod roundtrip;
+mod scale;
 mod support;

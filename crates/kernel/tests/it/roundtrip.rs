@@ -21,6 +21,10 @@ fn a_pod_with_routed_wiring() {
     on_a_node(|mut node| {
         let pod = Pod::new();
         uplink();
+        // As some runtimes leave a namespace.
+        for conf in ["all", "default"] {
+            pod.inside(|| std::fs::write(format!("/proc/sys/net/ipv6/conf/{conf}/disable_ipv6"), "1")).unwrap();
+        }
         let bridge = link("rip0", LinkKind::Bridge, 1);
         let mut objects = vec![
             Object::from(bridge),
@@ -217,5 +221,18 @@ fn a_broken_addition_is_taken_over() {
         node.make(&moved);
         node.assert_there(&moved);
         assert!(node.observe(&objects[1..2]).is_empty());
+    });
+}
+
+#[test]
+fn a_link_too_small_for_ipv6_needs_no_telling_that_it_makes_no_link_local_address() {
+    on_a_node(|mut node| {
+        let pod = Pod::new();
+        let mut objects: Vec<Object> = pair(&pod, "ripab12", 2).into();
+        for object in &mut objects[..2] {
+            let Object::Link(link) = object else { panic!() };
+            link.mtu = Some(1000);
+        }
+        round_trip(&mut node, &objects);
     });
 }
