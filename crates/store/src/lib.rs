@@ -16,13 +16,21 @@
 //! - A watch has no gap and no duplicate. Where it cannot continue, it says [`Event::Reset`] and begins anew.
 //! - No record expires. That a node is no longer alive is a judgement of who reads, on what that reader saw change.
 
+mod client;
 mod embedded;
 mod error;
+pub mod fault;
 mod record;
+mod server;
+#[cfg(feature = "suite")]
+pub mod suite;
+mod wire;
 
+pub use client::Remote;
 pub use embedded::{Embedded, Options};
 pub use error::StoreError;
 pub use record::{Event, Expect, Kind, MAX_DEPTH, MAX_KEY, MAX_VALUE, Record, node_of, validate_key, validate_value};
+pub use server::{Server, serve};
 
 use async_trait::async_trait;
 use ripstop_types::{NodeName, Revision};

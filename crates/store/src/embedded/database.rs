@@ -6,6 +6,7 @@
 //! belongs to its records.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::ops::Bound;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -43,12 +44,6 @@ pub(super) struct Failure {
     pub(super) fault: StoreError,
     /// What was to be committed, where the commit itself failed.
     pub(super) attempted: Option<Batch>,
-}
-
-impl Failure {
-    fn before(fault: StoreError) -> Self {
-        Self { fault, attempted: None }
-    }
 }
 
 /// Opens the store's file, reads all of it, and only then lets anything be written.
@@ -140,7 +135,7 @@ impl Snapshot {
 }
 
 /// Applies operations in order, as one commit: each sees what the ones before it did.
-pub(super) fn commit(database: &Database, path: &Path, ops: &[Op]) -> Result<Batch, Failure> {
+pub(super) fn commit(database: &Database, path: &Path, ops: &[Op]) -> Result<Batch, Box<Failure>> {
     let mut reached = None;
     let result = guarded(path, || {
         let mut transaction = database.begin_write().map_err(|e| fault(path, e))?;
@@ -158,8 +153,10 @@ pub(super) fn commit(database: &Database, path: &Path, ops: &[Op]) -> Result<Bat
     });
     match (result, reached) {
         (Ok(Some(batch)), _) | (Ok(None), Some(batch)) => Ok(batch),
-        (Err(fault), attempted) => Err(Failure { fault, attempted }),
-        (Ok(None), None) => Err(Failure::before(corrupt(path, "a commit without changes"))),
+        (Err(fault), attempted) => Err(Box::new(Failure { fault, attempted })),
+        (Ok(None), None) => {
+            Err(Box::new(Failure { fault: corrupt(path, "a commit without changes"), attempted: None }))
+        }
     }
 }
 
@@ -169,11 +166,12 @@ fn apply(transaction: &WriteTransaction, path: &Path, ops: &[Op]) -> Result<Batc
     let mut tables: BTreeMap<Kind, Table<'_, &'static str, Row>> = BTreeMap::new();
     let mut batch = Batch { answers: Vec::with_capacity(ops.len()), changes: Vec::new() };
     for op in ops {
-        if !tables.contains_key(&op.kind) {
-            let table = transaction.open_table(definition(op.kind)).map_err(|e| fault(path, e))?;
-            tables.insert(op.kind, table);
-        }
-        let Some(table) = tables.get_mut(&op.kind) else { continue };
+        let table = match tables.entry(op.kind) {
+            Entry::Occupied(open) => open.into_mut(),
+            Entry::Vacant(slot) => {
+                slot.insert(transaction.open_table(definition(op.kind)).map_err(|e| fault(path, e))?)
+            }
+        };
         let answer = apply_one(table, path, op, revision + 1)?;
         if let Ok(Some(given)) = &answer {
             revision = given.0;

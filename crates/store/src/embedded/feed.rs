@@ -59,8 +59,8 @@ pub(crate) struct Feed {
 enum Place {
     /// Before a list.
     Before { reset: bool },
-    /// In a list: at a kind, behind a key.
-    List { snapshot: Snapshot, reset: bool, at: usize, after: Option<Box<str>> },
+    /// In a list: at a kind, behind a key. `reset` until that was said.
+    List { snapshot: Box<Snapshot>, reset: bool, at: usize, after: Option<Box<str>> },
     /// In the log, with this revision passed, and `told` the last the receiver knows of.
     Log { passed: u64, told: u64 },
 }
@@ -119,7 +119,7 @@ impl Feed {
                 let reset = *reset;
                 match self.core.snapshot() {
                     Ok(snapshot) => {
-                        self.place = Place::List { snapshot, reset, at: 0, after: None };
+                        self.place = Place::List { snapshot: Box::new(snapshot), reset, at: 0, after: None };
                         self.list(budget)
                     }
                     Err(fault) => self.away(fault.to_string(), reset),
@@ -164,8 +164,9 @@ impl Feed {
         if self.pause.take().is_some() {
             items.push(Item::Event(Event::Back));
         }
-        if *reset && after.is_none() {
-            items.push(Item::Event(Event::Reset { kind }));
+        if std::mem::take(reset) {
+            // All at once, so that a receiver never takes a list of one revision and one of another for a whole.
+            items.extend(self.kinds.iter().map(|kind| Item::Event(Event::Reset { kind: *kind })));
         }
         match page.last() {
             Some(last) => *after = Some(last.key.clone()),

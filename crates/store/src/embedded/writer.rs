@@ -66,11 +66,11 @@ fn weight(op: &Op) -> usize {
 fn write(core: &Core, ops: &[Op]) -> Vec<Answer> {
     let committed = match &*core.lock_read() {
         Some(database) => database::commit(database, &core.path, ops),
-        None => Err(Failure { fault: core.unopened(), attempted: None }),
+        None => Err(Box::new(Failure { fault: core.unopened(), attempted: None })),
     };
     let Failure { fault, attempted } = match committed {
         Ok(batch) => return publish(core, batch),
-        Err(failure) => failure,
+        Err(failure) => *failure,
     };
     tracing::warn!(store = %core.name(), %fault, "a write failed, opening the store file again");
     match core.reopen() {
