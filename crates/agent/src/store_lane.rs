@@ -33,7 +33,7 @@ pub async fn run(
 ) {
     let mut told = false;
     let store = loop {
-        match open(&config).await {
+        match open(&config) {
             Ok(store) => break store,
             Err(error) => {
                 if !told {
@@ -86,10 +86,10 @@ impl StoreCell {
     }
 }
 
-async fn open(config: &StoreConfig) -> Result<Arc<dyn Store>, StoreError> {
+fn open(config: &StoreConfig) -> Result<Arc<dyn Store>, StoreError> {
     Ok(match config {
         StoreConfig::Embedded { path } => Arc::new(Embedded::open(path)?),
-        StoreConfig::EmbeddedSocket { socket } => Arc::new(Remote::connect(socket).await?),
+        StoreConfig::EmbeddedSocket { socket } => Arc::new(Remote::lazy(socket)?),
     })
 }
 
