@@ -47,7 +47,7 @@ pub enum Input {
         /// The plan's number.
         plan: u64,
         /// One result a step, in the plan's order; a step that was not reached has none.
-        results: Vec<Option<Result<(), String>>>,
+        results: Vec<Option<Result<(), StepFault>>>,
     },
     /// A plan for the store has run.
     Stored {
@@ -72,6 +72,29 @@ pub enum Input {
     },
     /// Time has passed.
     Tick,
+}
+
+/// Why a step was not done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StepFault {
+    /// A sentence with the object and the likely cause.
+    pub text: String,
+    /// What is at fault, as far as an answer to a runtime depends on it.
+    pub cause: FaultCause,
+}
+
+/// Kinds of cause.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FaultCause {
+    /// The pod's namespace: not there, or not one.
+    Namespace,
+    /// Something of another owner is in the way.
+    Foreign,
+    /// The agent lacks a permission.
+    Permission,
+    /// Anything else.
+    Other,
 }
 
 /// How a conditional write or removal in the store ended.

@@ -16,7 +16,7 @@ mod record;
 mod snapshot;
 mod state;
 
-pub use input::{Input, Moment, Start, StoreInput, StoreKind, StoreResult};
+pub use input::{FaultCause, Input, Moment, Start, StepFault, StoreInput, StoreKind, StoreResult};
 pub use nexthop::NexthopIds;
 pub use pod::{Bandwidth, PodRow, PodState, Shaping};
 pub use record::{Recording, RecordingFault, Stamped};
