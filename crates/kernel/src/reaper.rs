@@ -20,8 +20,11 @@ use crate::netlink::{NetlinkError, Protocol, Socket, each_message};
 use crate::own::OwnTraffic;
 use crate::wire::{self, AF_BRIDGE};
 
-/// Threads at most. Each waits for one grace period at a time; they start when they are needed.
-const THREADS: u32 = 8;
+/// Threads at most. Each waits for one grace period at a time; they start when they are needed. With eight, removals one
+/// behind the other wait for a free one: 4 ms instead of 0.5.
+const THREADS: u32 = 32;
+/// Bytes of a thread's stack: it does next to nothing.
+const STACK: usize = 128 * 1024;
 /// First group number; one a thread (`IFLA_GROUP`).
 const GROUP: u32 = 0x5249_5000;
 /// How long a link may take to leave its namespace.
@@ -111,7 +114,7 @@ impl Reaper {
         self.own.add_port(socket.port());
         let shared = Arc::clone(&self.shared);
         let work = move || reap(&shared, socket, GROUP + count);
-        match std::thread::Builder::new().name(format!("reaper-{count}")).spawn(work) {
+        match std::thread::Builder::new().name(format!("reaper-{count}")).stack_size(STACK).spawn(work) {
             Ok(thread) => self.threads.push(thread),
             // Those that run will do.
             Err(error) if count > 0 => tracing::debug!(%error, "no further thread to remove links"),

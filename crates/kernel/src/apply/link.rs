@@ -216,12 +216,11 @@ impl Run<'_> {
     }
 }
 
-/// Whether a link carries the step's mark: the alternative name, or where none is asked for, the hardware address. A
-/// crash between the making and the naming leaves a link with the address only.
+/// Whether a link carries a mark of ours that is not another object's, or the step's hardware address.
 fn marked(there: &RawLink, link: &Link) -> bool {
     let named = link.altname.as_deref().is_some_and(|wanted| there.altnames.iter().any(|name| **name == *wanted));
     let addressed = link.mac.is_some() && there.mac == link.mac;
-    named || addressed || (link.altname.is_none() && link.mac.is_none())
+    named || addressed || (there.is_ours() && there.mark().is_none()) || (link.altname.is_none() && link.mac.is_none())
 }
 
 fn driver(kind: &LinkKind) -> &str {

@@ -125,6 +125,7 @@ pub(crate) const IFAPROT_KERNEL_LL: u8 = 3;
 pub(crate) const NDA_DST: u16 = 1;
 pub(crate) const NDA_LLADDR: u16 = 2;
 pub(crate) const NDA_IFINDEX: u16 = 8;
+pub(crate) const NDA_PROTOCOL: u16 = 12;
 pub(crate) const NTF_SELF: u8 = 0x02;
 pub(crate) const NTF_PROXY: u8 = 0x08;
 pub(crate) const NUD_FAILED: u16 = 0x20;

@@ -36,8 +36,8 @@ impl Observer {
         Ok(Self { host, route: open(Protocol::Route)?, nft: open(Protocol::Netfilter)? })
     }
 
-    /// Everything of ours in the agent's namespace: links named `rip*` with their addresses, permanent neighbours,
-    /// forwarding entries and queueing discipline; nexthop objects of our ids and routes of our protocol; tables named
+    /// Everything of ours in the agent's namespace: links named `rip*` that carry a mark, with their addresses, permanent
+    /// neighbours, forwarding entries and queueing discipline; nexthop objects of our ids and routes of our protocol; tables named
     /// `ripstop` with their elements. Owners are read from the links' alternative names and the elements' comments; what
     /// hangs on a link has its link's owner.
     ///
@@ -50,7 +50,7 @@ impl Observer {
     /// The kernel cannot be asked.
     pub fn host(&mut self, desired: &Model) -> Result<Model, ObserveError> {
         let mut model = Model::new();
-        space::ours(&mut self.route, &mut model)?;
+        space::ours(&mut self.route, desired, &mut model)?;
         nft::ours(&mut self.nft, desired, &mut model)?;
         let settings = desired.keys().filter(|key| key.ns() == Some(&Ns::Host));
         read_settings(&Ns::Host, settings, &mut model)?;

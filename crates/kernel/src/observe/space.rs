@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ripstop_netmodel::{Key, Kind, LINK_PREFIX, Model, Ns, Object, ROUTE_PROTOCOL, Resource};
+use ripstop_netmodel::{Key, Kind, Model, Ns, Object, ROUTE_PROTOCOL, Resource};
 use ripstop_types::{Family, IfName, Owner};
 
 use crate::apply::routes;
@@ -21,30 +21,32 @@ use crate::wire::route::RawRoute;
 /// Up to so many objects of a kind are asked for one by one; above, everything of the kind is read.
 const FEW: usize = 32;
 
-/// Puts everything of ours in the agent's namespace into the model.
-pub(super) fn ours(socket: &mut Socket, model: &mut Model) -> Result<(), ObserveError> {
+/// Puts everything of ours in the agent's namespace into the model. On a link of ours, an address or neighbour is ours if
+/// it carries our protocol number, or is wanted.
+pub(super) fn ours(socket: &mut Socket, desired: &Model, model: &mut Model) -> Result<(), ObserveError> {
     let mut view = View::new(socket, Ns::Host);
     view.read_links()?;
-    let ours: BTreeMap<u32, Option<Owner>> = view
-        .links
-        .values()
-        .filter(|link| link.name.as_str().starts_with(LINK_PREFIX))
-        .map(|link| (link.index, link.owner()))
-        .collect();
+    let ours: BTreeMap<u32, Option<Owner>> =
+        view.links.values().filter(|link| link.is_ours()).map(|link| (link.index, link.owner())).collect();
     let owner = |index: u32| ours.get(&index).cloned();
     for link in view.links.values().filter(|link| ours.contains_key(&link.index)) {
         model.insert(link.to_link(&Ns::Host, &view.names), owner(link.index).flatten());
     }
-    for address in view.addresses(None)?.into_iter().filter(|a| !a.is_kernels()) {
-        if let Some(owner) = owner(address.index)
-            && let Some(address) = address.to_address(&Ns::Host, &view.names)
+    let unmarked = !addresses_have_protocols();
+    for raw in view.addresses(None)? {
+        if let Some(owner) = owner(raw.index)
+            && let Some(address) = raw.to_address(&Ns::Host, &view.names)
+            && (raw.protocol == ROUTE_PROTOCOL
+                || (unmarked && raw.protocol == 0)
+                || desired.get(&address.key()).is_some())
         {
             model.insert(address, owner);
         }
     }
-    for neighbour in view.neighbours(None)? {
-        if let Some(owner) = owner(neighbour.index)
-            && let Some(neighbour) = neighbour.to_neighbour(&Ns::Host, &view.names)
+    for raw in view.neighbours(None)? {
+        if let Some(owner) = owner(raw.index)
+            && let Some(neighbour) = raw.to_neighbour(&Ns::Host, &view.names)
+            && (raw.protocol == ROUTE_PROTOCOL || desired.get(&neighbour.key()).is_some())
         {
             model.insert(neighbour, owner);
         }
@@ -313,6 +315,14 @@ impl<'a> View<'a> {
         found.extend(ours.filter_map(|n| n.to_nexthop(&self.names)).map(Object::from));
         Ok(())
     }
+}
+
+/// Whether the kernel keeps who made an address (since Linux 5.18).
+fn addresses_have_protocols() -> bool {
+    let release = rustix::system::uname();
+    let mut numbers =
+        release.release().to_str().unwrap_or_default().split(['.', '-']).map_while(|part| part.parse().ok());
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (5u32, 18u32)
 }
 
 /// The link a key names.

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use ripstop_netmodel::{BridgePort, Link, LinkKind, Ns, Veth};
+use ripstop_netmodel::{BridgePort, LINK_PREFIX, Link, LinkKind, Ns, Veth};
 use ripstop_types::{IfName, Mac, Owner};
 
 use super::{AF_INET6, Names};
@@ -12,6 +12,8 @@ use crate::netlink::{Attrs, Message, Reply, read_ip};
 
 /// First letters of the alternative name that marks a link as ours.
 pub(crate) const MARK: &str = "ripstop.";
+/// Group of every link of ours (`IFLA_GROUP`): a mark it is born with, while its alternative name comes a moment later.
+pub(crate) const MARK_GROUP: u32 = 82;
 
 /// Bytes of `struct ifinfomsg`.
 pub(crate) const IFINFO: usize = 16;
@@ -30,6 +32,7 @@ pub(crate) struct RawLink {
     /// Driver's name: `veth`, `bridge`; a physical device has none.
     pub(crate) kind: Option<Box<str>>,
     pub(crate) altnames: Vec<Box<str>>,
+    group: u32,
     pub(crate) vxlan: Option<(u32, u16, IpAddr)>,
     pub(crate) port: Option<BridgePort>,
     /// The kernel makes no link-local address: told so, or there is no IPv6 on the link.
@@ -54,6 +57,7 @@ impl RawLink {
             peer_index: attrs.u32(IFLA_LINK),
             kind: kind.map(Into::into),
             altnames: alt_names(attrs.nested(IFLA_PROP_LIST)),
+            group: attrs.u32(IFLA_GROUP).unwrap_or(0),
             vxlan: (kind == Some("vxlan")).then(|| read_vxlan(data)).flatten(),
             port: (info.str(IFLA_INFO_SLAVE_KIND) == Some("bridge"))
                 .then(|| read_port(info.nested(IFLA_INFO_SLAVE_DATA))),
@@ -64,6 +68,11 @@ impl RawLink {
     /// The alternative name that is our mark.
     pub(crate) fn mark(&self) -> Option<&str> {
         self.altnames.iter().find(|name| name.starts_with(MARK)).map(AsRef::as_ref)
+    }
+
+    /// Whether the link is ours: name and mark.
+    pub(crate) fn is_ours(&self) -> bool {
+        self.name.as_str().starts_with(LINK_PREFIX) && (self.mark().is_some() || self.group == MARK_GROUP)
     }
 
     /// The mark; failing that the first alternative name.
@@ -191,8 +200,9 @@ fn with_mask(message: Message) -> Message {
 /// other kind comes up by [`settings`], when its address generation is set.
 pub(crate) fn create(link: &Link, master: Option<u32>, peer_ns: Option<i32>) -> Option<Message> {
     let up = if link.up && matches!(link.kind, LinkKind::Veth(_)) { IFF_UP } else { 0 };
-    let mut message =
-        Message::new(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &ifinfo(0, up, up)).str(IFLA_IFNAME, link.name.as_str());
+    let mut message = Message::new(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &ifinfo(0, up, up))
+        .str(IFLA_IFNAME, link.name.as_str())
+        .u32(IFLA_GROUP, MARK_GROUP);
     if let Some(mtu) = link.mtu {
         message = message.u32(IFLA_MTU, mtu);
     }

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use ripstop_netmodel::{Fdb, Neighbour, Ns};
+use ripstop_netmodel::{Fdb, Neighbour, Ns, ROUTE_PROTOCOL};
 use ripstop_types::{Family, Mac};
 
 use super::{AF_BRIDGE, Names, address_family};
@@ -20,6 +20,8 @@ pub(crate) struct RawNeighbour {
     pub(crate) flags: u8,
     pub(crate) dst: Option<IpAddr>,
     pub(crate) mac: Option<Mac>,
+    /// Who made it (`NDA_PROTOCOL`), of a neighbour.
+    pub(crate) protocol: u8,
 }
 
 impl RawNeighbour {
@@ -32,6 +34,7 @@ impl RawNeighbour {
             flags: header[10],
             dst: attrs.get(NDA_DST).and_then(read_ip),
             mac: attrs.get(NDA_LLADDR).and_then(|b| <[u8; 6]>::try_from(b).ok()).map(Mac),
+            protocol: attrs.u8(NDA_PROTOCOL).unwrap_or(0),
         })
     }
 
@@ -66,6 +69,7 @@ pub(crate) fn create(neighbour: &Neighbour, index: u32) -> Message {
     Message::new(RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_REPLACE, &header(family, index, NUD_PERMANENT, 0))
         .ip(NDA_DST, neighbour.ip)
         .bytes(NDA_LLADDR, &neighbour.mac.0)
+        .u8(NDA_PROTOCOL, ROUTE_PROTOCOL)
 }
 
 pub(crate) fn delete(ip: IpAddr, index: u32) -> Message {

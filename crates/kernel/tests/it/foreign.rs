@@ -128,6 +128,14 @@ fn what_others_put_on_the_host_is_not_taken_for_ours() {
         ip("link add flannel.1 type vxlan id 1 dstport 8472 local 192.0.2.1");
         run("bridge", &["fdb", "add", "02:00:00:00:00:02", "dev", "flannel.1", "dst", "192.0.2.8"]);
         run("nft", &["add", "table", "inet", "other"]);
+        ip("link add ripthing type bridge");
         assert!(node.observer.host(&Model::new()).unwrap().is_empty());
+        // Also what they put on a link of ours.
+        let bridge = Object::from(link("rip0", LinkKind::Bridge, 1));
+        node.make(std::slice::from_ref(&bridge));
+        ip("addr add 10.9.9.9/24 dev rip0");
+        run("ip", &["neigh", "add", "10.9.9.8", "lladdr", "02:00:00:00:00:01", "dev", "rip0", "nud", "permanent"]);
+        let found = node.observer.host(&Model::new()).unwrap();
+        assert_eq!(found.keys().collect::<Vec<_>>(), [&bridge.key()]);
     });
 }
