@@ -1,7 +1,7 @@
 //! A cluster on one machine: nodes are namespaces, agents are real processes, pods are made by the real plugin.
 //!
 //! [`Lab::up`] makes a router, machines behind it, a store and agents; [`Lab::pod_add`] plays the container runtime;
-//! `Prober`, `TcpStreams` and `Capture` measure what happens to packets. [`cli`] is the same for the command line. Several
+//! [`Prober`], [`TcpStreams`] and [`Capture`] measure what happens to packets. [`cli`] is the same for the command line. Several
 //! labs live side by side.
 //!
 //! Not here: any knowledge of how the product does its work. The lab sees programs, files and sockets, as users do.
@@ -11,9 +11,11 @@
 
 pub mod attached;
 mod cables;
+pub mod capture;
 pub mod clean;
 pub mod cli;
 mod config;
+pub mod demo;
 mod device;
 pub mod error;
 mod greeting;
@@ -26,24 +28,30 @@ pub mod lock;
 mod machine;
 mod node;
 pub mod options;
+pub mod pcapng;
 mod places;
 mod pods;
+pub mod probe;
 pub mod process;
 mod programs;
 mod runtime;
 pub mod space;
 pub mod state;
 mod store;
+pub mod streams;
 mod target;
 
 pub use cables::{ip_batch, settings};
+pub use capture::Capture;
 pub use error::{LabError, Result};
 pub use init::{AgentCommand, Report, node_init};
 pub use lab::Lab;
 pub use node::Node;
 pub use options::{Backend, Families, Options, RangeMode, StoreKind, Wiring};
 pub use pods::PodSpec;
+pub use probe::{Endpoint, Pairs, Prober};
 pub use programs::Programs;
 pub use runtime::conflist;
 pub use state::{Attachment, Machine, Pod, State};
+pub use streams::TcpStreams;
 pub use target::{Running, Target};

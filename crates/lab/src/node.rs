@@ -134,7 +134,7 @@ impl Node<'_> {
         self.order(&Order::Release).map(drop)
     }
 
-    /// From its next start on, the agent is this command: an upgrade.
+    /// From its next start on, the agent is this command: an upgrade. In a lab without agents it is started now.
     pub fn replace_agent(&self, agent: AgentCommand) -> Result<()> {
         self.order(&Order::Replace { agent }).map(drop)
     }

@@ -1,18 +1,23 @@
 //! What each command does.
 
 use std::process::ExitCode;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use super::{FaultAction, LabAction, LabCommand, PodAction, PodAddArgs, UpArgs, labels, print};
+use super::{CaptureArgs, FaultAction, LabAction, LabCommand, PodAction, PodAddArgs, ProbeArgs, UpArgs, labels, print};
 use crate::clean;
 use crate::error::{LabError, Result};
 use crate::interrupt;
 use crate::lab::Lab;
+use crate::options::Families;
 use crate::pods::PodSpec;
+use crate::probe::{Pairs, Prober};
 use crate::target::Target;
 use crate::{attached, node::Node};
+
+const NAP: Duration = Duration::from_millis(10);
 
 /// Does what was asked and returns the exit code of a success.
 pub(super) fn act(command: LabCommand) -> Result<ExitCode> {
@@ -30,7 +35,13 @@ pub(super) fn act(command: LabCommand) -> Result<ExitCode> {
             let place = lab.place(&args.target)?;
             return attached::run(&place, &name, &args.command).map(ExitCode::from);
         }
-        LabAction::Probe(_) | LabAction::Capture(_) => return Err(LabError::usage("")),
+        LabAction::Probe(args) => return probe(&Lab::open(&name)?, &args),
+        LabAction::Capture(args) => capture(&Lab::open(&name)?, &args)?,
+        LabAction::Demo => {
+            clean::need_root()?;
+            interrupt::watch();
+            return crate::demo::run();
+        }
         LabAction::Fault(action) => fault(&Lab::open(&name)?, &action)?,
     }
     Ok(ExitCode::SUCCESS)
@@ -55,6 +66,52 @@ fn pod_add(lab: &Lab, args: PodAddArgs) -> Result<()> {
         ..PodSpec::default()
     })?;
     print::lines(pod.ips().iter())
+}
+
+/// Probes for a time or until interrupted, and prints what was found either way.
+fn probe(lab: &Lab, args: &ProbeArgs) -> Result<ExitCode> {
+    clean::need_root()?;
+    interrupt::watch();
+    let pairs = lab.endpoints(&pairs(&args.pairs)?, args.family.unwrap_or(Families::Dual))?;
+    let prober = Prober::start(args.rate, &pairs)?;
+    wait(args.time, || false);
+    let report = prober.stop()?;
+    print::probe(&report, args.output.output)?;
+    let cut_short = args.time.is_some() && interrupt::happened();
+    Ok(if cut_short { ExitCode::from(LabError::Interrupted.exit_code()) } else { ExitCode::SUCCESS })
+}
+
+/// Captures for a time or until interrupted, which is how a capture without a time ends.
+fn capture(lab: &Lab, args: &CaptureArgs) -> Result<()> {
+    clean::need_root()?;
+    interrupt::watch();
+    let capture = lab.capture_to(&args.target, args.interface.as_deref(), &args.out)?;
+    wait(args.time, || capture.ended());
+    let summary = capture.stop()?;
+    let file = args.out.display();
+    print::talk(format_args!("{} packets in {file}, {} dropped", summary.packets, summary.dropped));
+    Ok(())
+}
+
+/// Waits for a time, the user's interruption, or another reason.
+fn wait(time: Option<Duration>, over: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !interrupt::happened() && !over() && time.is_none_or(|time| start.elapsed() < time) {
+        let left = time.map_or(NAP, |time| time.saturating_sub(start.elapsed()));
+        thread::sleep(left.min(NAP));
+    }
+}
+
+/// `all`, or pairs `A:B` separated by commas.
+fn pairs(text: &str) -> Result<Pairs> {
+    if text == "all" {
+        return Ok(Pairs::All);
+    }
+    let pair = |text: &str| match text.split_once(':') {
+        Some((from, to)) => Ok((from.parse()?, to.parse()?)),
+        None => Err(LabError::usage(format!("--pairs {text:?} is not `all` or `A:B,…`"))),
+    };
+    text.split(',').map(pair).collect::<Result<_>>().map(Pairs::Of)
 }
 
 fn fault(lab: &Lab, action: &FaultAction) -> Result<()> {
@@ -105,4 +162,22 @@ fn heal_agent(node: Node<'_>) -> Result<()> {
 
 fn refuse(what: &str, target: &Target, accepted: &str) -> Result<()> {
     Err(LabError::usage(format!("cannot {what} {target}: {accepted}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pairs_are_all_or_named() {
+        assert_eq!(pairs("all").unwrap(), Pairs::All);
+        let two = Pairs::Of(vec![
+            (Target::Pod("a".into()), Target::Pod("b".into())),
+            (Target::Pod("a".into()), Target::Outside),
+        ]);
+        assert_eq!(pairs("a:b,a:outside").unwrap(), two);
+        for text in ["", "a", "a:b,c"] {
+            assert_eq!(pairs(text).unwrap_err().exit_code(), 2, "{text}");
+        }
+    }
 }

@@ -50,6 +50,8 @@ pub enum LabAction {
     Fault(FaultAction),
     /// Write packets of a target to a pcapng file
     Capture(CaptureArgs),
+    /// Show what the product does, with real programs, in under a minute and a half; makes labs of its own
+    Demo,
 }
 
 /// What kind of lab.

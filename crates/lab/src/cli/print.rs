@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::OutputForm;
 use crate::error::{Attempt, Result};
 use crate::lab::Lab;
+use crate::probe::Report;
 use crate::state::{Machine, Pod, State};
 
 /// One line of talk.
@@ -67,6 +68,34 @@ pub(super) fn status(lab: &Lab, form: OutputForm) -> Result<()> {
     });
     table(&["NODE", "SUBNET", "ADDRESSES", "CABLE", "INIT", "AGENT", "STARTS", "READY"], &rows.collect::<Vec<_>>())?;
     lines([format!("store {}, {} pods", dash(status.store), status.pods.len())].iter())
+}
+
+/// A prober's report: totals, then each pair.
+pub(super) fn probe(report: &Report, form: OutputForm) -> Result<()> {
+    if form == OutputForm::Json {
+        return json(report);
+    }
+    let micros = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.0}"));
+    let row = |from: &str, to: &str, family: &str, numbers: [u64; 4], gap: f64, p50, p99| {
+        let head = [from, to, family].map(str::to_owned);
+        let tail = [format!("{gap:.1}"), micros(p50), micros(p99)];
+        head.into_iter().chain(numbers.map(|number| number.to_string())).chain(tail).collect::<Vec<_>>()
+    };
+    let mut rows: Vec<Vec<String>> = report
+        .pairs
+        .iter()
+        .map(|p| {
+            let numbers = [p.sent, p.received, p.lost, p.dup];
+            row(&p.from, &p.to, &p.family, numbers, p.max_gap_ms, p.rtt_p50_us, p.rtt_p99_us)
+        })
+        .collect();
+    let numbers = [report.sent, report.received, report.lost, report.dup];
+    rows.push(row("all", "", "", numbers, report.max_gap_ms, report.rtt_p50_us, report.rtt_p99_us));
+    table(&["FROM", "TO", "IP", "SENT", "RECEIVED", "LOST", "DUP", "GAP ms", "P50 µs", "P99 µs"], &rows)?;
+    for error in &report.errors {
+        talk(format_args!("{error}"));
+    }
+    Ok(())
 }
 
 /// A pod as a flat object.
@@ -168,7 +197,7 @@ impl NodeRow {
 fn format_table(head: &[&str], rows: &[Vec<String>]) -> String {
     let width = |column: usize| {
         let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
-        cells.chain(head.get(column).map(|cell| cell.len())).max().unwrap_or(0)
+        cells.chain(head.get(column).map(|cell| cell.chars().count())).max().unwrap_or(0)
     };
     let widths: Vec<usize> = (0..head.len()).map(width).collect();
     let print = |cells: &mut dyn Iterator<Item = &str>| {

@@ -76,7 +76,7 @@ pub enum Order {
     },
     /// Start the agent again if it was held.
     Release,
-    /// From the next start on, run this.
+    /// From the next start on, run this; at once if nothing was to run so far.
     Replace {
         /// What to run.
         agent: AgentCommand,

@@ -134,7 +134,11 @@ impl Keeper {
                 self.backoff = BACKOFF.0;
                 self.next_start = self.next_start.map(|_| Instant::now());
             }
-            Order::Replace { agent } => self.agent = Some(agent),
+            Order::Replace { agent } => {
+                if self.agent.replace(agent).is_none() {
+                    self.next_start = Some(Instant::now());
+                }
+            }
         }
         self.report.clone()
     }
