@@ -4,7 +4,7 @@ use ripstop_netmodel::{LINK_PREFIX, Link, LinkKind, Ns, Object, Veth};
 use ripstop_plan::Action;
 
 use super::run::{Run, is_without_ipv6, mismatch};
-use super::space::{find_link, read_link};
+use super::space::{Known, find_link, read_link};
 use crate::error::Fault;
 use crate::netlink::NetlinkError;
 use crate::wire;
@@ -49,15 +49,16 @@ impl Run<'_> {
         created.result.map_err(|error| self.refused(i, &error))?;
         let made = shown.replies.first().and_then(RawLink::read);
         let made = made.ok_or_else(|| Fault::NoLink { link: link.name.clone() })?;
-        self.learn(link, &made);
+        self.learn(link, &made, true);
         self.finish_link(i, link, &made, true)
     }
 
-    /// Remembers the indexes of a link and of its other end.
-    fn learn(&mut self, link: &Link, made: &RawLink) {
-        self.spaces.entry(Ns::Host).or_default().indexes.insert(link.name.clone(), made.index);
-        if let (LinkKind::Veth(veth), Some(index)) = (&link.kind, made.peer_index) {
-            self.spaces.entry(veth.ns.clone()).or_default().indexes.insert(veth.name.clone(), index);
+    /// Remembers a link and, of a pair just made, its other end.
+    fn learn(&mut self, link: &Link, made: &RawLink, fresh: bool) {
+        self.spaces.entry(Ns::Host).or_default().links.insert(link.name.clone(), made.into());
+        if let (LinkKind::Veth(veth), Some(index), true) = (&link.kind, made.peer_index, fresh) {
+            let known = Known { index, mac: Some(veth.mac), mtu: link.mtu };
+            self.spaces.entry(veth.ns.clone()).or_default().links.insert(veth.name.clone(), known);
         }
     }
 
@@ -66,7 +67,7 @@ impl Run<'_> {
     }
 
     fn set_link(&mut self, i: usize, link: &Link, there: &RawLink) -> Result<bool, Fault> {
-        self.learn(link, there);
+        self.learn(link, there, false);
         self.finish_link(i, link, there, false)
     }
 
@@ -209,7 +210,7 @@ impl Run<'_> {
         {
             return Err(Fault::Foreign { holder: format!("a link {name} of {found}").into() });
         }
-        self.spaces.entry(Ns::Host).or_default().indexes.remove(name);
+        self.spaces.entry(Ns::Host).or_default().links.remove(name);
         // The same link twice is removed once; making the same name again comes after the removal.
         self.departing.push((i, there.index));
         Ok(false)

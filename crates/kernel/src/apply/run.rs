@@ -7,7 +7,7 @@ use ripstop_plan::{Action, Step};
 use ripstop_types::IfName;
 
 use super::hint::cause;
-use super::space::{Item, Pod, Space, find_link, order_routes};
+use super::space::{Item, Known, Pod, Space, find_link, order_routes};
 use super::{Applier, OnError, Outcome};
 use crate::error::{Fault, StepError};
 use crate::netlink::uapi::{NLM_F_EXCL, NLM_F_REPLACE};
@@ -273,15 +273,20 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// The index of a link. A link that was made in this run is known already.
+    /// The index of a link.
     pub(super) fn index(&mut self, ns: &Ns, link: &IfName) -> Result<u32, Fault> {
-        if let Some(index) = self.space(ns)?.indexes.get(link) {
-            return Ok(*index);
+        self.known(ns, link).map(|known| known.index)
+    }
+
+    /// A link that is there. One that was made in this run is known already.
+    fn known(&mut self, ns: &Ns, link: &IfName) -> Result<Known, Fault> {
+        if let Some(known) = self.space(ns)?.links.get(link) {
+            return Ok(*known);
         }
         let found = find_link(self.socket(ns)?, link)?;
-        let index = found.ok_or_else(|| Fault::NoLink { link: link.clone() })?.index;
-        self.space(ns)?.indexes.insert(link.clone(), index);
-        Ok(index)
+        let known = Known::from(&found.ok_or_else(|| Fault::NoLink { link: link.clone() })?);
+        self.space(ns)?.links.insert(link.clone(), known);
+        Ok(known)
     }
 
     /// Sends everything that waits: the agent's own namespace first.
@@ -358,10 +363,16 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Puts the settings of a link that is there with what will be sent.
+    /// Puts the settings of a link that is there with what will be sent. Its address is left out where it is right: the
+    /// kernel would forget the link's neighbours.
     fn set_up_link(&mut self, i: usize, link: &Link) -> Result<bool, Fault> {
-        let index = self.index(&link.ns, &link.name)?;
-        for message in wire::link::settings(link, index, false, None) {
+        let known = self.known(&link.ns, &link.name)?;
+        let differing = Link {
+            mac: link.mac.filter(|wanted| known.mac != Some(*wanted)),
+            mtu: link.mtu.filter(|wanted| known.mtu != Some(*wanted)),
+            ..link.clone()
+        };
+        for message in wire::link::settings(&differing, known.index, false, None) {
             self.push(i, &link.ns, message);
         }
         Ok(false)

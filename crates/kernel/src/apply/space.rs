@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use ripstop_types::IfName;
+use ripstop_types::{IfName, Mac};
 
 use crate::error::Fault;
 use crate::netlink::{Message, Protocol, Socket};
@@ -33,9 +33,23 @@ pub(super) fn order_routes(items: &mut [Item]) {
 pub(super) struct Space {
     /// Absent for the agent's own namespace, whose socket outlives the run.
     pub(super) pod: Option<Pod>,
-    /// Indexes of links that were met.
-    pub(super) indexes: BTreeMap<IfName, u32>,
+    /// Links that were met.
+    pub(super) links: BTreeMap<IfName, Known>,
     pub(super) pending: Vec<Item>,
+}
+
+/// What is known of a link without asking again.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Known {
+    pub(super) index: u32,
+    pub(super) mac: Option<Mac>,
+    pub(super) mtu: Option<u32>,
+}
+
+impl From<&RawLink> for Known {
+    fn from(link: &RawLink) -> Self {
+        Self { index: link.index, mac: link.mac, mtu: Some(link.mtu) }
+    }
 }
 
 /// The open namespace of a pod.

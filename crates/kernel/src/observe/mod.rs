@@ -44,7 +44,7 @@ impl Observer {
     /// `desired` says which settings below /proc/sys are read, and lets tables be recognised: a table that is what
     /// `desired` has under its key is shown as that, any other as a table that equals none.
     ///
-    /// The far end of an observed veth is a placeholder: the kernel shows no path of its namespace.
+    /// The far end of a veth is shown as `desired` has it, or as a placeholder: the kernel shows no path to it.
     ///
     /// # Errors
     /// The kernel cannot be asked.
@@ -76,11 +76,11 @@ impl Observer {
         for (ns, keys) in by_ns {
             match ns {
                 Ns::Host => {
-                    space::keys(&mut self.route, ns, &keys, &mut model)?;
+                    space::keys(&mut self.route, ns, &keys, desired, &mut model)?;
                     nft::keys(&mut self.nft, &keys, desired, &mut model)?;
                     read_settings(ns, keys, &mut model)?;
                 }
-                Ns::Path(path) => self.pod(ns, path, keys, &mut model)?,
+                Ns::Path(path) => self.pod(ns, path, keys, desired, &mut model)?,
             }
         }
         Ok(model)
@@ -94,7 +94,14 @@ impl Observer {
         facts::read(&mut self.route, &mut self.nft)
     }
 
-    fn pod(&self, ns: &Ns, path: &str, keys: BTreeSet<&Key>, model: &mut Model) -> Result<(), ObserveError> {
+    fn pod(
+        &self,
+        ns: &Ns,
+        path: &str,
+        keys: BTreeSet<&Key>,
+        desired: &Model,
+        model: &mut Model,
+    ) -> Result<(), ObserveError> {
         let netns = match Netns::open(path) {
             Ok(netns) => netns,
             Err(error) if error.is_gone() => return Ok(()),
@@ -105,7 +112,7 @@ impl Observer {
         }
         let inside = netns.run(|| {
             let mut socket = Socket::open(Protocol::Route).map_err(|e| ObserveError::new("a netlink socket", e))?;
-            space::keys(&mut socket, ns, &keys, model)?;
+            space::keys(&mut socket, ns, &keys, desired, model)?;
             read_settings(ns, keys, model)
         });
         inside.map_err(|error| ObserveError::netns(&error))?

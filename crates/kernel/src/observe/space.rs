@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ripstop_netmodel::{Key, Kind, Model, Ns, Object, ROUTE_PROTOCOL, Resource};
+use ripstop_netmodel::{Key, Kind, Link, LinkKind, Model, Ns, Object, ROUTE_PROTOCOL, Resource};
 use ripstop_types::{Family, IfName, Owner};
 
 use crate::apply::routes;
@@ -30,7 +30,7 @@ pub(super) fn ours(socket: &mut Socket, desired: &Model, model: &mut Model) -> R
         view.links.values().filter(|link| link.is_ours()).map(|link| (link.index, link.owner())).collect();
     let owner = |index: u32| ours.get(&index).cloned();
     for link in view.links.values().filter(|link| ours.contains_key(&link.index)) {
-        model.insert(link.to_link(&Ns::Host, &view.names), owner(link.index).flatten());
+        model.insert(view.link(link, desired), owner(link.index).flatten());
     }
     let unmarked = !addresses_have_protocols();
     for raw in view.addresses(None)? {
@@ -75,12 +75,18 @@ pub(super) fn ours(socket: &mut Socket, desired: &Model, model: &mut Model) -> R
 }
 
 /// Puts what is there under these keys into the model.
-pub(super) fn keys(socket: &mut Socket, ns: &Ns, keys: &BTreeSet<&Key>, model: &mut Model) -> Result<(), ObserveError> {
+pub(super) fn keys(
+    socket: &mut Socket,
+    ns: &Ns,
+    keys: &BTreeSet<&Key>,
+    desired: &Model,
+    model: &mut Model,
+) -> Result<(), ObserveError> {
     let mut view = View::new(socket, ns.clone());
     view.read_links_of(keys)?;
     let mut found: Vec<Object> = Vec::new();
     let of = |kind: Kind| keys.iter().filter(|key| key.kind() == kind).copied().collect::<Vec<_>>();
-    found.extend(view.links.values().map(|link| link.to_link(ns, &view.names).into()));
+    found.extend(view.links.values().map(|link| view.link(link, desired).into()));
     if !of(Kind::Address).is_empty() {
         let addresses = view.addresses(view.only_link(&of(Kind::Address)))?;
         found.extend(addresses.into_iter().filter_map(|a| a.to_address(ns, &view.names)).map(Object::from));
@@ -162,6 +168,18 @@ impl<'a> View<'a> {
             self.add_links(&replies);
         }
         Ok(())
+    }
+
+    /// The model's link. The kernel shows no path to the namespace of a pair's far end; it is shown as it is wanted.
+    fn link(&self, raw: &RawLink, desired: &Model) -> Link {
+        let mut link = raw.to_link(&self.ns, &self.names);
+        if let (LinkKind::Veth(far), Some(wanted)) =
+            (&mut link.kind, desired.get(&Key::Link { ns: self.ns.clone(), name: raw.name.clone() }))
+            && let Object::Link(Link { kind: LinkKind::Veth(wanted), .. }) = &wanted.object
+        {
+            *far = wanted.clone();
+        }
+        link
     }
 
     fn index(&self, name: &IfName) -> Option<u32> {

@@ -7,6 +7,7 @@ mod facts;
 mod foreign;
 mod monitor;
 mod nft;
+mod plan;
 mod reaper;
 mod roundtrip;
 mod scale;
