@@ -40,7 +40,8 @@ pub fn lay_machine(layout: &Layout, name: &str, machine: &Machine) -> Result<()>
     space::netns_add(&layout.netns(name))?;
     settings(&layout.netns_path(name), &[("net/ipv6/conf/default/accept_dad", "0")])?;
     ip_batch(&layout.netns_path(ROUTER), &cable_script(layout, name, machine))?;
-    ip_batch(&layout.netns_path(name), &machine_script(machine))
+    ip_batch(&layout.netns_path(name), &machine_script(machine))?;
+    settle(&layout.netns_path(ROUTER), name)
 }
 
 /// Takes a machine's cable away for good, and with it the interface in the machine.
@@ -51,13 +52,23 @@ pub fn remove_cable(layout: &Layout, name: &str) -> Result<()> {
 /// Unplugs a machine's cable at the router, or plugs it in again.
 pub fn plug(layout: &Layout, name: &str, plugged: bool) -> Result<()> {
     let state = if plugged { "up" } else { "down" };
-    ip_batch(&layout.netns_path(ROUTER), &format!("link set {name} {state}\n"))
+    ip_batch(&layout.netns_path(ROUTER), &format!("link set {name} {state}\n"))?;
+    settle(&layout.netns_path(name), "eth0")
 }
 
 /// Whether a machine's cable is plugged in.
 #[must_use]
 pub fn plugged(layout: &Layout, name: &str) -> bool {
     space::in_netns(&layout.netns_path(ROUTER), || device::is_up(name)).unwrap_or(false)
+}
+
+/// Makes a device whose other end was set up just now ready to send.
+///
+/// The end that came up first learns of its carrier by deferred work of the kernel, and drops what it is to send until
+/// that has run: a lost ARP request then costs a second. The kernel catches up when the link is asked for
+/// (`linkwatch_sync_dev` in `rtnl_getlink`, net/core/rtnetlink.c).
+pub fn settle(netns: &Path, device: &str) -> Result<()> {
+    ip_batch(netns, &format!("link show dev {device}\n"))
 }
 
 /// Runs commands of ip(8) in a network namespace, all or an error that names the command which failed.

@@ -41,7 +41,7 @@ mod store;
 pub mod streams;
 mod target;
 
-pub use cables::{ip_batch, settings};
+pub use cables::{ip_batch, settings, settle};
 pub use capture::Capture;
 pub use error::{LabError, Result};
 pub use init::{AgentCommand, Report, node_init};

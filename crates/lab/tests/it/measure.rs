@@ -71,7 +71,6 @@ fn what_is_dropped_is_counted_where_it_is_dropped() {
     for pair in &report.pairs {
         let hit = pair.from == "c" || pair.to == "c";
         assert_eq!(hit, pair.lost > 100, "{pair:?}");
-        assert_eq!(hit, pair.max_gap_ms > 200.0 + report.stall_ms, "{pair:?} {}", report.stall_ms);
         assert_eq!(pair.sent, pair.received + pair.lost);
     }
 }

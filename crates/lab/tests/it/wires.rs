@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use ripstop_lab::{Endpoint, Lab, PodSpec, Target, ip_batch, settings};
+use ripstop_lab::{Endpoint, Lab, PodSpec, Target, ip_batch, settings, settle};
 
 /// A pod with an address `10.244.NODE.LAST`, and its side of a pair.
 pub fn attach(lab: &Lab, pod: &str, node: u32, last: u32) -> Endpoint {
@@ -32,6 +32,7 @@ pub fn attach(lab: &Lab, pod: &str, node: u32, last: u32) -> Endpoint {
         ),
     )
     .unwrap();
+    settle(&lab.node(node).netns(), &host).unwrap();
     Endpoint { name: pod.into(), netns, ips: vec![ip.parse::<IpAddr>().unwrap()], pod: true }
 }
 
