@@ -1,7 +1,11 @@
 //! The embedded store: one file, opened by one process.
 //!
 //! Records are in a redb file; the latest changes are also in memory, for watches. All writes go through one thread and
-//! are on disk when they are answered. A put costs one sync of the disk, which puts that arrive meanwhile share.
+//! are on disk when they are answered.
+//!
+//! A put costs one fdatasync(2) and 0.07 ms, and puts that arrive meanwhile share the next: on a disk whose sync takes
+//! 4.0 ms one writer waits 4.0 ms a put, of 32 writers each 4.0 ms and the store 0.13 ms a put. An open reads the whole
+//! file: 15 ms for 1,000 records of 1 KB. (`examples/cost.rs`, development profile, two cores, ext4.)
 //!
 //! Not here: other processes ([`crate::serve`] and [`crate::Remote`]).
 

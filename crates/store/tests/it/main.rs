@@ -5,4 +5,6 @@
 
 mod conformance;
 mod file;
+mod process;
 mod relay;
+mod socket;
