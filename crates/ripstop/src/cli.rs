@@ -7,7 +7,11 @@ use std::fmt::Write;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use crate::commands::{describe, get, install, ipam, man, manifest, plan, resume, shell, status, version};
+use ripstop_lab::cli::LabCommand;
+
+use crate::commands::{
+    agent, describe, get, install, ipam, man, manifest, plan, resume, shell, status, store, version,
+};
 use crate::target::Target;
 
 /// What `ripstop` was asked to do.
@@ -44,8 +48,12 @@ pub enum Command {
     Delete(manifest::Delete),
     #[command(hide = true)]
     Resume(resume::Resume),
+    Agent(agent::Agent),
+    Store(store::Store),
+    Replay(agent::Replay),
     Install(install::Install),
     Uninstall(install::Uninstall),
+    Lab(LabCommand),
     Version(version::Version),
     Completion(shell::Completion),
     Man(man::Man),
@@ -58,7 +66,8 @@ type Group = (&'static str, &'static [&'static str]);
 const GROUPS: &[Group] = &[
     ("Look at a node and its cluster", &["get", "describe", "status", "plan", "ipam"]),
     ("Change a cluster", &["apply", "delete"]),
-    ("Run a node", &["install", "uninstall"]),
+    ("Run a node", &["agent", "store", "replay", "install", "uninstall"]),
+    ("Try it on this machine", &["lab"]),
     ("About this program", &["version", "completion", "man"]),
 ];
 

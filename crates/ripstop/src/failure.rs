@@ -47,6 +47,16 @@ impl Failure {
         }
         Self::Failed(format!("{what}: {}", plain(error)))
     }
+
+    /// The failure of a library that tells its story as a chain of causes.
+    pub fn of_chain(error: &anyhow::Error) -> Self {
+        let denied = error
+            .chain()
+            .filter_map(|cause| cause.downcast_ref::<io::Error>())
+            .any(|cause| cause.kind() == io::ErrorKind::PermissionDenied || cause.raw_os_error() == Some(libc::EPERM));
+        let text = format!("{error:#}");
+        if denied { Self::NotPermitted(text) } else { Self::Failed(text) }
+    }
 }
 
 /// The system's sentence without Rust's ` (os error 2)`, beginning with a small letter as part of a longer one.
@@ -76,6 +86,7 @@ mod tests {
         for (raw, code) in [(libc::EPERM, 4), (libc::EACCES, 4), (libc::ENOENT, 1), (libc::ENOSPC, 1)] {
             let error = io::Error::from_raw_os_error(raw);
             assert_eq!(Failure::system("cannot write /x", &error).code(), code);
+            assert_eq!(Failure::of_chain(&anyhow::Error::from(error).context("open /x")).code(), code);
         }
         let missing = Failure::system("cannot read /x", &io::Error::from_raw_os_error(libc::ENOENT));
         assert_eq!(missing.to_string(), "cannot read /x: no such file or directory");

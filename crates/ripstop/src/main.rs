@@ -20,6 +20,9 @@ use std::process::ExitCode;
 use failure::Failure;
 
 fn main() -> ExitCode {
+    if let Some(code) = commands::lab::machine(std::env::args_os()) {
+        return code;
+    }
     let cli = match cli::parse(std::env::args_os()) {
         Ok(cli) => cli,
         Err(refusal) => {

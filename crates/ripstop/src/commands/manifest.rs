@@ -12,8 +12,8 @@ use crate::print::text::{escaped, field};
 use crate::print::{Format, Out};
 use crate::target::Target;
 
-/// The longest file that is sent.
-const MAX_FILE: u64 = 8 << 20;
+/// The longest file that is sent: the agent takes no more.
+const MAX_FILE: u64 = 4 << 20;
 
 /// Create or change the networks that a file describes
 ///
@@ -91,7 +91,7 @@ impl Manifest {
         let mut bytes = Vec::new();
         source.by_ref().take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(cannot)?;
         if bytes.len() as u64 > MAX_FILE {
-            return Err(Failure::Failed(format!("{name} is longer than 8 MiB, which no manifest is")));
+            return Err(Failure::Failed(format!("{name} is longer than 4 MiB, which no manifest is")));
         }
         String::from_utf8(bytes)
             .map_err(|_| Failure::Failed(format!("{name} is not UTF-8 text; YAML or JSON is accepted")))

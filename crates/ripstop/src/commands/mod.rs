@@ -1,15 +1,18 @@
 //! The commands: what each takes, and what it does.
 
+pub mod agent;
 pub mod describe;
 pub mod get;
 pub mod install;
 pub mod ipam;
+pub mod lab;
 pub mod man;
 pub mod manifest;
 pub mod plan;
 pub mod resume;
 pub mod shell;
 pub mod status;
+pub mod store;
 pub mod version;
 
 use std::process::ExitCode;
@@ -27,8 +30,15 @@ use crate::target::Target;
 /// Whatever the command cannot do.
 pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
     let Cli { target, command } = cli;
-    signals::end_when_interrupted();
-    answer(command, target, &mut Out::new()).map(|()| ExitCode::SUCCESS)
+    match command {
+        Command::Agent(command) => asks_nobody(&target, "agent").and_then(|()| command.run()),
+        Command::Store(command) => asks_nobody(&target, "store").and_then(|()| command.run()),
+        Command::Lab(command) => asks_nobody(&target, "lab").and_then(|()| lab::run(command)),
+        other => {
+            signals::end_when_interrupted();
+            answer(other, target, &mut Out::new()).map(|()| ExitCode::SUCCESS)
+        }
+    }
 }
 
 /// The commands that answer and end.
@@ -47,6 +57,8 @@ fn answer(command: Command, before: Target, out: &mut Out) -> Result<(), Failure
         Command::Version(command) => command.run(&agent(command.target.clone())?, out),
         Command::Install(command) => asks_nobody(&before, "install").and_then(|()| command.run(out)),
         Command::Completion(command) => asks_nobody(&before, "completion").and_then(|()| command.run(out)),
+        Command::Replay(command) => asks_nobody(&before, "replay").and_then(|()| command.run(out)),
+        Command::Agent(_) | Command::Store(_) | Command::Lab(_) => Ok(()),
         Command::Man(command) => asks_nobody(&before, "man").and_then(|()| command.run(out)),
     }
 }

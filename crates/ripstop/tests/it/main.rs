@@ -9,3 +9,4 @@ mod fake;
 mod help;
 mod installing;
 mod refusing;
+mod running;

@@ -1,0 +1,58 @@
+//! `ripstop agent` and `ripstop replay`: the agent itself, and its decisions again without a kernel.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Args;
+
+use crate::failure::Failure;
+use crate::print::Out;
+
+/// Run this node's agent, in the foreground, until it is told to stop
+///
+/// SIGTERM and SIGINT end it; the kernel goes on forwarding, and the next agent takes over what is there. It logs to
+/// standard error.
+#[derive(Debug, Args)]
+pub struct Agent {
+    /// Configuration in YAML or JSON; an empty file is a complete one
+    #[arg(long, value_name = "FILE", default_value = "/etc/ripstop/config.yaml")]
+    config: PathBuf,
+    /// Write everything that enters the agent to this file, secrets removed, for `ripstop replay`; it grows without bound
+    #[arg(long, value_name = "FILE")]
+    record: Option<PathBuf>,
+    /// Compute and change nothing: `ripstop plan` prints what would be done, `ripstop resume` lets it be done
+    #[arg(long)]
+    hold: bool,
+}
+
+/// Run a recording again and print every plan it leads to
+///
+/// A recording is what `ripstop agent --record` wrote. No kernel, store or socket is touched, and the same recording
+/// gives the same plans: one JSON object a plan, {input, name, plan, lane, steps}.
+#[derive(Debug, Args)]
+pub struct Replay {
+    /// The recording
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+}
+
+impl Agent {
+    /// Runs until told to stop.
+    ///
+    /// # Errors
+    /// Where the agent cannot start.
+    pub fn run(self) -> Result<ExitCode, Failure> {
+        let options = ripstop_agent::AgentOptions { config: self.config, record: self.record, hold: self.hold };
+        ripstop_agent::run(&options).map_err(|error| Failure::of_chain(&error))
+    }
+}
+
+impl Replay {
+    /// Prints the plans.
+    ///
+    /// # Errors
+    /// Where the file is not a recording.
+    pub fn run(&self, out: &mut Out) -> Result<(), Failure> {
+        ripstop_agent::replay(&self.file, out).map_err(|error| Failure::of_chain(&error))
+    }
+}
