@@ -49,13 +49,7 @@ pub(crate) fn objects(tables: &Tables, network: &Network) -> Vec<Entry> {
     }
     if network.spec.wiring == Wiring::Bridge && network.spec.ranges.get(Family::V6).is_some() {
         // The kernel solicits a neighbour on behalf of a forwarded packet from a link-local address only.
-        part.add(Address {
-            ns: Ns::Host,
-            link,
-            ip: wiring::router(Family::V6),
-            len: 64,
-            scope: Scope::Link,
-        });
+        part.add(Address { ns: Ns::Host, link, ip: wiring::router(Family::V6), len: 64, scope: Scope::Link });
     }
     tunnel(&mut part, tables, network, mtu);
     part.entries

@@ -1,6 +1,6 @@
 //! The real programs in the demo's pods: nginx, curl, iperf3.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -31,9 +31,23 @@ fn program(name: &str) -> Result<String> {
     find(name).ok_or_else(|| LabError::failed(format!("{name} is gone; `make setup` installs it")))
 }
 
+/// A web server in a pod, with the files it serves.
+pub struct Server {
+    _program: Running,
+    dir: PathBuf,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Left-over files in the folder for temporary ones harm nobody.
+        let _ = std::fs::remove_dir_all(&self.dir);
+    }
+}
+
 /// Serves `body` with nginx on port 80 of a pod.
-pub fn nginx(lab: &Lab, pod: &str, body: &str) -> Result<Running> {
-    let dir = lab.layout().dir().join(format!("demo-{pod}"));
+pub fn nginx(lab: &Lab, pod: &str, body: &str) -> Result<Server> {
+    // A machine of a lab has a /run of its own; the folder for temporary files is everybody's.
+    let dir = std::env::temp_dir().join(format!("ripstop-{}-{pod}-{}", lab.layout().lab(), std::process::id()));
     std::fs::create_dir_all(&dir).attempt(|| format!("make {}", dir.display()))?;
     let (root, place) = (dir.join("index.html"), dir.display());
     std::fs::write(&root, body).attempt(|| format!("write {}", root.display()))?;
@@ -49,7 +63,8 @@ pub fn nginx(lab: &Lab, pod: &str, body: &str) -> Result<Running> {
     let log = format!("{place}/error.log");
     let mut command = Command::new(program("nginx")?);
     command.args(["-e", &log, "-c"]).arg(&path).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    lab.spawn(&Target::Pod(pod.into()), &mut command)
+    let program = lab.spawn(&Target::Pod(pod.into()), &mut command)?;
+    Ok(Server { _program: program, dir })
 }
 
 /// What curl reads from an address, tried until the server is up.
