@@ -135,8 +135,10 @@ impl Known {
         let Some(entry) = RawNeighbour::read(event).filter(|entry| self.is_our_link(entry.index, own)) else { return };
         if entry.family == AF_BRIDGE {
             let (Some(mac), true) = (entry.mac, entry.flags & NTF_SELF != 0) else { return };
-            let dst = if event.kind == RTM_NEWNEIGH { entry.dst } else { None };
-            if !own.left_fdb_so(entry.index, mac, dst) {
+            // Up to Linux 6.1 the core repeats the device's event without the destination.
+            let added = event.kind == RTM_NEWNEIGH;
+            let repeated = added && entry.dst.is_none();
+            if !repeated && !own.left_fdb_so(entry.index, mac, entry.dst.filter(|_| added)) {
                 changed.kinds.insert(Kind::Fdb);
             }
             return;

@@ -6,17 +6,24 @@ use ripstop_plan::Action;
 
 use crate::support::*;
 
+/// Every link of a pod with its address; its state may still settle.
+fn links_of(pod: &Pod) -> Vec<String> {
+    let text = pod.run("ip", &["-o", "link"]);
+    let names = text.lines().filter_map(|line| Some((line.split(':').nth(1)?, line.split("link/").nth(1)?)));
+    names.map(|(name, address)| format!("{name} {address}")).collect()
+}
+
 #[test]
 fn a_second_interface_of_the_same_name_is_refused_and_changes_nothing() {
     on_a_node(|mut node| {
         let pod = Pod::new();
         node.make(&pair(&pod, "ripab12", 2));
-        let before = pod.run("ip", &["-o", "link"]);
+        let before = links_of(&pod);
         let fault = node.try_make(pair(&pod, "ripcd34", 3)[0].clone()).unwrap_err();
         assert!(fault.to_string().starts_with("link ripcd34: cannot make it: "), "{fault}");
         assert!(fault.to_string().contains(&format!("there is an interface eth0 in {} already", pod.path)), "{fault}");
         assert!(matches!(fault.fault, Fault::Refused { errno: libc::EEXIST, .. }));
-        assert_eq!(pod.run("ip", &["-o", "link"]), before);
+        assert_eq!(links_of(&pod), before);
         assert!(!ip("link").contains("ripcd34"));
     });
 }
