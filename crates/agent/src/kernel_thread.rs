@@ -1,13 +1,14 @@
 //! The one thread that talks to the kernel, and the one that listens to it.
 
 use std::collections::BTreeSet;
-use std::sync::mpsc;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use ripstop_kernel::{Applier, BootFiles, Fault, Monitor, Observer, OnError, StepError};
-use ripstop_netmodel::{Entry, HostFacts, Key, Kind, Model};
+use ripstop_kernel::{Applier, BootFiles, Changed, Fault, Monitor, Observer, OnError, OwnTraffic, StepError};
+use ripstop_netmodel::{Entry, HostFacts, Key, Kind, Model, Object, Resource, Sysctl};
 use ripstop_plan::Plan;
 use ripstop_tables::{FaultCause, Input, StepFault};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -17,6 +18,12 @@ use crate::run::Message;
 
 /// Notifications are collected this long before the kernel is read: they come in bursts.
 const DEBOUNCE: Duration = Duration::from_millis(50);
+
+/// Pause before the kernel is listened to again after that failed.
+const DEAF: Duration = Duration::from_secs(1);
+
+/// Settings below /proc/sys change without a notification: they are looked at this often.
+const LOOK: Duration = Duration::from_millis(500);
 
 /// Something for the kernel thread.
 pub enum Job {
@@ -60,8 +67,11 @@ pub fn start(
             if first.send(Ok(result)).is_err() {
                 return;
             }
-            watch(own, to_self, queue.clone());
+            let settings = Settings::default();
+            settings.set(&reference);
+            watch(own, to_self, queue.clone(), settings.clone());
             worker.reference = reference;
+            worker.settings = settings;
             worker.files = Some(files);
             worker.work(&inbox, &queue);
         })
@@ -70,14 +80,15 @@ pub fn start(
     Ok((found, jobs))
 }
 
-type Opened = (Worker, Found, std::sync::Arc<ripstop_kernel::OwnTraffic>);
+type Opened = (Worker, Found, Arc<OwnTraffic>);
 
 fn open(reference: &Model) -> anyhow::Result<Opened> {
     let applier = Applier::open()?;
     let mut observer = Observer::open()?;
     let found = Found { facts: observer.facts()?, observed: entries(&observer.host(reference)?) };
     let own = applier.own();
-    Ok((Worker { applier, observer, files: None, reference: Model::new() }, found, own))
+    let worker = Worker { applier, observer, files: None, reference: Model::new(), settings: Settings::default() };
+    Ok((worker, found, own))
 }
 
 struct Worker {
@@ -85,6 +96,32 @@ struct Worker {
     observer: Observer,
     files: Option<BootFiles>,
     reference: Model,
+    settings: Settings,
+}
+
+/// The wanted settings below /proc/sys, shared with the thread that looks at them.
+#[derive(Clone, Default)]
+struct Settings(Arc<Mutex<Vec<Sysctl>>>);
+
+impl Settings {
+    fn set(&self, reference: &Model) {
+        let wanted = reference.iter().filter_map(|(_, entry)| match &entry.object {
+            Object::Sysctl(setting) => Some(setting.clone()),
+            _ => None,
+        });
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = wanted.collect();
+    }
+
+    /// Paths and values of those that are not as wanted.
+    fn odd(&self) -> Vec<(Arc<str>, Option<String>)> {
+        let wanted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let read = |setting: &Sysctl| {
+            let text = std::fs::read_to_string(Path::new("/proc/sys").join(&*setting.path)).ok();
+            (setting.path.clone(), text.map(|text| text.trim().to_owned()))
+        };
+        let differs = |setting: &&Sysctl| read(setting).1.as_deref() != Some(&*setting.value);
+        wanted.iter().filter(differs).map(read).collect()
+    }
 }
 
 impl Worker {
@@ -103,10 +140,10 @@ impl Worker {
                         found: found.map(|model| entries(&model)).map_err(|e| e.to_string()),
                     })
                 }
-                Job::Observe { kinds } => match self.observer.host(&self.reference) {
+                Job::Observe { kinds } => match self.observe(&kinds) {
                     Ok(model) => {
                         let mut entries = entries(&model);
-                        entries.retain(|entry| kinds.contains(&ripstop_netmodel::Resource::key(&entry.object).kind()));
+                        entries.retain(|entry| kinds.contains(&entry.object.key().kind()));
                         send(Input::Observed { kinds, entries })
                     }
                     Err(error) => {
@@ -122,6 +159,7 @@ impl Worker {
                     }
                 },
                 Job::Reference(reference) => {
+                    self.settings.set(&reference);
                     self.reference = reference;
                     true
                 }
@@ -133,6 +171,14 @@ impl Worker {
         self.applier.flush();
     }
 
+    fn observe(&mut self, kinds: &BTreeSet<Kind>) -> Result<Model, ripstop_kernel::ObserveError> {
+        if kinds.iter().all(|kind| *kind == Kind::Sysctl) {
+            let keys = self.reference.keys().filter(|key| key.kind() == Kind::Sysctl).cloned().collect();
+            return self.observer.observe_keys(&keys, &self.reference);
+        }
+        self.observer.host(&self.reference)
+    }
+
     fn apply(&mut self, plan: &Plan, stop_on_error: bool) -> Vec<Option<Result<(), StepFault>>> {
         let mut results = vec![None; plan.steps.len()];
         let Some(files) = &mut self.files else { return results };
@@ -141,7 +187,7 @@ impl Worker {
             let result = match outcome.result {
                 Ok(()) => Some(Ok(())),
                 Err(StepError { fault: Fault::NotRun, .. }) => None,
-                Err(error) => Some(Err(fault(&error))),
+                Err(error) => Some(Err(fault(&error, plan.steps.get(outcome.index).map(|step| &step.key)))),
             };
             if let Some(place) = results.get_mut(outcome.index) {
                 *place = result;
@@ -151,10 +197,16 @@ impl Worker {
     }
 }
 
-fn fault(error: &StepError) -> StepFault {
+fn fault(error: &StepError, key: Option<&Key>) -> StepFault {
     let cause = match &error.fault {
         Fault::Namespace(_) => FaultCause::Namespace,
         Fault::Foreign { .. } => FaultCause::Foreign,
+        // Its name, or its other end's, is another's.
+        Fault::Refused { errno, .. }
+            if *errno == rustix::io::Errno::EXIST.raw_os_error() && key.is_some_and(|key| key.kind() == Kind::Link) =>
+        {
+            FaultCause::Foreign
+        }
         Fault::Refused { errno, .. } | Fault::File { errno, .. }
             if *errno == rustix::io::Errno::PERM.raw_os_error()
                 || *errno == rustix::io::Errno::ACCESS.raw_os_error() =>
@@ -178,42 +230,28 @@ fn wait(monitor: &Monitor, time: Duration) -> bool {
 }
 
 /// Waits for notifications and asks for what changed to be read.
-fn watch(own: std::sync::Arc<ripstop_kernel::OwnTraffic>, jobs: mpsc::Sender<Job>, queue: UnboundedSender<Message>) {
+fn watch(own: Arc<OwnTraffic>, jobs: mpsc::Sender<Job>, queue: UnboundedSender<Message>, settings: Settings) {
     let work = move || {
-        let mut monitor = match Monitor::open(own) {
-            Ok(monitor) => monitor,
-            Err(error) => {
-                tracing::warn!("{error}; changes by others are found by the slow sweep only");
-                return;
-            }
-        };
+        let mut monitor = None;
+        let (mut looked, mut odd) = (Instant::now(), Vec::new());
         while !queue.is_closed() {
-            if !wait(&monitor, Duration::from_secs(1)) {
-                continue;
-            }
-            let until = Instant::now() + DEBOUNCE;
-            let mut changed = ripstop_kernel::Changed::default();
-            loop {
-                match monitor.read() {
-                    Ok(more) => changed.merge(more),
-                    Err(error) => {
-                        tracing::warn!("{error}");
-                        break;
-                    }
+            let changed = hear(&mut monitor, &own, LOOK.saturating_sub(looked.elapsed()));
+            let mut changed = changed.unwrap_or_else(|error| {
+                tracing::warn!("{error}; until it can be listened to again, changes by others are found late");
+                monitor = None;
+                thread::sleep(DEAF);
+                Changed::default()
+            });
+            if looked.elapsed() >= LOOK {
+                looked = Instant::now();
+                // What cannot be set is not asked for again and again.
+                let found = settings.odd();
+                if !found.is_empty() && found != odd {
+                    changed.kinds.insert(Kind::Sysctl);
                 }
-                let left = until.saturating_duration_since(Instant::now());
-                if changed.is_empty() || left.is_zero() || !wait(&monitor, left) {
-                    break;
-                }
+                odd = found;
             }
-            let mut sent = true;
-            if changed.facts {
-                sent &= jobs.send(Job::Facts).is_ok();
-            }
-            if !changed.kinds.is_empty() {
-                sent &= jobs.send(Job::Observe { kinds: changed.kinds }).is_ok();
-            }
-            if !sent {
+            if !tell(&jobs, changed) {
                 break;
             }
         }
@@ -221,4 +259,38 @@ fn watch(own: std::sync::Arc<ripstop_kernel::OwnTraffic>, jobs: mpsc::Sender<Job
     if let Err(error) = thread::Builder::new().name("monitor".into()).spawn(work) {
         tracing::warn!("cannot start the monitor thread: {error}");
     }
+}
+
+/// What changed within a time, and until it is quiet for a moment. Who listens anew has missed something.
+fn hear(
+    monitor: &mut Option<Monitor>,
+    own: &Arc<OwnTraffic>,
+    time: Duration,
+) -> Result<Changed, ripstop_kernel::ObserveError> {
+    let Some(monitor) = monitor else {
+        *monitor = Some(Monitor::open(own.clone())?);
+        return Ok(Changed::everything());
+    };
+    let mut changed = Changed::default();
+    if !wait(monitor, time) {
+        return Ok(changed);
+    }
+    let until = Instant::now() + DEBOUNCE;
+    loop {
+        changed.merge(monitor.read()?);
+        let left = until.saturating_duration_since(Instant::now());
+        if changed.is_empty() || left.is_zero() || !wait(monitor, left) {
+            return Ok(changed);
+        }
+    }
+}
+
+/// Asks for what changed; `false` when nobody is asked any more.
+fn tell(jobs: &mpsc::Sender<Job>, mut changed: Changed) -> bool {
+    if changed.kinds.contains(&Kind::Address) {
+        // Routes with an address as their source go with it, without a word.
+        changed.kinds.insert(Kind::Route);
+    }
+    let facts = !changed.facts || jobs.send(Job::Facts).is_ok();
+    facts && (changed.kinds.is_empty() || jobs.send(Job::Observe { kinds: changed.kinds }).is_ok())
 }

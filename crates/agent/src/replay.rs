@@ -22,7 +22,7 @@ pub fn replay(path: &Path, out: &mut dyn Write) -> anyhow::Result<()> {
     let Input::Start(start) = first.input else {
         bail!("{} begins with {:?}, accepted: a start; was its head cut off?", path.display(), first.input.name());
     };
-    let (mut core, outputs) = Core::start(first.at, *start, false);
+    let (mut core, outputs) = Core::start(first.at, *start);
     write_outputs(out, 1, "start", &outputs)?;
     for (number, stamped) in inputs {
         let stamped = stamped?;

@@ -1,6 +1,6 @@
 //! The agent's loop: one message at a time into the core, its outputs out again.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::PathBuf;
@@ -137,18 +137,20 @@ impl Shell {
             observed: Vec::new(),
             pods,
             snapshot,
+            held: true,
         };
         // What the last run wanted, so that what it left is recognised.
-        let (wanted, _) = Core::start(at, start.clone(), true);
+        let (wanted, _) = Core::start(at, start.clone());
         let reference = reference(wanted.desired());
         let (found, jobs) = kernel_thread::start(boot_files, reference.clone(), to_self.clone())?;
         start.facts = found.facts;
         start.observed = found.observed;
+        start.held = options.hold;
         let mut recording = open_recording(options)?;
         if let Some(out) = &mut recording {
             record(out, at, Input::Start(Box::new(start.clone())))?;
         }
-        let (core, outputs) = Core::start(at, start, options.hold);
+        let (core, outputs) = Core::start(at, start);
         let (writes, lane) = unbounded_channel();
         let store = StoreCell::default();
         tokio::spawn(store_lane::run(config.store.clone(), lane, to_self.clone(), store.clone()));
@@ -195,7 +197,6 @@ impl Shell {
                 _ = terminate.recv() => return self.stop(ExitCode::SUCCESS),
                 _ = interrupt.recv() => return self.stop(ExitCode::from(130)),
             }
-            self.keep_reference();
             self.save_if_due();
         }
     }
@@ -236,6 +237,8 @@ impl Shell {
     }
 
     fn carry_out(&mut self, outputs: Vec<Output>) {
+        // Before the plan that makes it so: what is read from then on is recognised.
+        self.keep_reference();
         for output in outputs {
             match output {
                 Output::Apply { plan, steps, stop_on_error } => {
@@ -286,11 +289,13 @@ impl Shell {
 
     /// The kernel thread recognises what it reads by what is wanted.
     fn keep_reference(&mut self) {
+        if !self.core.reference_changed() {
+            return;
+        }
         let wanted = reference(self.core.desired());
         if wanted != self.reference {
             self.reference = wanted.clone();
             self.job(Job::Reference(wanted));
-            self.job(Job::Observe { kinds: BTreeSet::from([Kind::Sysctl, Kind::NftTable]) });
         }
     }
 
@@ -305,8 +310,8 @@ impl Shell {
 
     fn save(&self) -> bool {
         let path = files::snapshot_path(&self.config);
-        let text = serde_json::to_vec(&self.core.snapshot()).unwrap_or_default();
-        match files::write_atomic(&path, &text) {
+        let written = serde_json::to_vec(&self.core.snapshot()).map_err(anyhow::Error::new);
+        match written.and_then(|text| files::write_atomic(&path, &text)) {
             Ok(()) => true,
             Err(error) => {
                 tracing::warn!("{error:#}; a restart without the store would not know the cluster");

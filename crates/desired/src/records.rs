@@ -1,4 +1,4 @@
-//! This node's records in the store: what it publishes, claims and proposes.
+//! This node's records in the store: what it publishes and proposes. Claims and signs of life have engines of their own.
 
 use ripstop_fabric::publish;
 use ripstop_netmodel::{Entry, Record as ModelRecord, RecordGuard, RecordScope};
@@ -27,9 +27,6 @@ pub(crate) fn objects(tables: &Tables) -> Vec<Entry> {
         if there.is_none_or(|row| check_node_name(&record, &row.value).is_ok()) {
             part.add(model_record(StoreKind::Nodes, &record, guard(there)));
         }
-    }
-    if let Some(alive) = &tables.own_alive {
-        part.add(model_record(StoreKind::Alive, alive, RecordGuard::Any));
     }
     part.entries
 }

@@ -86,10 +86,11 @@ pub fn sources_of<'a>(
             Change::Pod(attachment) => {
                 sources.insert(Source::Pod(attachment.clone()));
             }
-            Change::Realised | Change::Known(_) | Change::Alive(_) => {
+            Change::Realised | Change::Known(_) => {
                 sources.insert(Source::Records);
             }
-            Change::Facts | Change::Network(_) | Change::Store => {}
+            // Signs of life come all the time, and nothing here depends on them.
+            Change::Alive(_) | Change::Facts | Change::Network(_) | Change::Store => {}
         }
     }
     sources

@@ -130,6 +130,9 @@ pub struct Start {
     pub pods: Vec<PodRow>,
     /// What the last run left, if it left something.
     pub snapshot: Option<Snapshot>,
+    /// Whether everything is planned and nothing done until [`Input::Resume`].
+    #[serde(default)]
+    pub held: bool,
 }
 
 /// Kinds of record in the store.

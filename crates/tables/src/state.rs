@@ -90,8 +90,6 @@ pub struct Tables {
     pub ranges_of: BTreeMap<NodeName, BTreeSet<(NetworkName, Prefix)>>,
     /// Ranges this node may use, confirmed.
     pub own_ranges: BTreeMap<NetworkName, Vec<Prefix>>,
-    /// This node's next sign of life.
-    pub own_alive: Option<AliveRecord>,
     /// Last sign of life of each node.
     pub alive: BTreeMap<NodeName, Row<AliveRecord>>,
     /// Pods of this node.
@@ -124,7 +122,6 @@ impl Tables {
             claims: BTreeMap::new(),
             ranges_of: BTreeMap::new(),
             own_ranges: BTreeMap::new(),
-            own_alive: None,
             alive: BTreeMap::new(),
             pods: BTreeMap::new(),
             realised: BTreeSet::new(),

@@ -9,11 +9,12 @@ use std::sync::Arc;
 use ripstop_cni_spec::call::{Attachment as SpecAttachment, Call};
 use ripstop_cni_spec::wire::{Request, Response};
 use ripstop_cni_spec::{Code, Error, TypedCall};
-use ripstop_desired::Source;
+use ripstop_desired::{LEASES, Source};
 use ripstop_fabric::{host, wiring};
 use ripstop_ipam::{Attachment, LeaseFault, LeaseRequest, Window};
-use ripstop_netmodel::{Entry, Key, Model, NFT_TABLE, Ns, Resource};
-use ripstop_objects::{Network, NetworkName};
+use ripstop_netmodel::{Entry, Key, Kind, Model, NFT_TABLE, Ns, RecordScope, Resource};
+use ripstop_objects::{Network, NetworkName, Wiring};
+use ripstop_plan::{Action, Step};
 use ripstop_tables::{Bandwidth, Change, FaultCause, PodRow, PodState, Shaping, StepFault, StoreKind};
 use ripstop_types::Millis;
 
@@ -102,9 +103,12 @@ impl Core {
 
     fn begin(&mut self, pending: &Pending) -> Begun {
         let typed = &pending.typed;
+        if self.held && matches!(typed.call, Call::Add { .. } | Call::Del { .. } | Call::Gc) {
+            return Begun::Wait(Error::new(Code::TryAgainLater, status::HELD));
+        }
         match &typed.call {
             Call::Add { attachment, netns, .. } => self.begin_add(pending.call, typed, &own(attachment), netns),
-            Call::Del { attachment, .. } => self.begin_del(pending.call, &own(attachment)),
+            Call::Del { attachment, .. } => self.begin_del(&own(attachment)),
             Call::Check { attachment, netns, .. } => self.begin_check(pending.call, typed, &own(attachment), netns),
             Call::Gc => self.begin_gc(typed),
             Call::Status => Begun::Answer(self.cni_status(typed)),
@@ -139,18 +143,17 @@ impl Core {
         if let Some(missing) = self.base_missing(&network) {
             return Begun::Wait(Error::new(Code::TryAgainLater, missing));
         }
+        let Some(mtu) = typed.conf.mtu.or_else(|| host::pod_mtu(&self.tables, &network)) else {
+            let text = "this node has no uplink yet, so the MTU is not known";
+            return Begun::Wait(Error::new(Code::TryAgainLater, text));
+        };
+        // From here on nothing is left to chance: a lease without a row would be nobody's.
         let lease = match self.book.allocate(&lease_request(typed, attachment, &network), self.at.wall) {
             Ok(lease) => lease,
             Err(fault) if matches!(fault, LeaseFault::NoRange { .. }) => {
                 return Begun::Wait(Error::new(Code::TryAgainLater, fault.to_string()));
             }
             Err(fault) => return Begun::Answer(Response::failed(lease_error(&fault))),
-        };
-        let Some(mtu) = typed.conf.mtu.or_else(|| host::pod_mtu(&self.tables, &network)) else {
-            return Begun::Wait(Error::new(
-                Code::TryAgainLater,
-                "this node has no uplink yet, so the MTU is not known",
-            ));
         };
         let row = PodRow {
             attachment: attachment.clone(),
@@ -170,14 +173,29 @@ impl Core {
             since: lease.since,
             boot_id: lease.boot.clone(),
         };
+        let last = self.completion(&row);
         let scope = self.put_pod(row);
-        if self.held || !self.run(scope, Some(call)) {
-            return Begun::Wait(Error::new(
-                Code::TryAgainLater,
-                "the agent was started with --hold and changes nothing",
-            ));
-        }
+        self.run_for_call(scope, last, call);
         Begun::Stage(Stage::Running)
+    }
+
+    /// The last step of an ADD: its file says that it is complete before the runtime hears so. Whenever the agent dies,
+    /// what was answered stands and what was not is undone.
+    fn completion(&self, row: &PodRow) -> Step {
+        let file = |state: PodState| {
+            let row = PodRow { state, ..row.clone() };
+            let objects = ripstop_desired::pod_objects(&self.tables, &row);
+            objects.into_iter().find(|entry| entry.object.key().kind() == Kind::Record).map(Arc::new)
+        };
+        let (before, after) = (file(PodState::Adding), file(PodState::Ready));
+        Step {
+            action: Action::Update,
+            key: Key::Record { scope: RecordScope::Boot(LEASES.into()), key: row.file_key() },
+            after,
+            before,
+            owner: row.owner(),
+            reason: "the interface is complete".into(),
+        }
     }
 
     /// Puts a row and answers with the keys it touches.
@@ -226,7 +244,7 @@ impl Core {
         BTreeSet::from([Change::Pod(attachment)])
     }
 
-    fn begin_del(&mut self, _call: u64, attachment: &Attachment) -> Begun {
+    fn begin_del(&mut self, attachment: &Attachment) -> Begun {
         if !self.tables.pods.contains_key(attachment) {
             return if self.leaving.contains_key(attachment) {
                 Begun::Stage(Stage::Removing(BTreeSet::from([attachment.clone()])))
@@ -248,7 +266,6 @@ impl Core {
             self.failed.remove(key);
         }
         self.dirty.extend(touched);
-        self.note_left();
     }
 
     /// Answers a DEL or GC whose pods are gone.
@@ -282,8 +299,11 @@ impl Core {
             .values()
             .filter(|row| *row.config_name == *typed.conf.name && row.state != PodState::Adding)
             .map(|row| row.attachment.clone())
-            .filter(|attachment| !valid.contains(attachment) && !self.keys_busy(attachment))
+            .filter(|attachment| !valid.contains(attachment))
             .collect();
+        if unlisted.iter().any(|attachment| self.keys_busy(attachment)) {
+            return Begun::Wait(busy());
+        }
         for attachment in &unlisted {
             self.start_removal(attachment);
         }
@@ -382,16 +402,32 @@ impl Core {
     pub(super) fn base_missing(&self, network: &Network) -> Option<String> {
         let table = Key::NftTable { family: ripstop_nft::model::TableFamily::Inet, name: NFT_TABLE.into() };
         let link = Key::Link { ns: Ns::Host, name: wiring::node_link(&network.name) };
-        [table, link].into_iter().find(|key| self.applied.get(key).is_none()).map(|key| match self.failed.get(&key) {
-            Some(failure) => failure.why.clone(),
-            None => format!("{key} is not in the kernel yet"),
+        let bridged = Key::NftTable { family: ripstop_nft::model::TableFamily::Bridge, name: NFT_TABLE.into() };
+        let bridged = (network.spec.wiring == Wiring::Bridge).then_some(bridged);
+        [table, link].into_iter().chain(bridged).find(|key| self.applied.get(key).is_none()).map(|key| {
+            match self.failed.get(&key) {
+                Some(failure) => failure.why.clone(),
+                None => format!("{key} is not in the kernel yet"),
+            }
         })
     }
 
+    /// Whether a plan is under way for anything that this attachment has, had, or would have.
     fn keys_busy(&self, attachment: &Attachment) -> bool {
+        if self.busy.is_empty() {
+            return false;
+        }
         let source = Source::Pod(attachment.clone());
-        let own = self.desired.keys_of(&source).any(|key| self.busy.contains(key));
-        own || self.leaving.get(attachment).is_some_and(|keys| keys.iter().any(|key| self.busy.contains(key)))
+        let wanted = self.desired.keys_of(&source).any(|key| self.busy.contains(key));
+        // Of a pod whose interface went, or could not be made, remains may still be on their way out.
+        let remains = |row: &Arc<PodRow>| {
+            let whole = PodRow { state: PodState::Ready, ..(**row).clone() };
+            let objects = ripstop_desired::pod_objects(&self.tables, &whole);
+            objects.iter().any(|entry| self.busy.contains(&entry.object.key()))
+        };
+        wanted
+            || self.tables.pods.get(attachment).is_some_and(remains)
+            || self.leaving.get(attachment).is_some_and(|keys| keys.iter().any(|key| self.busy.contains(key)))
     }
 
     fn reply(&mut self, call: u64, response: Response) {

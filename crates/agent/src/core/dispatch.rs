@@ -4,14 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ripstop_ipam::Attachment;
 use ripstop_netmodel::{Entry, Key, Kind, LinkKind, Ns, Object, RecordScope};
-use ripstop_plan::{Action, Plan, Step, StepView};
-use ripstop_tables::{Change, StepFault, StoreResult};
+use ripstop_plan::{Action, Plan, Step};
+use ripstop_tables::{Change, StepFault};
 use ripstop_types::Millis;
 
 use super::{Core, Level, Output};
-
-/// Steps kept for those who ask what ran.
-const JOURNAL: usize = 2_000;
 
 /// Longest pause between two tries, in milliseconds.
 const LONGEST_PAUSE_MS: u64 = 5_000;
@@ -19,13 +16,25 @@ const LONGEST_PAUSE_MS: u64 = 5_000;
 /// A plan that is under way.
 #[derive(Debug)]
 pub(super) struct Running {
-    plan: Plan,
+    /// The steps with their numbers in the journal.
+    pub steps: Vec<(usize, Step)>,
     /// The keys it was made for, also those without a step.
-    scope: BTreeSet<Key>,
-    /// The CNI call that waits for it.
-    call: Option<u64>,
+    pub scope: BTreeSet<Key>,
+    /// On whose behalf it runs.
+    pub purpose: Purpose,
+}
+
+/// What a plan is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// To bring what is to what should be.
+    Model,
+    /// The same, all or nothing, for a CNI call that waits for it.
+    Call(u64),
     /// The store's operation of the range engine.
-    operation: Option<u64>,
+    Operation(u64),
+    /// A sign of life.
+    Beat,
 }
 
 /// What could not be done, and when it is tried again.
@@ -52,59 +61,79 @@ impl Core {
             return;
         }
         self.dirty.retain(|key| !ready.contains(key));
-        self.run(ready, None);
+        self.run(ready);
     }
 
-    /// Plans these keys and runs the plan; on behalf of a call, all or nothing. Whether anything runs.
-    pub(super) fn run(&mut self, scope: BTreeSet<Key>, call: Option<u64>) -> bool {
-        let plan = ripstop_plan::diff(&self.applied, self.desired.model(), &scope, &|key: &Key, entry: &Entry| {
-            ripstop_desired::may_delete(&self.tables, key, entry)
-        });
-        for key in &scope {
-            self.refused.remove(key);
-        }
-        let (mut local, mut store) = (Vec::new(), Vec::new());
-        for step in plan.steps {
-            if step.action == Action::Refuse {
-                self.refused.insert(step.key.clone(), step.reason.to_string());
-            } else if is_cluster_record(&step.key) {
-                store.push(step);
-            } else {
-                local.push(step);
-            }
-        }
+    /// Plans these keys and runs the plan. Whether anything runs.
+    pub(super) fn run(&mut self, scope: BTreeSet<Key>) -> bool {
+        let (store, local) = by_lane(self.diff(&scope));
         let (of_store, of_kernel): (BTreeSet<Key>, BTreeSet<Key>) = scope.into_iter().partition(is_cluster_record);
-        let mut any = false;
-        if !store.is_empty() {
-            self.launch(Plan { steps: store }, of_store, None, None, true);
-            any = true;
-        }
-        if !local.is_empty() {
-            self.launch(Plan { steps: local }, of_kernel, call, None, false);
-            any = true;
-        }
+        let any = !store.is_empty() || local.iter().any(|step| step.action != Action::Refuse);
+        self.launch(store, of_store, Purpose::Model);
+        self.launch(local, of_kernel, Purpose::Model);
         any
     }
 
-    /// Sends one step of the range engine to the store.
-    pub(super) fn run_operation(&mut self, step: Step, operation: u64) {
-        let scope = BTreeSet::from([step.key.clone()]);
-        self.launch(Plan { steps: vec![step] }, scope, None, Some(operation), true);
+    /// Plans these keys and runs the plan, with a last step, on behalf of a call: all or nothing.
+    pub(super) fn run_for_call(&mut self, scope: BTreeSet<Key>, last: Step, call: u64) {
+        let mut steps = self.diff(&scope).steps;
+        steps.push(last);
+        self.launch(steps, scope, Purpose::Call(call));
     }
 
-    fn launch(&mut self, plan: Plan, scope: BTreeSet<Key>, call: Option<u64>, operation: Option<u64>, store: bool) {
-        let number = self.next_plan;
-        self.next_plan += 1;
-        // The engine's own operations are not the model's: they may run beside a plan.
-        if operation.is_none() {
-            self.busy.extend(scope.iter().cloned());
-        }
-        let steps = plan.clone();
-        self.running.insert(number, Running { plan, scope, call, operation });
-        self.outputs.push(if store {
-            Output::Store { plan: number, steps }
+    fn diff(&mut self, scope: &BTreeSet<Key>) -> Plan {
+        ripstop_plan::diff(&self.applied, self.desired.model(), scope, &|key: &Key, entry: &Entry| {
+            ripstop_desired::may_delete(&self.tables, key, entry)
+        })
+    }
+
+    /// Sends one step of the range engine to the store, or keeps it until there is no more holding.
+    pub(super) fn run_operation(&mut self, step: Step, operation: u64) {
+        if self.held {
+            self.withheld.push((step, operation));
         } else {
-            Output::Apply { plan: number, steps, stop_on_error: call.is_some() }
+            // The engine's own operations are not the model's: they may run beside a plan.
+            self.launch(vec![step], BTreeSet::new(), Purpose::Operation(operation));
+        }
+    }
+
+    /// Lets what is held back run.
+    pub(super) fn resume(&mut self) {
+        self.held = false;
+        for (step, operation) in std::mem::take(&mut self.withheld) {
+            self.run_operation(step, operation);
+        }
+    }
+
+    /// Sends steps of one lane out. Refusals among them are noted, and not sent.
+    pub(super) fn launch(&mut self, steps: Vec<Step>, scope: BTreeSet<Key>, purpose: Purpose) {
+        let before: BTreeMap<Key, String> = scope.iter().filter_map(|key| self.refused.remove_entry(key)).collect();
+        let mut numbered = Vec::with_capacity(steps.len());
+        for step in steps {
+            if step.action == Action::Refuse {
+                let why = step.reason.to_string();
+                if before.get(&step.key) != Some(&why) {
+                    self.journal.note(&step, "refused");
+                }
+                self.refused.insert(step.key.clone(), why);
+            } else {
+                let number = if purpose == Purpose::Beat { 0 } else { self.journal.note(&step, "running") };
+                numbered.push((number, step));
+            }
+        }
+        if numbered.is_empty() {
+            return;
+        }
+        self.busy.extend(scope.iter().cloned());
+        let plan = self.next_plan;
+        self.next_plan += 1;
+        let steps = Plan { steps: numbered.iter().map(|(_, step)| step.clone()).collect() };
+        let of_store = numbered.iter().any(|(_, step)| is_cluster_record(&step.key));
+        self.running.insert(plan, Running { steps: numbered, scope, purpose });
+        self.outputs.push(if of_store {
+            Output::Store { plan, steps }
+        } else {
+            Output::Apply { plan, steps, stop_on_error: matches!(purpose, Purpose::Call(_)) }
         });
     }
 
@@ -113,21 +142,22 @@ impl Core {
         self.release_keys(&running.scope);
         let mut fault = None;
         let mut kinds = BTreeSet::new();
-        for (place, step) in running.plan.steps.iter().enumerate() {
+        for (place, (number, step)) in running.steps.iter().enumerate() {
             match results.get(place).cloned().flatten() {
                 Some(Ok(())) => {
                     self.note_done(step);
-                    self.record(step, place, "done");
+                    self.journal.settle(*number, "done", None);
                 }
                 Some(Err(why)) => {
-                    self.record(step, place, "failed");
+                    self.journal.settle(*number, "failed", Some(why.text.clone()));
                     kinds.insert(step.key.kind());
-                    if running.call.is_none() {
-                        self.note_failure(step, why.text.clone());
+                    if running.purpose == Purpose::Model {
+                        self.note_failure(step, why.text.clone(), false);
                     }
                     fault.get_or_insert(why);
                 }
                 None => {
+                    self.journal.settle(*number, "skipped", None);
                     self.dirty.insert(step.key.clone());
                 }
             }
@@ -137,50 +167,15 @@ impl Core {
         if !kinds.is_empty() {
             self.outputs.push(Output::Observe { kinds });
         }
-        let changes = match running.call {
-            Some(call) => self.plan_of_call_ran(call, fault, &running.scope),
-            None => BTreeSet::new(),
+        let changes = match running.purpose {
+            Purpose::Call(call) => self.plan_of_call_ran(call, fault, &running.scope),
+            _ => BTreeSet::new(),
         };
         self.forget_unwanted(&running.scope);
-        self.note_left();
         changes
     }
 
-    pub(super) fn take_stored(&mut self, plan: u64, results: Vec<StoreResult>) -> BTreeSet<Change> {
-        let Some(running) = self.running.remove(&plan) else { return BTreeSet::new() };
-        if let Some(operation) = running.operation {
-            for (place, step) in running.plan.steps.iter().enumerate() {
-                let done = matches!(results.get(place), Some(StoreResult::Done(_)));
-                self.record(step, place, if done { "done" } else { "failed" });
-            }
-            self.answer_engine(operation, results.into_iter().next());
-            return BTreeSet::new();
-        }
-        self.release_keys(&running.scope);
-        for (place, step) in running.plan.steps.iter().enumerate() {
-            match results.get(place) {
-                Some(StoreResult::Done(_)) => {
-                    self.note_done(step);
-                    self.record(step, place, "done");
-                }
-                Some(StoreResult::Conflict(_)) => {
-                    // The watch brings what is there; then the step is planned anew on its revision.
-                    self.record(step, place, "failed");
-                    self.note_failure(step, "another writer was first".into());
-                }
-                Some(StoreResult::Failed(why)) => {
-                    self.record(step, place, "failed");
-                    self.note_failure(step, why.clone());
-                }
-                None => {
-                    self.dirty.insert(step.key.clone());
-                }
-            }
-        }
-        BTreeSet::new()
-    }
-
-    fn release_keys(&mut self, scope: &BTreeSet<Key>) {
+    pub(super) fn release_keys(&mut self, scope: &BTreeSet<Key>) {
         for key in scope {
             self.busy.remove(key);
         }
@@ -224,10 +219,11 @@ impl Core {
         self.forget_children(&end);
     }
 
-    fn note_failure(&mut self, step: &Step, why: String) {
+    /// A step failed; of what is `usual`, the log is told only when it goes on.
+    pub(super) fn note_failure(&mut self, step: &Step, why: String, usual: bool) {
         let attempts = self.failed.get(&step.key).map_or(0, |failure| failure.attempts) + 1;
         let pause = (100u64 << attempts.min(6)).min(LONGEST_PAUSE_MS);
-        if attempts == 1 || attempts == 8 {
+        if (attempts == 1 && !usual) || attempts == 8 {
             self.log(Level::Warn, format!("{} ({}): {why}; trying again", step.key, step.owner));
         }
         self.failed.insert(step.key.clone(), Failure { why, attempts, due: self.at.now.plus(pause) });
@@ -245,7 +241,7 @@ impl Core {
         // The count of tries stays with what fails again; what is fine now is forgotten here.
         let attempts: BTreeMap<Key, Failure> = ready.iter().filter_map(|key| self.failed.remove_entry(key)).collect();
         self.dirty.retain(|key| !ready.contains(key));
-        self.run(ready, None);
+        self.run(ready);
         for (key, failure) in attempts {
             if self.busy.contains(&key) {
                 self.failed.insert(key, Failure { due: self.at.now.plus(LONGEST_PAUSE_MS), ..failure });
@@ -255,23 +251,20 @@ impl Core {
 
     /// Ends the leases of pods whose objects are all gone.
     pub(super) fn note_left(&mut self) {
+        // What another pod wants too (two of one address, read from contradicting files) is that one's now.
+        let is_gone = |key: &Key| {
+            self.applied.get(key).is_none() && !self.busy.contains(key) || self.desired.model().get(key).is_some()
+        };
         let done: Vec<Attachment> = self
             .leaving
             .iter()
-            .filter(|(_, keys)| keys.iter().all(|key| self.applied.get(key).is_none() && !self.busy.contains(key)))
+            .filter(|(_, keys)| keys.iter().all(is_gone))
             .map(|(attachment, _)| attachment.clone())
             .collect();
         for attachment in done {
             self.leaving.remove(&attachment);
             self.book.release(&attachment, self.at.now);
         }
-    }
-
-    fn record(&mut self, step: &Step, place: usize, state: &str) {
-        if self.journal.len() == JOURNAL {
-            self.journal.pop_front();
-        }
-        self.journal.push_back(StepView { state: Some(state.into()), ..step.view(place + 1) });
     }
 
     /// Removes what is known of a namespace's objects that nobody wants any more.
@@ -282,6 +275,11 @@ impl Core {
             }
         }
     }
+}
+
+/// Steps for the store, and those for the kernel and this node's files, refusals included.
+pub(super) fn by_lane(plan: Plan) -> (Vec<Step>, Vec<Step>) {
+    plan.steps.into_iter().partition(|step| is_cluster_record(&step.key) && step.action != Action::Refuse)
 }
 
 pub(super) fn is_cluster_record(key: &Key) -> bool {

@@ -12,11 +12,16 @@
 mod call;
 mod describe;
 mod dispatch;
+mod journal;
+mod observed;
 mod pods;
 mod ranges;
 mod status;
+mod store;
 mod view;
 
+pub use journal::Row as JournalRow;
+pub(crate) use observed::host_kinds;
 pub use status::Status;
 pub use view::{IpamView, LeaseView, NetworkView, NodeView, PathView, PodView, Problem, RouteView};
 
@@ -24,17 +29,18 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use ripstop_cni_spec::wire::Response;
-use ripstop_desired::{Desired, Source};
+use ripstop_desired::Desired;
 use ripstop_ipam::ranges::{ClaimKey, Claimant, Liveness, RangeEngine, Slot, Stored};
 use ripstop_ipam::{Attachment, LeaseBook, OwnRange};
-use ripstop_netmodel::{Entry, Key, Kind, LinkKind, Model, Ns, Object};
-use ripstop_objects::AliveRecord;
-use ripstop_plan::{Plan, StepView};
-use ripstop_tables::{Change, Input, Moment, PodRow, PodState, Snapshot, Start, StoreInput, StoreKind, Tables};
-use ripstop_types::Millis;
+use ripstop_netmodel::{Entry, Key, Kind, Model};
+use ripstop_plan::{Plan, Step};
+use ripstop_tables::{Change, ForeignDrop, Input, Moment, Snapshot, Start, Tables};
+use ripstop_types::{Millis, Revision};
 
-use self::call::Pending;
+use self::call::{Pending, Stage};
 use self::dispatch::{Failure, Running};
+use self::journal::Journal;
+use self::store::Beat;
 
 /// How long a released address rests before it is given again, unless nothing else is free.
 const COOLDOWN_MS: u64 = 30_000;
@@ -138,21 +144,28 @@ pub struct Core {
     /// Claims named so far by a list that is not complete.
     listed: BTreeMap<ClaimKey, Stored>,
     listing_claims: bool,
-    journal: VecDeque<StepView>,
+    journal: Journal,
     held: bool,
+    /// What the range engine asked of the store while everything is held back.
+    withheld: Vec<(Step, u64)>,
     next_plan: u64,
-    alive_due: Millis,
+    beat: Beat,
     look_due: Millis,
     sweep_due: Millis,
     snapshot_due: bool,
+    reference_due: bool,
+    /// Chains of others that the log has spoken of.
+    told_drops: BTreeSet<ForeignDrop>,
     outputs: Vec<Output>,
     at: Moment,
+    /// The last revision that the store's watch has brought.
+    seen: Revision,
 }
 
 impl Core {
-    /// An agent that starts, and the first things to do. With `held` it plans and does nothing until it is told to.
+    /// An agent that starts, and the first things to do. One that is held plans and does nothing until it is told to.
     #[must_use]
-    pub fn start(at: Moment, start: Start, held: bool) -> (Self, Vec<Output>) {
+    pub fn start(at: Moment, start: Start) -> (Self, Vec<Output>) {
         let boot: Arc<str> = start.identity.boot_id.as_str().into();
         let me = Claimant {
             node: start.node.clone(),
@@ -163,6 +176,7 @@ impl Core {
         let ranges = start.snapshot.as_ref().and_then(|snapshot| snapshot.ranges.clone());
         let observed: Model = start.observed.iter().cloned().collect();
         let timings = start.config.timings;
+        let held = start.held;
         let (pods, notes) = pods::admit(&boot, &start.pods, &observed);
         let book_rows = pods.iter().map(|row| pods::lease_of(row));
         let (book, book_notes) = LeaseBook::import(&boot, COOLDOWN_MS, book_rows);
@@ -185,15 +199,19 @@ impl Core {
             book_ranges: Vec::new(),
             listed: BTreeMap::new(),
             listing_claims: true,
-            journal: VecDeque::new(),
+            journal: Journal::default(),
             held,
+            withheld: Vec::new(),
             next_plan: 1,
-            alive_due: at.now,
+            beat: Beat::new(at),
             look_due: at.now.plus(timings.orphan_interval),
             sweep_due: at.now.plus(timings.sweep_interval),
             snapshot_due: false,
+            reference_due: true,
+            told_drops: BTreeSet::new(),
             outputs: Vec::new(),
             at,
+            seen: Revision::default(),
             tables,
         };
         for note in notes {
@@ -203,6 +221,7 @@ impl Core {
             core.log(Level::Warn, note.to_string());
         }
         core.note_pod_files();
+        core.tell_foreign_drops();
         core.refresh_realised();
         core.want_ranges();
         core.sync_ranges();
@@ -221,7 +240,11 @@ impl Core {
             // A start comes once, to `Core::start`; a second one in a recording is passed over.
             Input::Start(_) => BTreeSet::new(),
             Input::Store(input) => self.take_store(&input),
-            Input::Facts(facts) => self.tables.apply_facts(facts),
+            Input::Facts(facts) => {
+                let changes = self.tables.apply_facts(facts);
+                self.tell_foreign_drops();
+                changes
+            }
             Input::Observed { kinds, entries } => self.take_observed(&kinds, entries),
             Input::Inspected { call, found } => {
                 self.finish_check(call, found);
@@ -242,7 +265,7 @@ impl Core {
                 BTreeSet::new()
             }
             Input::Resume => {
-                self.held = false;
+                self.resume();
                 BTreeSet::new()
             }
             Input::Tick => self.tick(),
@@ -253,11 +276,13 @@ impl Core {
 
     /// When [`Input::Tick`] should come next, at the latest.
     pub fn next_tick(&self) -> Millis {
-        let retries = self.failed.values().map(|failure| failure.due);
-        let calls = self.pending.iter().map(|pending| pending.deadline);
+        // What is under way is ended by its answer, whatever the time.
+        let retries = self.failed.iter().filter(|(key, _)| !self.busy.contains(*key)).map(|(_, failure)| failure.due);
+        let waiting = |pending: &&Pending| matches!(pending.stage, Stage::Waiting | Stage::Removing(_));
+        let calls = self.pending.iter().filter(waiting).map(|pending| pending.deadline);
         retries
             .chain(calls)
-            .chain([self.alive_due, self.look_due, self.at.now.plus(1_000)])
+            .chain([self.beat.due, self.look_due, self.sweep_due, self.at.now.plus(1_000)])
             .min()
             .unwrap_or(self.at.now)
     }
@@ -288,18 +313,26 @@ impl Core {
         &self.applied
     }
 
-    /// What would be done now.
+    /// Whether the settings and tables that are wanted changed since it was last asked.
+    pub fn reference_changed(&mut self) -> bool {
+        std::mem::take(&mut self.reference_due)
+    }
+
+    /// What would be done now, in the order in which it would run.
     #[must_use]
     pub fn plan(&self) -> Plan {
         let keys: BTreeSet<Key> = self.applied.keys().chain(self.desired.model().keys()).cloned().collect();
-        ripstop_plan::diff(&self.applied, self.desired.model(), &keys, &|key: &Key, entry: &Entry| {
+        let plan = ripstop_plan::diff(&self.applied, self.desired.model(), &keys, &|key: &Key, entry: &Entry| {
             ripstop_desired::may_delete(&self.tables, key, entry)
-        })
+        });
+        let (store, local) = dispatch::by_lane(plan);
+        let withheld = self.withheld.iter().map(|(step, _)| step.clone());
+        Plan { steps: withheld.chain(store).chain(local).collect() }
     }
 
-    /// The last steps that ran.
-    pub fn journal(&self) -> impl Iterator<Item = &StepView> {
-        self.journal.iter()
+    /// The last steps that were sent out, oldest first.
+    pub fn journal(&self) -> impl Iterator<Item = &JournalRow> {
+        self.journal.rows()
     }
 
     fn log(&mut self, level: Level, text: impl Into<String>) {
@@ -324,129 +357,18 @@ impl Core {
             }
             let touched = self.desired.update(&self.tables, &changes);
             for key in touched {
-                // A record that this node no longer proposes is the store's, and stays there.
-                if dispatch::is_cluster_record(&key) && self.desired.model().get(&key).is_none() {
-                    self.applied.remove(&key);
-                    self.dirty.remove(&key);
+                self.reference_due |= observed::is_reference(&key);
+                if dispatch::is_cluster_record(&key) {
+                    self.compare_with_store(key);
                 } else {
                     self.dirty.insert(key);
                 }
             }
             changes.clear();
         }
+        self.note_left();
         self.advance_calls();
         self.dispatch();
-    }
-
-    fn take_store(&mut self, input: &StoreInput) -> BTreeSet<Change> {
-        let changes = self.tables.apply_store(input);
-        self.range_store_event(input);
-        match input {
-            StoreInput::Put { kind: StoreKind::Alive, key, revision, .. } => {
-                if let Ok(node) = key.parse() {
-                    self.liveness.observe(&node, *revision, self.at.now);
-                }
-            }
-            StoreInput::Delete { kind: StoreKind::Alive, key, .. } => {
-                if let Ok(node) = key.parse() {
-                    self.liveness.forget(&node);
-                }
-            }
-            StoreInput::Synced { kind: StoreKind::Alive, .. } => self.liveness.watch_up(self.at.now),
-            StoreInput::Away { reason } => {
-                self.liveness.watch_down(self.at.now);
-                self.log(Level::Warn, format!("the store is away: {reason}; forwarding and pods of this node go on"));
-            }
-            StoreInput::Back => {
-                self.liveness.watch_up(self.at.now);
-                self.log(Level::Info, "the store is back");
-            }
-            _ => {}
-        }
-        self.note_own_records(input);
-        changes
-    }
-
-    /// Keeps `applied` true for this node's records: the store's word is what is there.
-    fn note_own_records(&mut self, input: &StoreInput) {
-        let (kind, key) = match input {
-            StoreInput::Put { kind, key, .. } | StoreInput::Delete { kind, key, .. } => (*kind, key.clone()),
-            StoreInput::Synced { .. } => {
-                self.dirty.extend(self.desired.keys_of(&Source::Records).cloned());
-                return;
-            }
-            _ => return,
-        };
-        let key = Key::Record { scope: ripstop_netmodel::RecordScope::Cluster(kind.as_str().into()), key };
-        match input {
-            StoreInput::Put { value, .. } => {
-                // Only what this node writes itself is compared; the rest lives in the tables.
-                if let Some(wanted) = self.desired.model().get(&key).cloned()
-                    && let Object::Record(record) = &wanted.object
-                {
-                    let mut record = record.clone();
-                    record.value = value.to_string().into();
-                    self.applied.insert(record, wanted.owner.clone());
-                    self.dirty.insert(key);
-                }
-            }
-            _ => {
-                if self.applied.remove(&key).is_some() {
-                    self.dirty.insert(key);
-                }
-            }
-        }
-    }
-
-    /// The kernel as it stands, for whole kinds.
-    fn take_observed(&mut self, kinds: &BTreeSet<Kind>, entries: Vec<Entry>) -> BTreeSet<Change> {
-        let found: Model = entries.into_iter().collect();
-        let gone: Vec<Key> = self
-            .applied
-            .keys()
-            .filter(|key| kinds.contains(&key.kind()) && key.ns() == Some(&Ns::Host) && found.get(key).is_none())
-            .cloned()
-            .collect();
-        for key in gone {
-            self.applied.remove(&key);
-            self.dirty.insert(key);
-        }
-        for (key, entry) in found.iter() {
-            let same = self.applied.get(key).is_some_and(|there| there.object == entry.object);
-            if !same {
-                self.dirty.insert(key.clone());
-                self.applied.insert_entry(entry.clone());
-            }
-        }
-        if kinds.contains(&Kind::Link) { self.note_lost_pods() } else { BTreeSet::new() }
-    }
-
-    /// Which links of ours that the node's record speaks of are there. Whether that changed.
-    fn refresh_realised(&mut self) -> bool {
-        let shared = |entry: &Entry| match &entry.object {
-            Object::Link(link) if link.ns == Ns::Host => match link.kind {
-                LinkKind::Bridge | LinkKind::Vxlan { .. } => Some(link.name.clone()),
-                _ => None,
-            },
-            _ => None,
-        };
-        // Links come in one stretch of the order, few beside those of pods.
-        let mut realised = BTreeSet::new();
-        for row in self.tables.networks.values() {
-            let names = [
-                Some(ripstop_fabric::wiring::node_link(&row.value.name)),
-                ripstop_fabric::paths::tunnel_link(&row.value),
-            ];
-            for name in names.into_iter().flatten() {
-                let key = Key::Link { ns: Ns::Host, name };
-                realised.extend(self.applied.get(&key).and_then(|entry| shared(entry)));
-            }
-        }
-        if realised == self.tables.realised {
-            return false;
-        }
-        self.tables.realised = realised;
-        true
     }
 
     fn tick(&mut self) -> BTreeSet<Change> {
@@ -456,17 +378,8 @@ impl Core {
         self.liveness.advance(now);
         self.range_event(&ripstop_ipam::ranges::RangeEvent::Tick);
         self.retry_failed();
-        if now >= self.alive_due {
-            self.alive_due = now.plus(timings.alive_interval);
-            let sequence = self.tables.own_alive.as_ref().map_or(self.at.wall.0, |alive| alive.sequence + 1);
-            if self.tables.knows(StoreKind::Nodes) {
-                self.tables.own_alive = Some(AliveRecord {
-                    node: self.tables.node.clone(),
-                    sequence,
-                    boot_id: self.tables.identity.boot_id.clone(),
-                });
-                changes.insert(Change::Alive(self.tables.node.clone()));
-            }
+        if now >= self.beat.due {
+            self.show_life();
         }
         if now >= self.look_due {
             self.look_due = now.plus(timings.orphan_interval);
@@ -479,63 +392,15 @@ impl Core {
         changes
     }
 
-    /// Puts the pods' files into `applied`: they were read, so they are there.
-    fn note_pod_files(&mut self) {
-        let rows: Vec<Arc<PodRow>> = self.tables.pods.values().cloned().collect();
-        for row in rows {
-            for entry in pods::remembered(&self.tables, &row) {
-                self.applied.insert_entry(Arc::new(entry));
-            }
+    /// Names chains of others that drop what pods forward, each once.
+    fn tell_foreign_drops(&mut self) {
+        let drops: BTreeSet<ForeignDrop> = self.tables.facts.foreign_drops.iter().cloned().collect();
+        for drop in drops.difference(&self.told_drops).cloned().collect::<Vec<_>>() {
+            self.log(Level::Warn, status::foreign_drop_sentence(&drop));
         }
+        // One that went and comes again is news again.
+        self.told_drops = drops;
     }
-
-    /// Pods whose interface went without a DEL.
-    fn note_lost_pods(&mut self) -> BTreeSet<Change> {
-        let lost: Vec<Arc<PodRow>> = self
-            .tables
-            .pods
-            .values()
-            .filter(|row| row.state == PodState::Ready && self.applied.get(&row.host_key()).is_none())
-            .filter(|row| !self.busy.contains(&row.host_key()))
-            .cloned()
-            .collect();
-        let mut changes = BTreeSet::new();
-        for row in lost {
-            let gone = PodRow { state: PodState::Gone, ..(*row).clone() };
-            self.forget_namespace(&row);
-            self.log(Level::Debug, format!("{}'s interface {} is gone without a DEL", row.owner(), row.host_link));
-            changes.insert(Change::Pod(row.attachment.clone()));
-            self.tables.pods.insert(row.attachment.clone(), Arc::new(gone));
-        }
-        changes
-    }
-
-    /// What was known of a pod's namespace went with its interface.
-    fn forget_namespace(&mut self, row: &PodRow) {
-        let keys: Vec<Key> = ripstop_desired::inspect_keys(&self.tables, row)
-            .into_iter()
-            .filter(|key| matches!(key.ns(), Some(Ns::Path(_))))
-            .collect();
-        for key in keys {
-            self.applied.remove(&key);
-        }
-    }
-}
-
-/// The kinds of which everything of ours in the host's namespace can be read.
-pub(crate) fn host_kinds() -> BTreeSet<Kind> {
-    BTreeSet::from([
-        Kind::Sysctl,
-        Kind::NftTable,
-        Kind::NftElement,
-        Kind::Link,
-        Kind::Address,
-        Kind::Neighbour,
-        Kind::Fdb,
-        Kind::Nexthop,
-        Kind::Route,
-        Kind::Qdisc,
-    ])
 }
 
 /// Whether a change is worth a new snapshot.

@@ -67,9 +67,11 @@ pub(super) fn remembered(tables: &Tables, row: &PodRow) -> Vec<Entry> {
 impl Core {
     /// A look at every pod's link; removes those that were gone in two looks.
     pub(super) fn look_for_orphans(&mut self) -> BTreeSet<Change> {
-        let (applied, tables) = (&self.applied, &self.tables);
+        let (applied, tables, leaving) = (&self.applied, &self.tables, &self.leaving);
         let orphans = self.book.look(self.at.now, |lease| {
-            let Some(row) = tables.pods.get(&lease.attachment) else { return Sight::Present };
+            let Some(row) = tables.pods.get(&lease.attachment) else {
+                return if leaving.contains_key(&lease.attachment) { Sight::Present } else { Sight::Gone };
+            };
             if row.state == PodState::Adding || applied.get(&row.host_key()).is_some() {
                 Sight::Present
             } else {
@@ -81,6 +83,8 @@ impl Core {
             if let Some(row) = self.tables.pods.get(&orphan).cloned() {
                 self.log(Level::Info, format!("{} left without a DEL; its address is free", row.owner()));
                 changes.append(&mut self.remove_pod(&orphan));
+            } else {
+                self.book.release(&orphan, self.at.now);
             }
         }
         changes

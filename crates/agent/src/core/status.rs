@@ -3,10 +3,13 @@
 use ripstop_fabric::host;
 use ripstop_netmodel::Key;
 use ripstop_objects::{NetworkName, Wiring, check_network_against_host, check_networks, check_node_name};
-use ripstop_tables::{Knowledge, StoreKind, StoreState, Tables};
+use ripstop_tables::{ForeignDrop, Knowledge, StoreKind, StoreState, Tables};
 use serde::{Deserialize, Serialize};
 
 use super::Core;
+
+/// Why an agent that holds does nothing.
+pub(super) const HELD: &str = "the agent was started with --hold and changes nothing; `ripstop resume` lets it go on";
 
 /// The agent's state for `ripstop status`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -85,7 +88,7 @@ impl Core {
         };
         let network = &row.value;
         if self.held {
-            reasons.push("the agent was started with --hold and changes nothing".into());
+            reasons.push(HELD.into());
         }
         if host::addresses(&self.tables).is_empty() {
             reasons.push(
@@ -134,7 +137,7 @@ impl Core {
     }
 
     /// Another machine has this node's name.
-    fn name_conflict(&self) -> Option<String> {
+    pub(super) fn name_conflict(&self) -> Option<String> {
         let own = ripstop_fabric::publish::record(&self.tables)?;
         let stored = self.tables.nodes.get(&self.tables.node)?;
         check_node_name(&own, &stored.value).err().map(|faults| faults.to_string())
@@ -145,17 +148,7 @@ impl Core {
         if let StoreState::Away(_) = &self.tables.store {
             warnings.push(store_sentence(&self.tables));
         }
-        for drop in &self.tables.facts.foreign_drops {
-            let command = if drop.iptables {
-                format!("iptables -I {} -i rip+ -j ACCEPT; iptables -I {} -o rip+ -j ACCEPT", drop.chain, drop.chain)
-            } else {
-                format!("nft insert rule {} {} {} iifname \"rip*\" accept", drop.family, drop.table, drop.chain)
-            };
-            warnings.push(format!(
-                "chain {} of table {} {} drops forwarded packets, those of pods too; to open it: {command}",
-                drop.chain, drop.family, drop.table
-            ));
-        }
+        warnings.extend(self.tables.facts.foreign_drops.iter().map(foreign_drop_sentence));
         for ((kind, key), fault) in &self.tables.faults {
             warnings.push(format!("record {}/{key} cannot be read, its last good value stays: {fault}", kind.as_str()));
         }
@@ -165,6 +158,21 @@ impl Core {
         }
         warnings
     }
+}
+
+/// What a chain of another owner does to pods, and the command that opens it.
+pub(super) fn foreign_drop_sentence(drop: &ForeignDrop) -> String {
+    let ForeignDrop { family, table, chain, iptables } = drop;
+    let command = if *iptables {
+        let program = if **family == *"ip6" { "ip6tables" } else { "iptables" };
+        format!("{program} -I {chain} -i rip+ -j ACCEPT; {program} -I {chain} -o rip+ -j ACCEPT")
+    } else {
+        format!(
+            "nft insert rule {family} {table} {chain} iifname \"rip*\" accept; \
+             nft insert rule {family} {table} {chain} oifname \"rip*\" accept"
+        )
+    };
+    format!("chain {chain} of table {family} {table} drops forwarded packets, those of pods too; to open it: {command}")
 }
 
 /// A word or two for a table.

@@ -1,0 +1,124 @@
+//! The kernel as it was read: what is there, what went behind the agent's back, and which pods lost their interface.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use ripstop_netmodel::{Entry, Key, Kind, LinkKind, Model, Ns, Object, Resource};
+use ripstop_tables::{Change, PodRow, PodState};
+
+use super::{Core, Level, pods};
+
+impl Core {
+    /// The kernel as it stands, for whole kinds.
+    pub(super) fn take_observed(&mut self, kinds: &BTreeSet<Kind>, entries: Vec<Entry>) -> BTreeSet<Change> {
+        let found: Model = entries.into_iter().collect();
+        let gone: Vec<Key> = self
+            .applied
+            .keys()
+            .filter(|key| kinds.contains(&key.kind()) && key.ns() == Some(&Ns::Host) && found.get(key).is_none())
+            .cloned()
+            .collect();
+        for key in gone {
+            self.applied.remove(&key);
+            self.dirty.insert(key);
+        }
+        for (key, entry) in found.iter() {
+            // What was written says more than what can be read: the other end of a pair, for one.
+            if !self.applied.get(key).is_some_and(|there| there.object.satisfied_by(&entry.object)) {
+                self.dirty.insert(key.clone());
+                self.applied.insert_entry(entry.clone());
+            }
+        }
+        if kinds.contains(&Kind::Link) { self.note_lost_pods() } else { BTreeSet::new() }
+    }
+
+    /// Which links of ours that the node's record speaks of are there. Whether that changed.
+    pub(super) fn refresh_realised(&mut self) -> bool {
+        let shared = |entry: &Entry| match &entry.object {
+            Object::Link(link) if link.ns == Ns::Host => match link.kind {
+                LinkKind::Bridge | LinkKind::Vxlan { .. } => Some(link.name.clone()),
+                _ => None,
+            },
+            _ => None,
+        };
+        let mut realised = BTreeSet::new();
+        for row in self.tables.networks.values() {
+            let names = [
+                Some(ripstop_fabric::wiring::node_link(&row.value.name)),
+                ripstop_fabric::paths::tunnel_link(&row.value),
+            ];
+            for name in names.into_iter().flatten() {
+                let key = Key::Link { ns: Ns::Host, name };
+                realised.extend(self.applied.get(&key).and_then(|entry| shared(entry)));
+            }
+        }
+        if realised == self.tables.realised {
+            return false;
+        }
+        self.tables.realised = realised;
+        true
+    }
+
+    /// Puts the pods' files into `applied`: they were read, so they are there.
+    pub(super) fn note_pod_files(&mut self) {
+        let rows: Vec<Arc<PodRow>> = self.tables.pods.values().cloned().collect();
+        for row in rows {
+            for entry in pods::remembered(&self.tables, &row) {
+                self.applied.insert_entry(Arc::new(entry));
+            }
+        }
+    }
+
+    /// Pods whose interface went without a DEL.
+    fn note_lost_pods(&mut self) -> BTreeSet<Change> {
+        let lost: Vec<Arc<PodRow>> = self
+            .tables
+            .pods
+            .values()
+            .filter(|row| row.state == PodState::Ready && self.applied.get(&row.host_key()).is_none())
+            .filter(|row| !self.busy.contains(&row.host_key()))
+            .cloned()
+            .collect();
+        let mut changes = BTreeSet::new();
+        for row in lost {
+            let gone = PodRow { state: PodState::Gone, ..(*row).clone() };
+            self.forget_namespace(&row);
+            self.log(Level::Debug, format!("{}'s interface {} is gone without a DEL", row.owner(), row.host_link));
+            changes.insert(Change::Pod(row.attachment.clone()));
+            self.tables.pods.insert(row.attachment.clone(), Arc::new(gone));
+        }
+        changes
+    }
+
+    /// What was known of a pod's namespace went with its interface.
+    fn forget_namespace(&mut self, row: &PodRow) {
+        let keys: Vec<Key> = ripstop_desired::inspect_keys(&self.tables, row)
+            .into_iter()
+            .filter(|key| matches!(key.ns(), Some(Ns::Path(_))))
+            .collect();
+        for key in keys {
+            self.applied.remove(&key);
+        }
+    }
+}
+
+/// Whether what the kernel shows under a key is recognised by what is wanted there.
+pub(super) fn is_reference(key: &Key) -> bool {
+    matches!(key.kind(), Kind::Sysctl | Kind::NftTable) && key.ns() == Some(&Ns::Host)
+}
+
+/// The kinds of which everything of ours in the host's namespace can be read.
+pub(crate) fn host_kinds() -> BTreeSet<Kind> {
+    BTreeSet::from([
+        Kind::Sysctl,
+        Kind::NftTable,
+        Kind::NftElement,
+        Kind::Link,
+        Kind::Address,
+        Kind::Neighbour,
+        Kind::Fdb,
+        Kind::Nexthop,
+        Kind::Route,
+        Kind::Qdisc,
+    ])
+}

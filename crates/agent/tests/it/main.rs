@@ -1,0 +1,15 @@
+//! The agent as a process of its own in a network namespace of its own, with a router, pods and a store around it.
+//!
+//! Every test makes its namespaces and folders, so tests run beside each other. They need root.
+
+mod support;
+
+mod add;
+mod versions;
+
+/// What [`support::agent::Agent`] starts: this program again, as an agent.
+#[test]
+#[ignore = "is the agent that other tests start"]
+fn agent_process() {
+    support::agent::run_as_told();
+}
