@@ -57,3 +57,47 @@ fn ten_thousand_peers_are_made_read_and_removed() {
         node.assert_gone(&objects);
     });
 }
+
+#[test]
+fn what_is_read_is_whole_also_while_others_write() {
+    on_a_node(|mut node| {
+        uplink();
+        let bridge = Object::from(link("rip0", LinkKind::Bridge, 1));
+        let mut objects = vec![bridge];
+        objects.extend(
+            (1..=250).map(|i| Object::from(route(Ns::Host, &format!("10.244.{i}.0/24"), RouteTarget::Unreachable))),
+        );
+        objects.extend((1..=100).map(|i| address(Ns::Host, "rip0", &format!("10.1.1.{i}"), 32, Scope::Global)));
+        node.make(&objects);
+        let stop = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|s| {
+            s.spawn(|| {
+                // In the node's namespace too: a thread begins where its parent is.
+                let file = tempfile::NamedTempFile::new().unwrap();
+                let lines = (0..200).flat_map(|i| {
+                    let route = format!("100.64.{i}.0/24 dev up0 proto static");
+                    let address = format!("198.51.100.{i}/32 dev up0");
+                    [
+                        format!("route add {route}"),
+                        format!("addr add {address}"),
+                        format!("route del {route}"),
+                        format!("addr del {address}"),
+                    ]
+                });
+                std::fs::write(file.path(), lines.collect::<Vec<_>>().join("\n")).unwrap();
+                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    run("ip", &["-batch", file.path().to_str().unwrap()]);
+                }
+            });
+            let desired = model(&objects);
+            for _ in 0..100 {
+                let found = node.observer.host(&desired).unwrap();
+                let missing: Vec<_> = desired.keys().filter(|key| found.get(key).is_none()).collect();
+                stop.fetch_or(!missing.is_empty(), std::sync::atomic::Ordering::Relaxed);
+                assert!(missing.is_empty(), "{missing:?}");
+                assert_eq!(found.len(), desired.len());
+            }
+            stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
+    });
+}
