@@ -75,7 +75,7 @@ fn show(agent: &Agent, format: Format, out: &mut Out) -> Result<(), Failure> {
     }
     let list = |name: &str| ipam.get(name).and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
     let ranges = ["network", "range", "used", "phase", "leased", "usable", "free"];
-    let claims = ["range", "network", "node", "machine", "state", "alive"];
+    let claims = ["range", "network", "node", "holder", "machine", "state", "alive"];
     out.line("Ranges of this node:")?;
     out.text(&section(&ranges, list("ranges"), out.colour()))?;
     out.line("\nClaims in the cluster:")?;
@@ -86,11 +86,14 @@ fn show(agent: &Agent, format: Format, out: &mut Out) -> Result<(), Failure> {
     Ok(())
 }
 
+/// A table of those fields that any row has.
 fn section(fields: &[&str], rows: &[Value], colour: bool) -> String {
     if rows.is_empty() {
         return format!("{}\n", text::NONE);
     }
-    Table::of(fields, rows).render(true, colour)
+    let told = |name: &&&str| rows.iter().any(|row| row.get(**name).is_some());
+    let fields: Vec<&str> = fields.iter().filter(told).copied().collect();
+    Table::of(&fields, rows).render(true, colour)
 }
 
 fn check(agent: &Agent, format: Format, out: &mut Out) -> Result<(), Failure> {

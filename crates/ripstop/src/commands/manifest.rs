@@ -29,7 +29,8 @@ pub struct Apply {
 
 /// Delete the networks that a file describes
 ///
-/// Only the names in the file matter. Either all of it is deleted, or, where anything stands against it, nothing.
+/// The file is one that `ripstop apply` takes; only names matter. A network of which a node owns a range is not deleted:
+/// then nothing is.
 #[derive(Debug, Args)]
 pub struct Delete {
     #[command(flatten)]

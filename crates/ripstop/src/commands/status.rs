@@ -99,6 +99,9 @@ fn text(status: &Value) -> String {
             line("", &sentence(step));
         }
     }
+    for warning in items(status, "warnings") {
+        line("Warning", &sentence(warning));
+    }
     text
 }
 
@@ -130,7 +133,7 @@ mod tests {
             "node": "n1", "version": "0.1.0", "ready": false, "reasons": ["no range yet"], "held": true,
             "store": "embedded /x", "networks": 1, "pods": 0, "peers": ["n2", "n3"],
             "failed": [{"step": 1, "action": "create", "object": "route 10.0.0.0/8", "error": "file exists"}],
-            "refused": [],
+            "refused": [], "warnings": ["table inet firewalld drops"],
         });
         let text = text(&status);
         for line in [
@@ -139,6 +142,7 @@ mod tests {
             "Peers:     n2,n3\n",
             "Failed:    1\n           create route 10.0.0.0/8: file exists\n",
             "Refused:   <none>\n",
+            "Warning:   table inet firewalld drops\n",
         ] {
             assert!(text.contains(line), "{line:?} is not in\n{text}");
         }

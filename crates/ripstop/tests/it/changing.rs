@@ -65,7 +65,7 @@ fn ranges_are_shown_checked_and_released() {
     let agent = Fake::answering(
         "/v1/ipam",
         r#"{"ranges":[{"network":"default","range":"10.244.0.0/24","used":3,"phase":"held","leased":3,"usable":253,"free":250}],
-            "claims":[],"faults":["lease of 10.244.0.9 has no pod"]}"#,
+            "claims":[{"range":"10.244.0.0/24","node":"n1","alive":null}],"faults":["lease of 10.244.0.9 has no pod"]}"#,
     );
     let shown = agent.run(&["ipam", "show"]);
     assert_eq!(
@@ -73,7 +73,8 @@ fn ranges_are_shown_checked_and_released() {
         "Ranges of this node:\n\
          NETWORK   RANGE           USED   PHASE   LEASED   USABLE   FREE\n\
          default   10.244.0.0/24   3      held    3        253      250\n\
-         \nClaims in the cluster:\n<none>\n"
+         \nClaims in the cluster:\n\
+         RANGE           NODE   ALIVE\n10.244.0.0/24   n1     <none>\n"
     );
     assert_eq!(shown.stderr, "fault: lease of 10.244.0.9 has no pod\n");
 

@@ -161,7 +161,8 @@ fn only_a_recording_is_replayed() {
 
 #[test]
 fn the_lab_is_mounted() {
-    for args in [&["lab"][..], &["lab", "nonsense"], &["lab", "up", "--name", "../x"], &["--socket", "/x", "lab", "status"]]
+    for args in
+        [&["lab"][..], &["lab", "nonsense"], &["lab", "up", "--name", "../x"], &["--socket", "/x", "lab", "status"]]
     {
         let ended = run(args);
         assert_eq!((ended.code, ended.stdout.as_str()), (Some(2), ""), "{args:?}: {ended:?}");
