@@ -1,0 +1,60 @@
+//! Whole clusters: real agents in a lab, real packets between pods.
+//!
+//! Each test makes a lab of its own name, so they run side by side; every wait is bounded. They need root.
+
+mod crash;
+mod peers;
+mod wire;
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use ripstop_lab::{Lab, Options, PodSpec};
+use serde_json::Value;
+
+/// A lab of the programs under test; `None`, with the reason printed, where labs cannot be made.
+pub fn lab(options: Options) -> Option<Lab> {
+    if !rustix::process::geteuid().is_root() {
+        println!("SKIPPED: a lab needs root");
+        return None;
+    }
+    let ripstop = Path::new(env!("CARGO_BIN_EXE_ripstop")).to_owned();
+    let plugin = ripstop.with_file_name("ripstop-cni");
+    assert!(plugin.exists(), "{} is missing: build the whole workspace first", plugin.display());
+    let lab = Lab::up(&Options { ripstop: Some(ripstop), plugin: Some(plugin), replace: true, ..options });
+    let lab = lab.unwrap();
+    let nodes: Vec<u32> = lab.state().unwrap().nodes().map(|(number, _)| number).collect();
+    for node in &nodes {
+        until("every path is settled", || {
+            let rows = rows(&lab, *node, "/v1/paths");
+            let settled = |row: &Value| {
+                row["state"].as_str().is_some_and(|state| state == "realised" || state.starts_with("refused"))
+            };
+            rows.len() >= nodes.len() - 1 && rows.iter().all(settled)
+        });
+    }
+    Some(lab)
+}
+
+/// One pod a node, `p1`, `p2` and so on, and a second one on the first node.
+pub fn pods(lab: &Lab) {
+    let nodes: Vec<u32> = lab.state().unwrap().nodes().map(|(number, _)| number).collect();
+    for node in nodes {
+        lab.pod_add(&PodSpec::new(&format!("p{node}"), node)).unwrap();
+    }
+    lab.pod_add(&PodSpec::new("near", 1)).unwrap();
+}
+
+/// An array of the agent's.
+pub fn rows(lab: &Lab, node: u32, path: &str) -> Vec<Value> {
+    lab.agent_json(node, path).unwrap().as_array().cloned().unwrap_or_default()
+}
+
+/// Waits up to ten seconds for something to become true.
+pub fn until(what: &str, mut is: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !is() {
+        assert!(begun.elapsed() < Duration::from_secs(10), "not within 10 s: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}

@@ -1,0 +1,127 @@
+//! What is on the wire: each backend's outer header, captured between the nodes.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use ripstop_lab::probe::Pairs;
+use ripstop_lab::{Backend, Families, Options, RangeMode, Target, Wiring};
+
+use super::{lab, pods, rows};
+
+/// Where the outer IPv4 header begins in an Ethernet frame, and how long it is without options.
+const ETHERNET: usize = 14;
+const IPV4: usize = 20;
+
+#[test]
+fn vxlan_puts_udp_8472_with_vni_1_around_a_pods_packet() {
+    let options = Options { nodes: 2, subnets: 2, backend: Backend::Vxlan, ..Options::named("t-wire-vx") };
+    let Some(lab) = lab(options) else { return };
+    pods(&lab);
+    let inner = (ip(&lab, "p1"), ip(&lab, "p2"));
+    let frames = captured(&lab);
+    let outer = ("172.30.1.11".parse().unwrap(), "172.30.2.12".parse().unwrap());
+    let mut tunnelled = 0;
+    for frame in frames.iter().filter(|frame| addresses(frame, ETHERNET) == Some(outer)) {
+        let udp = &frame[ETHERNET + IPV4..];
+        assert_eq!(frame[ETHERNET + 9], 17, "the outer protocol is UDP");
+        assert_eq!(u16::from_be_bytes([udp[2], udp[3]]), 8472, "the outer port");
+        assert_eq!(udp[8] & 0x08, 0x08, "the flag I of RFC 7348");
+        assert_eq!(u32::from_be_bytes([0, udp[12], udp[13], udp[14]]), 1, "the VNI");
+        if addresses(frame, ETHERNET + IPV4 + 8 + 8 + ETHERNET) == Some(inner) {
+            tunnelled += 1;
+        }
+    }
+    assert!(tunnelled > 50, "{tunnelled} of {} frames carry a pod's packet", frames.len());
+    let bare = frames.iter().filter(|frame| addresses(frame, ETHERNET) == Some(inner)).count();
+    assert_eq!(bare, 0, "pods' packets without a tunnel");
+    lab.down().unwrap();
+}
+
+#[test]
+fn host_gw_leaves_a_pods_packet_as_it_is() {
+    let options = Options { nodes: 2, backend: Backend::HostGw, ..Options::named("t-wire-hg") };
+    let Some(lab) = lab(options) else { return };
+    pods(&lab);
+    let inner = (ip(&lab, "p1"), ip(&lab, "p2"));
+    let frames = captured(&lab);
+    let bare = frames.iter().filter(|frame| addresses(frame, ETHERNET) == Some(inner)).count();
+    assert!(bare > 50, "{bare} of {} frames are a pod's packet", frames.len());
+    lab.down().unwrap();
+}
+
+#[test]
+fn two_subnets_in_every_family_wiring_and_range_mode() {
+    let cases = [
+        ("t-mx-1", Families::V4, Wiring::Bridge, RangeMode::Lease, Backend::Auto),
+        ("t-mx-2", Families::V6, Wiring::Routed, RangeMode::Lease, Backend::Auto),
+        ("t-mx-3", Families::V6, Wiring::Bridge, RangeMode::PodCidr, Backend::Vxlan),
+        ("t-mx-4", Families::Dual, Wiring::Routed, RangeMode::PodCidr, Backend::Auto),
+    ];
+    for (name, families, wiring, range_mode, backend) in cases {
+        let options = Options { nodes: 3, subnets: 2, families, wiring, range_mode, backend, ..Options::named(name) };
+        let Some(lab) = lab(options) else { return };
+        pods(&lab);
+        let prober = lab.probe(200, &Pairs::All).unwrap();
+        std::thread::sleep(Duration::from_secs(1));
+        let report = prober.stop().unwrap();
+        assert!(report.received > 0 && report.errors.is_empty(), "{name}: {report:?}");
+        assert_eq!((report.lost, report.dup, report.translated), (0, 0, 0), "{name}: {report:?}");
+        let pairs = 6 * if families == Families::Dual { 2 } else { 1 };
+        assert_eq!(report.pairs.len(), pairs, "{name}: every pair in every family");
+        lab.down().unwrap();
+    }
+}
+
+#[test]
+fn a_pod_leaves_the_cluster_with_its_nodes_address_and_reaches_a_peer_by_its_own_where_the_path_is_plain() {
+    let options = Options { nodes: 3, subnets: 2, backend: Backend::Auto, ..Options::named("t-masq") };
+    let Some(lab) = lab(options) else { return };
+    pods(&lab);
+    let pod = ip(&lab, "p1").to_string();
+    let node: IpAddr = "172.30.1.11".parse().unwrap();
+    // outside, a node behind a router (by tunnel), a node of the same subnet (plain)
+    let seen = |target: Target, to: &str| -> Vec<String> {
+        let capture = lab.capture(&target, Some("eth0")).unwrap();
+        lab.exec(&Target::Pod("p1".into()), &["ping", "-c", "3", "-i", "0.2", "-W", "2", to]).unwrap();
+        std::thread::sleep(Duration::from_millis(200));
+        let packets = capture.stop().unwrap();
+        let to: IpAddr = to.parse().unwrap();
+        let requests =
+            packets.iter().filter_map(|packet| addresses(&packet.data, ETHERNET)).filter(|(_, dst)| *dst == to);
+        let mut sources: Vec<String> = requests.map(|(src, _)| src.to_string()).collect();
+        sources.sort();
+        sources.dedup();
+        sources
+    };
+    assert_eq!(seen(Target::Outside, "172.31.0.10"), [node.to_string()], "outside sees the node");
+    assert_eq!(seen(Target::Node(2), "172.30.2.12"), [node.to_string()], "a node by tunnel sees the node");
+    assert_eq!(seen(Target::Node(3), "172.30.1.13"), [pod], "a node by the plain path sees the pod");
+    assert_eq!(rows(&lab, 1, "/v1/pods").len(), 2);
+    lab.down().unwrap();
+}
+
+/// Frames at node 1's cable during a second of probes from `p1` to `p2`.
+fn captured(lab: &ripstop_lab::Lab) -> Vec<Vec<u8>> {
+    let capture = lab.capture(&Target::Node(1), Some("eth0")).unwrap();
+    let pair = (Target::Pod("p1".into()), Target::Pod("p2".into()));
+    let prober = lab.probe(100, &Pairs::Of(vec![pair])).unwrap();
+    std::thread::sleep(Duration::from_secs(1));
+    let report = prober.stop().unwrap();
+    assert!(report.received > 50 && report.lost == 0, "{report:?}");
+    capture.stop().unwrap().into_iter().map(|packet| packet.data).collect()
+}
+
+fn ip(lab: &ripstop_lab::Lab, pod: &str) -> IpAddr {
+    let pods = lab.state().unwrap().pods;
+    pods[pod].ips()[0]
+}
+
+/// Source and destination of an IPv4 header at an offset.
+fn addresses(frame: &[u8], at: usize) -> Option<(IpAddr, IpAddr)> {
+    let header = frame.get(at..at + IPV4)?;
+    if header[0] >> 4 != 4 || frame.get(at - 2..at)? != [0x08, 0x00] {
+        return None;
+    }
+    let four = |n: usize| IpAddr::from([header[n], header[n + 1], header[n + 2], header[n + 3]]);
+    Some((four(12), four(16)))
+}
