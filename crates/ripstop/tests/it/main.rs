@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 mod asking;
+mod cluster;
 mod changing;
 mod fake;
 mod help;
