@@ -88,6 +88,11 @@ impl Model {
         self.entries.keys()
     }
 
+    /// The entries from a key on, in order.
+    pub fn range(&self, from: Key) -> impl Iterator<Item = (&Key, &Arc<Entry>)> {
+        self.entries.range(from..)
+    }
+
     /// The entries whose parent is `parent`, in order.
     pub fn children<'a>(&'a self, parent: &'a Key) -> impl Iterator<Item = (&'a Key, &'a Arc<Entry>)> {
         parent.first_children().into_iter().flat_map(move |first| {

@@ -1,11 +1,16 @@
 //! Comparing what is with what should be.
+//!
+//! Each key gets a verdict of its own; then the verdicts are made to agree: what goes with an object that is made anew is
+//! written again, what a refused removal hangs on is kept too, and what goes by itself gets no step.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use ripstop_netmodel::{Entry, Key, Kind, LinkKind, Model, Ns, Object, Resource};
+use ripstop_netmodel::{Entry, Key, Kind, Link, LinkKind, Model, Ns, Object, Resource, RouteTarget};
 use ripstop_types::Owner;
 
+use crate::hang::{Others, altered, below, hangs_on, leans_on, master, other_end, vanishing};
+use crate::model::{can_be_removed, holder};
 use crate::step::{Action, Plan, Step};
 
 /// Says whether an object that is no longer wanted may go. An owner whose kind has not been read yet is unknown, not
@@ -22,15 +27,21 @@ impl<F: Fn(&Key, &Entry) -> Result<(), String>> Guard for F {
 }
 
 /// The plan that takes `observed` to `desired` for these keys, whatever else differs.
+///
+/// What is desired must be whole: an object comes with what it hangs on. `observed` need not be: where the two ends of a
+/// pair, or an object and what holds it, do not fit together, it is taken as gone. A wanted object outside of `keys` is
+/// written only where a step takes it away.
 pub fn diff(observed: &Model, desired: &Model, keys: &BTreeSet<Key>, guard: &dyn Guard) -> Plan {
-    let mut differ = Differ { observed, desired, guard, make: Vec::new(), remove: Vec::new(), refuse: Vec::new() };
-    let remade = differ.remade_tables(keys);
+    let mut differ =
+        Differ { observed, desired, guard, verdicts: BTreeMap::new(), kept: BTreeMap::new(), room: BTreeSet::new() };
     for key in keys {
-        differ.compare(key, &remade);
+        if let Some(verdict) = differ.judge(key) {
+            differ.verdicts.insert(key.clone(), verdict);
+        }
     }
-    for table in &remade {
-        differ.refill(table, keys);
-    }
+    differ.hold_back();
+    differ.follow();
+    differ.pass_over();
     differ.into_plan()
 }
 
@@ -40,114 +51,319 @@ pub fn diff_all(observed: &Model, desired: &Model, guard: &dyn Guard) -> Plan {
     diff(observed, desired, &keys, guard)
 }
 
+/// What becomes of a key, with the reason.
+#[derive(Debug, PartialEq, Eq)]
+enum Verdict {
+    Create(String),
+    Update(String),
+    /// Removed and created, because it cannot be changed in place.
+    Remake(String),
+    Remove,
+    Refuse(String),
+}
+
 struct Differ<'a> {
     observed: &'a Model,
     desired: &'a Model,
     guard: &'a dyn Guard,
-    make: Vec<Step>,
-    remove: Vec<Step>,
-    refuse: Vec<Step>,
+    verdicts: BTreeMap<Key, Verdict>,
+    /// Unwanted objects that the guard keeps and that go with one that is made anew.
+    kept: BTreeMap<Key, String>,
+    /// Links whose removal makes room for one that is created.
+    room: BTreeSet<Key>,
 }
 
 impl Differ<'_> {
-    /// Objects that will be written anew: everything below them has to be written again.
-    fn remade_tables(&self, keys: &BTreeSet<Key>) -> BTreeSet<Key> {
-        keys.iter()
-            .filter(|key| matches!(key.kind(), Kind::NftTable | Kind::Link))
-            .filter(|key| match (self.observed.get(key), self.desired.get(key)) {
-                (Some(is), Some(wanted)) if wanted.object.satisfied_by(&is.object) => false,
-                (Some(is), Some(wanted)) => key.kind() == Kind::NftTable || !wanted.object.can_update(&is.object),
-                _ => false,
-            })
-            .cloned()
-            .collect()
-    }
-
-    fn compare(&mut self, key: &Key, remade: &BTreeSet<Key>) {
-        let is = self.observed.get(key);
-        let wanted = self.desired.get(key);
-        // What lies below a remade object is gone once that is remade; `refill` writes it again.
-        if key.parent().is_some_and(|parent| remade.contains(&parent)) {
-            return;
-        }
-        match (is, wanted) {
-            (None, None) => {}
-            (None, Some(wanted)) => self.make.push(step(Action::Create, key, None, Some(wanted), "missing".into())),
-            (Some(is), Some(wanted)) if wanted.object.satisfied_by(&is.object) => {}
-            (Some(is), Some(wanted)) => {
-                let reason = format!("differs in {}", difference(&is.object, &wanted.object));
-                if wanted.object.can_update(&is.object) {
-                    self.make.push(step(Action::Update, key, Some(is), Some(wanted), reason));
-                } else {
-                    self.make.push(step(Action::Delete, key, Some(is), None, reason.clone()));
-                    self.make.push(step(Action::Create, key, None, Some(wanted), reason));
-                }
-            }
+    fn judge(&self, key: &Key) -> Option<Verdict> {
+        match (self.observed.get(key), self.desired.get(key)) {
+            (None, None) => None,
+            (None, Some(_)) => Some(Verdict::Create("missing".into())),
+            (Some(is), Some(wanted)) => self.compare(is, wanted),
             (Some(is), None) => self.unwanted(key, is),
         }
     }
 
-    fn unwanted(&mut self, key: &Key, is: &Arc<Entry>) {
-        if self.vanishes_by_itself(key, is) {
+    fn compare(&self, is: &Entry, wanted: &Entry) -> Option<Verdict> {
+        let is_there = |key: &Key| self.observed.get(key).is_some();
+        if let Some(lost) = hangs_on(&is.object).iter().find(|key| !is_there(key)) {
+            return Some(Verdict::Create(format!("went with {lost}")));
+        }
+        if let Some(end) = self.lost_end(&wanted.object) {
+            return Some(Verdict::Remake(format!("its other end, {end}, is gone")));
+        }
+        if !wanted.object.satisfied_by(&is.object) {
+            let reason = format!("differs in {}", difference(&is.object, &wanted.object));
+            return Some(if wanted.object.can_update(&is.object) {
+                Verdict::Update(reason)
+            } else {
+                Verdict::Remake(reason)
+            });
+        }
+        let lost = master(&is.object).filter(|master| !is_there(master))?;
+        Some(Verdict::Update(format!("lost {lost}")))
+    }
+
+    /// The other end of a pair that is no longer where it was made. A namespace that was never looked into says nothing:
+    /// one that was has its `lo`.
+    fn lost_end(&self, wanted: &Object) -> Option<Key> {
+        let end = other_end(wanted).filter(|end| self.desired.get(end).is_some())?;
+        let lo = Key::Link { ns: end.ns()?.clone(), name: "lo".parse().ok()? };
+        (self.observed.get(&lo).is_some() && self.observed.get(&end).is_none()).then_some(end)
+    }
+
+    fn unwanted(&self, key: &Key, is: &Entry) -> Option<Verdict> {
+        if !can_be_removed(&is.object) || self.is_of_a_lost_interface(key, &is.object) {
+            return None;
+        }
+        Some(match self.guard.may_delete(key, is) {
+            Ok(()) => Verdict::Remove,
+            Err(why) => Verdict::Refuse(why),
+        })
+    }
+
+    /// In a pod's namespace everything hangs on the interface. Without one of ours there is nothing to remove: by now the
+    /// namespace may be another's.
+    fn is_of_a_lost_interface(&self, key: &Key, is: &Object) -> bool {
+        let Some(ns @ Ns::Path(_)) = key.ns() else { return false };
+        let name = match (is, key.parent()) {
+            (_, Some(Key::Link { name, .. })) => name,
+            (Object::Route(route), _) => match &route.target {
+                RouteTarget::Via { link, .. } | RouteTarget::Link(link) => link.clone(),
+                RouteTarget::Nexthop(_) | RouteTarget::Unreachable => return false,
+            },
+            _ => return false,
+        };
+        holder(self.observed, &Key::Link { ns: ns.clone(), name }).is_none()
+    }
+
+    /// Keeps what a refused removal hangs on: removed, it would take the refused object along.
+    fn hold_back(&mut self) {
+        let mut open: Vec<Key> =
+            self.verdicts.iter().filter(|(_, v)| matches!(v, Verdict::Refuse(_))).map(|(key, _)| key.clone()).collect();
+        while let Some(refused) = open.pop() {
+            let Some(entry) = self.observed.get(&refused) else { continue };
+            for below in leans_on(self.observed, &entry.object) {
+                let holds = self.first_end(&below).unwrap_or(below);
+                if self.verdicts.get(&holds) == Some(&Verdict::Remove) {
+                    self.verdicts.insert(holds.clone(), Verdict::Refuse(format!("{refused} needs it and is kept")));
+                    open.push(holds);
+                }
+            }
+        }
+    }
+
+    fn first_end(&self, key: &Key) -> Option<Key> {
+        match self.observed.get(key).map(|entry| &entry.object) {
+            Some(Object::Link(Link { kind: LinkKind::VethPeer, .. })) => holder(self.observed, key),
+            _ => None,
+        }
+    }
+
+    /// Writes again what goes with objects that are made anew.
+    fn follow(&mut self) {
+        let made: Vec<(Key, bool)> =
+            self.verdicts.iter().filter_map(|(key, v)| Some((key.clone(), begins(key, v)?))).collect();
+        for (key, is_remade) in made {
+            if is_remade || self.observed.get(&key).is_some() {
+                self.lose(&key, &vanishing(self.observed, &key, Others::MayGo));
+            }
+            if is_remade {
+                continue;
+            }
+            // A pair that is made has a fresh other end, whatever is remembered of one.
+            let Some(end) = self.desired.get(&key).and_then(|entry| other_end(&entry.object)) else { continue };
+            if self.observed.get(&end).is_none() {
+                continue;
+            }
+            match holder(self.observed, &end) {
+                None => {
+                    let mut gone = vanishing(self.observed, &end, Others::MayGo);
+                    gone.insert(end);
+                    self.lose(&key, &gone);
+                }
+                Some(other) if self.verdicts.get(&other) == Some(&Verdict::Remove) => {
+                    self.lose(&other, &vanishing(self.observed, &other, Others::MayGo));
+                    self.room.insert(other);
+                }
+                Some(_) => {}
+            }
+        }
+    }
+
+    /// What follows when these objects go with `cause`, which is made anew or makes room.
+    fn lose(&mut self, cause: &Key, gone: &BTreeSet<Key>) {
+        let mut changed = altered(self.observed, cause, Others::MayGo);
+        for key in gone {
+            changed.extend(altered(self.observed, key, Others::MayGo));
+            self.write_again(key, cause, gone);
+        }
+        for key in changed.difference(gone) {
+            let reason = format!("lost {cause}");
+            match (self.observed.get(key), self.desired.get(key)) {
+                (Some(is), Some(wanted)) if wanted.object.satisfied_by(&is.object) => {
+                    self.verdicts.entry(key.clone()).or_insert(Verdict::Update(reason));
+                }
+                (Some(_), None) if matches!(self.verdicts.get(key), Some(Verdict::Refuse(_))) => {
+                    self.kept.insert(key.clone(), reason);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn write_again(&mut self, key: &Key, cause: &Key, gone: &BTreeSet<Key>) {
+        if self.desired.get(key).is_some() {
+            if !matches!(self.verdicts.get(key), Some(Verdict::Create(_))) {
+                self.verdicts.insert(key.clone(), Verdict::Create(format!("written anew with {cause}")));
+            }
+            return self.provide(key);
+        }
+        let Some(is) = self.observed.get(key).filter(|is| can_be_removed(&is.object)) else { return };
+        let refused = match self.verdicts.get(key) {
+            Some(Verdict::Refuse(_)) => true,
+            Some(_) => false,
+            None => self.guard.may_delete(key, is).is_err(),
+        };
+        if refused {
+            self.keep(key, cause, gone);
+        } else if key.parent().is_some() || matches!(key.ns(), Some(Ns::Path(_))) {
+            self.verdicts.remove(key);
+        }
+    }
+
+    /// Writes what an object needs that is written again as it should be, where it was something else before.
+    fn provide(&mut self, key: &Key) {
+        let Some(wanted) = self.desired.get(key) else { return };
+        for needed in leans_on(self.desired, &wanted.object) {
+            let is_new = self.observed.get(&needed).is_none() && self.desired.get(&needed).is_some();
+            if is_new && !self.verdicts.contains_key(&needed) {
+                self.verdicts.insert(needed.clone(), Verdict::Create(format!("{key} needs it")));
+                self.provide(&needed);
+            }
+        }
+    }
+
+    /// Writes an unwanted object again, and first what it hangs on.
+    fn keep(&mut self, key: &Key, cause: &Key, gone: &BTreeSet<Key>) {
+        let Some(entry) = self.observed.get(key).filter(|_| !self.kept.contains_key(key)) else { return };
+        if !self.fits(&entry.object) {
             return;
         }
-        match self.guard.may_delete(key, is) {
-            Ok(()) => self.remove.push(step(Action::Delete, key, Some(is), None, "no longer wanted".into())),
-            Err(why) => self.refuse.push(step(Action::Refuse, key, Some(is), None, why)),
+        self.kept.insert(key.clone(), format!("kept, and written anew with {cause}"));
+        for holds in leans_on(self.observed, &entry.object) {
+            if gone.contains(&holds) && self.desired.get(&holds).is_none() {
+                self.keep(&holds, cause, gone);
+            }
         }
     }
 
-    /// Settings that have no "absent", ends that go with their other end, and what goes with its parent.
-    fn vanishes_by_itself(&self, key: &Key, is: &Entry) -> bool {
-        if matches!(key.kind(), Kind::Sysctl | Kind::LinkSysctl) {
-            return true;
-        }
-        if let Object::Link(link) = &is.object
-            && matches!(link.kind, LinkKind::VethPeer | LinkKind::Loopback)
-        {
-            return true;
-        }
-        if let Some(parent) = key.parent()
-            && !self.desired_has(&parent)
-            && self.observed.get(&parent).is_some_and(|entry| self.guard.may_delete(&parent, entry).is_ok())
-        {
-            return true;
-        }
-        // In a pod's namespace everything hangs on the interface; without one of ours there is nothing to remove.
-        match (key, key.ns()) {
-            (Key::Route { ns, .. }, Some(Ns::Path(_))) => !self.namespace_is_wanted(ns),
-            _ => false,
+    /// Whether an element fits the table as it will be.
+    fn fits(&self, object: &Object) -> bool {
+        let Object::NftElement(element) = object else { return true };
+        let table = Key::NftTable { family: element.key.family, name: element.key.table.clone() };
+        match self.desired.get(&table).map(|entry| &entry.object) {
+            Some(Object::NftTable(wanted)) => {
+                wanted.table.check_element(&element.key.set, &element.key.key, &element.body).is_ok()
+            }
+            _ => true,
         }
     }
 
-    fn desired_has(&self, key: &Key) -> bool {
-        self.desired.get(key).is_some()
-    }
-
-    fn namespace_is_wanted(&self, ns: &Ns) -> bool {
-        let Some(loopback) = "lo".parse().ok().map(|name| Key::Link { ns: ns.clone(), name }) else { return true };
-        self.desired_has(&loopback)
-    }
-
-    /// Writes again what lies below an object that is remade.
-    fn refill(&mut self, parent: &Key, keys: &BTreeSet<Key>) {
-        let below = self.desired.children(parent);
-        for (key, entry) in below {
-            let reason = if keys.contains(key) { "missing" } else { "written anew with what holds it" };
-            self.make.push(step(Action::Create, key, None, Some(entry), reason.into()));
+    /// Gives no step to what goes with an object that is removed.
+    fn pass_over(&mut self) {
+        let removed: Vec<Key> = self
+            .verdicts
+            .iter()
+            .filter(|(key, v)| **v == Verdict::Remove && matches!(key.kind(), Kind::Link | Kind::NftTable))
+            .map(|(key, _)| key.clone())
+            .collect();
+        for key in removed {
+            for gone in below(self.observed, &key) {
+                if self.verdicts.get(&gone) == Some(&Verdict::Remove) {
+                    self.verdicts.remove(&gone);
+                }
+            }
         }
     }
 
-    fn into_plan(mut self) -> Plan {
+    fn into_plan(self) -> Plan {
+        let (mut make, mut remove, mut refuse) = (Vec::new(), Vec::new(), Vec::new());
+        for (key, reason) in &self.kept {
+            let Some(is) = self.observed.get(key) else { continue };
+            let (action, before) = match is.object {
+                Object::Link(_) => (Action::Update, Some(is)),
+                _ => (Action::Create, None),
+            };
+            make.push((place(key, is), step(action, key, before, Some(is), reason.clone())));
+        }
+        for (key, verdict) in self.verdicts {
+            let (is, wanted) = (self.observed.get(&key), self.desired.get(&key));
+            match (verdict, is, wanted) {
+                (Verdict::Create(reason), _, Some(wanted)) => {
+                    make.push((place(&key, wanted), step(Action::Create, &key, None, Some(wanted), reason)));
+                }
+                (Verdict::Update(reason), Some(is), Some(wanted)) => {
+                    make.push((place(&key, wanted), step(Action::Update, &key, Some(is), Some(wanted), reason)));
+                }
+                (Verdict::Remake(reason), Some(is), Some(wanted)) => {
+                    let at = place(&key, wanted);
+                    make.push((at.clone(), step(Action::Delete, &key, Some(is), None, reason.clone())));
+                    make.push((at, step(Action::Create, &key, None, Some(wanted), reason)));
+                }
+                (Verdict::Remove, Some(is), _) => {
+                    let step = step(Action::Delete, &key, Some(is), None, "no longer wanted".into());
+                    if self.room.contains(&key) {
+                        make.push(((key.kind(), Stage::Room, key), step));
+                    } else {
+                        remove.push((place(&key, is), step));
+                    }
+                }
+                (Verdict::Refuse(why), Some(is), _) => refuse.push(step(Action::Refuse, &key, Some(is), None, why)),
+                _ => {}
+            }
+        }
         // Stable: the removal that makes room stays before the creation of the same key.
-        self.make.sort_by(|a, b| a.key.cmp(&b.key));
-        self.remove.sort_by(|a, b| b.key.cmp(&a.key));
-        self.refuse.sort_by(|a, b| a.key.cmp(&b.key));
-        let mut steps = self.make;
-        steps.append(&mut self.refuse);
-        steps.append(&mut self.remove);
+        make.sort_by(|a, b| a.0.cmp(&b.0));
+        remove.sort_by(|a, b| b.0.cmp(&a.0));
+        let mut steps: Vec<Step> = make.into_iter().map(|(_, step)| step).collect();
+        steps.append(&mut refuse);
+        steps.extend(remove.into_iter().map(|(_, step)| step));
         Plan { steps }
     }
+}
+
+/// For a verdict that makes an object from nothing: whether there is an old one that goes first. A table is always
+/// replaced whole.
+fn begins(key: &Key, verdict: &Verdict) -> Option<bool> {
+    match verdict {
+        Verdict::Remake(_) => Some(true),
+        Verdict::Update(_) if key.kind() == Kind::NftTable => Some(true),
+        Verdict::Create(_) => Some(false),
+        Verdict::Update(_) | Verdict::Remove | Verdict::Refuse(_) => None,
+    }
+}
+
+/// Within a kind: what others of the kind need comes first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Stage {
+    /// Removed early, so that another can take what it has.
+    Room,
+    First,
+    /// Ports of bridges; routes by a gateway, which another route may say is on the link.
+    Second,
+    /// Second ends of pairs, and `lo`.
+    Third,
+}
+
+/// Where an object comes among those that are made.
+pub(crate) fn place(key: &Key, entry: &Entry) -> (Kind, Stage, Key) {
+    let stage = match &entry.object {
+        Object::Link(Link { kind: LinkKind::VethPeer | LinkKind::Loopback, .. }) => Stage::Third,
+        Object::Link(Link { master: Some(_), .. }) => Stage::Second,
+        Object::Route(route) if matches!(route.target, RouteTarget::Via { .. }) => Stage::Second,
+        _ => Stage::First,
+    };
+    (key.kind(), stage, key.clone())
 }
 
 fn step(action: Action, key: &Key, before: Option<&Arc<Entry>>, after: Option<&Arc<Entry>>, reason: String) -> Step {

@@ -8,6 +8,7 @@
 //! except where a removal must make room; irreversible steps come last; a plan of two equal models is empty.
 
 mod diff;
+mod hang;
 mod model;
 mod step;
 

@@ -1,10 +1,12 @@
 //! A kernel made of a model: steps applied with the referential checks the real one makes.
 //!
-//! For laws and replays. Not here: anything the kernel does by itself (carrier, neighbour discovery).
+//! For laws and replays. Not here: anything the kernel does by itself (carrier, neighbour discovery), and what it
+//! checks of objects that are not ours.
 
-use ripstop_netmodel::{Entry, Key, Link, LinkKind, Model, Ns, Object, Resource, RouteTarget};
-use ripstop_types::IfName;
+use ripstop_netmodel::{Entry, Key, Link, LinkKind, Model, NftElement, Ns, Object, Resource, Route, RouteTarget};
+use ripstop_types::Prefix;
 
+use crate::hang::{Others, altered, links, needs, other_end, vanishing};
 use crate::step::{Action, Step};
 
 /// Why a step cannot be applied.
@@ -16,66 +18,139 @@ pub struct Fault {
     pub why: String,
 }
 
-/// Applies one step as the kernel would.
+/// Applies one step as the kernel would: a creation is "make it or make it so", a removal of what is gone succeeds, and a
+/// removal takes along what hangs on the object. Settings, the second end of a pair and `lo` are not removed on their own.
 ///
 /// # Errors
 /// Where the kernel would refuse: an address without its link, a route to a nexthop that is not there, a change the
 /// resource does not allow. The model is unchanged then.
 pub fn apply_to_model(model: &mut Model, step: &Step) -> Result<(), Fault> {
-    let fault = |why: &str| Fault { key: step.key.clone(), why: why.into() };
+    let fault = |why: String| Fault { key: step.key.clone(), why };
     match (step.action, &step.after) {
-        (Action::Refuse, _) => Ok(()),
+        (Action::Refuse, _) => {}
         (Action::Delete, _) => {
-            remove(model, &step.key);
-            Ok(())
-        }
-        (Action::Create | Action::Update, None) => Err(fault("the step has no object")),
-        (Action::Create | Action::Update, Some(entry)) => {
-            if let Some(missing) = needs(&entry.object).into_iter().find(|key| model.get(key).is_none()) {
-                return Err(fault(&format!("needs {missing}, which is not there")));
-            }
-            if let Some(there) = model.get(&step.key)
-                && !entry.object.can_update(&there.object)
-            {
-                return Err(fault("is there and cannot become what is asked in place"));
-            }
-            if matches!(entry.object, Object::NftTable(_)) && step.action == Action::Update {
+            if model.get(&step.key).is_some_and(|entry| can_be_removed(&entry.object)) {
                 remove(model, &step.key);
             }
-            model.insert_entry(entry.clone());
-            make_other_end(model, entry);
-            Ok(())
+        }
+        (Action::Create | Action::Update, None) => return Err(fault("the step has no object".into())),
+        (Action::Create | Action::Update, Some(entry)) => {
+            check(model, &entry.object).map_err(fault)?;
+            write(model, entry);
         }
     }
+    Ok(())
 }
 
-/// The objects without which the kernel refuses this one.
-fn needs(object: &Object) -> Vec<Key> {
-    let link = |ns: &Ns, name: &IfName| Key::Link { ns: ns.clone(), name: name.clone() };
-    let mut keys: Vec<Key> = object.key().parent().into_iter().collect();
+/// Whether an object has an absence that a step can bring about.
+pub(crate) fn can_be_removed(object: &Object) -> bool {
     match object {
-        Object::Link(Link { ns, master: Some(master), .. }) => keys.push(link(ns, master)),
-        Object::Nexthop(nexthop) if is_ours(&nexthop.link) => keys.push(link(&Ns::Host, &nexthop.link)),
-        Object::Route(route) => match &route.target {
-            RouteTarget::Nexthop(id) => keys.push(Key::Nexthop { id: *id }),
-            RouteTarget::Via { link: name, .. } | RouteTarget::Link(name)
-                if is_ours(name) || matches!(route.ns, Ns::Path(_)) =>
-            {
-                keys.push(link(&route.ns, name));
-            }
-            _ => {}
-        },
-        _ => {}
+        Object::Sysctl(_) => false,
+        Object::Link(link) => !matches!(link.kind, LinkKind::VethPeer | LinkKind::Loopback),
+        _ => true,
     }
-    keys
 }
 
-/// Links of others (the uplink) are not in the model and may be referred to.
-fn is_ours(link: &IfName) -> bool {
-    link.as_str().starts_with(ripstop_netmodel::LINK_PREFIX)
+fn check(model: &Model, object: &Object) -> Result<(), String> {
+    if let Some(missing) = needs(object).into_iter().find(|key| model.get(key).is_none()) {
+        return Err(format!("needs {missing}, which is not there"));
+    }
+    let there = model.get(&object.key());
+    if there.is_some_and(|there| !object.can_update(&there.object)) {
+        return Err("is there and cannot become what is asked in place".into());
+    }
+    match object {
+        Object::Link(link) => check_link(model, link, there.is_some()),
+        Object::NftElement(element) => check_element(model, element),
+        Object::Route(route) => check_route(model, route),
+        _ => Ok(()),
+    }
 }
 
-/// A veth pair appears whole; the other end is down until it is set up.
+fn check_link(model: &Model, link: &Link, is_there: bool) -> Result<(), String> {
+    if link.kind == LinkKind::VethPeer && !is_there {
+        return Err("is not there: it is made with the pair's first end".into());
+    }
+    let own = link.key();
+    for (key, other) in links(model, &link.ns) {
+        let Object::Link(other) = other else { continue };
+        if *key == own {
+            continue;
+        }
+        if link.altname.is_some() && link.altname == other.altname {
+            return Err(format!("{key} has the same alternative name"));
+        }
+        if let (LinkKind::Vxlan { vni, port, .. }, LinkKind::Vxlan { vni: taken, port: by, .. }) =
+            (&link.kind, &other.kind)
+            && vni == taken
+            && port == by
+        {
+            return Err(format!("{key} has the same network identifier and port"));
+        }
+    }
+    let Some(end) = other_end(&Object::Link(link.clone())) else { return Ok(()) };
+    match holder(model, &end) {
+        Some(holder) if holder != own => Err(format!("{end} is the other end of {holder}")),
+        _ => Ok(()),
+    }
+}
+
+/// The pair's first end, of the second.
+pub(crate) fn holder(model: &Model, end: &Key) -> Option<Key> {
+    links(model, &Ns::Host).find(|(_, object)| other_end(object).as_ref() == Some(end)).map(|(key, _)| key.clone())
+}
+
+fn check_element(model: &Model, element: &NftElement) -> Result<(), String> {
+    let table = Key::NftTable { family: element.key.family, name: element.key.table.clone() };
+    match model.get(&table).map(|entry| &entry.object) {
+        Some(Object::NftTable(there)) => there
+            .table
+            .check_element(&element.key.set, &element.key.key, &element.body)
+            .map_err(|fault| fault.to_string()),
+        _ => Err(format!("needs {table}, which is not there")),
+    }
+}
+
+/// The kernel takes a gateway only where something says that it is on the link, and a source only if it is its own.
+fn check_route(model: &Model, route: &Route) -> Result<(), String> {
+    let of_ns = |key: &Key| key.ns() == Some(&route.ns);
+    if let Some(src) = route.src {
+        let own = |key: &Key| matches!(key, Key::Address { ip, .. } if *ip == src);
+        if !model.keys().any(|key| of_ns(key) && own(key)) {
+            return Err(format!("its source {src} is no address of the namespace"));
+        }
+    }
+    let RouteTarget::Via { link, gateway, onlink: false } = &route.target else { return Ok(()) };
+    let link_local = Prefix::containing(std::net::Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0).into(), 10);
+    let is_near = link_local.is_some_and(|prefix| prefix.contains(*gateway));
+    let leads_there = |object: &Object| match object {
+        Object::Address(address) => {
+            address.link == *link && Prefix::containing(address.ip, address.len).is_some_and(|p| p.contains(*gateway))
+        }
+        Object::Route(other) => other.target == RouteTarget::Link(link.clone()) && other.dst.contains(*gateway),
+        _ => false,
+    };
+    if is_near || model.iter().any(|(key, entry)| of_ns(key) && leads_there(&entry.object)) {
+        Ok(())
+    } else {
+        Err(format!("its gateway {gateway} is not on {link}"))
+    }
+}
+
+fn write(model: &mut Model, entry: &std::sync::Arc<Entry>) {
+    let key = entry.object.key();
+    let is_new = model.get(&key).is_none();
+    if matches!(entry.object, Object::NftTable(_)) {
+        // Always replaced whole.
+        remove(model, &key);
+    }
+    model.insert_entry(entry.clone());
+    if is_new {
+        make_other_end(model, entry);
+    }
+}
+
+/// A veth pair appears whole; the other end is down until it is set up, and has nothing yet.
 fn make_other_end(model: &mut Model, entry: &Entry) {
     let Object::Link(Link { kind: LinkKind::Veth(peer), mtu, .. }) = &entry.object else { return };
     let other = Link {
@@ -90,47 +165,28 @@ fn make_other_end(model: &mut Model, entry: &Entry) {
         port: None,
         no_link_local: true,
     };
-    if model.get(&other.key()).is_none() {
-        model.insert(other, entry.owner.clone());
-    }
+    remove(model, &other.key());
+    model.insert(other, entry.owner.clone());
 }
 
 fn remove(model: &mut Model, key: &Key) {
-    let Some(gone) = model.remove(key) else { return };
-    let below: Vec<Key> = model.children(key).map(|(key, _)| key.clone()).collect();
-    for child in below {
-        model.remove(&child);
+    let gone = vanishing(model, key, Others::Stay);
+    let mut changed = altered(model, key, Others::Stay);
+    for child in &gone {
+        changed.extend(altered(model, child, Others::Stay));
     }
-    match (&gone.object, key) {
-        (Object::Link(Link { kind: LinkKind::Veth(peer), .. }), _) => {
-            let other = Key::Link { ns: peer.ns.clone(), name: peer.name.clone() };
-            remove(model, &other);
-            remove_routes_through(model, &gone.object);
+    model.remove(key);
+    for child in &gone {
+        model.remove(child);
+    }
+    for key in changed {
+        let Some(entry) = model.get(&key) else { continue };
+        let mut entry = (**entry).clone();
+        match &mut entry.object {
+            Object::Link(link) => (link.master, link.port) = (None, None),
+            Object::Route(route) => route.src = None,
+            _ => {}
         }
-        (Object::Link(_), _) => remove_routes_through(model, &gone.object),
-        (_, Key::Nexthop { id }) => {
-            model
-                .retain(|_, entry| !matches!(&entry.object, Object::Route(r) if r.target == RouteTarget::Nexthop(*id)));
-        }
-        _ => {}
+        model.insert_entry(entry.into());
     }
-}
-
-fn remove_routes_through(model: &mut Model, link: &Object) {
-    let Object::Link(link) = link else { return };
-    let nexthops: Vec<Key> = model
-        .iter()
-        .filter(|(_, entry)| matches!(&entry.object, Object::Nexthop(n) if link.ns == Ns::Host && n.link == link.name))
-        .map(|(key, _)| key.clone())
-        .collect();
-    for nexthop in nexthops {
-        remove(model, &nexthop);
-    }
-    model.retain(|_, entry| match &entry.object {
-        Object::Route(route) if route.ns == link.ns => match &route.target {
-            RouteTarget::Via { link: name, .. } | RouteTarget::Link(name) => *name != link.name,
-            _ => true,
-        },
-        _ => true,
-    });
 }

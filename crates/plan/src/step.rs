@@ -1,10 +1,15 @@
 //! Steps and plans.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use ripstop_netmodel::{Entry, Key};
+use ripstop_netmodel::{Entry, Key, Kind, Model, Resource};
 use ripstop_types::Owner;
 use serde::{Deserialize, Serialize};
+
+use crate::diff::place;
+use crate::hang::{Others, altered, vanishing};
+use crate::model::{apply_to_model, can_be_removed};
 
 /// What a step does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -50,11 +55,14 @@ pub struct Step {
 }
 
 impl Step {
-    /// The step that undoes this one; `None` for a refusal and for what cannot be undone.
+    /// The step that undoes this one; `None` for a refusal and for what cannot be undone: a setting whose former value is
+    /// not known, and what has no absence of its own (`lo`, the second end of a pair).
     #[must_use]
     pub fn inverse(&self) -> Option<Self> {
+        let has_absence = self.after.as_ref().is_none_or(|entry| can_be_removed(&entry.object));
         let action = match (self.action, self.is_irreversible()) {
             (Action::Refuse, _) | (_, true) => return None,
+            (Action::Create, _) if !has_absence => return None,
             (Action::Create, _) => Action::Delete,
             (Action::Update, _) => Action::Update,
             (Action::Delete, _) => Action::Create,
@@ -108,11 +116,68 @@ impl Plan {
         self.steps.iter().enumerate().map(|(i, step)| step.view(i + 1)).collect()
     }
 
-    /// The plan that undoes the reversible steps, last first.
+    /// The plan that undoes the reversible steps, last first. What went along with an object has no step of its own: it is
+    /// read from the model as it was before this plan.
     #[must_use]
-    pub fn inverse(&self) -> Self {
-        Self { steps: self.steps.iter().rev().filter_map(Step::inverse).collect() }
+    pub fn inverse(&self, earlier: &Model) -> Self {
+        let mut model = earlier.clone();
+        let mut undone = Vec::new();
+        for step in &self.steps {
+            let lost = if takes_along(step) { lost_with(&model, &step.key) } else { Vec::new() };
+            undone.push((undo(step, model.get(&step.key)), lost));
+            // A step that fails changes nothing.
+            let _ = apply_to_model(&mut model, step);
+        }
+        let mut steps = Vec::new();
+        for (undo, lost) in undone.into_iter().rev() {
+            let Some(undo) = undo else { continue };
+            let reason: Arc<str> = format!("undo: goes with {}", undo.key).into();
+            steps.push(undo);
+            steps.extend(lost.into_iter().map(|entry| Step {
+                action: Action::Create,
+                key: entry.object.key(),
+                owner: entry.owner.clone().unwrap_or_else(Owner::agent),
+                after: Some(entry),
+                before: None,
+                reason: reason.clone(),
+            }));
+        }
+        Self { steps }
     }
+}
+
+/// The step that brings back what was there when this one's turn came. That may be less than the step knew: something may
+/// have gone with another object before, and comes back with that.
+fn undo(step: &Step, was: Option<&Arc<Entry>>) -> Option<Step> {
+    let action = match (step.action, was) {
+        (Action::Delete, Some(_)) => step.inverse()?.action,
+        (Action::Delete, None) => return None,
+        (Action::Create | Action::Update, Some(_)) => Action::Update,
+        (Action::Create | Action::Update, None) => Step { action: Action::Create, ..step.clone() }.inverse()?.action,
+        (Action::Refuse, _) => return None,
+    };
+    Some(Step {
+        action,
+        key: step.key.clone(),
+        after: was.cloned(),
+        before: step.after.clone(),
+        owner: step.owner.clone(),
+        reason: format!("undo: {}", step.reason).into(),
+    })
+}
+
+/// Whether other objects go with a step's.
+fn takes_along(step: &Step) -> bool {
+    step.action == Action::Delete || step.action == Action::Update && step.key.kind() == Kind::NftTable
+}
+
+/// What goes or changes with an object, in the order in which it can be made again.
+fn lost_with(model: &Model, key: &Key) -> Vec<Arc<Entry>> {
+    let gone = vanishing(model, key, Others::Stay);
+    let changed: BTreeSet<Key> = gone.iter().chain([key]).flat_map(|key| altered(model, key, Others::Stay)).collect();
+    let mut lost: Vec<Arc<Entry>> = gone.union(&changed).filter_map(|key| model.get(key)).cloned().collect();
+    lost.sort_by_key(|entry| place(&entry.object.key(), entry));
+    lost
 }
 
 /// A step as `ripstop plan` prints it.

@@ -1,0 +1,207 @@
+//! What an object hangs on in the kernel, and what goes or changes when that is taken away.
+//!
+//! Facts of the kernel, not decisions: a link takes its addresses, neighbours, nexthops and routes along, a nexthop its
+//! routes, a veth its other end, a table its elements, an IPv4 address the routes that have it as their source.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr};
+
+use ripstop_netmodel::{Key, LINK_PREFIX, Link, LinkKind, Model, Ns, Object, Resource, Route, RouteTarget};
+use ripstop_types::{Family, IfName};
+
+/// The objects with which this one vanishes, as far as the model has them. The other end of a veth pair does not know its
+/// first: see [`other_end`].
+pub(crate) fn hangs_on(object: &Object) -> Vec<Key> {
+    let mut keys: Vec<Key> = object.key().parent().filter(is_known).into_iter().collect();
+    match object {
+        Object::Nexthop(nexthop) => keys.push(link_key(&Ns::Host, &nexthop.link)),
+        Object::Route(route) => match &route.target {
+            RouteTarget::Nexthop(id) => keys.push(Key::Nexthop { id: *id }),
+            RouteTarget::Via { link, .. } | RouteTarget::Link(link) => keys.push(link_key(&route.ns, link)),
+            RouteTarget::Unreachable => {}
+        },
+        _ => {}
+    }
+    keys.retain(is_known);
+    keys
+}
+
+/// The objects that must be there when this one is written.
+pub(crate) fn needs(object: &Object) -> Vec<Key> {
+    let mut keys = hangs_on(object);
+    keys.extend(master(object));
+    keys
+}
+
+/// What an object would lose its place, or change, without: also the address that a route has as its source.
+pub(crate) fn leans_on(model: &Model, object: &Object) -> Vec<Key> {
+    let mut keys = needs(object);
+    if let Object::Route(Route { ns, src: Some(src), .. }) = object {
+        keys.extend(addresses(model, ns, *src));
+    }
+    keys
+}
+
+/// The bridge that a link is a port of.
+pub(crate) fn master(object: &Object) -> Option<Key> {
+    match object {
+        Object::Link(Link { ns, master: Some(master), .. }) => Some(link_key(ns, master)),
+        _ => None,
+    }
+}
+
+/// The other end of a pair, of the end that names it.
+pub(crate) fn other_end(object: &Object) -> Option<Key> {
+    match object {
+        Object::Link(Link { kind: LinkKind::Veth(peer), .. }) => Some(link_key(&peer.ns, &peer.name)),
+        _ => None,
+    }
+}
+
+/// What goes with an object and needs no word of its own: its children, the other end of a pair, and what lies in the
+/// other end's namespace and hangs on that. Without the object itself.
+pub(crate) fn below(model: &Model, key: &Key) -> BTreeSet<Key> {
+    let mut keys: BTreeSet<Key> = model.children(key).map(|(key, _)| key.clone()).collect();
+    if let Some(other) = model.get(key).and_then(|entry| other_end(&entry.object)) {
+        keys.extend(model.children(&other).map(|(key, _)| key.clone()));
+        if let Key::Link { ns: ns @ Ns::Path(_), name } = &other {
+            keys.extend(routes(model, ns, |target| leaves_by(target, name)));
+        }
+        if model.get(&other).is_some() {
+            keys.insert(other);
+        }
+    }
+    keys
+}
+
+/// Whether an address that several links have stays the namespace's own when one of them loses it. It does, unless the
+/// others lose it too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Others {
+    Stay,
+    MayGo,
+}
+
+/// Everything that vanishes with an object, without the object itself.
+pub(crate) fn vanishing(model: &Model, key: &Key, others: Others) -> BTreeSet<Key> {
+    let mut gone = BTreeSet::new();
+    let mut open = vec![key.clone()];
+    while let Some(key) = open.pop() {
+        for next in with(model, &key, others) {
+            if gone.insert(next.clone()) {
+                open.push(next);
+            }
+        }
+    }
+    gone.remove(key);
+    gone
+}
+
+fn with(model: &Model, key: &Key, others: Others) -> BTreeSet<Key> {
+    let mut keys = below(model, key);
+    match key {
+        Key::Link { ns, name } => {
+            keys.extend(routes(model, ns, |target| leaves_by(target, name)));
+            if *ns == Ns::Host {
+                let nexthops = model.range(Key::Nexthop { id: 0 }).take_while(|(key, _)| is_nexthop(key));
+                let through = |object: &Object| matches!(object, Object::Nexthop(nexthop) if nexthop.link == *name);
+                keys.extend(nexthops.filter(|(_, entry)| through(&entry.object)).map(|(key, _)| key.clone()));
+            }
+        }
+        Key::Nexthop { id } => keys.extend(routes(model, &Ns::Host, |target| *target == RouteTarget::Nexthop(*id))),
+        Key::Address { ns, link, ip } if ip.is_ipv4() && !stays(model, ns, link, *ip, others) => {
+            keys.extend(routes_from(model, ns, *ip));
+        }
+        _ => {}
+    }
+    keys
+}
+
+/// What stays but changes when an object is taken away: a bridge's ports lose it, IPv6 routes lose their source.
+pub(crate) fn altered(model: &Model, key: &Key, others: Others) -> BTreeSet<Key> {
+    match key {
+        Key::Link { ns, .. } => links(model, ns)
+            .filter(|(_, object)| master(object).as_ref() == Some(key))
+            .map(|(port, _)| port.clone())
+            .collect(),
+        Key::Address { ns, link, ip } if ip.is_ipv6() && !stays(model, ns, link, *ip, others) => {
+            routes_from(model, ns, *ip).into_iter().collect()
+        }
+        _ => BTreeSet::new(),
+    }
+}
+
+/// The links of a namespace.
+pub(crate) fn links<'a>(model: &'a Model, ns: &'a Ns) -> impl Iterator<Item = (&'a Key, &'a Object)> {
+    let first = lowest_name().map(|name| Key::Link { ns: ns.clone(), name });
+    first
+        .into_iter()
+        .flat_map(|first| model.range(first))
+        .take_while(move |(key, _)| matches!(key, Key::Link { ns: of, .. } if of == ns))
+        .map(|(key, entry)| (key, &entry.object))
+}
+
+/// The links' addresses of a namespace that are `ip`.
+pub(crate) fn addresses(model: &Model, ns: &Ns, ip: IpAddr) -> Vec<Key> {
+    let Some(link) = lowest_name() else { return Vec::new() };
+    model
+        .range(Key::Address { ns: ns.clone(), link, ip: Ipv4Addr::UNSPECIFIED.into() })
+        .map(|(key, _)| key)
+        .take_while(|key| matches!(key, Key::Address { ns: of, .. } if of == ns))
+        .filter(|key| matches!(key, Key::Address { ip: same, .. } if *same == ip))
+        .cloned()
+        .collect()
+}
+
+/// Whether a link is one of ours. Others (the uplink) are in no model and may be referred to.
+fn is_ours(link: &IfName) -> bool {
+    link.as_str().starts_with(LINK_PREFIX)
+}
+
+/// Links of others in the agent's namespace are there without being known.
+fn is_known(key: &Key) -> bool {
+    match key {
+        Key::Link { ns: Ns::Host, name } => is_ours(name),
+        _ => true,
+    }
+}
+
+fn link_key(ns: &Ns, name: &IfName) -> Key {
+    Key::Link { ns: ns.clone(), name: name.clone() }
+}
+
+fn leaves_by(target: &RouteTarget, name: &IfName) -> bool {
+    matches!(target, RouteTarget::Via { link, .. } | RouteTarget::Link(link) if link == name)
+}
+
+fn is_nexthop(key: &Key) -> bool {
+    matches!(key, Key::Nexthop { .. })
+}
+
+fn routes(model: &Model, ns: &Ns, of: impl Fn(&RouteTarget) -> bool) -> Vec<Key> {
+    all_routes(model, ns, |route| of(&route.target))
+}
+
+fn routes_from(model: &Model, ns: &Ns, ip: IpAddr) -> Vec<Key> {
+    all_routes(model, ns, |route| route.src == Some(ip))
+}
+
+fn all_routes(model: &Model, ns: &Ns, of: impl Fn(&Route) -> bool) -> Vec<Key> {
+    let dst = ripstop_types::Prefix::default_route(Family::V4);
+    model
+        .range(Key::Route { ns: ns.clone(), table: 0, dst, metric: 0 })
+        .take_while(|(key, _)| matches!(key, Key::Route { ns: of, .. } if of == ns))
+        .filter(|(_, entry)| matches!(&entry.object, Object::Route(route) if of(route)))
+        .map(|(key, _)| key.clone())
+        .collect()
+}
+
+fn stays(model: &Model, ns: &Ns, link: &IfName, ip: IpAddr, others: Others) -> bool {
+    let is_other = |key: &Key| matches!(key, Key::Address { link: other, .. } if other != link);
+    others == Others::Stay && addresses(model, ns, ip).iter().any(is_other)
+}
+
+/// The name that sorts before every other: the first character that a name may have.
+fn lowest_name() -> Option<IfName> {
+    "!".parse().ok()
+}

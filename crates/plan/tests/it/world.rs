@@ -1,0 +1,356 @@
+//! Random models that a kernel could have: every object comes with what it hangs on.
+//!
+//! A model is made of dice: bytes that proptest throws and shrinks. A zero is "not there" wherever a choice is offered,
+//! so small counterexamples are small models.
+
+use std::net::IpAddr;
+
+use ripstop_netmodel::{
+    Address, BridgePort, Entry, Fdb, Key, Link, LinkKind, Model, Neighbour, Nexthop, NftElement, NftTable, Ns, Object,
+    Qdisc, Record, RecordGuard, RecordScope, Resource, Route, RouteTarget, Scope, Sysctl, Veth,
+};
+use ripstop_nft::model::{
+    Chain, ElementBody, ElementKey, Key as ElementValue, KeyPart, Name, Rule, Set, Table, TableFamily, Type, Value,
+    build,
+};
+use ripstop_plan::{Action, Step, apply_to_model};
+use ripstop_types::{Family, IfName, Mac, Owner, Prefix};
+
+/// Bytes that decide.
+#[derive(Debug, Clone)]
+pub struct Dice {
+    bytes: Vec<u8>,
+    at: usize,
+}
+
+impl Dice {
+    pub fn new(bytes: Vec<u8>) -> Self {
+        Self { bytes, at: 0 }
+    }
+
+    /// A number below `n`; zero when the bytes are used up.
+    pub fn below(&mut self, n: usize) -> usize {
+        let byte = self.bytes.get(self.at).copied().unwrap_or(0);
+        self.at += 1;
+        usize::from(byte) % n
+    }
+
+    /// True once in `n` throws, never for a zero.
+    fn one_in(&mut self, n: usize) -> bool {
+        self.below(n) == n - 1
+    }
+
+    fn yes(&mut self) -> bool {
+        self.one_in(2)
+    }
+
+    fn of<T: Clone>(&mut self, list: &[T]) -> T {
+        list[self.below(list.len())].clone()
+    }
+}
+
+pub fn name(text: &str) -> IfName {
+    text.parse().unwrap()
+}
+
+pub fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+pub fn prefix(text: &str) -> Prefix {
+    text.parse().unwrap()
+}
+
+pub fn mac(last: u8) -> Mac {
+    Mac::local([0, 0, 0, 0, last])
+}
+
+pub fn pod(n: usize) -> Ns {
+    Ns::Path(format!("/run/netns/p{n}").into())
+}
+
+pub fn link(ns: &Ns, text: &str, kind: LinkKind) -> Link {
+    Link {
+        ns: ns.clone(),
+        name: name(text),
+        kind,
+        mtu: Some(1500),
+        mac: None,
+        up: true,
+        master: None,
+        altname: None,
+        port: None,
+        no_link_local: false,
+    }
+}
+
+pub fn address(ns: &Ns, dev: &str, text: &str, len: u8) -> Address {
+    Address { ns: ns.clone(), link: name(dev), ip: ip(text), len, scope: Scope::Global }
+}
+
+pub fn route(ns: &Ns, dst: &str, target: RouteTarget) -> Route {
+    Route { ns: ns.clone(), table: 254, dst: prefix(dst), metric: 0, target, src: None, mtu: None }
+}
+
+pub fn via(dev: &str, gateway: &str, onlink: bool) -> RouteTarget {
+    RouteTarget::Via { link: name(dev), gateway: ip(gateway), onlink }
+}
+
+/// A veth pair of the host with its other end in a pod, the other end set up, and the pod's `lo`.
+pub fn pair(host: &str, pod: &Ns, end: &str) -> [Link; 3] {
+    let kind = LinkKind::Veth(Veth { ns: pod.clone(), name: name(end), mac: mac(9) });
+    [
+        link(&Ns::Host, host, kind),
+        Link { mac: Some(mac(9)), no_link_local: true, ..link(pod, end, LinkKind::VethPeer) },
+        Link { mtu: None, ..link(pod, "lo", LinkKind::Loopback) },
+    ]
+}
+
+pub fn owner() -> Owner {
+    Owner::from_mark("test")
+}
+
+pub fn put(model: &mut Model, object: impl Into<Object>) {
+    model.insert(object, Some(owner()));
+}
+
+/// A model of objects with one owner.
+pub fn model<const N: usize>(objects: [Object; N]) -> Model {
+    objects.into_iter().map(|object| Entry { object, owner: Some(owner()) }).collect()
+}
+
+/// A table whose sets and rules depend on the variant; the sets of `elements` are there in all but one.
+pub fn table(family: TableFamily, variant: usize) -> Table {
+    let mut table = Table::new(family, "ripstop")
+        .set("ports", Set::of([Type::InetService]))
+        .set("map", Set::map([Type::InetService], [Type::Mark]));
+    if variant != 2 {
+        table = table.set("ranges", Set::of([Type::Ipv4Addr]).interval());
+    }
+    let rule = Rule::new([build::udp::dport().is(build::Port(u16::try_from(variant).unwrap() + 1)), build::drop()]);
+    table.chain("chain", Chain::regular().rule(rule))
+}
+
+pub fn element(family: TableFamily, set: &'static str, key: ElementValue, body: ElementBody) -> NftElement {
+    NftElement { key: ElementKey { family, table: Name::from("ripstop"), set: Name::from(set), key }, body }
+}
+
+/// A model of a kernel.
+pub fn closed_model(dice: &mut Dice) -> Model {
+    let mut model = Model::new();
+    settings(&mut model, dice);
+    for family in [TableFamily::Inet, TableFamily::Bridge] {
+        tables(&mut model, dice, family);
+    }
+    let bridges = shared_links(&mut model, dice);
+    pods(&mut model, dice, &bridges);
+    let links: Vec<Link> = model.iter().filter_map(|(_, e)| as_link(&e.object)).cloned().collect();
+    for link in &links {
+        on_link(&mut model, dice, link);
+    }
+    nexthops(&mut model, dice, &links);
+    routes(&mut model, dice, &links);
+    model
+}
+
+fn as_link(object: &Object) -> Option<&Link> {
+    if let Object::Link(link) = object { Some(link) } else { None }
+}
+
+fn settings(model: &mut Model, dice: &mut Dice) {
+    for path in ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"] {
+        if dice.yes() {
+            put(model, Sysctl { ns: Ns::Host, link: None, path: path.into(), value: dice.of(&["0", "1"]).into() });
+        }
+    }
+    for scope in [RecordScope::Boot("leases".into()), RecordScope::Cluster("nodes".into())] {
+        for key in ["a", "b"] {
+            if dice.yes() {
+                let value = dice.of(&["1", "2"]).into();
+                put(model, Record { scope: scope.clone(), key: key.into(), value, guard: RecordGuard::Any });
+            }
+        }
+    }
+}
+
+fn tables(model: &mut Model, dice: &mut Dice, family: TableFamily) {
+    let variant = dice.below(4);
+    if variant == 0 {
+        return;
+    }
+    put(model, NftTable { table: table(family, variant) });
+    for port in 1..4u16 {
+        if dice.yes() {
+            let key = ElementValue::new(false, [Value::Service(port)]);
+            put(model, element(family, "ports", key.clone(), ElementBody::default()));
+        }
+        if dice.yes() {
+            let key = ElementValue::new(false, [Value::Service(port)]);
+            let mark = Value::Mark(u32::try_from(dice.below(3)).unwrap());
+            put(model, element(family, "map", key, ElementBody::data(ripstop_nft::model::Data::Values(vec![mark]))));
+        }
+    }
+    for range in ["10.0.0.0/8", "192.168.0.7/32"] {
+        if variant != 2 && dice.yes() {
+            let key = ElementValue::new(true, [KeyPart::from(prefix(range))]);
+            put(model, element(family, "ranges", key, ElementBody::comment("test")));
+        }
+    }
+}
+
+/// Links that are no pod's; the names of those that can have ports.
+fn shared_links(model: &mut Model, dice: &mut Dice) -> Vec<IfName> {
+    let mut bridges = Vec::new();
+    // The last name sorts behind the pods' links: order by name alone would make ports before it.
+    for (n, text) in ["rip0", "ripa", "ripz"].into_iter().enumerate() {
+        let n = u32::try_from(n).unwrap();
+        let vxlan = |port| LinkKind::Vxlan { vni: n, port, local: ip("192.0.2.1") };
+        let kind = match dice.below(6) {
+            0 => continue,
+            1 | 2 => LinkKind::Bridge,
+            3 => vxlan(8472),
+            4 => vxlan(4789),
+            _ => LinkKind::Ifb,
+        };
+        if kind == LinkKind::Bridge {
+            bridges.push(name(text));
+        }
+        let mtu = dice.of(&[Some(1500), Some(1450)]);
+        put(model, Link { mtu, up: !dice.one_in(8), ..link(&Ns::Host, text, kind) });
+    }
+    bridges
+}
+
+fn pods(model: &mut Model, dice: &mut Dice, bridges: &[IfName]) {
+    // Two interfaces of one pod, and one pod more.
+    for (host, n, end) in [("ripp0", 0, "eth0"), ("ripp1", 0, "net1"), ("ripp2", 1, "eth0")] {
+        match dice.below(5) {
+            0 | 1 => continue,
+            2 => {
+                put(model, link(&Ns::Host, host, LinkKind::Ifb));
+                continue;
+            }
+            _ => {}
+        }
+        let [mut first, mut second, lo] = pair(host, &pod(n), end);
+        if let (true, false) = (dice.yes(), bridges.is_empty()) {
+            first.master = Some(dice.of(bridges));
+            first.port = Some(BridgePort { hairpin: dice.yes(), learning: true });
+        }
+        first.altname = dice.yes().then(|| format!("ripstop.{host}").into());
+        second.mtu = dice.of(&[Some(1500), Some(1450)]);
+        put(model, first);
+        put(model, second);
+        put(model, lo);
+    }
+}
+
+fn on_link(model: &mut Model, dice: &mut Dice, link: &Link) {
+    let (ns, dev) = (&link.ns, link.name.as_str());
+    if link.kind == LinkKind::Loopback {
+        return;
+    }
+    // An address of its own in each family, and one that several links may have.
+    let own = format!("10.9.{}.1", model.keys().position(|key| *key == link.key()).unwrap_or(0));
+    for text in [own.as_str(), "169.254.1.1", "fd00::1"] {
+        if dice.one_in(3) {
+            let len = if ip(text).is_ipv4() { dice.of(&[32, 24]) } else { 64 };
+            put(model, Address { scope: dice.of(&[Scope::Global, Scope::Link]), ..address(ns, dev, text, len) });
+        }
+    }
+    for text in ["10.7.0.2", "fd00::2"] {
+        if dice.one_in(3) {
+            let mac = mac(u8::try_from(dice.below(3)).unwrap());
+            put(model, Neighbour { ns: ns.clone(), link: link.name.clone(), ip: ip(text), mac });
+        }
+    }
+    if matches!(link.kind, LinkKind::Vxlan { .. }) {
+        for last in 1..3 {
+            if dice.yes() {
+                put(
+                    model,
+                    Fdb { link: link.name.clone(), mac: mac(last), dst: dice.of(&[ip("192.0.2.2"), ip("192.0.2.3")]) },
+                );
+            }
+        }
+    }
+    if dice.one_in(3) {
+        let rate = dice.of(&[1_000_000, 2_000_000]);
+        put(model, Qdisc { ns: ns.clone(), link: link.name.clone(), rate, burst: 16_000, limit: 32_000 });
+    }
+    if dice.one_in(3) {
+        let (path, value) = (format!("net/ipv6/conf/{dev}/disable_ipv6").into(), dice.of(&["0", "1"]).into());
+        put(model, Sysctl { ns: ns.clone(), link: Some(link.name.clone()), path, value });
+    }
+}
+
+fn host_links(links: &[Link]) -> Vec<IfName> {
+    let mut names = vec![name("eth0")];
+    names.extend(links.iter().filter(|link| link.ns == Ns::Host).map(|link| link.name.clone()));
+    names
+}
+
+fn nexthops(model: &mut Model, dice: &mut Dice, links: &[Link]) {
+    let devices = host_links(links);
+    for n in 0..4 {
+        if dice.yes() {
+            let gateway = dice.of(&[ip("10.1.0.1"), ip("10.1.0.2"), ip("fd00:1::1")]);
+            put(model, Nexthop { id: 0x5200_0000 + n, link: dice.of(&devices), gateway, onlink: dice.yes() });
+        }
+    }
+}
+
+fn routes(model: &mut Model, dice: &mut Dice, links: &[Link]) {
+    let devices = host_links(links);
+    for dst in ["10.10.1.0/24", "10.10.2.0/24", "10.10.3.7/32", "fd00:10::/64", "fd00:11::/64"] {
+        let dst = prefix(dst);
+        let family = dst.family();
+        let nexthops: Vec<u32> = model
+            .iter()
+            .filter_map(|(_, e)| if let Object::Nexthop(n) = &e.object { Some(n) } else { None })
+            .filter(|nexthop| Family::of(nexthop.gateway) == family)
+            .map(|nexthop| nexthop.id)
+            .collect();
+        let gateway = if family == Family::V4 { "10.3.0.1" } else { "fd00:3::1" };
+        let target = match dice.below(6) {
+            0 => continue,
+            1 => RouteTarget::Unreachable,
+            2 => RouteTarget::Link(dice.of(&devices)),
+            3 => RouteTarget::Via { link: dice.of(&devices), gateway: ip(gateway), onlink: true },
+            _ if nexthops.is_empty() => continue,
+            _ => RouteTarget::Nexthop(dice.of(&nexthops)),
+        };
+        let sources: Vec<IpAddr> = model
+            .keys()
+            .filter_map(|key| if let Key::Address { ns: Ns::Host, ip, .. } = key { Some(*ip) } else { None })
+            .filter(|ip| Family::of(*ip) == family)
+            .collect();
+        let src = (dice.yes() && !sources.is_empty()).then(|| dice.of(&sources));
+        put(model, Route { ns: Ns::Host, table: 254, dst, metric: 0, target, src, mtu: None });
+    }
+    for link in links.iter().filter(|link| link.kind == LinkKind::VethPeer) {
+        // Two interfaces of a pod have routes of their own; the default is the first's.
+        let dev = link.name.as_str();
+        if dice.yes() {
+            let router = if dev == "eth0" { "169.254.1.9" } else { "169.254.1.8" };
+            put(model, route(&link.ns, &format!("{router}/32"), RouteTarget::Link(link.name.clone())));
+            if dev == "eth0" && dice.yes() {
+                put(model, route(&link.ns, "0.0.0.0/0", via(dev, router, false)));
+            }
+        }
+    }
+}
+
+/// Removes some objects by hand, as an operator might: what hangs on them goes too.
+pub fn vandalise(model: &mut Model, dice: &mut Dice) {
+    for _ in 0..dice.below(4) {
+        let keys: Vec<Key> = model.keys().cloned().collect();
+        if keys.is_empty() {
+            return;
+        }
+        let key = keys[(dice.below(256) * 256 + dice.below(256)) % keys.len()].clone();
+        let step =
+            Step { action: Action::Delete, key, after: None, before: None, owner: owner(), reason: "by hand".into() };
+        apply_to_model(model, &step).unwrap();
+    }
+}
