@@ -7,6 +7,7 @@
 //! - [`text`]: nft's own syntax, for humans and golden files.
 //! - [`encode`]: netlink messages that change or read the ruleset.
 //! - [`decode`]: netlink messages the kernel sends, and whether a table is still the one that was written.
+//! - [`sim`]: one packet through a ruleset.
 //!
 //! Only what Linux 5.13 knows is used.
 
@@ -16,6 +17,7 @@ mod digest;
 pub mod encode;
 mod implied;
 pub mod model;
+pub mod sim;
 pub mod text;
 mod uapi;
 

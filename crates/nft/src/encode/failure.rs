@@ -98,6 +98,7 @@ const EMLINK: i32 = 31;
 const ERANGE: i32 = 34;
 const ELOOP: i32 = 40;
 const ERESTART: i32 = 85;
+const EPROTO: i32 = 71;
 const EOPNOTSUPP: i32 = 95;
 const ENOBUFS: i32 = 105;
 const ENOTSUPP: i32 = 524;
@@ -114,7 +115,7 @@ fn cause(errno: i32) -> &'static str {
         EMLINK | ELOOP => "chains jump in a circle or too deep",
         ERANGE => "a number is out of range",
         ERESTART => "the ruleset was changed by another hand in the meantime",
-        EOPNOTSUPP | ENOTSUPP => "this kernel lacks it",
+        EPROTO | EOPNOTSUPP | ENOTSUPP => "this kernel lacks it, or has it not in this family",
         ENOBUFS => "the socket's buffer is too small for the answers",
         _ => "see errno(3)",
     }

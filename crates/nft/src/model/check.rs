@@ -234,10 +234,16 @@ fn check_statement(table: &Table, chain: &Chain, statement: &Statement) -> Resul
         Statement::Reject(RejectWith::TcpReset) if table.family == TableFamily::Netdev => {
             Err("reject needs Linux 5.16 in family netdev; accepted is drop".to_owned())
         }
+        Statement::Reject(_) if chain.base.as_ref().is_some_and(|base| base.hook == Hook::Postrouting) => {
+            Err("reject at hook postrouting; accepted are the hooks before".to_owned())
+        }
         Statement::Reject(_) => match table.family {
             TableFamily::Arp | TableFamily::Netdev => Err(format!("reject in family {}", table.family)),
             _ => Ok(()),
         },
+        Statement::CtMark(_) | Statement::Notrack if !tracks(table.family) => {
+            Err(format!("connection tracking in family {}, which has none", table.family))
+        }
         Statement::MetaMark(source) | Statement::CtMark(source) => check_mark(table, source),
         Statement::Limit(limit) if limit.rate == 0 => Err("limit rate 0; accepted are 1 and more".to_owned()),
         Statement::SetUpdate(update) => {
@@ -297,6 +303,11 @@ fn selectors(table: &Table, fields: &[Selector]) -> Result<Vec<Type>, String> {
     Ok(types)
 }
 
+/// Whether packets of the family have connections.
+fn tracks(family: TableFamily) -> bool {
+    !matches!(family, TableFamily::Arp | TableFamily::Netdev)
+}
+
 fn check_selector(family: TableFamily, selector: Selector) -> Result<(), String> {
     use Selector as S;
     let fits = match selector {
@@ -309,6 +320,7 @@ fn check_selector(family: TableFamily, selector: Selector) -> Result<(), String>
         S::ArpOperation | S::ArpSaddrEther | S::ArpSaddrIp | S::ArpDaddrEther | S::ArpDaddrIp => {
             matches!(family, TableFamily::Arp | TableFamily::Bridge | TableFamily::Netdev)
         }
+        S::CtState | S::CtStatus | S::CtMark | S::CtDirection | S::CtOriginalProtoDst => tracks(family),
         S::Fib(..) => matches!(family, TableFamily::Inet | TableFamily::Ip | TableFamily::Ip6 | TableFamily::Netdev),
         _ => true,
     };

@@ -2,9 +2,15 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // These are tests, helpers included.
 
+mod agree;
+mod bridge;
 mod elements;
 mod fixture;
+mod hosts;
 mod kernel;
+mod random;
 mod replace;
 mod robust;
+mod router;
+mod simulate;
 mod write;
