@@ -41,6 +41,8 @@ pub struct Counts {
     pub answers_lost: u64,
     /// Writes delivered twice.
     pub duplicated: u64,
+    /// Second deliveries that the store refused.
+    pub duplicates_refused: u64,
     /// Calls refused because the store was away.
     pub refused: u64,
 }
@@ -142,9 +144,11 @@ impl<S: Store + 'static> Faulty<S> {
         }
         let answer = ask().await;
         if again && self.happens(faults.duplicate) {
-            self.lock().1.duplicated += 1;
             // Its answer goes to nobody, as that of a delivery nobody asked for.
-            let _ = ask().await;
+            let refused = ask().await.is_err();
+            let counts = &mut self.lock().1;
+            counts.duplicated += 1;
+            counts.duplicates_refused += u64::from(refused);
         }
         self.delay(faults.delay).await;
         if self.happens(faults.lose_answers) {

@@ -1,7 +1,8 @@
 //! The store another process serves, over its unix socket.
 //!
 //! One connection carries all questions and watches. It is made again whenever it is lost, after pauses of 20 ms to
-//! 1 s; a call in between fails at once and has the next attempt made early.
+//! 1 s; a call in between fails at once and has the next attempt made early. A server that ended is noticed at once, one
+//! that hangs by the next call, after 10 s.
 //!
 //! Invariants: a question under way when the connection is lost fails, and says whether it may have been applied; what
 //! waits for a watch's receiver is bounded by the watch's window.

@@ -151,10 +151,7 @@ impl Feed {
 
     fn list(&mut self, budget: usize) -> Vec<Item> {
         let Place::List { snapshot, reset, at, after } = &mut self.place else { return Vec::new() };
-        let Some(kind) = self.kinds.get(*at).copied() else {
-            self.place = Place::Log { passed: snapshot.revision, told: snapshot.revision };
-            return Vec::new();
-        };
+        let Some(kind) = self.kinds.get(*at).copied() else { return Vec::new() };
         let page = match snapshot.page(kind, after.as_deref(), budget) {
             Ok(page) => page,
             // What was handed over of this list is not known to be whole.
@@ -174,6 +171,9 @@ impl Feed {
                 (*at, *after) = (*at + 1, None);
                 items.push(Item::Event(Event::Synced { kind, revision: Revision(snapshot.revision) }));
             }
+        }
+        if *at == self.kinds.len() {
+            self.place = Place::Log { passed: snapshot.revision, told: snapshot.revision };
         }
         items.extend(page.into_iter().map(Item::Change));
         items

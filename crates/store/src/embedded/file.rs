@@ -120,6 +120,8 @@ impl StorageBackend for Guarded {
             trial.steps.push(Step::Sync);
             return Ok(());
         }
+        #[cfg(test)]
+        tests::fail_if_told(&self.0.file)?;
         self.0.file.sync_data()
     }
 
@@ -190,8 +192,25 @@ pub(super) fn io_fault(tried: &str, path: &Path, cause: &io::Error) -> StoreErro
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
+    use std::os::unix::fs::MetadataExt;
+    use std::sync::Mutex;
+
     use super::*;
+
+    /// Inode of the file whose next sync fails, after its writes were done.
+    pub(in crate::embedded) static FAILING: Mutex<Option<u64>> = Mutex::new(None);
+
+    pub(super) fn fail_if_told(file: &File) -> io::Result<()> {
+        let mut failing = FAILING.lock().unwrap_or_else(PoisonError::into_inner);
+        match *failing == Some(file.metadata()?.ino()) {
+            true => {
+                *failing = None;
+                Err(io::Error::other("the disk is broken"))
+            }
+            false => Ok(()),
+        }
+    }
 
     fn trial_of(path: &Path) -> Guarded {
         Guarded::open(path).unwrap()

@@ -13,6 +13,8 @@ mod database;
 mod feed;
 mod file;
 mod log;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 pub(crate) use feed::{Begin, Feed, HOLD, Item};

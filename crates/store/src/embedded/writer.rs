@@ -3,8 +3,8 @@
 //! Operations that wait while a commit is under way go into the next commit together, so many writers share one sync
 //! of the disk. A file that failed is closed and opened again, because redb refuses to go on after a failed write.
 //!
-//! Invariants: an operation is answered after its commit is on disk and in the log; after a failed commit nothing is
-//! answered from memory, only from what the file says.
+//! Invariants: an operation is answered after its commit is on disk and in the log; after a failed commit, what the log
+//! says is what the file says.
 
 use ripstop_types::Revision;
 use tokio::sync::{mpsc, oneshot};
@@ -69,26 +69,26 @@ fn write(core: &Core, ops: &[Op]) -> Vec<Answer> {
         None => Err(Box::new(Failure { fault: core.unopened(), attempted: None })),
     };
     let Failure { fault, attempted } = match committed {
-        Ok(batch) => return publish(core, batch),
+        Ok(Batch { answers, changes }) => {
+            core.log.publish(changes);
+            return answers;
+        }
         Err(failure) => *failure,
     };
     tracing::warn!(store = %core.name(), %fault, "a write failed, opening the store file again");
+    let lost = |cause: String, maybe_applied| {
+        let lost = StoreError::Away { tried: format!("write to {}", core.name()), cause, maybe_applied };
+        ops.iter().map(|_| Err(lost.clone())).collect()
+    };
     match core.reopen() {
         Ok(revision) => match attempted {
-            // The commit reached the disk although it was reported as failed.
-            Some(batch) if batch.changes.last().is_some_and(|last| last.revision == revision) => publish(core, batch),
+            // The commit was reported as failed and is in the file: it is seen, but was not promised.
+            Some(batch) if batch.changes.last().is_some_and(|last| last.revision == revision) => {
+                core.log.publish(batch.changes);
+                lost(fault.to_string(), true)
+            }
             _ => ops.iter().map(|_| Err(fault.clone())).collect(),
         },
-        Err(again) => {
-            let (tried, maybe_applied) = (format!("write to {}", core.name()), attempted.is_some());
-            let cause = format!("{fault}; opened again: {again}");
-            let lost = StoreError::Away { tried, cause, maybe_applied };
-            ops.iter().map(|_| Err(lost.clone())).collect()
-        }
+        Err(again) => lost(format!("{fault}; opened again: {again}"), attempted.is_some()),
     }
-}
-
-fn publish(core: &Core, batch: Batch) -> Vec<Answer> {
-    core.log.publish(batch.changes);
-    batch.answers
 }

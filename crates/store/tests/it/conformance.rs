@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use ripstop_store::fault::{Counts, Faults, Faulty};
+use ripstop_store::fault::{Faults, Faulty};
 use ripstop_store::suite::{CASES, Fixture};
-use ripstop_store::{Embedded, Options, Remote, Server, Store};
+use ripstop_store::{Embedded, Event, Expect, Kind, Options, Remote, Server, Store};
+use serde_json::json;
 use tokio::sync::{Mutex, oneshot};
 use tokio::task::JoinHandle;
 
@@ -221,18 +222,44 @@ on_every_store! {
 }
 
 #[tokio::test]
-async fn the_faults_that_were_ordered_happen_and_repeat() {
+async fn a_second_delivery_is_refused() {
+    let fixture = Faulted::new(LOSSES);
+    judge("a_counter_counts_every_increment", &fixture).await;
+    let counts = fixture.store.counts();
+    assert!(counts.questions_lost > 10 && counts.answers_lost > 10 && counts.duplicated > 10, "{counts:?}");
+    assert_eq!(counts.duplicates_refused, counts.duplicated);
+    fixture.store.away();
+    assert!(fixture.store.get(Kind::Nodes, "n").await.is_err());
+    assert_eq!(fixture.store.counts().refused, counts.refused + 1);
+}
+
+#[tokio::test]
+async fn faults_follow_from_the_seed() {
     let mut seen = Vec::new();
-    for _ in 0..2 {
-        let fixture = Faulted::new(LOSSES);
-        judge("a_counter_counts_every_increment", &fixture).await;
-        let counts = fixture.store.counts();
-        assert!(counts.questions_lost > 10 && counts.answers_lost > 10 && counts.duplicated > 10, "{counts:?}");
-        fixture.store.away();
-        assert!(fixture.store.get(ripstop_store::Kind::Nodes, "n").await.is_err());
-        assert_eq!(fixture.store.counts().refused, counts.refused + 1);
-        seen.push(Counts { refused: 0, ..counts });
+    for seed in [7, 7, 8] {
+        let fixture = Faulted::new(Faults { seed, ..LOSSES });
+        let mut answers = Vec::new();
+        for n in 0..200 {
+            let put = fixture.store.put_if(Kind::Nodes, "n", &json!(n), Expect::Any).await;
+            answers.push(put.map_err(|fault| fault.maybe_applied()));
+        }
+        assert!(answers.contains(&Err(true)));
+        seen.push((answers, fixture.store.counts()));
     }
-    // One runtime thread, one writer: the same calls in the same order.
-    println!("{seen:?}");
+    assert_eq!(seen[0], seen[1]);
+    assert_ne!(seen[0], seen[2]);
+}
+
+#[tokio::test]
+async fn a_store_taken_away_for_a_time_comes_back() {
+    let fixture = Faulted::new(Faults::default());
+    let mut watch = fixture.store.watch(&[Kind::Nodes]);
+    assert!(matches!(watch.recv().await, Some(Event::Synced { .. })));
+    fixture.store.away_for(Duration::from_millis(20));
+    assert!(fixture.store.list(Kind::Nodes).await.is_err());
+    assert!(matches!(watch.recv().await, Some(Event::Away { .. })));
+    fixture.store.inner().put_if(Kind::Nodes, "n", &json!(1), Expect::Absent).await.unwrap();
+    assert_eq!(watch.recv().await, Some(Event::Back));
+    assert!(matches!(watch.recv().await, Some(Event::Put(_))));
+    assert!(fixture.store.list(Kind::Nodes).await.is_ok());
 }

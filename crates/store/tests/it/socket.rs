@@ -217,7 +217,9 @@ async fn a_client_that_makes_no_sense_is_refused_and_others_go_on() {
         assert_eq!(raw.hear().await, "");
     }
     let watch_again = br#"{"watch":{"watch":1,"kinds":["nodes"],"from":"start","window":1}}"#;
-    for line in [&br#"{"hello":{"protocol":"ripstop-store","version":1}}"#[..], br#"{"list":{"id":1,"kind":"x"}}"#, b"{}"] {
+    for line in
+        [&br#"{"hello":{"protocol":"ripstop-store","version":1}}"#[..], br#"{"list":{"id":1,"kind":"x"}}"#, b"{}"]
+    {
         let mut raw = Raw::introduced(&serving.socket()).await;
         raw.say(line).await;
         let answer = raw.hear().await;
