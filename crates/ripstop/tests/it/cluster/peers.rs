@@ -14,8 +14,8 @@ fn a_nodes_new_address_reaches_its_peers_within_a_second() {
     let Some(lab) = lab(options) else { return };
     pods(&lab);
     let node = Target::Node(2);
-    lab.exec(&node, &["ip", "addr", "add", "172.30.1.99/24", "dev", "eth0"]).unwrap();
     lab.exec(&node, &["ip", "addr", "del", "172.30.1.12/24", "dev", "eth0"]).unwrap();
+    lab.exec(&node, &["ip", "addr", "add", "172.30.1.99/24", "dev", "eth0"]).unwrap();
     // The kernel took the default route along with the address.
     lab.exec(&node, &["ip", "route", "replace", "default", "via", "172.30.1.1", "dev", "eth0"]).unwrap();
     let begun = Instant::now();
