@@ -27,7 +27,9 @@ usage: cargo xtask COMMAND
   build                              target/release/{ripstop,ripstop-cni}, static, sizes checked
   demo                               builds for development and runs `ripstop lab demo`
   install [ARG...]                   what `ripstop install` of target/release installs, with its arguments
-  bench | fuzz | test-k8s            say what is missing as long as there are none";
+  bench [--record] [--rounds N] [--only ID,ID]
+                                     builds and measures; --record puts the tables into BENCHMARKS.md
+  fuzz | test-k8s                    say what is missing as long as there are none";
 
 /// A command ended, and how.
 enum End {
@@ -68,10 +70,10 @@ fn run(command: &str, args: &[String]) -> Result<End> {
         "test" => Ok(verdict(testrun::command(&Workspace::open()?, args)?)),
         "build" => release::build(&Workspace::open()?).map(|()| End::Good),
         "demo" => Ok(verdict(release::demo(&Workspace::open()?, args)?)),
+        "bench" => Ok(verdict(release::bench(&Workspace::open()?, args)?)),
         "install" => Ok(verdict(release::install(&Workspace::open()?, args)?)),
         "test-k8s" => Ok(End::Nothing("no cluster tests exist yet")),
         "fuzz" => Ok(End::Nothing("no fuzz targets exist yet")),
-        "bench" => Ok(End::Nothing("no benchmarks exist yet")),
         "" | "help" | "--help" | "-h" => {
             println!("{HELP}");
             Ok(End::Good)

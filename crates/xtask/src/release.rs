@@ -1,5 +1,5 @@
-//! The programs as they are shipped: static, small, two files in target/release. And the demo, on the profile the tests
-//! use.
+//! The programs as they are shipped: static, small, two files in target/release; the figures, which are theirs. And the
+//! demo, on the profile the tests use.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -17,6 +17,9 @@ const PROGRAMS: &[(&str, &str, Option<u64>)] =
 /// Static linking of the C library (the plugin has none). With `--target`, so that the flag does not reach procedural
 /// macros, which are dynamic libraries.
 const STATIC: &str = "-C target-feature=+crt-static";
+
+/// Package and program that measures.
+const BENCH: &str = "ripstop-bench";
 
 /// Builds both programs into target/release and checks that they are static and not too big.
 ///
@@ -65,6 +68,26 @@ pub fn demo(workspace: &Workspace, args: &[String]) -> Result<bool> {
     let ripstop = workspace.target.join("debug").join("ripstop");
     let demo = Command::new(&ripstop).args(["lab", "demo"]).args(args).stdin(Stdio::null()).status();
     Ok(demo.with_context(|| format!("start {}", ripstop.display()))?.success())
+}
+
+/// Measures the shipped programs, or those of the folder that `RIPSTOP_BIN_DIR` names; true where everything was measured.
+///
+/// # Errors
+/// If something does not build, or the measurement cannot be started.
+pub fn bench(workspace: &Workspace, args: &[String]) -> Result<bool> {
+    let folder = match std::env::var_os("RIPSTOP_BIN_DIR") {
+        Some(folder) => PathBuf::from(folder),
+        None => {
+            build(workspace)?;
+            workspace.target.join("release")
+        }
+    };
+    // What measures need not be fast: it waits for what it measures.
+    let built = workspace.cargo().args(["build", "--locked", "--package", BENCH]).status().context("cargo build")?;
+    ensure!(built.success(), "{BENCH} does not build");
+    let bench = workspace.target.join("debug").join(BENCH);
+    let status = Command::new(&bench).args(args).env("RIPSTOP_BIN_DIR", folder).stdin(Stdio::null()).status();
+    Ok(status.with_context(|| format!("start {}", bench.display()))?.success())
 }
 
 /// Puts a built program where it is promised, in one step, so that a running copy stays whole.

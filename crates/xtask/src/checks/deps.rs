@@ -95,6 +95,8 @@ const RIM: &[Row] = &[
             "ripstop-lab",
         ],
     ),
+    // Measures the product beside its rivals: by programs and sockets, and by records as agents write them.
+    row("bench", "ripstop-bench", &["ripstop-types", "ripstop-objects", "ripstop-store", "ripstop-lab"]),
     row("ripstop-cni", PLUGIN, &["ripstop-cni-spec"]),
     row("xtask", "xtask", &[]),
 ];

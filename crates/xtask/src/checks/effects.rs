@@ -24,7 +24,7 @@ const PROCESSES: &[&str] = &[
 ];
 
 /// Crates that may: they drive the product from outside.
-const RUNNERS: &[&str] = &["crates/lab/", "crates/conformance/", "crates/xtask/"];
+const RUNNERS: &[&str] = &["crates/lab/", "crates/bench/", "crates/conformance/", "crates/xtask/"];
 
 /// Flags that only a change carries, and the types of messages that change something.
 const MODIFYING_FLAGS: &[&str] = &["NLM_F_CREATE", "NLM_F_EXCL", "NLM_F_REPLACE", "NLM_F_APPEND"];
