@@ -13,6 +13,8 @@ mod expr;
 mod failure;
 mod request;
 mod set;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 
