@@ -63,9 +63,10 @@ impl From<Vec<(NetworkName, NodeName, Family, u32)>> for NexthopIds {
     fn from(rows: Vec<(NetworkName, NodeName, Family, u32)>) -> Self {
         let mut ids = Self::default();
         for (network, peer, family, id) in rows {
-            if NEXTHOP_IDS.contains(&id) && !ids.by_id.contains_key(&id) {
-                ids.by_id.insert(id, (network.clone(), peer.clone(), family));
-                ids.by_peer.insert((network, peer, family), id);
+            let place = (network, peer, family);
+            if NEXTHOP_IDS.contains(&id) && !ids.by_id.contains_key(&id) && !ids.by_peer.contains_key(&place) {
+                ids.by_id.insert(id, place.clone());
+                ids.by_peer.insert(place, id);
             }
         }
         ids

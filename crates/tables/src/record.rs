@@ -60,8 +60,9 @@ impl Recording {
     }
 }
 
-/// Names under which a runtime's configuration may carry a secret.
-const SECRET_WORDS: [&str; 4] = ["password", "secret", "token", "privatekey"];
+/// What the names have in them, in lower case and without '-' and '_', under which a configuration may carry a secret.
+const SECRET_WORDS: [&str; 9] =
+    ["password", "passwd", "passphrase", "secret", "token", "privatekey", "apikey", "credential", "authorization"];
 
 /// Takes secrets out of what a runtime sent.
 fn redact(input: &mut Input) {
@@ -79,7 +80,7 @@ fn redact_value(value: &mut serde_json::Value) {
     match value {
         serde_json::Value::Object(fields) => {
             for (name, value) in fields {
-                let name = name.to_lowercase();
+                let name: String = name.to_lowercase().chars().filter(|c| !matches!(c, '-' | '_')).collect();
                 if SECRET_WORDS.iter().any(|word| name.contains(word)) {
                     *value = "redacted".into();
                 } else {

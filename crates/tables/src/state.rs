@@ -288,12 +288,24 @@ impl Tables {
             }),
         };
         match done {
-            Ok(()) => {
-                self.faults.remove(&(kind, key.clone()));
-            }
-            Err(faults) => {
-                self.faults.insert((kind, key.clone()), faults.to_string());
-            }
+            Ok(()) => self.note_fault(kind, key, None, changes),
+            Err(faults) => self.note_fault(kind, key, Some(faults.to_string()), changes),
+        }
+    }
+
+    /// Remembers what is wrong with a record. That a network is broken or no longer is changes what this node proposes.
+    fn note_fault(&mut self, kind: StoreKind, key: &Arc<str>, fault: Option<String>, changes: &mut BTreeSet<Change>) {
+        let place = (kind, key.clone());
+        let (was, is) = (self.faults.contains_key(&place), fault.is_some());
+        match fault {
+            Some(fault) => drop(self.faults.insert(place, fault)),
+            None => drop(self.faults.remove(&place)),
+        }
+        if was != is
+            && kind == StoreKind::Networks
+            && let Ok(name) = key.parse::<NetworkName>()
+        {
+            changes.insert(Change::Network(name));
         }
     }
 
@@ -333,7 +345,7 @@ impl Tables {
     }
 
     fn delete(&mut self, kind: StoreKind, key: &Arc<str>, changes: &mut BTreeSet<Change>) {
-        self.faults.remove(&(kind, key.clone()));
+        self.note_fault(kind, key, None, changes);
         match kind {
             StoreKind::Networks => {
                 if let Ok(name) = key.parse::<NetworkName>()
