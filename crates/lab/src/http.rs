@@ -27,6 +27,16 @@ impl Answer {
 
 /// Asks a server for a path. Each wait for the server is bounded by `limit`.
 pub fn get(socket: &Path, path: &str, limit: Duration) -> io::Result<Answer> {
+    ask(socket, path, limit).map_err(|error| match error.kind() {
+        // What a socket with a time limit says when it has passed.
+        io::ErrorKind::WouldBlock => {
+            io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {} s", limit.as_secs_f32()))
+        }
+        _ => error,
+    })
+}
+
+fn ask(socket: &Path, path: &str, limit: Duration) -> io::Result<Answer> {
     let mut stream = UnixStream::connect(socket)?;
     stream.set_read_timeout(Some(limit))?;
     stream.set_write_timeout(Some(limit))?;
@@ -116,6 +126,15 @@ mod tests {
         ] {
             assert!(read(text).is_err(), "{text:?}");
         }
+    }
+
+    #[test]
+    fn a_silent_server_is_given_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let _listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let error = get(&path, "/readyz", Duration::from_millis(20)).unwrap_err();
+        assert_eq!(error.to_string(), "no answer within 0.02 s");
     }
 
     #[test]

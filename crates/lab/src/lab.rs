@@ -60,7 +60,8 @@ impl Lab {
             Err(error) => {
                 let cleaned = clean(&lab.layout);
                 give_back(lock)?;
-                cleaned.and(Err(error))
+                // A program that the same key stroke ended is no failure of its own.
+                cleaned.and(Err(if interrupt::happened() { LabError::Interrupted } else { error }))
             }
         }
     }
@@ -70,7 +71,7 @@ impl Lab {
         crate::options::validate_lab_name(name)?;
         let layout = Layout::new(name);
         let state = State::load(&layout)?;
-        Ok(Self { layout, programs: Programs::find(&state.options)?, temporary: false })
+        Ok(Self { layout, programs: Programs::recorded(&state.options)?, temporary: false })
     }
 
     /// Lets the lab stay when this value goes.
@@ -172,7 +173,10 @@ impl Lab {
     /// Everything between an empty folder and ready nodes.
     fn build(&self, options: &Options) -> Result<()> {
         places::register(&self.layout)?;
-        let state = State::planned(options);
+        let mut state = State::planned(options);
+        // Whoever opens the lab later runs the same programs.
+        state.options.ripstop = Some(self.programs.ripstop.clone());
+        state.options.plugin.clone_from(&self.programs.plugin);
         state.save(&self.layout)?;
         space::prepare_netns_dir()?;
         cables::lay_router(&self.layout, options)?;

@@ -35,6 +35,14 @@ impl Programs {
         Ok(Self { ripstop, plugin })
     }
 
+    /// The programs a lab was made with.
+    pub(crate) fn recorded(options: &Options) -> Result<Self> {
+        match &options.ripstop {
+            Some(ripstop) => Ok(Self { ripstop: ripstop.clone(), plugin: options.plugin.clone() }),
+            None => Self::find(options),
+        }
+    }
+
     /// The plugin, or why there is none.
     pub fn plugin(&self) -> Result<&Path> {
         self.plugin.as_deref().ok_or_else(|| {

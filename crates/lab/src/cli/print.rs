@@ -59,7 +59,12 @@ pub(super) fn status(lab: &Lab, form: OutputForm) -> Result<()> {
             node.name.clone(),
             node.subnet.to_string(),
             node.addresses.join(","),
-            if node.plugged { "plugged" } else { "cut" }.into(),
+            match (node.init, node.plugged) {
+                (None, _) => "-",
+                (Some(_), true) => "plugged",
+                (Some(_), false) => "cut",
+            }
+            .into(),
             dash(node.init),
             dash(node.agent),
             node.starts.to_string(),

@@ -16,8 +16,12 @@ use super::wire::{Kind, Packet, SIZE};
 
 /// Flows start in so many groups, spread over the interval, so that not all send at the same moment.
 const PHASES: u64 = 4;
-/// A flow that is late by more intervals leaves the missed probes out.
-const CATCH_UP: u64 = 8;
+/// A flow that is late by more nanoseconds leaves the missed probes out.
+const CATCH_UP: u64 = 100_000_000;
+/// So many probes of one flow are sent at once to catch up, before echoes are looked at again.
+const BURST: usize = 4;
+/// With more under way, nothing is caught up: a queue of the kernel that holds a thousand packets must not overflow.
+const UNDER_WAY: usize = 200;
 /// The longest sleep, so that the wish to stop is seen.
 const NAP: u64 = 20_000_000;
 /// No more error messages are kept.
@@ -144,14 +148,14 @@ impl Worker {
         let mut sent = 0;
         let interval = self.share.interval;
         let now = self.now();
+        let crowded = self.share.lines.iter().map(|line| line.flow.open()).sum::<usize>() > UNDER_WAY;
         for n in 0..self.share.lines.len() {
-            while self.share.lines[n].due <= now {
-                let late = now - self.share.lines[n].due;
-                self.outcome.stall = self.outcome.stall.max(late);
+            for _ in 0..BURST {
                 let line = &mut self.share.lines[n];
-                if late > CATCH_UP * interval {
+                let Some(late) = now.checked_sub(line.due) else { break };
+                self.outcome.stall = self.outcome.stall.max(late);
+                if late > CATCH_UP || (late > interval && crowded) {
                     line.due += late / interval * interval;
-                    continue;
                 }
                 line.due += interval;
                 sent += 1;

@@ -19,6 +19,8 @@ pub(super) struct Flow {
     pub(super) delays: Histogram,
     /// Probes from `base` on, oldest first.
     window: VecDeque<Slot>,
+    /// Probes in the window whose echo has not come.
+    open: usize,
     base: u64,
     next_expected: u64,
     last_arrival: Option<u64>,
@@ -34,10 +36,12 @@ struct Slot {
 impl Flow {
     /// A probe is about to be sent; answers its number.
     pub(super) fn send(&mut self, now: u64) -> u64 {
-        while self.window.front().is_some_and(|slot| now.saturating_sub(slot.sent) > MEMORY) {
+        while let Some(slot) = self.window.front().filter(|slot| now.saturating_sub(slot.sent) > MEMORY) {
+            self.open -= usize::from(!slot.back);
             self.window.pop_front();
             self.base += 1;
         }
+        self.open += 1;
         self.window.push_back(Slot { sent: now, back: false });
         self.last_sent = now;
         // The wait for the first echo is a gap like any other.
@@ -55,6 +59,7 @@ impl Flow {
             return false;
         }
         slot.back = true;
+        self.open -= 1;
         let delay = now.saturating_sub(slot.sent);
         if delay > LIFETIME_NS {
             return false;
@@ -69,6 +74,11 @@ impl Flow {
         self.max_gap = self.max_gap.max(gap);
         self.last_arrival = Some(now);
         true
+    }
+
+    /// How many probes are under way or lost of late.
+    pub(super) fn open(&self) -> usize {
+        self.open
     }
 
     /// Whether an echo may still come.
@@ -165,7 +175,7 @@ mod tests {
         assert!(flow.arrive(1, 4 * MS) && !flow.pending(4 * MS));
         assert_eq!((flow.sent, flow.received, flow.lost(), flow.reordered, flow.dup), (3, 3, 0, 1, 0));
         assert!(!flow.arrive(1, 5 * MS));
-        assert_eq!(flow.dup, 1);
+        assert_eq!((flow.dup, flow.open()), (1, 0));
         assert!(!flow.arrive(99, 5 * MS), "never sent");
     }
 
@@ -203,6 +213,7 @@ mod tests {
             flow.send(n * MS);
         }
         assert!(flow.window.len() as u64 <= MEMORY / MS + 1);
+        assert_eq!(flow.open(), flow.window.len());
         assert_eq!(flow.lost(), 10_000);
         assert!(!flow.arrive(0, 10_000 * MS), "forgotten");
         assert!(flow.arrive(9_999, 10_000 * MS));

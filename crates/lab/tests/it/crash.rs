@@ -28,6 +28,30 @@ fn up_killed_at_any_moment_leaves_what_down_finds() {
 }
 
 #[test]
+fn an_interrupted_up_cleans_up_after_itself() {
+    let Some(options) = bare("stop") else { return };
+    let name = options.name.as_str();
+    run(&["--name", name, "down"]);
+    for delay in [5, 30, 60, 90] {
+        let mut child = Command::new(program().unwrap())
+            .args(["--name", name, "up", "--no-agents", "--nodes", "9"])
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        std::thread::sleep(Duration::from_millis(delay));
+        let pid = rustix::process::Pid::from_raw(child.id().cast_signed()).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+        match child.wait().unwrap().code() {
+            Some(130) => {}
+            // It was too late, or too early to be noted.
+            Some(0) | None => assert!(run(&["--name", name, "down"]).status.success()),
+            other => panic!("{other:?} after {delay} ms"),
+        }
+        assert_eq!(left_of(name), Vec::<String>::new(), "interrupted after {delay} ms");
+    }
+}
+
+#[test]
 fn down_finds_things_without_a_record() {
     let Some(options) = bare("lost") else { return };
     let lab = up(&options).keep();
