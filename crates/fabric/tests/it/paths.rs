@@ -1,0 +1,236 @@
+//! The way to a peer.
+//!
+//! This node is n1 at 172.30.1.11/24 and fd00:30:1::11/64. A near peer is in both subnets, a far one in neither.
+
+use ripstop_fabric::egress::{always_plain, sees_pods};
+use ripstop_fabric::paths::{path, tunnel_link, tunnel_mac};
+use ripstop_objects::{BackendKind, ClaimState, Encapsulation, Network, NodeRecord, Receive, ToNodes, VxlanReceive};
+use ripstop_types::Family::{self, V4, V6};
+
+use crate::scenario::{Scenario, claim, ip, network, network_name, node, node_record, prefix};
+
+const NEAR: &[&str] = &["172.30.1.12/24", "fd00:30:1::12/64"];
+const FAR: &[&str] = &["172.30.2.12/24", "fd00:30:2::12/64"];
+
+/// One network of both families with this backend, and the peer n2 with a range in each.
+fn cluster(kind: BackendKind, addresses: &[&str], change: impl FnOnce(&mut NodeRecord)) -> Scenario {
+    Scenario::synced()
+        .network("default", &["10.244.0.0/16", "fd00:10::/48"], |spec| spec.backend.kind = kind)
+        .own("default", "10.244.1.0/24")
+        .peer_with("n2", addresses, &["10.244.2.0/24", "fd00:10:0:2::/64"], change)
+}
+
+fn default_network(s: &Scenario) -> Network {
+    (*s.tables.networks[&network_name("default")].value).clone()
+}
+
+/// The path to n2 in a line, or the refusal.
+fn way(s: &Scenario, family: Family) -> String {
+    let peer = s.tables.nodes[&node("n2")].value.clone();
+    match path(&s.tables, &default_network(s), &peer, family) {
+        Err(refusal) => refusal.to_string(),
+        Ok(path) => {
+            assert_eq!((path.peer.as_str(), path.family), ("n2", family));
+            let tunnel = path.tunnel.map_or(String::new(), |end| format!(" to {} at {}", end.mac, end.outer));
+            format!("{} by {} via {}{tunnel}", path.encapsulation, path.link, path.gateway)
+        }
+    }
+}
+
+fn vtep(record: &mut NodeRecord, change: impl FnOnce(&mut VxlanReceive)) {
+    for receive in &mut record.receives {
+        if let Receive::Vxlan(vxlan) = receive {
+            return change(vxlan);
+        }
+    }
+}
+
+fn no_vtep(record: &mut NodeRecord) {
+    record.receives = vec![Receive::Plain];
+}
+
+fn no_plain(record: &mut NodeRecord) {
+    record.receives.retain(|receive| *receive != Receive::Plain);
+}
+
+const PLAIN_V4: &str = "host-gw by eth0 via 172.30.1.12";
+const PLAIN_V6: &str = "host-gw by eth0 via fd00:30:1::12";
+const NEAR_V4: &str = "vxlan by ript1 via 10.244.2.1 to 0a:00:00:00:01:32 at 172.30.1.12";
+const NEAR_V6: &str = "vxlan by ript1 via fd00:10:0:2::1 to 0a:00:00:00:01:32 at 172.30.1.12";
+const FAR_V4: &str = "vxlan by ript1 via 10.244.2.1 to 0a:00:00:00:01:32 at 172.30.2.12";
+const FAR_V6: &str = "vxlan by ript1 via fd00:10:0:2::1 to 0a:00:00:00:01:32 at 172.30.2.12";
+const BEHIND_V4: &str = "n2 at 172.30.2.12 is not in this node's subnet 172.30.1.0/24, so a router that does not know the \
+                         pods is between: use the backend auto or vxlan";
+const BEHIND_V6: &str = "n2 at fd00:30:2::12 is not in this node's subnet fd00:30:1::/64, so a router that does not know \
+                         the pods is between: use the backend auto or vxlan";
+
+#[test]
+fn each_backend_near_and_far_in_both_families() {
+    use BackendKind::{Auto, HostGw, Vxlan};
+    let cases = [
+        (HostGw, NEAR, PLAIN_V4, PLAIN_V6),
+        (HostGw, FAR, BEHIND_V4, BEHIND_V6),
+        (Vxlan, NEAR, NEAR_V4, NEAR_V6),
+        (Vxlan, FAR, FAR_V4, FAR_V6),
+        (Auto, NEAR, PLAIN_V4, PLAIN_V6),
+        (Auto, FAR, FAR_V4, FAR_V6),
+    ];
+    for (kind, addresses, v4, v6) in cases {
+        let s = cluster(kind, addresses, |_| {});
+        assert_eq!(way(&s, V4), v4, "{kind:?} {addresses:?}");
+        assert_eq!(way(&s, V6), v6, "{kind:?} {addresses:?}");
+    }
+}
+
+/// Flannel's DirectRouting and Calico's CrossSubnet judge each family by itself.
+#[test]
+fn auto_may_be_plain_in_one_family_and_encapsulated_in_the_other() {
+    let s = cluster(BackendKind::Auto, &["172.30.1.12/24", "fd00:30:2::12/64"], |_| {});
+    assert_eq!(way(&s, V4), PLAIN_V4);
+    assert_eq!(way(&s, V6), NEAR_V6);
+}
+
+#[test]
+fn host_gw_refuses_with_the_reason() {
+    let kind = BackendKind::HostGw;
+    let s = cluster(kind, &["fd00:30:1::12/64"], |_| {});
+    assert_eq!(way(&s, V4), "n2 has published no IPv4 address, which host-gw needs");
+    assert_eq!(way(&s, V6), PLAIN_V6);
+    let s = cluster(kind, NEAR, no_plain);
+    assert_eq!(way(&s, V4), "n2 does not take packets without encapsulation");
+    let s = cluster(kind, NEAR, |_| {}).facts(|facts| facts.links.clear());
+    assert_eq!(way(&s, V4), "this node has no IPv4 address on its uplink, which host-gw needs");
+    assert_eq!(way(&s, V6), "this node has no IPv6 address on its uplink, which host-gw needs");
+}
+
+#[test]
+fn vxlan_refuses_with_the_reason() {
+    let kind = BackendKind::Vxlan;
+    let unpublished = "n2 has not published that it receives vxlan with VNI 1 yet";
+    assert_eq!(way(&cluster(kind, NEAR, no_vtep), V4), unpublished);
+    let other_vni = cluster(kind, NEAR, |record| vtep(record, |vxlan| vxlan.vni = 2));
+    assert_eq!(way(&other_vni, V4), unpublished);
+    let other_port = cluster(kind, NEAR, |record| vtep(record, |vxlan| vxlan.port = 4789));
+    assert_eq!(
+        way(&other_port, V4),
+        "n2 receives vxlan on port 4789, this node sends to 8472: the network's backend.port differs"
+    );
+    let no_outer = cluster(kind, NEAR, |record| vtep(record, |vxlan| vxlan.outer_v4 = None));
+    assert_eq!(way(&no_outer, V4), "n2 has no IPv4 address for outer packets, which this node sends");
+    let no_uplink = cluster(kind, NEAR, |_| {}).facts(|facts| facts.links.clear());
+    assert_eq!(way(&no_uplink, V4), "this node has no address on its uplink, which vxlan needs");
+    let no_range = Scenario::synced()
+        .network("default", &["10.244.0.0/16", "fd00:10::/48"], |spec| spec.backend.kind = kind)
+        .peer("n2", NEAR, &["10.244.2.0/24"]);
+    assert_eq!(way(&no_range, V6), "n2 owns no IPv6 range of network default yet");
+    assert_eq!(way(&no_range, V4), NEAR_V4, "the other family does not suffer");
+}
+
+/// Where plain does not do, the refusal is that of the tunnel, which is what can be mended.
+#[test]
+fn auto_falls_back_and_refuses_as_vxlan_does() {
+    let kind = BackendKind::Auto;
+    assert_eq!(way(&cluster(kind, NEAR, no_plain), V4), NEAR_V4);
+    assert_eq!(way(&cluster(kind, NEAR, no_vtep), V4), PLAIN_V4, "no tunnel is needed");
+    let far_without = cluster(kind, FAR, no_vtep);
+    assert_eq!(way(&far_without, V4), "n2 has not published that it receives vxlan with VNI 1 yet");
+}
+
+#[test]
+fn what_the_peer_says_of_its_tunnel_comes_before_what_its_range_suggests() {
+    let s = cluster(BackendKind::Vxlan, FAR, |record| {
+        vtep(record, |vxlan| {
+            vxlan.inner_v4 = Some("10.244.2.0".parse().unwrap());
+            vxlan.inner_v6 = Some("fd00:10:0:2::".parse().unwrap());
+        });
+    });
+    assert_eq!(way(&s, V4), "vxlan by ript1 via 10.244.2.0 to 0a:00:00:00:01:32 at 172.30.2.12");
+    assert_eq!(way(&s, V6), "vxlan by ript1 via fd00:10:0:2:: to 0a:00:00:00:01:32 at 172.30.2.12");
+}
+
+/// A node without IPv4 sends outer packets by IPv6, for pods of both families.
+#[test]
+fn outer_packets_are_of_the_family_this_node_has() {
+    let v6_only = |facts: &mut ripstop_tables::HostFacts| {
+        facts.links.values_mut().for_each(|link| link.addresses.retain(|(ip, _)| ip.is_ipv6()));
+    };
+    let s = cluster(BackendKind::Vxlan, FAR, |_| {}).facts(v6_only);
+    assert_eq!(way(&s, V4), "vxlan by ript1 via 10.244.2.1 to 0a:00:00:00:01:32 at fd00:30:2::12");
+    let s = cluster(BackendKind::Vxlan, &["172.30.2.12/24"], |_| {}).facts(v6_only);
+    assert_eq!(way(&s, V4), "n2 has no IPv6 address for outer packets, which this node sends");
+}
+
+#[test]
+fn of_several_ranges_the_first_names_the_gateway() {
+    let mut s = cluster(BackendKind::Vxlan, NEAR, |_| {});
+    s.put(&claim("n2", "default", "10.244.9.0/24", ClaimState::Held));
+    assert_eq!(way(&s, V4), NEAR_V4);
+    // A range of one address has no second one for the node.
+    let tiny = Scenario::synced()
+        .network("default", &["10.244.0.0/16"], |spec| spec.backend.kind = BackendKind::Vxlan)
+        .peer("n2", NEAR, &["10.244.2.7/32"]);
+    assert_eq!(way(&tiny, V4), "n2 owns no IPv4 range of network default yet");
+}
+
+#[test]
+fn a_tunnel_has_one_name_and_address_however_often_it_is_made() {
+    let of = |vni: u32, kind| {
+        network("default", &["10.244.0.0/16"], |spec| (spec.backend.vni, spec.backend.kind) = (vni, kind))
+    };
+    let link = |vni, kind| tunnel_link(&of(vni, kind)).map(|link| link.to_string());
+    assert_eq!(link(1, BackendKind::HostGw), None);
+    assert_eq!(link(1, BackendKind::Vxlan).as_deref(), Some("ript1"));
+    assert_eq!(link(16_777_215, BackendKind::Auto).as_deref(), Some("ript16777215"), "fits the kernel's 15 bytes");
+    let mac = |name: &str, vni| tunnel_mac(&node(name), &of(vni, BackendKind::Vxlan));
+    assert_eq!(mac("n1", 1), mac("n1", 1));
+    assert!(mac("n1", 1) != mac("n2", 1) && mac("n1", 1) != mac("n1", 2));
+    assert!(mac("n1", 1).is_unicast());
+}
+
+/// On a plain path a node's own address answers the pod's; on an encapsulated one the answer would come by another way.
+#[test]
+fn a_remote_node_sees_the_pods_address_on_plain_paths_only() {
+    let sees = |kind, addresses: &[&str], to_nodes, family| {
+        let mut s = cluster(kind, addresses, |_| {});
+        s.put(&network("default", &["10.244.0.0/16", "fd00:10::/48"], |spec| {
+            spec.backend.kind = kind;
+            spec.masquerade.to_nodes = to_nodes;
+        }));
+        let peer = s.tables.nodes[&node("n2")].value.clone();
+        sees_pods(&s.tables, &default_network(&s), &peer, family)
+    };
+    for family in Family::BOTH {
+        assert!(sees(BackendKind::HostGw, NEAR, ToNodes::Auto, family));
+        assert!(sees(BackendKind::Auto, NEAR, ToNodes::Auto, family));
+        assert!(!sees(BackendKind::Auto, FAR, ToNodes::Auto, family));
+        assert!(!sees(BackendKind::Vxlan, NEAR, ToNodes::Auto, family));
+        assert!(!sees(BackendKind::HostGw, FAR, ToNodes::Auto, family), "no path at all: as to the outside");
+        assert!(sees(BackendKind::Vxlan, FAR, ToNodes::Never, family));
+        assert!(!sees(BackendKind::HostGw, NEAR, ToNodes::Always, family));
+    }
+    let mixed = |family| sees(BackendKind::Auto, &["172.30.1.12/24", "fd00:30:2::12/64"], ToNodes::Auto, family);
+    assert!(mixed(V4) && !mixed(V6), "each family for itself");
+}
+
+#[test]
+fn what_does_not_leave_the_link_is_never_rewritten() {
+    let covered = |text: &str| {
+        let address = ip(text);
+        always_plain(Family::of(address)).iter().any(|prefix| prefix.contains(address))
+    };
+    for text in ["169.254.1.1", "224.0.0.251", "239.255.255.255", "fe80::1", "ff02::fb"] {
+        assert!(covered(text), "{text}");
+    }
+    for text in ["192.0.2.1", "10.0.0.1", "240.0.0.1", "2001:db8::1", "fd00::1"] {
+        assert!(!covered(text), "{text}");
+    }
+    assert_eq!(always_plain(V4), [prefix("169.254.0.0/16"), prefix("224.0.0.0/4")]);
+}
+
+/// The encapsulation's word is the backend's, which is what people configure.
+#[test]
+fn encapsulations_are_shown_as_backends() {
+    assert_eq!(Encapsulation::None.to_string(), "host-gw");
+    assert_eq!(Encapsulation::Vxlan.to_string(), "vxlan");
+    assert_eq!(node_record("n2", NEAR).address(V6).unwrap().prefix, prefix("fd00:30:1::/64"));
+}
