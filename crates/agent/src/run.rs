@@ -58,8 +58,11 @@ pub enum Message {
         answer: oneshot::Sender<Result<(), String>>,
     },
     /// A question, which reads and changes nothing.
-    Ask(Box<dyn FnOnce(&Core, &Metrics) + Send>),
+    Ask(Question),
 }
+
+/// Reads the core and what is counted.
+pub type Question = Box<dyn FnOnce(&Core, &Metrics) + Send>;
 
 /// Runs an agent until it is told to stop. Everything in the kernel stays as it is then.
 ///

@@ -178,7 +178,7 @@ impl Core {
         let timings = start.config.timings;
         let held = start.held;
         let (pods, notes) = pods::admit(&boot, &start.pods, &observed);
-        let book_rows = pods.iter().map(|row| pods::lease_of(row));
+        let book_rows = pods.iter().map(pods::lease_of);
         let (book, book_notes) = LeaseBook::import(&boot, COOLDOWN_MS, book_rows);
         let tables = Tables::new(Start { pods, ..start });
         let mut core = Self {
@@ -220,17 +220,22 @@ impl Core {
         for note in book_notes {
             core.log(Level::Warn, note.to_string());
         }
-        core.note_pod_files();
-        core.tell_foreign_drops();
-        core.refresh_realised();
-        core.want_ranges();
-        core.sync_ranges();
-        core.desired = Desired::of(&core.tables);
-        let everything: BTreeSet<Key> = core.applied.keys().chain(core.desired.model().keys()).cloned().collect();
-        core.dirty.extend(everything);
-        core.settle(BTreeSet::new());
+        core.first_plans();
         let outputs = std::mem::take(&mut core.outputs);
         (core, outputs)
+    }
+
+    /// Compares everything that is there with everything that should be.
+    fn first_plans(&mut self) {
+        self.note_pod_files();
+        self.tell_foreign_drops();
+        self.refresh_realised();
+        self.want_ranges();
+        self.sync_ranges();
+        self.desired = Desired::of(&self.tables);
+        let everything: BTreeSet<Key> = self.applied.keys().chain(self.desired.model().keys()).cloned().collect();
+        self.dirty.extend(everything);
+        self.settle(BTreeSet::new());
     }
 
     /// Takes in one input and says what to do.

@@ -60,11 +60,10 @@ impl Core {
                 self.listing_claims = true;
                 self.listed = BTreeMap::new();
             }
-            StoreInput::Synced { kind: StoreKind::Claims, revision } => {
-                if std::mem::take(&mut self.listing_claims) {
-                    let claims = std::mem::take(&mut self.listed);
-                    self.range_event(&RangeEvent::Listed { revision: *revision, claims });
-                }
+            StoreInput::Synced { kind: StoreKind::Claims, revision } if self.listing_claims => {
+                self.listing_claims = false;
+                let claims = std::mem::take(&mut self.listed);
+                self.range_event(&RangeEvent::Listed { revision: *revision, claims });
             }
             _ => {}
         }

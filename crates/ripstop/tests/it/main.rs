@@ -4,8 +4,8 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 mod asking;
-mod cluster;
 mod changing;
+mod cluster;
 mod fake;
 mod help;
 mod installing;
