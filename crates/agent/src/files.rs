@@ -1,8 +1,10 @@
 //! The agent's files: its lock, identities, the pods' rows of this boot, the snapshot.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, anyhow, bail};
 use ripstop_desired::LEASES;
@@ -78,18 +80,42 @@ fn read_word(path: &Path) -> anyhow::Result<String> {
     Ok(text.trim().to_owned())
 }
 
-/// The rows of this boot's pods, and what is wrong with files that are not rows.
-pub fn pods(files: &BootFiles) -> (Vec<PodRow>, Vec<String>) {
+/// The files of this boot's pods.
+pub struct Pods {
+    /// Their rows.
+    pub rows: Vec<PodRow>,
+    /// Names of those that cannot be read.
+    pub lost: Vec<Arc<str>>,
+    /// What is wrong with them.
+    pub problems: Vec<String>,
+}
+
+/// Reads the pods' files.
+pub fn pods(files: &BootFiles, run_dir: &Path) -> Pods {
     let (records, faults) = files.list(LEASES);
-    let mut rows = Vec::new();
-    let mut problems: Vec<String> = faults.iter().map(ToString::to_string).collect();
+    let mut pods = Pods { rows: Vec::new(), lost: Vec::new(), problems: Vec::new() };
+    pods.problems.extend(faults.iter().map(ToString::to_string));
+    let mut read = BTreeSet::new();
     for record in records {
+        read.insert(record.key.clone());
         match serde_json::from_str::<PodRow>(&record.value) {
-            Ok(row) => rows.push(row),
-            Err(error) => problems.push(format!("{LEASES}/{}: not a pod's row: {error}", record.key)),
+            Ok(row) => pods.rows.push(row),
+            Err(error) => {
+                pods.problems.push(format!("{LEASES}/{}: not a pod's row: {error}", record.key));
+                pods.lost.push(record.key);
+            }
         }
     }
-    (rows, problems)
+    // A file that is no text at all still has a name, and the name says whose it is.
+    for entry in fs::read_dir(run_dir.join(LEASES)).into_iter().flatten().filter_map(Result::ok) {
+        let name = entry.file_name();
+        let key = name.to_str().and_then(|name| name.strip_suffix(".json"));
+        if let Some(key) = key.filter(|key| !key.starts_with('.') && !key.contains('%') && !read.contains(*key)) {
+            pods.lost.push(key.into());
+        }
+    }
+    pods.lost.sort();
+    pods
 }
 
 /// Where the snapshot lies.

@@ -233,7 +233,7 @@ fn wait(monitor: &Monitor, time: Duration) -> bool {
 fn watch(own: Arc<OwnTraffic>, jobs: mpsc::Sender<Job>, queue: UnboundedSender<Message>, settings: Settings) {
     let work = move || {
         let mut monitor = None;
-        let (mut looked, mut odd) = (Instant::now(), Vec::new());
+        let (mut looked, mut odd, mut bridge) = (Instant::now(), Vec::new(), bridge_settings());
         while !queue.is_closed() {
             let changed = hear(&mut monitor, &own, LOOK.saturating_sub(looked.elapsed()));
             let mut changed = changed.unwrap_or_else(|error| {
@@ -250,6 +250,9 @@ fn watch(own: Arc<OwnTraffic>, jobs: mpsc::Sender<Job>, queue: UnboundedSender<M
                     changed.kinds.insert(Kind::Sysctl);
                 }
                 odd = found;
+                let found = bridge_settings();
+                changed.facts |= found != bridge;
+                bridge = found;
             }
             if !tell(&jobs, changed) {
                 break;
@@ -259,6 +262,12 @@ fn watch(own: Arc<OwnTraffic>, jobs: mpsc::Sender<Job>, queue: UnboundedSender<M
     if let Err(error) = thread::Builder::new().name("monitor".into()).spawn(work) {
         tracing::warn!("cannot start the monitor thread: {error}");
     }
+}
+
+/// Whether bridged packets pass netfilter, which the host's facts speak of.
+fn bridge_settings() -> [Option<String>; 2] {
+    ["bridge-nf-call-iptables", "bridge-nf-call-ip6tables"]
+        .map(|name| std::fs::read_to_string(Path::new("/proc/sys/net/bridge").join(name)).ok())
 }
 
 /// What changed within a time, and until it is quiet for a moment. Who listens anew has missed something.

@@ -124,9 +124,9 @@ impl Shell {
         let (to_self, queue) = unbounded_channel();
         let identity = files::identity(&config)?;
         let boot_files = BootFiles::new(&config.run_dir);
-        let (pods, problems) = files::pods(&boot_files);
+        let pods = files::pods(&boot_files, &config.run_dir);
         let (snapshot, problem) = files::snapshot(&config, &node);
-        for problem in problems.into_iter().chain(problem) {
+        for problem in pods.problems.into_iter().chain(problem) {
             tracing::warn!("{problem}");
         }
         let at = clock.now();
@@ -138,7 +138,8 @@ impl Shell {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             facts: HostFacts::default(),
             observed: Vec::new(),
-            pods,
+            pods: pods.rows,
+            lost: pods.lost,
             snapshot,
             held: true,
         };

@@ -22,6 +22,8 @@ const PODS_A_NODE: u32 = 10;
 /// What new agents and pods still have to do is over after this.
 const CALM: Duration = Duration::from_secs(5);
 const IDLE: Duration = Duration::from_secs(30);
+/// The kernel takes a dropped namespace with its routes apart in the background; it is done with that after this.
+const RUBBLE: Duration = Duration::from_millis(300);
 /// How often an agent gives a sign of life, unless configured otherwise.
 const SIGN: Duration = Duration::from_secs(2);
 
@@ -135,6 +137,7 @@ impl Crowd {
         self.peers.forget("n1")?;
         self.scene.drop_netns("n1")?;
         self.scene.drop_netns("n2")?;
+        thread::sleep(RUBBLE);
         Ok(join)
     }
 }
@@ -277,6 +280,7 @@ fn run_script(scene: &Scene, script: &str) -> Result<f64> {
     let took = ms(begun.elapsed());
     scene.drop_netns("n1")?;
     scene.drop_netns("n2")?;
+    thread::sleep(RUBBLE);
     Ok(took)
 }
 

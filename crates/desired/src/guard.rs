@@ -1,26 +1,36 @@
 //! What a plan may remove: nothing whose owner's kind has not been read.
 
-use ripstop_netmodel::{Entry, Key, Ns, RecordScope};
-use ripstop_tables::{Knowledge, StoreKind, Tables};
+use std::sync::Arc;
+
+use ripstop_netmodel::{Entry, Key, Ns, Object, RecordScope, RouteTarget};
+use ripstop_nft::model::{IfPattern, KeyPart, Value};
+use ripstop_tables::{Knowledge, PodRow, PodState, StoreKind, Tables};
 
 /// Whether an object that no part of the model wants may go.
 ///
 /// # Errors
 /// The sentence of the refusal: which kind of record is not known yet.
-pub fn may_delete(tables: &Tables, key: &Key, _entry: &Entry) -> Result<(), String> {
+pub fn may_delete(tables: &Tables, key: &Key, entry: &Entry) -> Result<(), String> {
     if let Key::Record { scope: RecordScope::Cluster(kind), .. } = key {
         // A record of the store goes by a decision of its own, never because it is not wanted.
         return Err(format!("a record of kind {kind} is removed by name only"));
     }
-    if matches!(key.ns(), Some(Ns::Path(_))) {
-        // What lies in a pod's namespace belongs to the pod, and pods are known from the start.
+    if let Some(Ns::Path(path)) = key.ns() {
+        // What lies in a pod's namespace is the pod's, from ADD to DEL, whatever becomes of its network meanwhile.
+        let stands = |row: &&Arc<PodRow>| row.netns == *path && row.state != PodState::Gone && is_on(row, key, entry);
+        return match tables.pods.values().find(stands) {
+            Some(row) => Err(format!("kept: {} stands, though its network is not known", row.owner())),
+            None => Ok(()),
+        };
+    }
+    if is_of_a_pod(key, entry) {
+        // Their files are the truth of this boot.
         return Ok(());
     }
     let needed: &[StoreKind] = match key {
-        // Pods are known from the start: their files are the truth of this boot.
         Key::Record { .. } | Key::Qdisc { .. } | Key::Sysctl { .. } | Key::LinkSysctl { .. } => &[],
-        Key::Link { name, .. } if name.as_str().starts_with(ripstop_fabric::wiring::POD_LINK_PREFIX) => &[],
-        Key::Link { .. } | Key::Address { .. } | Key::NftTable { .. } => &[StoreKind::Networks],
+        Key::Link { .. } | Key::NftTable { .. } => &[StoreKind::Networks],
+        Key::Address { .. } => &[StoreKind::Networks, StoreKind::Claims],
         Key::NftElement(_) | Key::Neighbour { .. } | Key::Fdb { .. } | Key::Nexthop { .. } | Key::Route { .. } => {
             &[StoreKind::Networks, StoreKind::Nodes, StoreKind::Claims]
         }
@@ -31,4 +41,33 @@ pub fn may_delete(tables: &Tables, key: &Key, _entry: &Entry) -> Result<(), Stri
             Err(format!("kept: {} have not been read yet, so nobody knows whether it is still wanted", kind.as_str()))
         }
     }
+}
+
+/// Whether an object of a pod's namespace is, hangs on or leads to this interface of the pod.
+fn is_on(row: &PodRow, key: &Key, entry: &Entry) -> bool {
+    match (key.parent().as_ref().unwrap_or(key), &entry.object) {
+        (Key::Link { name, .. }, _) => *name == row.attachment.ifname,
+        (_, Object::Route(route)) => match &route.target {
+            RouteTarget::Via { link, .. } | RouteTarget::Link(link) => *link == row.attachment.ifname,
+            RouteTarget::Nexthop(_) | RouteTarget::Unreachable => false,
+        },
+        _ => false,
+    }
+}
+
+/// Whether an object of the agent's own namespace is a pod's: it is, hangs on or leads to the host's end of a pod's pair.
+fn is_of_a_pod(key: &Key, entry: &Entry) -> bool {
+    let is_pods = |link: &str| link.starts_with(ripstop_fabric::wiring::POD_LINK_PREFIX);
+    let of_link = match key.parent().as_ref().unwrap_or(key) {
+        Key::Link { name, .. } => is_pods(name.as_str()),
+        _ => false,
+    };
+    let by_object = match &entry.object {
+        Object::Route(route) => matches!(&route.target, RouteTarget::Link(link) if is_pods(link.as_str())),
+        Object::NftElement(element) => element.key.key.parts.iter().any(
+            |part| matches!(part, KeyPart::Value(Value::IfName(IfPattern::Exact(link))) if is_pods(link.as_str())),
+        ),
+        _ => false,
+    };
+    of_link || by_object
 }

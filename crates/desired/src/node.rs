@@ -6,6 +6,7 @@ use ripstop_nft::model::{ElementBody, ElementKey, Key as ElementValue, Name, Tab
 use ripstop_tables::Tables;
 use ripstop_types::{Family, Owner, Prefix};
 
+use crate::network::is_plain_anyway;
 use crate::{Part, ruleset};
 
 /// Nothing until a network is known: a node without a network is left as it is.
@@ -25,7 +26,7 @@ pub(crate) fn objects(tables: &Tables) -> Vec<Entry> {
         part.add(NftTable { table });
     }
     for family in Family::BOTH {
-        for prefix in egress::always_plain(family) {
+        for prefix in egress::always_plain(family).into_iter().filter(|prefix| !is_plain_anyway(tables, prefix)) {
             part.add(interval(ruleset::sets(family).plain, prefix, &Owner::agent()));
         }
     }

@@ -1,12 +1,13 @@
 //! What one peer means for this node: a nexthop, routes, and the tunnel's neighbour and forwarding entry.
 
-use ripstop_fabric::{egress, paths, wiring};
+use ripstop_fabric::{egress, paths};
 use ripstop_netmodel::{Entry, Fdb, Neighbour, Nexthop, NftElement, Ns, Route, RouteTarget};
 use ripstop_nft::model::{ElementBody, ElementKey, Key as ElementValue, Name, TableFamily};
 use ripstop_objects::{Network, NodeRecord};
 use ripstop_tables::Tables;
 use ripstop_types::{Family, Owner, Prefix};
 
+use crate::network::{is_plain_anyway, own_ip};
 use crate::node::interval;
 use crate::{Part, ruleset};
 
@@ -31,8 +32,9 @@ pub(crate) fn objects(tables: &Tables, network: &Network, peer: &NodeRecord) -> 
     }
     for family in network.spec.families() {
         for address in peer.addresses.iter().filter(|address| Family::of(address.ip) == family) {
-            if egress::sees_pods(tables, network, peer, family) {
-                part.add(interval(ruleset::sets(family).plain, Prefix::host(address.ip), &owner));
+            let range = Prefix::host(address.ip);
+            if egress::sees_pods(tables, network, peer, family) && !is_plain_anyway(tables, &range) {
+                part.add(interval(ruleset::sets(family).plain, range, &owner));
             }
         }
         routes(&mut part, tables, network, peer, family);
@@ -45,11 +47,7 @@ fn routes(part: &mut Part, tables: &Tables, network: &Network, peer: &NodeRecord
     let Some(id) = tables.nexthop_ids.get(&network.name, &peer.name, family).filter(|_| !ranges.is_empty()) else {
         return;
     };
-    let own_ip = tables
-        .own_ranges
-        .get(&network.name)
-        .and_then(|ranges| ranges.iter().find(|range| range.family() == family))
-        .and_then(wiring::node_ip);
+    let own_ip = own_ip(tables, &network.name, family);
     let target = match paths::path(tables, network, peer, family) {
         Ok(path) => {
             let onlink = path.tunnel.is_some();

@@ -10,10 +10,10 @@ use ripstop_netmodel::{
 };
 use ripstop_nft::model::{ElementBody, ElementKey, Key as ElementValue, KeyPart, Name, TableFamily, Value};
 use ripstop_objects::Wiring;
-use ripstop_tables::{PodRow, PodState, Shaping, Tables};
+use ripstop_tables::{PodRow, PodState, Shaping, StoreKind, Tables};
 use ripstop_types::{Family, IfName, Prefix};
 
-use crate::{LEASES, Part, ruleset};
+use crate::{LEASES, Part, network, ruleset};
 
 /// The kernel objects to read when a pod is checked, its namespace's included.
 pub fn inspect_keys(tables: &Tables, row: &PodRow) -> BTreeSet<Key> {
@@ -53,6 +53,10 @@ pub fn objects(tables: &Tables, row: &PodRow) -> Vec<Entry> {
     }
     if let Some(limit) = row.bandwidth.egress {
         part.add(shaper(row.ns(), row.attachment.ifname.clone(), limit));
+    }
+    if row.netns.is_empty() {
+        // Nobody knows where it is; what is in there stays as it is.
+        part.entries.retain(|entry| !matches!(entry.object.key().ns(), Some(Ns::Path(_))));
     }
     part.entries
 }
@@ -134,7 +138,7 @@ fn routed(part: &mut Part, tables: &Tables, row: &PodRow, ip: IpAddr) {
         dst: Prefix::host(ip),
         metric: 0,
         target: RouteTarget::Link(link.clone()),
-        src: own_ip(tables, row, family),
+        src: source(tables, row, family),
         mtu: None,
     });
     in_pod(part, row, ip, family.bits(), router);
@@ -158,9 +162,28 @@ fn routed(part: &mut Part, tables: &Tables, row: &PodRow, ip: IpAddr) {
 fn bridged(part: &mut Part, tables: &Tables, row: &PodRow, ip: IpAddr) {
     let family = Family::of(ip);
     part.add(bridge_element(row, ruleset::bridge_set(family), ip.into()));
-    let range = tables.own_ranges.get(&row.network).and_then(|ranges| ranges.iter().find(|range| range.contains(ip)));
-    let Some((range, gateway)) = range.and_then(|range| Some((range, wiring::node_ip(range)?))) else { return };
+    let Some((range, gateway)) = range_of(tables, row, ip).and_then(|range| Some((range, wiring::node_ip(&range)?)))
+    else {
+        return;
+    };
     in_pod(part, row, ip, range.len(), gateway);
+}
+
+/// The range of this node that an address was leased from. Where none is known any more it is told by the network: a pod
+/// keeps what it has, whatever becomes of the claim.
+fn range_of(tables: &Tables, row: &PodRow, ip: IpAddr) -> Option<Prefix> {
+    let mut own = network::own_ranges(tables, &row.network).into_iter().chain(row.ranges.iter().copied());
+    own.find(|range| range.contains(ip)).or_else(|| {
+        let spec = &tables.networks.get(&row.network)?.value.spec;
+        Prefix::containing(ip, spec.node_range_len.get(Family::of(ip)))
+    })
+}
+
+/// The node's address that it talks to the pod from. While claims are not known, the one it had when the pod came.
+fn source(tables: &Tables, row: &PodRow, family: Family) -> Option<IpAddr> {
+    let then = || row.ranges.iter().find(|range| range.family() == family).and_then(wiring::node_ip);
+    network::own_ip(tables, &row.network, family)
+        .or_else(|| if tables.knows(StoreKind::Claims) { None } else { then() })
 }
 
 /// Address and default route in the pod's namespace.
@@ -181,11 +204,6 @@ fn in_pod(part: &mut Part, row: &PodRow, ip: IpAddr, len: u8, gateway: IpAddr) {
         src: None,
         mtu: None,
     });
-}
-
-fn own_ip(tables: &Tables, row: &PodRow, family: Family) -> Option<IpAddr> {
-    let ranges = tables.own_ranges.get(&row.network)?;
-    ranges.iter().find(|range| range.family() == family).and_then(wiring::node_ip)
 }
 
 fn bridge_element(row: &PodRow, set: &'static str, value: Value) -> NftElement {

@@ -107,6 +107,8 @@ fn prerouting(tunnel_ports: &BTreeSet<u16>, networks: &[&Network]) -> Chain {
                 Rule::new([
                     udp::dport().one_of(tunnel_ports.iter().copied()),
                     saddr(family).not_in_set(sets(family).nodes),
+                    // Only what this node would take out of its wrapping: pods may use the port among themselves.
+                    fib::daddr_type().is(FibAddrType::LOCAL),
                     counter(),
                     drop(),
                 ])
@@ -171,6 +173,10 @@ fn bridge() -> Table {
         Rule::new([ether::kind().is(kind), source, counter(), drop()]).comment("a pod sends from its own addresses")
     };
     let from_pod = Chain::regular()
+        .rule(
+            Rule::new([ether::kind().none_of([EtherType::IPV4, EtherType::IPV6, EtherType::ARP]), counter(), drop()])
+                .comment("a pod sends nothing whose source cannot be checked"),
+        )
         .rule(
             Rule::new([concat((meta::iifname(), ether::saddr())).not_in_set(PORTS), counter(), drop()])
                 .comment("a pod sends from its own hardware address"),

@@ -61,12 +61,13 @@ pub fn sources_of<'a>(
     present: impl Iterator<Item = &'a Source>,
 ) -> BTreeSet<Source> {
     let mut sources = BTreeSet::new();
-    let whole = changes.iter().any(|change| matches!(change, Change::Facts | Change::Known(StoreKind::Networks)));
-    let networks: BTreeSet<&NetworkName> = changes
-        .iter()
-        .filter_map(|change| if let Change::Network(name) = change { Some(name) } else { None })
-        .collect();
-    if whole || !networks.is_empty() {
+    let touches_all = |change: &Change| match change {
+        // A range of this node gives every route to pods its source.
+        Change::Claim(node) => *node == tables.node,
+        Change::Facts | Change::Network(_) | Change::Known(StoreKind::Networks) => true,
+        _ => false,
+    };
+    if changes.iter().any(touches_all) {
         sources.extend(all(tables));
         sources.extend(present.cloned());
         return sources;
@@ -79,10 +80,6 @@ pub fn sources_of<'a>(
             Change::Node(_) => {
                 sources.insert(Source::Records);
             }
-            Change::Claim(_) => {
-                sources.insert(Source::Records);
-                sources.extend(tables.networks.keys().cloned().map(Source::Network));
-            }
             Change::Pod(attachment) => {
                 sources.insert(Source::Pod(attachment.clone()));
             }
@@ -90,7 +87,7 @@ pub fn sources_of<'a>(
                 sources.insert(Source::Records);
             }
             // Signs of life come all the time, and nothing here depends on them.
-            Change::Alive(_) | Change::Facts | Change::Network(_) | Change::Store => {}
+            Change::Alive(_) | Change::Claim(_) | Change::Facts | Change::Network(_) | Change::Store => {}
         }
     }
     sources

@@ -10,7 +10,7 @@ use ripstop_netmodel::{Entry, Key, Kind, Link, LinkKind, Model, Ns, Object, Reso
 use ripstop_types::Owner;
 
 use crate::hang::{Others, altered, below, hangs_on, leans_on, master, other_end, vanishing};
-use crate::model::{can_be_removed, holder};
+use crate::model::{can_be_removed, holder, rivals};
 use crate::step::{Action, Plan, Step};
 
 /// Says whether an object that is no longer wanted may go. An owner whose kind has not been read yet is unknown, not
@@ -159,34 +159,45 @@ impl Differ<'_> {
         }
     }
 
-    /// Writes again what goes with objects that are made anew.
+    /// Writes again what goes with objects that are made anew, and makes room for links.
     fn follow(&mut self) {
         let made: Vec<(Key, bool)> =
             self.verdicts.iter().filter_map(|(key, v)| Some((key.clone(), begins(key, v)?))).collect();
-        for (key, is_remade) in made {
-            if is_remade || self.observed.get(&key).is_some() {
-                self.lose(&key, &vanishing(self.observed, &key, Others::MayGo));
+        for (key, is_remade) in &made {
+            if *is_remade || self.observed.get(key).is_some() {
+                self.lose(key, &vanishing(self.observed, key, Others::MayGo));
             }
-            if is_remade {
-                continue;
+            if !is_remade {
+                self.begin_pair(key);
             }
-            // A pair that is made has a fresh other end, whatever is remembered of one.
-            let Some(end) = self.desired.get(&key).and_then(|entry| other_end(&entry.object)) else { continue };
-            if self.observed.get(&end).is_none() {
-                continue;
+        }
+        let written = |v: &Verdict| matches!(v, Verdict::Create(_) | Verdict::Update(_));
+        let links = self.verdicts.iter().filter(|(key, v)| key.kind() == Kind::Link && written(v));
+        let wanted: Vec<&Arc<Entry>> = links.filter_map(|(key, _)| self.desired.get(key)).collect();
+        for rival in wanted.iter().flat_map(|wanted| rivals(self.observed, &wanted.object)) {
+            self.make_room(rival);
+        }
+    }
+
+    /// A pair that is made has a fresh other end, whatever is remembered of one.
+    fn begin_pair(&mut self, key: &Key) {
+        let end = self.desired.get(key).and_then(|entry| other_end(&entry.object));
+        let Some(end) = end.filter(|end| self.observed.get(end).is_some()) else { return };
+        match holder(self.observed, &end) {
+            Some(other) => self.make_room(other),
+            None => {
+                let mut gone = vanishing(self.observed, &end, Others::MayGo);
+                gone.insert(end);
+                self.lose(key, &gone);
             }
-            match holder(self.observed, &end) {
-                None => {
-                    let mut gone = vanishing(self.observed, &end, Others::MayGo);
-                    gone.insert(end);
-                    self.lose(&key, &gone);
-                }
-                Some(other) if self.verdicts.get(&other) == Some(&Verdict::Remove) => {
-                    self.lose(&other, &vanishing(self.observed, &other, Others::MayGo));
-                    self.room.insert(other);
-                }
-                Some(_) => {}
-            }
+        }
+    }
+
+    /// A link that goes anyway goes before one that takes what it has.
+    fn make_room(&mut self, other: Key) {
+        if self.verdicts.get(&other) == Some(&Verdict::Remove) {
+            self.lose(&other, &vanishing(self.observed, &other, Others::MayGo));
+            self.room.insert(other);
         }
     }
 
@@ -202,6 +213,7 @@ impl Differ<'_> {
             match (self.observed.get(key), self.desired.get(key)) {
                 (Some(is), Some(wanted)) if wanted.object.satisfied_by(&is.object) => {
                     self.verdicts.entry(key.clone()).or_insert(Verdict::Update(reason));
+                    self.provide(key);
                 }
                 (Some(_), None) if matches!(self.verdicts.get(key), Some(Verdict::Refuse(_))) => {
                     self.kept.insert(key.clone(), reason);

@@ -72,27 +72,33 @@ fn check_link(model: &Model, link: &Link, is_there: bool) -> Result<(), String> 
         return Err("is not there: it is made with the pair's first end".into());
     }
     let own = link.key();
-    for (key, other) in links(model, &link.ns) {
-        let Object::Link(other) = other else { continue };
-        if *key == own {
-            continue;
-        }
-        if link.altname.is_some() && link.altname == other.altname {
-            return Err(format!("{key} has the same alternative name"));
-        }
-        if let (LinkKind::Vxlan { vni, port, .. }, LinkKind::Vxlan { vni: taken, port: by, .. }) =
-            (&link.kind, &other.kind)
-            && vni == taken
-            && port == by
-        {
-            return Err(format!("{key} has the same network identifier and port"));
-        }
+    let object = Object::Link(link.clone());
+    if let Some(rival) = rivals(model, &object).first() {
+        return Err(format!("{rival} has the same alternative name, or network identifier and port"));
     }
-    let Some(end) = other_end(&Object::Link(link.clone())) else { return Ok(()) };
+    let Some(end) = other_end(&object) else { return Ok(()) };
     match holder(model, &end) {
         Some(holder) if holder != own => Err(format!("{end} is the other end of {holder}")),
         _ => Ok(()),
     }
+}
+
+/// Other links that have what only one can have: an alternative name, a network identifier with a port.
+pub(crate) fn rivals(model: &Model, object: &Object) -> Vec<Key> {
+    let Object::Link(link) = object else { return Vec::new() };
+    let vxlan = |link: &Link| match link.kind {
+        LinkKind::Vxlan { vni, port, .. } => Some((vni, port)),
+        _ => None,
+    };
+    let has_the_same = |other: &Link| {
+        link.name != other.name
+            && (link.altname.is_some() && link.altname == other.altname
+                || vxlan(link).is_some() && vxlan(link) == vxlan(other))
+    };
+    links(model, &link.ns)
+        .filter(|(_, other)| matches!(other, Object::Link(other) if has_the_same(other)))
+        .map(|(key, _)| key.clone())
+        .collect()
 }
 
 /// The pair's first end, of the second.

@@ -128,6 +128,9 @@ pub struct Start {
     pub observed: Vec<Entry>,
     /// The pods' files of this boot.
     pub pods: Vec<PodRow>,
+    /// Names of pods' files that cannot be read.
+    #[serde(default)]
+    pub lost: Vec<Arc<str>>,
     /// What the last run left, if it left something.
     pub snapshot: Option<Snapshot>,
     /// Whether everything is planned and nothing done until [`Input::Resume`].

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use ripstop_ipam::Attachment;
 use ripstop_netmodel::{Key, Ns};
 use ripstop_objects::{NetworkName, Wiring};
-use ripstop_types::{IfName, Mac, Millis, Owner, PodName};
+use ripstop_types::{IfName, Mac, Millis, Owner, PodName, Prefix};
 use serde::{Deserialize, Serialize};
 
 /// One interface of one pod.
@@ -26,6 +26,9 @@ pub struct PodRow {
     pub netns: Arc<str>,
     /// Its addresses, IPv4 first.
     pub ips: Vec<IpAddr>,
+    /// The node's ranges that the addresses were leased from: what they mean in the kernel while claims are not known.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ranges: Vec<Prefix>,
     /// Hardware address of the pod's end.
     pub mac: Mac,
     /// The host's end.

@@ -266,14 +266,18 @@ impl Tables {
         let done = match kind {
             StoreKind::Networks => <Network as Record>::decode(key, value).map(|network| {
                 let name = network.name.clone();
+                // The revision that is in the kernel is published: a new one of the same network is news.
+                let is_newer = self.networks.get(&name).is_some_and(|row| row.revision != revision);
                 let row = Row { value: Arc::new(network), revision };
-                if replace(&mut self.networks, name.clone(), row) {
+                if replace(&mut self.networks, name.clone(), row) || is_newer {
                     changes.insert(Change::Network(name));
                 }
             }),
             StoreKind::Nodes => NodeRecord::decode(key, value).map(|node| {
                 let name = node.name.clone();
-                if replace(&mut self.nodes, name.clone(), Row { value: Arc::new(node), revision }) {
+                // This node's next write of its own record is for the revision that is there.
+                let is_newer = name == self.node && self.nodes.get(&name).is_some_and(|row| row.revision != revision);
+                if replace(&mut self.nodes, name.clone(), Row { value: Arc::new(node), revision }) || is_newer {
                     changes.insert(Change::Node(name));
                 }
             }),

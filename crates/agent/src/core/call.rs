@@ -162,6 +162,7 @@ impl Core {
             config_name: typed.conf.name.as_str().into(),
             netns: netns.into(),
             ips: lease.ips.clone(),
+            ranges: self.ranges_of(&network.name, &lease.ips),
             mac: lease.mac,
             host_link: self.free_pod_link(attachment),
             host_mac: wiring::pod_link_mac(attachment, network.spec.wiring),
@@ -177,6 +178,13 @@ impl Core {
         let scope = self.put_pod(row);
         self.run_for_call(scope, last, call);
         Begun::Stage(Stage::Running)
+    }
+
+    /// The node's ranges that these addresses lie in.
+    fn ranges_of(&self, network: &NetworkName, ips: &[std::net::IpAddr]) -> Vec<ripstop_types::Prefix> {
+        let own = self.tables.own_ranges.get(network);
+        let range_of = |ip: &std::net::IpAddr| own?.iter().find(|range| range.contains(*ip)).copied();
+        ips.iter().filter_map(range_of).collect()
     }
 
     /// The last step of an ADD: its file says that it is complete before the runtime hears so. Whenever the agent dies,
@@ -338,7 +346,10 @@ impl Core {
             (_, Err(why)) => Response::failed(Error::new(Code::NotAsExpected, why)),
             (Some(row), Ok(entries)) => {
                 let found: Model = entries.into_iter().collect();
-                let differences = self.differences(&row, &found);
+                let netns = pending.typed.call.netns().unwrap_or_default();
+                // The interface may have gone while the kernel was read.
+                let mut differences = prev_result_faults(&pending.typed, &row, netns);
+                differences.append(&mut self.differences(&row, &found));
                 if differences.is_empty() {
                     Response::done()
                 } else {
@@ -349,20 +360,16 @@ impl Core {
         self.reply(call, response);
     }
 
+    /// What of a pod's interface is not as wanted. Of two interfaces that want one route, the first has it.
     fn differences(&self, row: &PodRow, found: &Model) -> Vec<String> {
-        let wanted = ripstop_desired::pod_objects(&self.tables, &PodRow { state: PodState::Ready, ..row.clone() });
-        let keys = ripstop_desired::inspect_keys(&self.tables, &PodRow { state: PodState::Ready, ..row.clone() });
+        let keys = ripstop_desired::inspect_keys(&self.tables, row);
+        let wanted = keys.iter().filter_map(|key| Some((key, self.desired.model().get(key)?)));
         wanted
-            .iter()
-            .filter(|entry| keys.contains(&entry.object.key()))
-            .filter_map(|entry| {
-                let key = entry.object.key();
-                match found.get(&key) {
-                    None => Some(format!("{key} is missing")),
-                    Some(there) if entry.object.satisfied_by(&there.object) => None,
-                    Some(there) => {
-                        Some(format!("{key} differs in {}", ripstop_plan::difference(&there.object, &entry.object)))
-                    }
+            .filter_map(|(key, entry)| match found.get(key) {
+                None => Some(format!("{key} is missing")),
+                Some(there) if entry.object.satisfied_by(&there.object) => None,
+                Some(there) => {
+                    Some(format!("{key} differs in {}", ripstop_plan::difference(&there.object, &entry.object)))
                 }
             })
             .collect()

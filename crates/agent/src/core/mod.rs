@@ -16,6 +16,7 @@ mod journal;
 mod observed;
 mod pods;
 mod ranges;
+mod recover;
 mod status;
 mod store;
 mod view;
@@ -34,7 +35,7 @@ use ripstop_ipam::ranges::{ClaimKey, Claimant, Liveness, RangeEngine, Slot, Stor
 use ripstop_ipam::{Attachment, LeaseBook, OwnRange};
 use ripstop_netmodel::{Entry, Key, Kind, Model};
 use ripstop_plan::{Plan, Step};
-use ripstop_tables::{Change, ForeignDrop, Input, Moment, Snapshot, Start, Tables};
+use ripstop_tables::{Change, ForeignDrop, Input, Moment, PodRow, Snapshot, Start, Tables};
 use ripstop_types::{Millis, Revision};
 
 use self::call::{Pending, Stage};
@@ -177,10 +178,15 @@ impl Core {
         let observed: Model = start.observed.iter().cloned().collect();
         let timings = start.config.timings;
         let held = start.held;
-        let (pods, notes) = pods::admit(&boot, &start.pods, &observed);
-        let book_rows = pods.iter().map(pods::lease_of);
-        let (book, book_notes) = LeaseBook::import(&boot, COOLDOWN_MS, book_rows);
-        let tables = Tables::new(Start { pods, ..start });
+        let (mut pods, notes) = pods::admit(&boot, &start.pods, &observed);
+        let lost = start.lost.clone();
+        let mut tables = Tables::new(Start { pods: Vec::new(), ..start });
+        let recovered: Vec<PodRow> = lost.iter().filter_map(|key| recover::row(key, &tables, &observed)).collect();
+        let notes = notes.into_iter().map(|note| (Level::Info, note));
+        let notes: Vec<_> = notes.chain(recovered.iter().map(|row| (Level::Warn, recover::sentence(row)))).collect();
+        pods.extend(recovered);
+        let (book, book_notes) = LeaseBook::import(&boot, COOLDOWN_MS, pods.iter().map(pods::lease_of));
+        tables.pods = pods.into_iter().map(|row| (row.attachment.clone(), Arc::new(row))).collect();
         let mut core = Self {
             desired: Desired::default(),
             applied: observed,
@@ -214,24 +220,24 @@ impl Core {
             seen: Revision::default(),
             tables,
         };
-        for note in notes {
-            core.log(Level::Info, note);
+        for (level, note) in notes {
+            core.log(level, note);
         }
         for note in book_notes {
             core.log(Level::Warn, note.to_string());
         }
-        core.first_plans();
+        core.first_plans(&lost);
         let outputs = std::mem::take(&mut core.outputs);
         (core, outputs)
     }
 
     /// Compares everything that is there with everything that should be.
-    fn first_plans(&mut self) {
-        self.note_pod_files();
+    fn first_plans(&mut self, lost: &[Arc<str>]) {
         self.tell_foreign_drops();
         self.refresh_realised();
         self.want_ranges();
         self.sync_ranges();
+        self.note_pod_files(lost);
         self.desired = Desired::of(&self.tables);
         let everything: BTreeSet<Key> = self.applied.keys().chain(self.desired.model().keys()).cloned().collect();
         self.dirty.extend(everything);

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use ripstop_netmodel::{Entry, Key, Kind, LinkKind, Model, Ns, Object, Resource};
+use ripstop_netmodel::{Entry, Key, Kind, LinkKind, Model, Ns, Object, Record, RecordGuard, RecordScope, Resource};
 use ripstop_tables::{Change, PodRow, PodState};
 
 use super::{Core, Level, pods};
@@ -59,13 +59,19 @@ impl Core {
         true
     }
 
-    /// Puts the pods' files into `applied`: they were read, so they are there.
-    pub(super) fn note_pod_files(&mut self) {
+    /// Puts the pods' files into `applied`: they were read, so they are there; and those that could not be read, which
+    /// are no row's file.
+    pub(super) fn note_pod_files(&mut self, lost: &[Arc<str>]) {
         let rows: Vec<Arc<PodRow>> = self.tables.pods.values().cloned().collect();
         for row in rows {
             for entry in pods::remembered(&self.tables, &row) {
                 self.applied.insert_entry(Arc::new(entry));
             }
+        }
+        for key in lost {
+            let scope = RecordScope::Boot(ripstop_desired::LEASES.into());
+            let file = Record { scope, key: key.clone(), value: "".into(), guard: RecordGuard::Any };
+            self.applied.insert(file, None);
         }
     }
 

@@ -366,6 +366,13 @@ impl Core {
         problems
     }
 
+    /// Whether a route in a pod's namespace leaves by this interface, and not by one that was there before.
+    fn has_route(&self, row: &PodRow, dst: Prefix) -> bool {
+        let entry = self.desired.model().get(&Key::main_route(row.ns(), dst));
+        matches!(entry.map(|entry| &entry.object), Some(Object::Route(route))
+            if matches!(&route.target, RouteTarget::Via { link, .. } if *link == row.attachment.ifname))
+    }
+
     /// The answer to an ADD: what earlier plugins made, then this interface.
     pub(super) fn add_result(&self, typed: &TypedCall, row: &PodRow) -> Response {
         let mut result = typed.conf.prev_result.clone().unwrap_or_default();
@@ -383,7 +390,7 @@ impl Core {
                 result.ips.push(IpConfig { address, gateway, interface: Some(index) });
             }
             let all = Prefix::default_route(Family::of(*ip));
-            if let Some(dst) = Cidr::new(all.addr(), 0) {
+            if let Some(dst) = Cidr::new(all.addr(), 0).filter(|_| self.has_route(row, all)) {
                 result.routes.push(ResultRoute::new(dst, gateway));
             }
         }

@@ -4,7 +4,21 @@
 
 mod support;
 
-mod add;
+mod bandwidth;
+mod capabilities;
+mod check;
+mod crash;
+mod egress;
+mod hold;
+mod http;
+mod idle;
+mod many;
+mod repair;
+mod restart;
+mod spoof;
+mod status;
+mod traffic;
+mod verbs;
 mod versions;
 
 /// What [`support::agent::Agent`] starts: this program again, as an agent.

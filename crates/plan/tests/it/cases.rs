@@ -177,6 +177,24 @@ fn a_leaving_pair_makes_room_for_one_that_takes_its_place() {
     );
 }
 
+/// The network got another identifier: the new device takes the old one's alternative name, of which there can be one. The
+/// nexthop that would have moved goes with the old device, and is made instead.
+#[test]
+fn a_leaving_tunnel_makes_room_for_one_of_its_name() {
+    let of = |dev: &str, vni| {
+        let kind = LinkKind::Vxlan { vni, port: 8472, local: ip("192.0.2.1") };
+        let link = Link { altname: Some("ripstop.tunnel.default".into()), ..link(&Ns::Host, dev, kind) };
+        let nexthop = Nexthop { id: 0x5200_0001, link: name(dev), gateway: ip("10.244.2.1"), onlink: true };
+        model([link.into(), nexthop.into()])
+    };
+    assert_told(
+        &planned(&of("ript1", 1), &of("ript2", 2)),
+        "1 delete link ript1 (no longer wanted; undo: create link ript1)
+         2 create link ript2 (missing; undo: delete link ript2)
+         3 create nexthop id 1375731713 (written anew with link ript1; undo: delete nexthop id 1375731713)",
+    );
+}
+
 /// A tunnel device cannot change its port: neighbour, nexthop and routes go with the old one and are written again,
 /// though the change is only about the device.
 #[test]
@@ -486,10 +504,14 @@ fn the_model_refuses_what_another_has_already() {
     let there = some_links();
     assert_refused(&there, tunnel(4789), "is there and cannot become what is asked in place");
     let twin = Link { name: name("ript2"), ..tunnel(8472) };
-    assert_refused(&there, twin, "link ript1 has the same network identifier and port");
+    assert_refused(&there, twin, "link ript1 has the same alternative name, or network identifier and port");
     let named = |link: Link| Link { altname: Some("one.name".into()), ..link };
     let there = model([named(rip0()).into()]);
-    assert_refused(&there, named(tunnel(8472)), "link rip0 has the same alternative name");
+    assert_refused(
+        &there,
+        named(tunnel(8472)),
+        "link rip0 has the same alternative name, or network identifier and port",
+    );
     let [other, _, _] = pair("rippb", &pod(1), "eth0");
     assert_refused(&some_links(), other, "link eth0 in /run/netns/p1 is the other end of link rippa");
 }

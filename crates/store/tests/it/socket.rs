@@ -353,6 +353,35 @@ async fn a_watch_that_missed_too_much_begins_anew() {
     serving.end().await;
 }
 
+/// Revisions of one opening mean nothing in another, even where they seem to fit.
+#[tokio::test]
+async fn a_watch_takes_another_store_for_another() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("s");
+    let client = Remote::lazy(&socket).unwrap();
+    let mut watch = client.watch(&[Kind::Nodes]);
+    let mut mirror = Mirror::new(&[Kind::Nodes]);
+    for round in 0..2 {
+        let store = Arc::new(Embedded::in_memory().unwrap());
+        for n in 0..20 {
+            let key = format!("of-{round}-{n:02}");
+            store.put_if(Kind::Nodes, &key, &json!(round), Expect::Absent).await.unwrap();
+        }
+        let last = store.put_if(Kind::Nodes, "last", &json!(round), Expect::Absent).await.unwrap();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let serving = tokio::spawn(Server::bind(store.clone(), &socket).unwrap().run(async {
+            let _ = stopped.await;
+        }));
+        let other = |mirror: &Mirror| mirror.has(last) && mirror.records(Kind::Nodes).iter().any(|r| r.value == round);
+        until(&mut mirror, &mut watch, other).await;
+        assert_eq!(mirror.records(Kind::Nodes), store.list(Kind::Nodes).await.unwrap());
+        assert_eq!(mirror.resets(), round);
+        stop.send(()).unwrap();
+        serving.await.unwrap();
+        until(&mut mirror, &mut watch, Mirror::is_away).await;
+    }
+}
+
 #[tokio::test]
 async fn a_client_that_takes_nothing_holds_up_nobody() {
     let serving = Serving::start(Options::default());

@@ -108,6 +108,21 @@ fn a_row_keeps_the_revision_it_came_with() {
     assert_eq!(s.delete(StoreKind::Nodes, "n2"), changes([]));
 }
 
+/// What this node says of a network, and with which revision it writes its own record, follows the revision alone.
+#[test]
+fn a_new_revision_of_what_this_node_speaks_of_is_a_change() {
+    let mut s = Scenario::synced();
+    let (own, network) = (node_record("n1", &["172.30.1.11/24"]), network("default", &["10.244.0.0/16"], |_| {}));
+    s.put(&own);
+    s.put(&network);
+    assert_eq!(s.put(&own), changes([of_node("n1")]));
+    assert_eq!(s.put(&network), changes([of_network("default")]));
+    // The same revision again, as a list repeats it, is none.
+    let revision = s.tables.networks[&network_name("default")].revision;
+    let again = StoreInput::Put { kind: StoreKind::Networks, key: "default".into(), value: network.encode(), revision };
+    assert_eq!(s.say(again), changes([]));
+}
+
 #[test]
 fn a_broken_record_keeps_the_last_good_value() {
     let mut s = Scenario::synced().network("default", &["10.244.0.0/16"], |_| {});

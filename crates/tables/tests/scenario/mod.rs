@@ -78,6 +78,7 @@ pub fn start(facts: HostFacts) -> Start {
         facts,
         observed: Vec::new(),
         pods: Vec::new(),
+        lost: Vec::new(),
         snapshot: None,
         held: false,
     }
@@ -149,6 +150,7 @@ pub fn pod_row(pod: &str, network: &str, ips: &[&str], wiring: Wiring) -> PodRow
         config_name: "ripstop".into(),
         netns: format!("/run/netns/{pod}").into(),
         ips: ips.iter().map(|text| ip(text)).collect(),
+        ranges: Vec::new(),
         mac: Mac::local([0, 0, 1, 0, last]),
         host_link: name(&format!("ripp{pod}")),
         host_mac: match wiring {

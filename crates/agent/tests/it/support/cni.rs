@@ -90,13 +90,6 @@ impl Call {
         receive(self.send()).expect("the agent's answer")
     }
 
-    /// Makes the call on the agent's socket; `None` where the agent ended before it answered.
-    pub fn try_make(&self) -> Option<Outcome> {
-        let mut stream = UnixStream::connect(&self.socket).ok()?;
-        stream.write_all(&self.request().to_line().unwrap()).ok()?;
-        receive(stream)
-    }
-
     /// A call that must succeed.
     pub fn done(&self) -> Value {
         match self.make() {

@@ -1,0 +1,140 @@
+//! Pods whose file cannot be read: what the file's name and the kernel tell of them is enough to leave them be.
+//!
+//! Such a pod keeps its interface and addresses, and its addresses are nobody else's, until DEL. What only the file knew
+//! is gone: CHECK finds another namespace, GC passes it over, and what it sends is no longer shaped by a new agent.
+
+use std::net::IpAddr;
+
+use ripstop_fabric::wiring;
+use ripstop_ipam::Attachment;
+use ripstop_netmodel::{Key, Link, Model, Ns, Object};
+use ripstop_nft::model::{IfPattern, KeyPart, TableFamily, Value};
+use ripstop_objects::{Network, NetworkName, Wiring};
+use ripstop_tables::{Bandwidth, PodRow, PodState, Shaping, Tables};
+use ripstop_types::{IfName, Mac, Millis, PodName};
+
+/// The row of a pod whose file has this name, where its interface stands.
+pub(super) fn row(key: &str, tables: &Tables, observed: &Model) -> Option<PodRow> {
+    let (attachment, link) = splits(key).find_map(|attachment| {
+        let names = (0..3).map(|salt| wiring::pod_link(&attachment, salt));
+        let found = names.filter_map(|name| host_link(observed, &name)).next();
+        found.map(|link| (attachment, link))
+    })?;
+    let wiring = if link.master.is_some() { Wiring::Bridge } else { Wiring::Routed };
+    let (ips, mac) = addresses(observed, &link.name, wiring);
+    let shaped = match observed.get(&Key::Qdisc { ns: Ns::Host, link: link.name.clone() }).map(|entry| &entry.object) {
+        Some(Object::Qdisc(qdisc)) => Some(Shaping { rate: qdisc.rate, burst: u64::from(qdisc.burst) * 8 }),
+        _ => None,
+    };
+    Some(PodRow {
+        pod: link.altname.as_deref().and_then(|name| pod_name(name, &attachment, &link.name)),
+        network: network(tables, link, &ips),
+        config_name: "".into(),
+        netns: "".into(),
+        ips,
+        ranges: Vec::new(),
+        mac: mac.unwrap_or(Mac::local([0; 5])),
+        host_link: link.name.clone(),
+        host_mac: link.mac.unwrap_or_else(|| wiring::pod_link_mac(&attachment, wiring)),
+        mtu: link.mtu.unwrap_or_default(),
+        wiring,
+        bandwidth: Bandwidth { ingress: shaped, egress: None },
+        state: PodState::Ready,
+        request: "".into(),
+        // Older than all others: whoever else has the address got it wrongly.
+        since: Millis::default(),
+        boot_id: tables.identity.boot_id.as_str().into(),
+        attachment,
+    })
+}
+
+/// What the log says of it.
+pub(super) fn sentence(row: &PodRow) -> String {
+    let ips: Vec<String> = row.ips.iter().map(ToString::to_string).collect();
+    format!(
+        "the file of {} ({}) cannot be read; its interface {} and addresses {} stay as the kernel has them until DEL",
+        row.owner(),
+        row.attachment,
+        row.host_link,
+        if ips.is_empty() { "none".into() } else { ips.join(", ") },
+    )
+}
+
+/// Container and interface of a file's name. Both may have dots: every way to part them.
+fn splits(key: &str) -> impl Iterator<Item = Attachment> {
+    key.rmatch_indices('.').filter_map(|(place, _)| {
+        Some(Attachment { container: key[..place].parse().ok()?, ifname: key[place + 1..].parse().ok()? })
+    })
+}
+
+fn host_link<'m>(observed: &'m Model, name: &IfName) -> Option<&'m Link> {
+    match &observed.get(&Key::Link { ns: Ns::Host, name: name.clone() })?.object {
+        Object::Link(link) => Some(link),
+        _ => None,
+    }
+}
+
+/// What the ruleset lets the link send from, and the hardware address beside it.
+fn addresses(observed: &Model, link: &IfName, wiring: Wiring) -> (Vec<IpAddr>, Option<Mac>) {
+    let family = if wiring == Wiring::Bridge { TableFamily::Bridge } else { TableFamily::Inet };
+    let (mut ips, mut mac) = (Vec::new(), None);
+    for (key, entry) in observed.iter() {
+        match (key, &entry.object) {
+            (Key::NftElement(element), _) if element.family == family => match element.key.parts.as_slice() {
+                [KeyPart::Value(Value::IfName(IfPattern::Exact(of))), KeyPart::Value(value)] if of == link => {
+                    match value {
+                        Value::Ipv4(ip) => ips.push(IpAddr::V4(*ip)),
+                        Value::Ipv6(ip) => ips.push(IpAddr::V6(*ip)),
+                        Value::Ether(found) => mac = Some(*found),
+                        _ => {}
+                    }
+                }
+                _ => {}
+            },
+            (Key::Neighbour { link: of, .. }, Object::Neighbour(neighbour)) if of == link => mac = Some(neighbour.mac),
+            _ => {}
+        }
+    }
+    ips.sort();
+    (ips, mac)
+}
+
+/// `ripstop.pod.NAMESPACE.NAME.INTERFACE.LINK`, where it was not too long.
+fn pod_name(altname: &str, attachment: &Attachment, link: &IfName) -> Option<PodName> {
+    let rest = altname.strip_prefix("ripstop.pod.")?.strip_suffix(&format!(".{}.{link}", attachment.ifname))?;
+    let (namespace, name) = rest.split_once('.')?;
+    format!("{namespace}/{name}").parse().ok()
+}
+
+/// By the bridge it is in, otherwise by its addresses.
+fn network(tables: &Tables, link: &Link, ips: &[IpAddr]) -> NetworkName {
+    let known = tables.networks.values().map(|row| &*row.value).chain(&tables.config.networks);
+    let fits = |network: &&Network| match &link.master {
+        Some(master) => *master == wiring::node_link(&network.name),
+        None => ips.iter().any(|ip| network.spec.contains(*ip)),
+    };
+    known.into_iter().find(fits).map_or_else(NetworkName::first, |network| network.name.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_files_name_is_parted_in_every_way() {
+        let found: Vec<String> = splits("a.b.eth0").map(|attachment| attachment.to_string()).collect();
+        assert_eq!(found, ["a.b/eth0", "a/b.eth0"]);
+        assert_eq!(splits("README").count(), 0);
+    }
+
+    #[test]
+    fn a_pods_name_is_read_from_its_link() {
+        let attachment = Attachment { container: "c1".parse().unwrap(), ifname: "eth0".parse().unwrap() };
+        let link: IfName = "ripp0123".parse().unwrap();
+        let name = |text: &str| pod_name(text, &attachment, &link).map(|pod| pod.to_string());
+        assert_eq!(name("ripstop.pod.default.web.eth0.ripp0123").as_deref(), Some("default/web"));
+        assert_eq!(name("ripstop.pod.default.web-1.example.eth0.ripp0123").as_deref(), Some("default/web-1.example"));
+        assert_eq!(name("ripstop.container.c1.eth0.ripp0123"), None);
+        assert_eq!(name("ripstop.pod.default.web.eth0.ripp9"), None);
+    }
+}

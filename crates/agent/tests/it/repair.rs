@@ -1,0 +1,259 @@
+//! What is changed by hand comes back within a second; what is not ours is not touched.
+
+use std::time::{Duration, Instant};
+
+use crate::support::ns::is_root;
+use crate::support::packets::{Echo, ask};
+use crate::support::within;
+use crate::support::world::{Families, Plan, StoreAt, World, at};
+
+/// What somebody else has on this node.
+const FOREIGN: &str = "link add dum0 type veth peer name dum1\nlink set dum0 up\nlink set dum1 up\naddr add 10.77.0.1/24 dev dum0\n\
+    route add 10.78.0.0/16 via 10.77.0.2 dev dum0\nroute add 10.244.99.0/24 via 10.77.0.3 dev dum0 proto 99\n\
+    nexthop add id 7777 via 10.77.0.4 dev dum0\nneigh add 10.77.0.9 lladdr 02:00:00:00:00:07 dev dum0 nud permanent\n";
+
+/// Everything of others, as text.
+fn foreign(world: &World) -> String {
+    let rules = world.node.run("nft", &["-nn", "list", "table", "inet", "theirs"]);
+    let of_dum0 = ["addr show dev dum0", "route show dev dum0", "nexthop show id 7777", "neigh show dev dum0"];
+    let links = world.node.ip("-d link show dum0");
+    of_dum0.map(|what| world.node.ip(what)).concat() + &rules + &links
+}
+
+/// Everything of ours, without what counts and without indexes: a repair must bring back just this.
+fn ours(world: &World) -> String {
+    // What is looked at may just not be there.
+    let sorted = |program: &str, line: &str, keep: &dyn Fn(&str) -> Option<String>| {
+        let text = world.node.tried(program, &line.split_whitespace().collect::<Vec<_>>()).1;
+        let mut lines: Vec<String> = text.lines().filter_map(keep).collect();
+        lines.sort();
+        lines.join("\n")
+    };
+    let all = |line: &str| Some(line.trim().to_owned());
+    let address = |line: &str| {
+        let line = line.split_once(": ")?.1;
+        (line.starts_with("rip") && !line.contains("scope link proto kernel_ll")).then(|| line.to_owned())
+    };
+    let uncounted = |line: &str| match line.split_once("counter packets") {
+        Some((head, tail)) => Some(format!("{head}{}", tail.split_whitespace().skip(3).collect::<Vec<_>>().join(" "))),
+        None => Some(line.to_owned()),
+    };
+    let setting = |path: &str| world.node.inside(|| std::fs::read_to_string(format!("/proc/sys/net/{path}")).unwrap());
+    [
+        sorted("ip", "-o -d link show", &link_words),
+        sorted("ip", "-o addr show", &address),
+        sorted("ip", "-4 route show proto 82", &all),
+        sorted("ip", "-6 route show proto 82", &all),
+        sorted("ip", "nexthop show proto 82", &all),
+        sorted("ip", "neigh show nud permanent", &all),
+        sorted("bridge", "fdb show dev ript1", &all),
+        sorted("bridge", "-d link show", &|line| line.contains("hairpin").then(|| line.trim().to_owned())),
+        setting("ipv4/ip_forward"),
+        setting("ipv6/conf/all/forwarding"),
+        // Sets are printed in the kernel's order, which changes: lines are enough.
+        sorted("nft", "-nn list ruleset", &uncounted),
+    ]
+    .join("\n--\n")
+}
+
+/// Name, state, address and kind of a link of ours.
+fn link_words(line: &str) -> Option<String> {
+    let rest = line.split_once(": ")?.1;
+    if !rest.starts_with("rip") {
+        return None;
+    }
+    let keep = |word: &&str| {
+        word.starts_with("rip") || word.contains(':') || word.starts_with('<') || ["mtu", "id", "local"].contains(word)
+    };
+    let flags: Vec<&str> = rest.split_whitespace().filter(keep).collect();
+    let number = |name: &str| {
+        let mut words = rest.split_whitespace().skip_while(|word| *word != name);
+        words.nth(1).unwrap_or_default().to_owned()
+    };
+    Some(format!("{} mtu {} id {}", flags.join(" "), number("mtu"), number("id")))
+}
+
+fn by_hand(world: &World, program: &str, line: &str) -> String {
+    if program == "sh" {
+        return world.node.run("sh", &["-c", line]);
+    }
+    world.node.run(program, &line.split_whitespace().collect::<Vec<_>>())
+}
+
+fn world(plan: Plan) -> World {
+    let world = World::start(Plan { store: StoreAt::Here, ..plan });
+    world.node.ips(FOREIGN);
+    world.node.run("nft", &["add table inet theirs { set s { type ipv4_addr; elements = { 10.1.2.3 }; }; chain c { type filter hook forward priority 5; ip saddr @s counter accept; }; }"]);
+    world.add_peer();
+    world
+}
+
+/// Makes changes by hand, each of which must be undone within a second.
+fn repaired(world: &World, changes: &[(&str, &str)]) {
+    let path = |world: &World| world.rows("/v1/paths").iter().all(|path| path["state"] == "realised");
+    assert!(within(Duration::from_secs(20), || path(world) && world.rows("/v1/paths").len() == 1));
+    world.settle();
+    let (before, theirs) = (ours(world), foreign(world));
+    let mut slowest = Duration::ZERO;
+    for (program, line) in changes {
+        let begin = Instant::now();
+        let text = by_hand(world, program, line);
+        let mut now = String::new();
+        let back = within(Duration::from_secs(5), || {
+            now = ours(world);
+            now == before
+        });
+        let took = begin.elapsed();
+        let differ: Vec<(&str, &str)> =
+            before.lines().zip(now.lines()).filter(|(before, now)| before != now).take(5).collect();
+        assert!(back, "{program} {line} {text}: not repaired: {differ:#?}\n{:#}", world.get("/v1/status"));
+        // Reading the state again and again is part of the time.
+        assert!(took <= Duration::from_secs(1), "{program} {line}: repaired after {took:?}");
+        slowest = slowest.max(took);
+    }
+    assert_eq!(foreign(world), theirs, "what others have is as it was");
+    println!("{} changes by hand, the slowest repaired within {slowest:?}", changes.len());
+    world.settle();
+}
+
+#[test]
+fn routed_host_gw() {
+    if !is_root() {
+        return;
+    }
+    let world = world(Plan { families: Families::V4, ..Plan::default() });
+    let pod = world.pod("web");
+    let (ip, link, range) = (pod.ip(), pod.host_link(), world.own_range(false));
+    let own = world.own_ip(false);
+    repaired(
+        &world,
+        &[
+            ("ip", "route del 10.244.200.0/24"),
+            ("ip", &format!("route del {ip}")),
+            ("ip", &format!("route del unreachable {range}")),
+            (
+                "sh",
+                "ip route show proto 82 | sed 's/ nhid.*//;s/ dev.*//;s/ proto.*//' | sed 's/^/route del /' | ip -batch -",
+            ),
+            ("ip", "route replace 10.244.200.0/24 via 172.30.1.1 proto 82"),
+            ("ip", "nexthop flush proto 82"),
+            ("ip", &format!("neigh del {ip} dev {link}")),
+            ("ip", &format!("neigh replace {ip} lladdr 02:00:00:00:00:01 dev {link} nud permanent")),
+            ("ip", &format!("link set {link} down")),
+            ("ip", &format!("link set {link} mtu 1400")),
+            ("ip", &format!("link set {link} address 02:00:00:00:00:02")),
+            ("ip", "link set rip0 down"),
+            ("ip", "link del rip0"),
+            ("ip", &format!("addr del {own}/32 dev rip0")),
+            ("ip", "addr flush dev rip0"),
+            ("nft", "delete table inet ripstop"),
+            ("nft", "flush chain inet ripstop from-pod"),
+            ("nft", "flush set inet ripstop pods4"),
+            ("nft", "add rule inet ripstop prerouting counter"),
+            ("nft", "add element inet ripstop plain4 { 8.8.8.8 }"),
+            ("sysctl", "-w net.ipv4.ip_forward=0"),
+        ],
+    );
+    let echo = Echo::start(&pod.ns, &pod.at(7000));
+    assert_eq!(ask(&world.node, None, echo.at), Some(own));
+}
+
+#[test]
+fn bridged_vxlan_dual_stack() {
+    if !is_root() {
+        return;
+    }
+    let plan = Plan { wiring: "bridge", backend: "vxlan", families: Families::Dual, ..Plan::default() };
+    let world = World::start(Plan { store: StoreAt::Here, ..plan });
+    world.node.ips(FOREIGN);
+    world.node.run("nft", &["add table inet theirs"]);
+    world.add_peer();
+    assert!(within(Duration::from_secs(20), || {
+        let paths = world.rows("/v1/paths");
+        paths.len() == 2 && paths.iter().all(|path| path["state"] == "realised")
+    }));
+    let pod = world.pod("web");
+    let (link, own, own6) = (pod.host_link(), world.own_ip(false), world.own_ip(true));
+    let before = ours(&world);
+    let theirs = foreign(&world);
+    let changes = [
+        ("ip", "link del ript1".to_owned()),
+        ("ip", "link set ript1 down".into()),
+        ("ip", "link set ript1 address 02:00:00:00:00:03".into()),
+        ("bridge", "fdb del 0a:52:49:50:02:02 dev ript1 dst 172.30.1.2".into()),
+        ("bridge", "fdb replace 0a:52:49:50:02:02 dev ript1 dst 172.30.1.9".into()),
+        ("ip", "neigh del 10.244.200.1 dev ript1".into()),
+        ("ip", "neigh del fd00:244:0:c8::1 dev ript1".into()),
+        ("ip", "neigh flush dev ript1 nud permanent".into()),
+        ("ip", "-6 route del fd00:244:0:c8::/64".into()),
+        (
+            "sh",
+            "ip -6 route show proto 82 | sed 's/ nhid.*//;s/ dev.*//' | sed 's/^/route del /' | ip -6 -batch -".into(),
+        ),
+        ("ip", format!("link set {link} nomaster")),
+        ("bridge", format!("link set dev {link} hairpin off")),
+        ("ip", format!("addr del {own}/24 dev rip0")),
+        ("ip", format!("addr del {own6}/64 dev rip0")),
+        ("ip", "link set rip0 down".into()),
+        ("ip", "link del rip0".into()),
+        ("nft", "flush ruleset".into()),
+        ("nft", "delete table bridge ripstop".into()),
+        ("nft", "flush set bridge ripstop ports".into()),
+        ("sysctl", "-w net.ipv6.conf.all.forwarding=0".into()),
+    ];
+    for (program, line) in &changes {
+        let flushed = line == "flush ruleset";
+        let begin = Instant::now();
+        by_hand(&world, program, line);
+        if flushed {
+            world.node.run("nft", &["add table inet theirs"]);
+        }
+        let mut now = String::new();
+        let back = within(Duration::from_secs(5), || {
+            now = ours(&world);
+            now == before
+        });
+        let took = begin.elapsed();
+        let differ: Vec<(&str, &str)> =
+            before.lines().zip(now.lines()).filter(|(before, now)| before != now).take(5).collect();
+        assert!(back, "{program} {line}: not repaired: {differ:#?}\n{:#}", world.get("/v1/status"));
+        assert!(took <= Duration::from_secs(1), "{program} {line}: repaired after {took:?}");
+    }
+    assert_eq!(foreign(&world), theirs);
+    world.settle();
+    let echo = Echo::start(&pod.ns, &pod.at(7000));
+    assert_eq!(ask(&world.node, None, echo.at), Some(own));
+    let echo = Echo::start(&pod.ns, &at(&pod.ips()[1], 7000));
+    assert_eq!(ask(&world.node, None, echo.at), Some(own6));
+}
+
+#[test]
+fn the_uplink() {
+    if !is_root() {
+        return;
+    }
+    let world = world(Plan::default());
+    let pod = world.pod("web");
+    let before = || world.node.ip("route show proto 82");
+    assert!(within(Duration::from_secs(20), || before().contains("10.244.200.0/24")));
+    world.settle();
+    let routes = before();
+    // It flaps.
+    world.node.ip("link set eth0 down");
+    world.node.ip("link set eth0 up");
+    world.node.ip("route replace default via 172.30.1.1");
+    assert!(within(Duration::from_secs(5), || before() == routes), "{}", before());
+    let echo = Echo::start(&world.router, &at("10.244.200.10", 7000));
+    world.router.ip("route add 10.244.0.0/16 via 172.30.1.11");
+    assert_eq!(ask(&pod.ns, None, echo.at), Some(pod.ip()));
+    // The node's address changes.
+    world.node.ip("addr add 172.30.1.99/24 dev eth0");
+    world.node.ip("addr del 172.30.1.11/24 dev eth0");
+    world.node.ip("addr replace 172.30.1.99/24 dev eth0");
+    world.node.ip("route replace default via 172.30.1.1");
+    let store = world.store.as_ref().unwrap();
+    let published = || store.get(ripstop_store::Kind::Nodes, "n1").unwrap()["addresses"][0]["ip"] == "172.30.1.99";
+    assert!(within(Duration::from_secs(5), published));
+    assert!(within(Duration::from_secs(5), || before() == routes), "{}", before());
+    world.settle();
+}

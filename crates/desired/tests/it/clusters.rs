@@ -1,0 +1,122 @@
+//! The clusters of the stories, seen from node n1.
+
+use ripstop_objects::{BackendKind, NetworkSpec, NodeRecord, Receive, Wiring};
+use ripstop_tables::{PodState, Shaping};
+
+use crate::scenario::{Scenario, pod_row};
+
+const V4: &[&str] = &["10.244.0.0/16"];
+const V6: &[&str] = &["fd00:10::/48"];
+const DUAL: &[&str] = &["10.244.0.0/16", "fd00:10::/48"];
+
+fn base(ranges: &[&str], own: &[&str], change: impl FnOnce(&mut NetworkSpec)) -> Scenario {
+    let s = Scenario::synced().network("default", ranges, change).realised(&["rip0", "ript1"]);
+    own.iter().fold(s, |s, range| s.own("default", range))
+}
+
+/// Every story by its name.
+pub fn all() -> Vec<(&'static str, Scenario)> {
+    vec![
+        ("routed-host-gw-v4", routed_host_gw_v4()),
+        ("routed-vxlan-dual", routed_vxlan_dual()),
+        ("bridge-vxlan", bridge_vxlan()),
+        ("auto-two-subnets", auto_two_subnets()),
+        ("v6-only", v6_only()),
+        ("bandwidth", bandwidth()),
+        ("peer-refused", peer_refused()),
+        ("no-uplink", no_uplink()),
+        ("two-networks", two_networks()),
+    ]
+}
+
+/// One subnet, no encapsulation: a pod here, a peer with two ranges.
+pub fn routed_host_gw_v4() -> Scenario {
+    base(V4, &["10.244.1.0/24"], |spec| spec.backend.kind = BackendKind::HostGw)
+        .peer("n2", &["172.30.1.12/24"], &["10.244.2.0/24", "10.244.7.0/24"])
+        .pod(pod_row("a", "default", &["10.244.1.7"], Wiring::Routed))
+}
+
+/// Everything by VXLAN, pods of both families, outer packets by IPv4.
+pub fn routed_vxlan_dual() -> Scenario {
+    base(DUAL, &["10.244.1.0/24", "fd00:10:0:1::/64"], |spec| spec.backend.kind = BackendKind::Vxlan)
+        .peer("n2", &["172.30.1.12/24", "fd00:30:1::12/64"], &["10.244.2.0/24", "fd00:10:0:2::/64"])
+        .pod(pod_row("a", "default", &["10.244.1.7", "fd00:10:0:1::7"], Wiring::Routed))
+}
+
+/// Flannel's shape: pods in a bridge, VXLAN between nodes.
+pub fn bridge_vxlan() -> Scenario {
+    base(DUAL, &["10.244.1.0/24", "fd00:10:0:1::/64"], |spec| {
+        spec.backend.kind = BackendKind::Vxlan;
+        spec.wiring = Wiring::Bridge;
+    })
+    .peer("n2", &["172.30.1.12/24"], &["10.244.2.0/24", "fd00:10:0:2::/64"])
+    .pod(pod_row("a", "default", &["10.244.1.7", "fd00:10:0:1::7"], Wiring::Bridge))
+    .pod(pod_row("b", "default", &["10.244.1.8"], Wiring::Bridge))
+}
+
+/// A near peer without encapsulation, a far one with.
+pub fn auto_two_subnets() -> Scenario {
+    base(V4, &["10.244.1.0/24"], |spec| spec.backend.kind = BackendKind::Auto)
+        .peer("n2", &["172.30.1.12/24"], &["10.244.2.0/24"])
+        .peer("n3", &["172.30.2.13/24"], &["10.244.3.0/24"])
+        .pod(pod_row("a", "default", &["10.244.1.7"], Wiring::Routed))
+}
+
+/// A node without IPv4.
+pub fn v6_only() -> Scenario {
+    base(V6, &["fd00:10:0:1::/64"], |spec| spec.backend.kind = BackendKind::Auto)
+        .facts(|facts| facts.links.values_mut().for_each(|link| link.addresses.retain(|(ip, _)| ip.is_ipv6())))
+        .peer("n2", &["fd00:30:1::12/64"], &["fd00:10:0:2::/64"])
+        .peer("n3", &["fd00:30:2::13/64"], &["fd00:10:0:3::/64"])
+        .pod(pod_row("a", "default", &["fd00:10:0:1::7"], Wiring::Routed))
+}
+
+/// A pod with limits in both directions, one whose container was not named by a pod, and one whose interface went.
+pub fn bandwidth() -> Scenario {
+    let mut limited = pod_row("a", "default", &["10.244.1.7"], Wiring::Routed);
+    limited.bandwidth.ingress = Some(Shaping { rate: 10_000_000, burst: 1_600_000 });
+    limited.bandwidth.egress = Some(Shaping { rate: 1_000_000_000, burst: 1 });
+    let mut nameless = pod_row("b", "default", &["10.244.1.8"], Wiring::Routed);
+    nameless.pod = None;
+    let mut gone = pod_row("c", "default", &["10.244.1.9"], Wiring::Routed);
+    gone.state = PodState::Gone;
+    base(V4, &["10.244.1.0/24"], |spec| spec.backend.kind = BackendKind::HostGw).pod(limited).pod(nameless).pod(gone)
+}
+
+fn plain_only(record: &mut NodeRecord) {
+    record.receives = vec![Receive::Plain];
+}
+
+/// host-gw to a peer behind a router, and a peer that takes nothing but VXLAN.
+pub fn peer_refused() -> Scenario {
+    base(V4, &["10.244.1.0/24"], |spec| spec.backend.kind = BackendKind::HostGw)
+        .peer("n2", &["172.30.2.12/24"], &["10.244.2.0/24"])
+        .peer_with("n3", &["172.30.1.13/24"], &["10.244.3.0/24"], |record| record.receives.clear())
+        .peer_with("n4", &["172.30.1.14/24"], &["10.244.4.0/24"], plain_only)
+}
+
+/// The uplink went: what needs none stays, peers are unreachable.
+pub fn no_uplink() -> Scenario {
+    routed_vxlan_dual().facts(|facts| {
+        facts.links.clear();
+        facts.default_links.clear();
+    })
+}
+
+/// A second network with its own wiring and tunnel; a pod in each; one peer in both.
+pub fn two_networks() -> Scenario {
+    let s = base(V4, &["10.244.1.0/24"], |spec| spec.backend.kind = BackendKind::Vxlan)
+        .network("storage", &["10.9.0.0/16"], |spec| {
+            spec.wiring = Wiring::Bridge;
+            spec.backend.kind = BackendKind::HostGw;
+            spec.backend.vni = 2;
+            spec.masquerade.enabled = false;
+        })
+        .own("storage", "10.9.1.0/24")
+        .peer("n2", &["172.30.1.12/24"], &["10.244.2.0/24"])
+        .pod(pod_row("a", "default", &["10.244.1.7"], Wiring::Routed))
+        .pod(pod_row("b", "storage", &["10.9.1.8"], Wiring::Bridge));
+    let mut s = s;
+    s.put(&crate::scenario::claim("n2", "storage", "10.9.2.0/24", ripstop_objects::ClaimState::Held));
+    s
+}
