@@ -167,13 +167,8 @@ impl Core {
     /// An agent that starts, and the first things to do. One that is held plans and does nothing until it is told to.
     #[must_use]
     pub fn start(at: Moment, start: Start) -> (Self, Vec<Output>) {
-        let boot: Arc<str> = start.identity.boot_id.as_str().into();
-        let me = Claimant {
-            node: start.node.clone(),
-            machine: start.identity.machine_id.as_str().into(),
-            boot: boot.clone(),
-            run: start.run,
-        };
+        let me = claimant(&start);
+        let boot = me.boot.clone();
         let ranges = start.snapshot.as_ref().and_then(|snapshot| snapshot.ranges.clone());
         let observed: Model = start.observed.iter().cloned().collect();
         let timings = start.config.timings;
@@ -419,5 +414,15 @@ fn outlives(change: &Change) -> bool {
     match change {
         Change::Network(_) | Change::Node(_) | Change::Claim(_) | Change::Known(_) => true,
         Change::Alive(_) | Change::Facts | Change::Pod(_) | Change::Store | Change::Realised => false,
+    }
+}
+
+/// Who this run of the agent is to other nodes.
+fn claimant(start: &Start) -> Claimant {
+    Claimant {
+        node: start.node.clone(),
+        machine: start.identity.machine_id.as_str().into(),
+        boot: start.identity.boot_id.as_str().into(),
+        run: start.run,
     }
 }

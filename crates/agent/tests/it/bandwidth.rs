@@ -17,19 +17,30 @@ fn rate(receiver: &Ns, link: &str, sink: &Sink, warm: Duration, time: Duration) 
         value[0]["stats64"]["rx"]["bytes"].as_u64().unwrap()
     };
     std::thread::sleep(warm);
-    let (begin, wire, payload) = (Instant::now(), counter(), sink.bytes.load(Relaxed));
-    std::thread::sleep(time);
-    let (wire, payload) = (counter() - wire, sink.bytes.load(Relaxed) - payload);
-    let seconds = begin.elapsed().as_secs_f64();
-    (wire as f64 * 8.0 / seconds, payload as f64 * 8.0 / seconds)
+    let mut best = (0.0, 0.0);
+    // A busy machine starves the sender in some windows; the fastest shows the shaper.
+    for _ in 0..WINDOWS {
+        let (begin, wire, payload) = (Instant::now(), counter(), sink.bytes.load(Relaxed));
+        std::thread::sleep(time);
+        let (wire, payload) = (counter() - wire, sink.bytes.load(Relaxed) - payload);
+        let seconds = begin.elapsed().as_secs_f64();
+        let seen = (wire as f64 * 8.0 / seconds, payload as f64 * 8.0 / seconds);
+        if seen.0 > best.0 {
+            best = seen;
+        }
+    }
+    best
 }
+
+/// How often a rate is measured.
+const WINDOWS: usize = 4;
 
 fn measure(mbit: u64) {
     let world = World::start(Plan::default());
     let limit = mbit * 1_000_000;
     let runtime = json!({"bandwidth": {"ingressRate": limit, "egressRate": limit}});
     let pod = world.pod_with("web", |call| call.with("runtimeConfig", runtime));
-    let (warm, time) = (Duration::from_millis(700), Duration::from_secs(3));
+    let (warm, time) = (Duration::from_millis(700), Duration::from_millis(1500));
     let into = {
         let sink = Sink::start(&pod.ns, &pod.at(7000));
         let _source = Source::start(&world.node, sink.at);

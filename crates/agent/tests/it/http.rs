@@ -74,6 +74,11 @@ fn rows_have_their_fields() {
         let text = world.get(&format!("/v1/describe/{path}"))["text"].as_str().unwrap().to_owned();
         assert!(text.contains(part) && !text.contains("pending"), "{path}: {text}");
     }
+    refuses(&world);
+}
+
+/// What is not known is refused with a sentence.
+fn refuses(world: &World) {
     for (method, path, status) in [
         ("GET", "/v1/describe/pod/default/none", 404),
         ("GET", "/v1/nonsense", 404),

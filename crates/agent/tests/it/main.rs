@@ -2,6 +2,8 @@
 //!
 //! Every test makes its namespaces and folders, so tests run beside each other. They need root.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
+
 mod support;
 
 mod bandwidth;

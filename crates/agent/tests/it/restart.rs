@@ -88,6 +88,22 @@ fn a_restarted_agent_has_nothing_to_do() {
 }
 
 #[test]
+fn an_add_that_was_answered_stands_whatever_comes_next() {
+    if !is_root() {
+        return;
+    }
+    let mut world = World::start(Plan::default());
+    for _ in 0..10 {
+        // Killed as soon as the answer is there.
+        let pod = world.pod("web");
+        world.restart();
+        world.check(&pod).done();
+        assert_eq!(world.rows("/v1/pods").len(), 1);
+        world.del(&pod);
+    }
+}
+
+#[test]
 fn the_store_may_be_away_all_the_time() {
     if !is_root() {
         return;
@@ -144,7 +160,7 @@ fn a_snapshot_that_cannot_be_read_is_set_aside_and_named() {
     let snapshot = world.dir.path().join("state/snapshot.json");
     for garbage in ["{\"version\":1,", "", "[]", "{\"version\":99}"] {
         let before = kernel(&world);
-        assert!(soon(|| snapshot.exists()));
+        assert!(soon(|| std::fs::read_to_string(&snapshot).is_ok_and(|text| text.contains("machine-of-n2"))));
         world.kill_agent();
         std::fs::write(&snapshot, garbage).unwrap();
         // Without the store nothing is known, so nothing goes.
@@ -152,6 +168,7 @@ fn a_snapshot_that_cannot_be_read_is_set_aside_and_named() {
         world.start_agent();
         world.wait_up();
         let aside = snapshot.with_extension("json.unusable");
+        assert!(soon(|| aside.exists()), "{garbage:?} was not set aside");
         assert_eq!(std::fs::read_to_string(&aside).unwrap(), garbage);
         assert!(world.agent().log_text().contains("snapshot.json.unusable"));
         std::thread::sleep(std::time::Duration::from_millis(300));
@@ -163,6 +180,7 @@ fn a_snapshot_that_cannot_be_read_is_set_aside_and_named() {
         std::fs::remove_file(&aside).unwrap();
     }
     // A snapshot of another node is no snapshot of this one.
+    assert!(soon(|| std::fs::read_to_string(&snapshot).is_ok_and(|text| text.contains("machine-of-n2"))));
     world.kill_agent();
     let text = std::fs::read_to_string(&snapshot).unwrap().replace("\"node\":\"n1\"", "\"node\":\"n7\"");
     std::fs::write(&snapshot, text).unwrap();

@@ -54,7 +54,7 @@ fn step(s: &mut Scenario, (what, a, b, c): Move) -> BTreeSet<Change> {
             0 => s.sync(of(&StoreKind::ALL, b)),
             1 => s.say(StoreInput::Reset { kind: of(&StoreKind::ALL, b) }),
             2 => s.put(&alive(of(&NODES, b), u64::from(c))),
-            _ => s.say(if b % 2 == 0 { StoreInput::Away { reason: "gone".into() } } else { StoreInput::Back }),
+            _ => s.say(if b.is_multiple_of(2) { StoreInput::Away { reason: "gone".into() } } else { StoreInput::Back }),
         },
     }
 }
@@ -73,7 +73,7 @@ fn change_network(s: &mut Scenario, a: u8, b: u8, c: u8) -> BTreeSet<Change> {
             spec.backend.vni = if name == "default" { 1 } else { 1 + u32::from(c / 2 % 2) };
             spec.backend.port = of(&[8472, 4789], c / 4);
             spec.wiring = in_use.unwrap_or(of(&[Wiring::Routed, Wiring::Bridge], c / 8));
-            spec.masquerade.enabled = c / 16 % 4 != 0;
+            spec.masquerade.enabled = !(c / 16).is_multiple_of(4);
             spec.masquerade.to_nodes = of(&[ToNodes::Auto, ToNodes::Always, ToNodes::Never], c / 64);
         })),
     }
@@ -81,7 +81,7 @@ fn change_network(s: &mut Scenario, a: u8, b: u8, c: u8) -> BTreeSet<Change> {
 
 fn change_node(s: &mut Scenario, a: u8, b: u8, c: u8) -> BTreeSet<Change> {
     let node = of(&NODES, a);
-    if b % 5 == 0 {
+    if b.is_multiple_of(5) {
         return s.delete(StoreKind::Nodes, node);
     }
     // Near, far, inside a network's range, and of one family only.
@@ -124,7 +124,7 @@ fn own(s: &mut Scenario, a: u8, b: u8) -> BTreeSet<Change> {
     let (network, range) = of(&RANGES, a);
     let ranges = s.tables.own_ranges.entry(network_name(network)).or_default();
     ranges.retain(|own| *own != prefix(range));
-    if b % 2 == 0 {
+    if b.is_multiple_of(2) {
         ranges.push(prefix(range));
         ranges.sort();
     }
@@ -139,7 +139,7 @@ fn change_facts(s: &mut Scenario, a: u8, b: u8) -> BTreeSet<Change> {
         2 => drop(changed.links.insert(name("eth0"), host_link(9000, &["172.30.2.11/24"]))),
         _ => drop(changed.links.insert(name("eth0"), host_link(1500, &["fd00:30:1::11/64"]))),
     }
-    if b % 3 == 0 {
+    if b.is_multiple_of(3) {
         changed.default_links.clear();
     }
     s.tables.apply_facts(changed)
