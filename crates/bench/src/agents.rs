@@ -52,13 +52,8 @@ pub fn cluster(programs: &Programs) -> Result<Section> {
     let mut table = Table::new(&["agent at 10 nodes, 100 pods", "10 agents: min / median / max"]);
     table.row(&["resident MiB".into(), memory.text(1)]);
     table.row(&["CPU, idle for 30 s, thousandths of a CPU".into(), idle.to_string()]);
-    let goal = |what: &str, reach: &str, ours: String, good: bool| Goal {
-        what: format!("agent at 10 nodes, 100 pods: {what}"),
-        reach: reach.into(),
-        ours,
-        rival: "none on this machine".into(),
-        ratio: "–".into(),
-        met: verdict(good),
+    let goal = |what: &str, reach: &str, ours: String, good: bool| {
+        alone(&format!("agent at 10 nodes, 100 pods: {what}"), reach, ours, good)
     };
     let goals = vec![
         goal("memory", "≤ 24 MiB", format!("{} MiB", memory.text(1)), memory.max <= 24.0),
@@ -191,13 +186,8 @@ fn section_thousand(joins: &[Join], quiet: [f64; 2], alive: [f64; 2], memory: f6
         "CPU over 30 s, each peer alive every 2 s, mCPU: agent, store".into(),
         format!("{:.1}, {:.1}", alive[0], alive[1]),
     ]);
-    let goal = |what: &str, reach: &str, ours: String, good: bool| Goal {
-        what: format!("agent at 1,000 nodes (simulated peers), 10,000 pods: {what}"),
-        reach: reach.into(),
-        ours,
-        rival: "none on this machine".into(),
-        ratio: "–".into(),
-        met: verdict(good),
+    let goal = |what: &str, reach: &str, ours: String, good: bool| {
+        alone(&format!("agent at 1,000 nodes (simulated peers), 10,000 pods: {what}"), reach, ours, good)
     };
     let goals = vec![
         goal("memory", "≤ 64 MiB", format!("{memory:.1} MiB"), memory <= 64.0),
@@ -328,4 +318,16 @@ fn check_fdb(netns: &Path, count: u32) -> Result<()> {
     let entries = String::from_utf8_lossy(&output.stdout).lines().filter(|line| line.contains(" dst ")).count();
     ensure!(entries == count as usize, "{entries} forwarding entries for {count} peers");
     Ok(())
+}
+
+/// A goal for which no rival runs on this machine.
+fn alone(what: &str, reach: &str, ours: String, good: bool) -> Goal {
+    Goal {
+        what: what.into(),
+        reach: reach.into(),
+        ours,
+        rival: "none on this machine".into(),
+        ratio: "–".into(),
+        met: verdict(good),
+    }
 }
