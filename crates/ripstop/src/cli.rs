@@ -10,7 +10,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use ripstop_lab::cli::LabCommand;
 
 use crate::commands::{
-    agent, describe, get, install, ipam, man, manifest, plan, resume, shell, status, store, version,
+    agent, describe, get, install, ipam, man, manifest, plan, resume, shell, status, store, udp_forward, version,
 };
 use crate::target::Target;
 
@@ -50,6 +50,7 @@ pub enum Command {
     Resume(resume::Resume),
     Agent(agent::Agent),
     Store(store::Store),
+    UdpForward(udp_forward::UdpForward),
     Replay(agent::Replay),
     Install(install::Install),
     Uninstall(install::Uninstall),
@@ -66,7 +67,7 @@ type Group = (&'static str, &'static [&'static str]);
 const GROUPS: &[Group] = &[
     ("Look at a node and its cluster", &["get", "describe", "status", "plan", "ipam"]),
     ("Change a cluster", &["apply", "delete"]),
-    ("Run a node", &["agent", "store", "replay", "install", "uninstall"]),
+    ("Run a node", &["agent", "store", "udp-forward", "replay", "install", "uninstall"]),
     ("Try it on this machine", &["lab"]),
     ("About this program", &["version", "completion", "man"]),
 ];
@@ -100,6 +101,8 @@ pub const FILES: &[(&str, &str)] = &[
     ("/opt/cni/bin/ripstop-cni", "the plugin that container runtimes call"),
     ("/run/ripstop/agent.sock", "where the agent answers: JSON over HTTP, /metrics, /healthz, /readyz"),
     ("/run/ripstop/cni.sock", "where the agent takes the plugin's requests"),
+    ("/run/ripstop/udp-forward.sock", "where the forwarder of the udp backend takes its set-up"),
+    ("/run/ripstop/udp-forward.json", "that set-up, for the forwarder's next start"),
     ("/run/ripstop/leases", "addresses of this node's pods; a reboot empties it, as it does the pods"),
     ("/var/lib/ripstop", "the agent's snapshot, and the store where it is embedded"),
     ("/run/ripstop-lab", "labs that are up"),

@@ -13,6 +13,7 @@ pub mod resume;
 pub mod shell;
 pub mod status;
 pub mod store;
+pub mod udp_forward;
 pub mod version;
 
 use std::process::ExitCode;
@@ -33,6 +34,7 @@ pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
     match command {
         Command::Agent(command) => asks_nobody(&target, "agent").and_then(|()| command.run()),
         Command::Store(command) => asks_nobody(&target, "store").and_then(|()| command.run()),
+        Command::UdpForward(command) => asks_nobody(&target, "udp-forward").and_then(|()| command.run()),
         Command::Lab(command) => asks_nobody(&target, "lab").and_then(|()| lab::run(command)),
         other => {
             signals::end_when_interrupted();
@@ -58,7 +60,7 @@ fn answer(command: Command, before: Target, out: &mut Out) -> Result<(), Failure
         Command::Install(command) => asks_nobody(&before, "install").and_then(|()| command.run(out)),
         Command::Completion(command) => asks_nobody(&before, "completion").and_then(|()| command.run(out)),
         Command::Replay(command) => asks_nobody(&before, "replay").and_then(|()| command.run(out)),
-        Command::Agent(_) | Command::Store(_) | Command::Lab(_) => Ok(()),
+        Command::Agent(_) | Command::Store(_) | Command::UdpForward(_) | Command::Lab(_) => Ok(()),
         Command::Man(command) => asks_nobody(&before, "man").and_then(|()| command.run(out)),
     }
 }

@@ -59,6 +59,8 @@ const PURE: &[Row] = &[
 const RIM: &[Row] = &[
     row("kernel", "ripstop-kernel", &["ripstop-types", "ripstop-nft", "ripstop-netmodel", "ripstop-plan"]),
     row("store", "ripstop-store", &["ripstop-types", "ripstop-objects", "ripstop-plan"]),
+    // Carries packets and decides nothing.
+    row("forwarder", "ripstop-forwarder", &["ripstop-types"]),
     row(
         "agent",
         "ripstop-agent",
@@ -75,6 +77,7 @@ const RIM: &[Row] = &[
             "ripstop-plan",
             "ripstop-kernel",
             "ripstop-store",
+            "ripstop-forwarder",
         ],
     ),
     // The lab drives the product as its users do: by programs, files and sockets. It shares words and formats only.
@@ -91,12 +94,17 @@ const RIM: &[Row] = &[
             "ripstop-tables",
             "ripstop-plan",
             "ripstop-store",
+            "ripstop-forwarder",
             "ripstop-agent",
             "ripstop-lab",
         ],
     ),
     // Measures the product beside its rivals: by programs and sockets, and by records as agents write them.
-    row("bench", "ripstop-bench", &["ripstop-types", "ripstop-objects", "ripstop-store", "ripstop-lab"]),
+    row(
+        "bench",
+        "ripstop-bench",
+        &["ripstop-types", "ripstop-objects", "ripstop-store", "ripstop-forwarder", "ripstop-lab"],
+    ),
     row("ripstop-cni", PLUGIN, &["ripstop-cni-spec"]),
     row("xtask", "xtask", &[]),
 ];

@@ -1,0 +1,135 @@
+//! TUN devices (`linux/if_tun.h`): queues of IP packets, each behind a [`Vnet`] header.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use ripstop_types::IfName;
+use rustix::fs::{Mode, OFlags, open};
+
+use super::{Piece, check, check_length};
+use crate::frame::vnet;
+
+const FLAGS: libc::c_int = libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR | libc::IFF_MULTI_QUEUE;
+
+/// Opens one more queue of a device. It is non-blocking.
+///
+/// # Errors
+/// ENODEV where there is no such device, or it has not several queues; as `TUNSETIFF` otherwise.
+pub fn queue(device: &IfName) -> io::Result<OwnedFd> {
+    // TUNSETIFF would make a device that is not there.
+    if rustix::net::netdevice::name_to_index(
+        rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::DGRAM, None)?,
+        device.as_str(),
+    )
+    .is_err()
+    {
+        return Err(io::Error::from_raw_os_error(libc::ENODEV));
+    }
+    attach(device)
+}
+
+/// Makes a device that stays when its queues are closed, with one queue that is not kept. For tests and measurements: on
+/// a node the agent makes it.
+///
+/// # Errors
+/// As `TUNSETIFF`.
+pub fn create(device: &IfName) -> io::Result<()> {
+    let fd = attach(device)?;
+    // SAFETY: TUNSETPERSIST takes a number.
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNSETPERSIST, 1) }).map(drop)
+}
+
+/// A queue that takes no packets. While any queue is open the device keeps its carrier, and with it the kernel keeps
+/// nexthop objects on the device; so whoever holds this bridges the death of a forwarder.
+///
+/// # Errors
+/// As [`queue`].
+pub fn hold(device: &IfName) -> io::Result<OwnedFd> {
+    let fd = queue(device)?;
+    let mut request = request(device, libc::IFF_DETACH_QUEUE);
+    // SAFETY: TUNSETQUEUE reads an ifreq, to which the pointer is.
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNSETQUEUE, &raw mut request) })?;
+    Ok(fd)
+}
+
+fn attach(device: &IfName) -> io::Result<OwnedFd> {
+    let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    let fd = open("/dev/net/tun", flags, Mode::empty())?;
+    let mut request = request(device, FLAGS);
+    // SAFETY: TUNSETIFF reads and writes an ifreq, to which the pointer is.
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNSETIFF, &raw mut request) })?;
+    Ok(fd)
+}
+
+fn request(device: &IfName, flags: libc::c_int) -> libc::ifreq {
+    // SAFETY: an ifreq is plain bytes, for which zeros are a value.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    // An IfName has less than the 16 bytes of the field, so a zero stays behind it.
+    for (place, byte) in request.ifr_name.iter_mut().zip(device.as_str().bytes()) {
+        *place = byte.cast_signed();
+    }
+    request.ifr_ifru.ifru_flags = libc::c_short::try_from(flags).unwrap_or_default();
+    request
+}
+
+/// Lets the kernel leave checksums and segmentation to the readers of this device: TCP always, UDP where the kernel knows
+/// that (6.2). Answers whether it does.
+///
+/// # Errors
+/// As `TUNSETOFFLOAD`.
+pub fn offload(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    let tcp = libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6 | libc::TUN_F_TSO_ECN;
+    let set = |flags: libc::c_uint| {
+        // SAFETY: TUNSETOFFLOAD takes a number.
+        check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNSETOFFLOAD, libc::c_ulong::from(flags)) })
+    };
+    if set(tcp | libc::TUN_F_USO4 | libc::TUN_F_USO6).is_ok() {
+        return Ok(true);
+    }
+    set(tcp).map(|_| false)
+}
+
+/// Reads one packet behind its header into `buffer`; `None` where none waits.
+///
+/// # Errors
+/// As read(2): EBADFD where the device is gone.
+pub fn read(fd: &OwnedFd, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+    match rustix::io::read(fd, buffer) {
+        Ok(length) => Ok(Some(length)),
+        Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Writes packets of many pieces.
+#[derive(Debug, Default)]
+pub struct Writer {
+    iovecs: Vec<libc::iovec>,
+}
+
+// SAFETY: the pointers in `iovecs` are made and used inside one call, and mean nothing between calls.
+unsafe impl Send for Writer {}
+
+impl Writer {
+    /// Writes one packet: its header and its pieces.
+    ///
+    /// # Errors
+    /// As writev(2).
+    pub fn write(
+        &mut self,
+        fd: &OwnedFd,
+        header: [u8; vnet::LEN],
+        buffer: &[u8],
+        pieces: impl Iterator<Item = std::ops::Range<usize>>,
+    ) -> io::Result<()> {
+        self.iovecs.clear();
+        let buffers = [header.as_slice(), buffer];
+        self.iovecs.push(Piece { buffer: 0, start: 0, length: vnet::LEN }.iovec(&buffers));
+        for range in pieces {
+            self.iovecs.push(Piece { buffer: 1, start: range.start, length: range.len() }.iovec(&buffers));
+        }
+        let count = libc::c_int::try_from(self.iovecs.len()).unwrap_or(libc::c_int::MAX);
+        // SAFETY: each iovec is a range of `header` or `buffer`, which live until the call returns and are only read.
+        check_length(unsafe { libc::writev(fd.as_fd().as_raw_fd(), self.iovecs.as_ptr(), count) }).map(drop)
+    }
+}
