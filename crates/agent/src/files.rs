@@ -90,11 +90,12 @@ pub struct Pods {
     pub problems: Vec<String>,
 }
 
-/// Reads the pods' files.
-pub fn pods(files: &BootFiles, run_dir: &Path) -> Pods {
+/// Reads the pods' files, and removes what a killed agent left unfinished beside them: the lock says that none is at it.
+pub fn pods(files: &BootFiles, run_dir: &Path, _lock: &Lock) -> Pods {
+    let unfinished = files.clear_unfinished(LEASES);
     let (records, faults) = files.list(LEASES);
     let mut pods = Pods { rows: Vec::new(), lost: Vec::new(), problems: Vec::new() };
-    pods.problems.extend(faults.iter().map(ToString::to_string));
+    pods.problems.extend(unfinished.iter().chain(&faults).map(ToString::to_string));
     let mut read = BTreeSet::new();
     for record in records {
         read.insert(record.key.clone());

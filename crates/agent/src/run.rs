@@ -76,9 +76,9 @@ pub fn run(options: &AgentOptions) -> anyhow::Result<ExitCode> {
             .context("the agent sets up links and routes: run it as root, or with CAP_NET_ADMIN and CAP_SYS_ADMIN as root in a container"));
     }
     let node = node_name(&config)?;
-    let _lock = files::lock(&config)?;
+    let lock = files::lock(&config)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async { Shell::start(options, config, node)?.work().await })
+    runtime.block_on(async { Shell::start(options, config, node, &lock)?.work().await })
 }
 
 fn read_config(path: &PathBuf) -> anyhow::Result<AgentConfig> {
@@ -119,12 +119,12 @@ struct Shell {
 }
 
 impl Shell {
-    fn start(options: &AgentOptions, config: AgentConfig, node: NodeName) -> anyhow::Result<Self> {
+    fn start(options: &AgentOptions, config: AgentConfig, node: NodeName, lock: &files::Lock) -> anyhow::Result<Self> {
         let clock = Clock::start();
         let (to_self, queue) = unbounded_channel();
         let identity = files::identity(&config)?;
         let boot_files = BootFiles::new(&config.run_dir);
-        let pods = files::pods(&boot_files, &config.run_dir);
+        let pods = files::pods(&boot_files, &config.run_dir, lock);
         let (snapshot, problem) = files::snapshot(&config, &node);
         for problem in pods.problems.into_iter().chain(problem) {
             tracing::warn!("{problem}");

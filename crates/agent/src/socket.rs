@@ -7,7 +7,9 @@ use std::path::Path;
 
 use anyhow::{Context, bail};
 use ripstop_cni_spec::wire::{MAX_LINE, Request, Response};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::unix::OwnedWriteHalf;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
@@ -60,6 +62,10 @@ async fn serve_plugin(stream: UnixStream, queue: &UnboundedSender<Message>) -> a
     let response = match Request::parse(&line) {
         Err(error) => Response::failed(error),
         Ok(request) => {
+            if hung_up(&write) {
+                // It was killed. Its runtime may have deleted by another call already, behind which nothing must be added.
+                bail!("a plugin went away before its call began");
+            }
             let (answer, answered) = oneshot::channel();
             if queue.send(Message::Cni { request, answer }).is_err() {
                 bail!("the agent is ending");
@@ -70,4 +76,11 @@ async fn serve_plugin(stream: UnixStream, queue: &UnboundedSender<Message>) -> a
     let line = response.to_line().unwrap_or_else(|error| Response::failed(error).to_line().unwrap_or_default());
     write.write_all(&line).await?;
     Ok(())
+}
+
+/// Whether nobody is at the other end any more.
+fn hung_up(connection: &OwnedWriteHalf) -> bool {
+    let mut fds = [PollFd::new(connection.as_ref(), PollFlags::empty())];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    matches!(poll(&mut fds, Some(&now)), Ok(1..)) && fds[0].revents().contains(PollFlags::HUP)
 }

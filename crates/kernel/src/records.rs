@@ -1,8 +1,9 @@
 //! Records in files of this node that do not outlive a boot.
 //!
 //! One file a record, `<root>/<folder>/<key>.json`, written beside and renamed, so that a reader sees the old or the new
-//! one and never a part. The root lies on a tmpfs: a reboot removes records and what they speak of together, so nothing
-//! is synced to a disk.
+//! one and never a part. A writer that is killed between the two leaves the file beside, which is no record:
+//! [`BootFiles::clear_unfinished`] removes it. The root lies on a tmpfs: a reboot removes records and what they speak of
+//! together, so nothing is synced to a disk.
 
 use std::fs;
 use std::io;
@@ -16,6 +17,8 @@ use crate::error::Fault;
 /// Longest file name in bytes (`NAME_MAX`).
 const NAME_MAX: usize = 255;
 const SUFFIX: &str = ".json";
+/// Last letter of the name under which a record is written before it gets its own.
+const BESIDE: char = '~';
 
 /// Where record steps go that are not for the kernel.
 pub trait Records {
@@ -62,6 +65,21 @@ impl BootFiles {
         (records, faults)
     }
 
+    /// Removes what a writer that was killed left beside the records of a folder. Only for the folder's one writer: what
+    /// another one is writing would go too.
+    ///
+    /// # Errors
+    /// Names the files that cannot be removed; the others are gone.
+    pub fn clear_unfinished(&self, folder: &str) -> Vec<Fault> {
+        let directory = self.root.join(escape(folder));
+        let unfinished = |name: &str| name.starts_with('.') && name.ends_with(BESIDE);
+        let entries = fs::read_dir(&directory).into_iter().flatten().filter_map(Result::ok);
+        entries
+            .filter(|entry| entry.file_name().to_str().is_some_and(unfinished))
+            .filter_map(|entry| fs::remove_file(entry.path()).err().map(|error| fault(&entry.path(), &error)))
+            .collect()
+    }
+
     /// The record under a key, if it is there.
     pub fn get(&self, folder: &str, key: &str) -> Result<Option<Record>, Fault> {
         let path = self.path(folder, key)?;
@@ -103,7 +121,7 @@ impl Records for BootFiles {
         };
         fs::DirBuilder::new().recursive(true).mode(0o755).create(directory).map_err(|e| fault(directory, &e))?;
         let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
-        let beside = directory.join(format!(".{name}~"));
+        let beside = directory.join(format!(".{name}{BESIDE}"));
         let written = fs::write(&beside, record.value.as_bytes()).and_then(|()| fs::rename(&beside, &path));
         written.map_err(|error| {
             let _ = fs::remove_file(&beside);
@@ -212,6 +230,25 @@ mod tests {
         files.delete(&RecordScope::Boot("leases".into()), "a/eth0").unwrap();
         files.delete(&RecordScope::Boot("leases".into()), "a/eth0").unwrap();
         assert_eq!(files.get("leases", "a/eth0").unwrap(), None);
+    }
+
+    #[test]
+    fn what_a_killed_writer_left_is_removed_and_nothing_else() {
+        let root = tempfile::tempdir().unwrap();
+        let mut files = BootFiles::new(root.path());
+        assert_eq!(files.clear_unfinished("leases"), [], "a folder that is not there has nothing");
+        files.put(&record("a~", "{}", RecordGuard::Any)).unwrap();
+        let leases = root.path().join("leases");
+        for name in [".a.eth0.json~", ".b.eth0.json~", ".hidden", "README~"] {
+            fs::write(leases.join(name), "{\"half\":").unwrap();
+        }
+        assert_eq!(files.clear_unfinished("leases"), []);
+        let mut left: Vec<_> = fs::read_dir(&leases).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left, [".hidden", "README~", "a%7E.json"]);
+        fs::create_dir(leases.join(".c.json~")).unwrap();
+        let faults = files.clear_unfinished("leases");
+        assert!(faults.len() == 1 && faults[0].to_string().contains(".c.json~"), "{faults:?}");
     }
 
     #[test]
