@@ -1,7 +1,8 @@
 //! Comparing what is with what should be.
 //!
 //! Each key gets a verdict of its own; then the verdicts are made to agree: what goes with an object that is made anew is
-//! written again, what a refused removal hangs on is kept too, and what goes by itself gets no step.
+//! written again, what a refused removal hangs on is kept too, what only one link can have changes hands in an order that
+//! works, and what goes by itself gets no step.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use ripstop_netmodel::{Entry, Key, Kind, Link, LinkKind, Model, Ns, Object, Reso
 use ripstop_types::Owner;
 
 use crate::hang::{Others, altered, below, hangs_on, leans_on, master, other_end, vanishing};
-use crate::model::{can_be_removed, holder, rivals};
+use crate::model::{can_be_removed, holder};
 use crate::step::{Action, Plan, Step};
 
 /// Says whether an object that is no longer wanted may go. An owner whose kind has not been read yet is unknown, not
@@ -32,14 +33,23 @@ impl<F: Fn(&Key, &Entry) -> Result<(), String>> Guard for F {
 /// pair, or an object and what holds it, do not fit together, it is taken as gone. A wanted object outside of `keys` is
 /// written only where a step takes it away.
 pub fn diff(observed: &Model, desired: &Model, keys: &BTreeSet<Key>, guard: &dyn Guard) -> Plan {
-    let mut differ =
-        Differ { observed, desired, guard, verdicts: BTreeMap::new(), kept: BTreeMap::new(), room: BTreeSet::new() };
+    let mut differ = Differ {
+        observed,
+        desired,
+        guard,
+        verdicts: BTreeMap::new(),
+        kept: BTreeMap::new(),
+        room: BTreeSet::new(),
+        renamed: BTreeSet::new(),
+    };
     for key in keys {
         if let Some(verdict) = differ.judge(key) {
             differ.verdicts.insert(key.clone(), verdict);
         }
     }
+    differ.widen(keys);
     differ.hold_back();
+    differ.settle_contests();
     differ.follow();
     differ.pass_over();
     differ.into_plan()
@@ -53,7 +63,7 @@ pub fn diff_all(observed: &Model, desired: &Model, guard: &dyn Guard) -> Plan {
 
 /// What becomes of a key, with the reason.
 #[derive(Debug, PartialEq, Eq)]
-enum Verdict {
+pub(crate) enum Verdict {
     Create(String),
     Update(String),
     /// Removed and created, because it cannot be changed in place.
@@ -62,19 +72,21 @@ enum Verdict {
     Refuse(String),
 }
 
-struct Differ<'a> {
-    observed: &'a Model,
-    desired: &'a Model,
+pub(crate) struct Differ<'a> {
+    pub(crate) observed: &'a Model,
+    pub(crate) desired: &'a Model,
     guard: &'a dyn Guard,
-    verdicts: BTreeMap<Key, Verdict>,
+    pub(crate) verdicts: BTreeMap<Key, Verdict>,
     /// Unwanted objects that the guard keeps and that go with one that is made anew.
     kept: BTreeMap<Key, String>,
-    /// Links whose removal makes room for one that is created.
-    room: BTreeSet<Key>,
+    /// Links whose removal makes room for one that is written.
+    pub(crate) room: BTreeSet<Key>,
+    /// Links that give their alternative name up before another takes it.
+    pub(crate) renamed: BTreeSet<Key>,
 }
 
 impl Differ<'_> {
-    fn judge(&self, key: &Key) -> Option<Verdict> {
+    pub(crate) fn judge(&self, key: &Key) -> Option<Verdict> {
         match (self.observed.get(key), self.desired.get(key)) {
             (None, None) => None,
             (None, Some(_)) => Some(Verdict::Create("missing".into())),
@@ -171,10 +183,7 @@ impl Differ<'_> {
                 self.begin_pair(key);
             }
         }
-        let written = |v: &Verdict| matches!(v, Verdict::Create(_) | Verdict::Update(_));
-        let links = self.verdicts.iter().filter(|(key, v)| key.kind() == Kind::Link && written(v));
-        let wanted: Vec<&Arc<Entry>> = links.filter_map(|(key, _)| self.desired.get(key)).collect();
-        for rival in wanted.iter().flat_map(|wanted| rivals(self.observed, &wanted.object)) {
+        for rival in self.room.clone() {
             self.make_room(rival);
         }
     }
@@ -225,6 +234,9 @@ impl Differ<'_> {
 
     fn write_again(&mut self, key: &Key, cause: &Key, gone: &BTreeSet<Key>) {
         if self.desired.get(key).is_some() {
+            if matches!(self.verdicts.get(key), Some(Verdict::Refuse(_))) {
+                return;
+            }
             if !matches!(self.verdicts.get(key), Some(Verdict::Create(_))) {
                 self.verdicts.insert(key.clone(), Verdict::Create(format!("written anew with {cause}")));
             }
@@ -244,7 +256,7 @@ impl Differ<'_> {
     }
 
     /// Writes what an object needs that is written again as it should be, where it was something else before.
-    fn provide(&mut self, key: &Key) {
+    pub(crate) fn provide(&mut self, key: &Key) {
         let Some(wanted) = self.desired.get(key) else { return };
         for needed in leans_on(self.desired, &wanted.object) {
             let is_new = self.observed.get(&needed).is_none() && self.desired.get(&needed).is_some();
@@ -308,8 +320,11 @@ impl Differ<'_> {
             };
             make.push((place(key, is), step(action, key, before, Some(is), reason.clone())));
         }
+        let meanwhile = self.give_names_up(&mut make);
+        let room = |key: &Key| (key.kind(), Stage::Room, key.clone());
         for (key, verdict) in self.verdicts {
             let (is, wanted) = (self.observed.get(&key), self.desired.get(&key));
+            let is = meanwhile.get(&key).or(is);
             match (verdict, is, wanted) {
                 (Verdict::Create(reason), _, Some(wanted)) => {
                     make.push((place(&key, wanted), step(Action::Create, &key, None, Some(wanted), reason)));
@@ -319,18 +334,19 @@ impl Differ<'_> {
                 }
                 (Verdict::Remake(reason), Some(is), Some(wanted)) => {
                     let at = place(&key, wanted);
-                    make.push((at.clone(), step(Action::Delete, &key, Some(is), None, reason.clone())));
+                    let first = if self.room.contains(&key) { room(&key) } else { at.clone() };
+                    make.push((first, step(Action::Delete, &key, Some(is), None, reason.clone())));
                     make.push((at, step(Action::Create, &key, None, Some(wanted), reason)));
                 }
                 (Verdict::Remove, Some(is), _) => {
                     let step = step(Action::Delete, &key, Some(is), None, "no longer wanted".into());
                     if self.room.contains(&key) {
-                        make.push(((key.kind(), Stage::Room, key), step));
+                        make.push((room(&key), step));
                     } else {
                         remove.push((place(&key, is), step));
                     }
                 }
-                (Verdict::Refuse(why), Some(is), _) => refuse.push(step(Action::Refuse, &key, Some(is), None, why)),
+                (Verdict::Refuse(why), is, wanted) => refuse.push(step(Action::Refuse, &key, is, wanted, why)),
                 _ => {}
             }
         }
@@ -341,6 +357,23 @@ impl Differ<'_> {
         steps.append(&mut refuse);
         steps.extend(remove.into_iter().map(|(_, step)| step));
         Plan { steps }
+    }
+
+    /// Adds the steps by which links give their alternative names up; answers with what the links are then.
+    fn give_names_up(&self, make: &mut Vec<((Kind, Stage, Key), Step)>) -> BTreeMap<Key, Arc<Entry>> {
+        let mut meanwhile = BTreeMap::new();
+        for key in &self.renamed {
+            let Some((is, then)) =
+                self.observed.get(key).and_then(|is| Some((is, Arc::new(self.with_another_name(is)?))))
+            else {
+                continue;
+            };
+            let reason = "another link takes its alternative name".to_owned();
+            let step = step(Action::Update, key, Some(is), Some(&then), reason);
+            make.push(((key.kind(), Stage::Room, key.clone()), step));
+            meanwhile.insert(key.clone(), then);
+        }
+        meanwhile
     }
 }
 

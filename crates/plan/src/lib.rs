@@ -5,8 +5,10 @@
 //! Not here: how a step is written to the kernel, or when.
 //!
 //! Invariants: steps that create or change come in the order of [`Key`], removals in the reverse order and behind them,
-//! except where a removal must make room; irreversible steps come last; a plan of two equal models is empty.
+//! except where a removal must make room; what only one link can have is given up before another takes it; irreversible
+//! steps come last; a plan of two equal models is empty.
 
+mod contest;
 mod diff;
 mod hang;
 mod model;

@@ -6,6 +6,7 @@
 use ripstop_netmodel::{Entry, Key, Link, LinkKind, Model, NftElement, Ns, Object, Resource, Route, RouteTarget};
 use ripstop_types::Prefix;
 
+use crate::contest::rivals;
 use crate::hang::{Others, altered, links, needs, other_end, vanishing};
 use crate::step::{Action, Step};
 
@@ -81,24 +82,6 @@ fn check_link(model: &Model, link: &Link, is_there: bool) -> Result<(), String> 
         Some(holder) if holder != own => Err(format!("{end} is the other end of {holder}")),
         _ => Ok(()),
     }
-}
-
-/// Other links that have what only one can have: an alternative name, a network identifier with a port.
-pub(crate) fn rivals(model: &Model, object: &Object) -> Vec<Key> {
-    let Object::Link(link) = object else { return Vec::new() };
-    let vxlan = |link: &Link| match link.kind {
-        LinkKind::Vxlan { vni, port, .. } => Some((vni, port)),
-        _ => None,
-    };
-    let has_the_same = |other: &Link| {
-        link.name != other.name
-            && (link.altname.is_some() && link.altname == other.altname
-                || vxlan(link).is_some() && vxlan(link) == vxlan(other))
-    };
-    links(model, &link.ns)
-        .filter(|(_, other)| matches!(other, Object::Link(other) if has_the_same(other)))
-        .map(|(key, _)| key.clone())
-        .collect()
 }
 
 /// The pair's first end, of the second.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ripstop_ipam::Attachment;
-use ripstop_netmodel::{Entry, Key, Kind, LinkKind, Ns, Object, RecordScope};
+use ripstop_netmodel::{Entry, Key, Kind, LinkKind, Model, Ns, Object, RecordScope};
 use ripstop_plan::{Action, Plan, Step};
 use ripstop_tables::{Change, StepFault};
 use ripstop_types::Millis;
@@ -77,8 +77,32 @@ impl Core {
     /// Plans these keys and runs the plan, with a last step, on behalf of a call: all or nothing.
     pub(super) fn run_for_call(&mut self, scope: BTreeSet<Key>, last: Step, call: u64) {
         let mut steps = self.diff(&scope).steps;
+        // What the call is for is tried: the kernel says best why it cannot be.
+        for step in steps.iter_mut().filter(|step| step.action == Action::Refuse && step.after.is_some()) {
+            step.action = Action::Create;
+        }
         steps.push(last);
         self.launch(steps, scope, Purpose::Call(call));
+    }
+
+    /// Plans again what was refused for a reason that may be gone: what was kept because a kind was not known, or because
+    /// a pod stands.
+    pub(super) fn reconsider_after(&mut self, changes: &BTreeSet<Change>) {
+        if changes.iter().any(|change| matches!(change, Change::Known(_))) {
+            self.reconsider(|_, _| true);
+        } else if changes.iter().any(|change| matches!(change, Change::Pod(_))) {
+            self.reconsider(|_, key| matches!(key.ns(), Some(Ns::Path(_))));
+        }
+    }
+
+    /// Plans again what is wanted and was refused: a link that had what it needs may have gone or given it up.
+    pub(super) fn reconsider_wanted(&mut self) {
+        self.reconsider(|desired, key| desired.get(key).is_some());
+    }
+
+    fn reconsider(&mut self, which: impl Fn(&Model, &Key) -> bool) {
+        let desired = self.desired.model();
+        self.dirty.extend(self.refused.keys().filter(|key| which(desired, key)).cloned());
     }
 
     fn diff(&mut self, scope: &BTreeSet<Key>) -> Plan {
@@ -162,6 +186,9 @@ impl Core {
                 }
             }
         }
+        if running.steps.iter().any(|(_, step)| step.key.kind() == Kind::Link && step.action != Action::Create) {
+            self.reconsider_wanted();
+        }
         // What was believed to be there may not be: read it again before the next try.
         kinds.retain(|kind| super::host_kinds().contains(kind));
         if !kinds.is_empty() {
@@ -222,7 +249,8 @@ impl Core {
     /// A step failed; of what is `usual`, the log is told only when it goes on.
     pub(super) fn note_failure(&mut self, step: &Step, why: String, usual: bool) {
         let attempts = self.failed.get(&step.key).map_or(0, |failure| failure.attempts) + 1;
-        let pause = (100u64 << attempts.min(6)).min(LONGEST_PAUSE_MS);
+        // The first pause is that of reading what is there: most failures are of what went meanwhile.
+        let pause = (25u64 << attempts.min(8)).min(LONGEST_PAUSE_MS);
         if (attempts == 1 && !usual) || attempts == 8 {
             self.log(Level::Warn, format!("{} ({}): {why}; trying again", step.key, step.owner));
         }

@@ -353,6 +353,7 @@ impl Core {
                 if changes.iter().any(|change| matches!(change, Change::Network(_) | Change::Known(_))) {
                     self.want_ranges();
                 }
+                self.reconsider_after(&changes);
             }
             changes.append(&mut self.sync_ranges());
             if self.refresh_realised() {

@@ -29,7 +29,11 @@ impl Core {
                 self.applied.insert_entry(entry.clone());
             }
         }
-        if kinds.contains(&Kind::Link) { self.note_lost_pods() } else { BTreeSet::new() }
+        if !kinds.contains(&Kind::Link) {
+            return BTreeSet::new();
+        }
+        self.reconsider_wanted();
+        self.note_lost_pods()
     }
 
     /// Which links of ours that the node's record speaks of are there. Whether that changed.

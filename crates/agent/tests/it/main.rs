@@ -19,6 +19,7 @@ mod repair;
 mod restart;
 mod spoof;
 mod status;
+mod swap;
 mod traffic;
 mod verbs;
 mod versions;

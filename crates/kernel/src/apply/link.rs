@@ -26,7 +26,7 @@ impl Run<'_> {
         if self.steps[i].action == Action::Update
             && let Some(there) = find_link(&mut self.applier.route, &link.name)?
         {
-            self.check_ours(&there, link)?;
+            self.check_ours(i, &there, link)?;
             return self.set_link(i, link, &there);
         }
         match self.create_link(i, link) {
@@ -135,7 +135,7 @@ impl Run<'_> {
             };
             return Err(Fault::Refused { errno: libc::EEXIST, text: text.into(), cause });
         };
-        self.check_ours(&there, link)?;
+        self.check_ours(i, &there, link)?;
         if self.is_what_is_wanted(&there, link)? {
             return self.set_link(i, link, &there);
         }
@@ -151,22 +151,22 @@ impl Run<'_> {
     }
 
     /// Fails if the link is of another kind or names another owner than the step's.
-    fn check_ours(&self, there: &RawLink, link: &Link) -> Result<(), Fault> {
+    fn check_ours(&self, i: usize, there: &RawLink, link: &Link) -> Result<(), Fault> {
         let kind = there.kind.as_deref().unwrap_or("device");
         if kind != driver(&link.kind) {
             return Err(Fault::Foreign { holder: format!("a link {} of kind {kind}", there.name).into() });
         }
         match (there.mark(), link.altname.as_deref()) {
-            (Some(found), Some(wanted)) if found != wanted && self.before_altname(link) != Some(found) => {
+            (Some(found), Some(wanted)) if found != wanted && self.before_altname(i, link) != Some(found) => {
                 Err(Fault::Foreign { holder: format!("a link {} of {found}", there.name).into() })
             }
             _ => Ok(()),
         }
     }
 
-    /// The mark the link had when the plan was made: a change may change it.
-    fn before_altname(&self, link: &Link) -> Option<&str> {
-        self.steps.iter().find_map(|step| match step.before.as_deref().map(|entry| &entry.object) {
+    /// The mark the link had when it came to this step, as far as the plan says: a change may change it, in several steps.
+    fn before_altname(&self, i: usize, link: &Link) -> Option<&str> {
+        self.steps[..=i].iter().rev().find_map(|step| match step.before.as_deref().map(|entry| &entry.object) {
             Some(Object::Link(before)) if before.name == link.name && before.ns == link.ns => before.altname.as_deref(),
             _ => None,
         })

@@ -14,11 +14,11 @@ use ripstop_types::{Owner, Prefix};
 
 use crate::world::{address, element, ip, link, mac, model, name, pair, pod, put, route, table, via};
 
-fn allow(_: &Key, _: &Entry) -> Result<(), String> {
+pub fn allow(_: &Key, _: &Entry) -> Result<(), String> {
     Ok(())
 }
 
-fn told(plan: &Plan) -> String {
+pub fn told(plan: &Plan) -> String {
     let line = |step: ripstop_plan::StepView| {
         let undo = step.inverse.map_or("no way back".to_owned(), |undo| format!("undo: {undo}"));
         format!("{} {} {} ({}; {undo})\n", step.step, step.action, step.object, step.reason)
@@ -27,7 +27,7 @@ fn told(plan: &Plan) -> String {
 }
 
 /// Compares with an indented literal.
-fn assert_told(plan: &Plan, expected: &str) {
+pub fn assert_told(plan: &Plan, expected: &str) {
     let expected: Vec<&str> = expected.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     let told = told(plan);
     let told: Vec<&str> = told.lines().collect();
@@ -46,7 +46,7 @@ fn assert_runs(observed: &Model, desired: &Model, plan: &Plan) {
     }
 }
 
-fn planned(observed: &Model, desired: &Model) -> Plan {
+pub fn planned(observed: &Model, desired: &Model) -> Plan {
     let plan = diff_all(observed, desired, &allow);
     assert_runs(observed, desired, &plan);
     plan

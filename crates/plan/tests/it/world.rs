@@ -198,25 +198,33 @@ fn tables(model: &mut Model, dice: &mut Dice, family: TableFamily) {
     }
 }
 
+/// Takes one out of a list; what only one link can have is dealt like cards.
+fn deal<T>(dice: &mut Dice, cards: &mut Vec<T>) -> T {
+    let at = dice.below(cards.len());
+    cards.remove(at)
+}
+
 /// Links that are no pod's; the names of those that can have ports.
 fn shared_links(model: &mut Model, dice: &mut Dice) -> Vec<IfName> {
     let mut bridges = Vec::new();
+    let (mut vnis, mut names) = (vec![0, 1, 2], vec!["ripstop.network.a", "ripstop.network.b", "ripstop.network.c"]);
     // The last name sorts behind the pods' links: order by name alone would make ports before it.
-    for (n, text) in ["rip0", "ripa", "ripz"].into_iter().enumerate() {
-        let n = u32::try_from(n).unwrap();
-        let vxlan = |port| LinkKind::Vxlan { vni: n, port, local: ip("192.0.2.1") };
+    for text in ["rip0", "ripa", "ripz"] {
         let kind = match dice.below(6) {
             0 => continue,
             1 | 2 => LinkKind::Bridge,
-            3 => vxlan(8472),
-            4 => vxlan(4789),
+            n @ (3 | 4) => {
+                let port = if n == 3 { 8472 } else { 4789 };
+                LinkKind::Vxlan { vni: deal(dice, &mut vnis), port, local: ip("192.0.2.1") }
+            }
             _ => LinkKind::Ifb,
         };
         if kind == LinkKind::Bridge {
             bridges.push(name(text));
         }
         let mtu = dice.of(&[Some(1500), Some(1450)]);
-        put(model, Link { mtu, up: !dice.one_in(8), ..link(&Ns::Host, text, kind) });
+        let altname = dice.yes().then(|| deal(dice, &mut names).into());
+        put(model, Link { mtu, up: !dice.one_in(8), altname, ..link(&Ns::Host, text, kind) });
     }
     bridges
 }
