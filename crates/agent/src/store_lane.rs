@@ -7,7 +7,7 @@ use ripstop_netmodel::{Key, Object, Record, RecordGuard, RecordScope};
 use ripstop_objects::StoreConfig;
 use ripstop_plan::{Action, Plan, Step};
 use ripstop_store::{Embedded, Event, Expect, Kind, Remote, Store, StoreError};
-use ripstop_tables::{Input, StoreInput, StoreKind, StoreResult};
+use ripstop_tables::{Input, StoreInput, StoreResult};
 use ripstop_types::Revision;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
@@ -103,26 +103,17 @@ fn refuse(queue: &UnboundedSender<Message>, write: &Write, why: &str) {
     let _ = queue.send(Message::Input(Input::Stored { plan: write.plan, results }));
 }
 
-fn kind(kind: Kind) -> StoreKind {
-    match kind {
-        Kind::Networks => StoreKind::Networks,
-        Kind::Nodes => StoreKind::Nodes,
-        Kind::Claims => StoreKind::Claims,
-        Kind::Alive => StoreKind::Alive,
-    }
-}
-
 fn input(event: Event) -> StoreInput {
     match event {
         Event::Put(record) => StoreInput::Put {
-            kind: kind(record.kind),
+            kind: record.kind,
             key: record.key.into(),
             value: record.value,
             revision: record.revision,
         },
-        Event::Delete { kind: of, key, revision } => StoreInput::Delete { kind: kind(of), key: key.into(), revision },
-        Event::Synced { kind: of, revision } => StoreInput::Synced { kind: kind(of), revision },
-        Event::Reset { kind: of } => StoreInput::Reset { kind: kind(of) },
+        Event::Delete { kind, key, revision } => StoreInput::Delete { kind, key: key.into(), revision },
+        Event::Synced { kind, revision } => StoreInput::Synced { kind, revision },
+        Event::Reset { kind } => StoreInput::Reset { kind },
         Event::Away { reason } => StoreInput::Away { reason },
         Event::Back => StoreInput::Back,
     }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ripstop_types::{Family, Labels, Mac, NodeName, Prefix, Revision};
+use ripstop_types::{Family, Labels, Mac, NodeName, Prefix, Revision, StoreKind};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 
@@ -17,7 +17,7 @@ use crate::{Fault, Faults, Network, NetworkName};
 /// A value kept in the store under a kind and a key.
 pub trait Record: Sized + Serialize {
     /// The kind it is kept under.
-    const KIND: &'static str;
+    const KIND: StoreKind;
 
     /// The key it is kept under.
     fn key(&self) -> String;
@@ -260,9 +260,9 @@ pub fn parse_claim_key(key: &str) -> Option<(NetworkName, Prefix)> {
 }
 
 macro_rules! record {
-    ($type:ty, $kind:literal, $key:expr, $decode:path) => {
+    ($type:ty, $kind:expr, $key:expr, $decode:path) => {
         impl Record for $type {
-            const KIND: &'static str = $kind;
+            const KIND: StoreKind = $kind;
 
             fn key(&self) -> String {
                 let key: fn(&Self) -> String = $key;
@@ -286,7 +286,7 @@ macro_rules! record {
         impl<'de> Deserialize<'de> for $type {
             fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
                 let tree = Tree::deserialize(deserializer)?;
-                let mut decoder = Decoder::new($kind, Unknown::PassOver);
+                let mut decoder = Decoder::new($kind.as_str(), Unknown::PassOver);
                 let record = $decode(&mut decoder, &Node::root(&tree));
                 decoder.finish(record).map(|(record, _)| record).map_err(D::Error::custom)
             }
@@ -294,7 +294,7 @@ macro_rules! record {
     };
 }
 
-record!(Network, "networks", |network| network_key(&network.name), decode::network::network);
-record!(NodeRecord, "nodes", |node| node_key(&node.name), decode::record::node_record);
-record!(RangeClaim, "claims", |claim| claim_key(&claim.network, claim.range), decode::record::range_claim);
-record!(AliveRecord, "alive", |alive| alive_key(&alive.node), decode::record::alive_record);
+record!(Network, StoreKind::Networks, |network| network_key(&network.name), decode::network::network);
+record!(NodeRecord, StoreKind::Nodes, |node| node_key(&node.name), decode::record::node_record);
+record!(RangeClaim, StoreKind::Claims, |claim| claim_key(&claim.network, claim.range), decode::record::range_claim);
+record!(AliveRecord, StoreKind::Alive, |alive| alive_key(&alive.node), decode::record::alive_record);

@@ -29,7 +29,8 @@ mod wire;
 pub use client::Remote;
 pub use embedded::{Embedded, Options};
 pub use error::StoreError;
-pub use record::{Event, Expect, Kind, MAX_DEPTH, MAX_KEY, MAX_VALUE, Record, node_of, validate_key, validate_value};
+pub use record::{Event, Expect, MAX_DEPTH, MAX_KEY, MAX_VALUE, Record, node_of, validate_key, validate_value};
+pub use ripstop_types::StoreKind as Kind;
 pub use server::{Server, serve};
 
 use async_trait::async_trait;

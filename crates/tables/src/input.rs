@@ -6,7 +6,7 @@ use std::sync::Arc;
 use ripstop_cni_spec::wire::Request;
 use ripstop_netmodel::{Entry, HostFacts, Kind};
 use ripstop_objects::{AgentConfig, NodeIdentity};
-use ripstop_types::{Millis, NodeName, Revision};
+use ripstop_types::{Millis, NodeName, Revision, StoreKind};
 use serde::{Deserialize, Serialize};
 
 use crate::{PodRow, Snapshot};
@@ -136,40 +136,6 @@ pub struct Start {
     /// Whether everything is planned and nothing done until [`Input::Resume`].
     #[serde(default)]
     pub held: bool,
-}
-
-/// Kinds of record in the store.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum StoreKind {
-    /// Networks.
-    Networks,
-    /// What nodes publish.
-    Nodes,
-    /// Who owns which range.
-    Claims,
-    /// Signs of life.
-    Alive,
-}
-
-impl StoreKind {
-    /// All kinds.
-    pub const ALL: [Self; 4] = [Self::Networks, Self::Nodes, Self::Claims, Self::Alive];
-
-    /// The kind's name in the store.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Networks => "networks",
-            Self::Nodes => "nodes",
-            Self::Claims => "claims",
-            Self::Alive => "alive",
-        }
-    }
-
-    /// The kind of that name.
-    pub fn parse(text: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|kind| kind.as_str() == text)
-    }
 }
 
 /// What the store says.

@@ -16,10 +16,11 @@ mod record;
 mod snapshot;
 mod state;
 
-pub use input::{FaultCause, Input, Moment, Start, StepFault, StoreInput, StoreKind, StoreResult};
+pub use input::{FaultCause, Input, Moment, Start, StepFault, StoreInput, StoreResult};
 pub use nexthop::NexthopIds;
 pub use pod::{Bandwidth, PodRow, PodState, Shaping};
 pub use record::{Recording, RecordingFault, Stamped};
 pub use ripstop_netmodel::{ForeignDrop, HostFacts, HostLink};
+pub use ripstop_types::StoreKind;
 pub use snapshot::{SNAPSHOT_VERSION, Snapshot, SnapshotFault, SnapshotRecord};
 pub use state::{Change, Knowledge, Row, StoreState, Tables};

@@ -200,7 +200,7 @@ fn why_not(result: Option<&StoreResult>) -> Option<String> {
 
 fn store_key(key: &Key) -> Option<(StoreKind, Arc<str>)> {
     match key {
-        Key::Record { scope: RecordScope::Cluster(kind), key } => Some((StoreKind::parse(kind)?, key.clone())),
+        Key::Record { scope: RecordScope::Cluster(kind), key } => Some((StoreKind::parse(kind).ok()?, key.clone())),
         _ => None,
     }
 }

@@ -68,7 +68,7 @@ fn change_network(s: &mut Scenario, a: u8, b: u8, c: u8) -> BTreeSet<Change> {
     match b % 6 {
         0 if in_use.is_some() => BTreeSet::new(),
         0 => s.delete(StoreKind::Networks, name),
-        1 => s.put_json("networks", name, json!({"spec": "broken"})),
+        1 => s.put_json(StoreKind::Networks, name, json!({"spec": "broken"})),
         _ => s.put(&network(name, &ranges[..ranges.len().min(1 + usize::from(c % 2))], |spec| {
             spec.backend.kind = of(&[BackendKind::HostGw, BackendKind::Vxlan, BackendKind::Auto], b);
             // An identifier in use does not change; the second network may share the first one's.

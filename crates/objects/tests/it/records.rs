@@ -3,7 +3,7 @@
 use ripstop_objects::{
     AliveRecord, Encapsulation, Network, NodeRecord, RangeClaim, Receive, Record, claim_key, parse_claim_key,
 };
-use ripstop_types::Family;
+use ripstop_types::{Family, StoreKind};
 use serde_json::{Value, json};
 
 use crate::{lines, name, network};
@@ -128,7 +128,7 @@ fn the_other_kinds_are_read_and_written() {
 #[test]
 fn kinds_have_the_stores_names() {
     assert_eq!(
-        [Network::KIND, NodeRecord::KIND, RangeClaim::KIND, AliveRecord::KIND],
+        [Network::KIND, NodeRecord::KIND, RangeClaim::KIND, AliveRecord::KIND].map(StoreKind::as_str),
         ["networks", "nodes", "claims", "alive"]
     );
 }

@@ -129,7 +129,7 @@ fn a_broken_record_keeps_the_last_good_value() {
     let good = s.tables.networks[&network_name("default")].clone();
     let mut broken = good.value.encode();
     broken["spec"]["ranges"] = json!(["10.244.0.0/99", 7]);
-    s.put_json("networks", "default", broken);
+    s.put_json(StoreKind::Networks, "default", broken);
     assert_eq!(s.tables.networks[&network_name("default")], good);
     let fault = &s.tables.faults[&(StoreKind::Networks, "default".into())];
     assert!(fault.contains("network/default") || fault.contains("networks/default"), "{fault}");
@@ -144,11 +144,11 @@ fn a_broken_record_keeps_the_last_good_value() {
 fn a_record_under_another_ones_key_is_not_taken() {
     let mut s = Scenario::synced();
     let record = node_record("n3", &["172.30.1.13/24"]);
-    s.put_json("nodes", "n2", record.encode());
+    s.put_json(StoreKind::Nodes, "n2", record.encode());
     assert!(s.tables.nodes.is_empty());
     assert!(s.tables.faults[&(StoreKind::Nodes, "n2".into())].contains("n3"));
-    s.put_json("claims", "no key of a claim", json!({}));
-    s.put_json("alive", "../../etc", json!("x"));
+    s.put_json(StoreKind::Claims, "no key of a claim", json!({}));
+    s.put_json(StoreKind::Alive, "../../etc", json!("x"));
     assert_eq!(s.tables.faults.len(), 3);
     // What goes takes its fault along, by a deletion as by a list.
     s.delete(StoreKind::Nodes, "n2");
@@ -163,8 +163,8 @@ fn a_record_under_another_ones_key_is_not_taken() {
 #[test]
 fn a_network_that_breaks_or_goes_broken_is_a_change() {
     let mut s = Scenario::synced();
-    assert_eq!(s.put_json("networks", "default", json!({"spec": 1})), changes([of_network("default")]));
-    assert_eq!(s.put_json("networks", "default", json!({"spec": 2})), changes([]), "broken as before");
+    assert_eq!(s.put_json(StoreKind::Networks, "default", json!({"spec": 1})), changes([of_network("default")]));
+    assert_eq!(s.put_json(StoreKind::Networks, "default", json!({"spec": 2})), changes([]), "broken as before");
     assert_eq!(s.delete(StoreKind::Networks, "default"), changes([of_network("default")]));
 }
 

@@ -204,9 +204,8 @@ impl Scenario {
         self.put_json(R::KIND, &record.key(), record.encode())
     }
 
-    pub fn put_json(&mut self, kind: &str, key: &str, value: serde_json::Value) -> BTreeSet<Change> {
+    pub fn put_json(&mut self, kind: StoreKind, key: &str, value: serde_json::Value) -> BTreeSet<Change> {
         self.revision += 1;
-        let kind = StoreKind::parse(kind).unwrap();
         self.say(StoreInput::Put { kind, key: key.into(), value, revision: Revision(self.revision) })
     }
 

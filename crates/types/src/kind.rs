@@ -1,0 +1,62 @@
+//! Kinds of record in the cluster's store.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::Invalid;
+
+/// What a record is about. Kinds have separate key spaces and share the revision counter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StoreKind {
+    /// The cluster's networks, by name.
+    Networks,
+    /// What each node publishes about itself, by node name.
+    Nodes,
+    /// Which node owns which range. Never expires.
+    Claims,
+    /// Each node's sign of life, by node name.
+    Alive,
+}
+
+impl StoreKind {
+    /// Every kind, in the order in which a watch lists them. Networks and nodes come before what refers to them.
+    pub const ALL: [Self; 4] = [Self::Networks, Self::Nodes, Self::Claims, Self::Alive];
+
+    /// The kind's name in files, on the wire and on the command line.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Networks => "networks",
+            Self::Nodes => "nodes",
+            Self::Claims => "claims",
+            Self::Alive => "alive",
+        }
+    }
+
+    /// The kind of this name.
+    ///
+    /// # Errors
+    /// [`Invalid`] with the names there are.
+    pub fn parse(text: &str) -> Result<Self, Invalid> {
+        Self::ALL
+            .into_iter()
+            .find(|kind| kind.as_str() == text)
+            .ok_or_else(|| Invalid::new("a kind of record", text, "networks, nodes, claims or alive"))
+    }
+}
+
+impl FromStr for StoreKind {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        Self::parse(text)
+    }
+}
+
+impl fmt::Display for StoreKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
