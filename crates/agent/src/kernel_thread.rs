@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use ripstop_kernel::{Applier, BootFiles, Changed, Fault, Monitor, Observer, OnError, OwnTraffic, StepError};
-use ripstop_netmodel::{Entry, HostFacts, Key, Kind, Model, Object, Resource, Sysctl};
+use ripstop_netmodel::{Entry, HostFacts, Key, Kind, Model, Object, Sysctl};
 use ripstop_plan::Plan;
 use ripstop_tables::{FaultCause, Input, StepFault};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -16,8 +16,11 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use crate::run::Message;
 
-/// Notifications are collected this long before the kernel is read: they come in bursts.
-const DEBOUNCE: Duration = Duration::from_millis(50);
+/// Notifications come in bursts: the kernel is read when there was none for so long,
+const QUIET: Duration = Duration::from_millis(5);
+
+/// or so long after the first.
+const PATIENCE: Duration = Duration::from_millis(50);
 
 /// Pause before the kernel is listened to again after that failed.
 const DEAF: Duration = Duration::from_secs(1);
@@ -141,11 +144,7 @@ impl Worker {
                     })
                 }
                 Job::Observe { kinds } => match self.observe(&kinds) {
-                    Ok(model) => {
-                        let mut entries = entries(&model);
-                        entries.retain(|entry| kinds.contains(&entry.object.key().kind()));
-                        send(Input::Observed { kinds, entries })
-                    }
+                    Ok(model) => send(Input::Observed { kinds, entries: entries(&model) }),
                     Err(error) => {
                         tracing::warn!("{error}; reading again with the next change");
                         true
@@ -172,11 +171,7 @@ impl Worker {
     }
 
     fn observe(&mut self, kinds: &BTreeSet<Kind>) -> Result<Model, ripstop_kernel::ObserveError> {
-        if kinds.iter().all(|kind| *kind == Kind::Sysctl) {
-            let keys = self.reference.keys().filter(|key| key.kind() == Kind::Sysctl).cloned().collect();
-            return self.observer.observe_keys(&keys, &self.reference);
-        }
-        self.observer.host(&self.reference)
+        self.observer.kinds(|kind| kinds.contains(&kind), &self.reference)
     }
 
     fn apply(&mut self, plan: &Plan, stop_on_error: bool) -> Vec<Option<Result<(), StepFault>>> {
@@ -284,10 +279,10 @@ fn hear(
     if !wait(monitor, time) {
         return Ok(changed);
     }
-    let until = Instant::now() + DEBOUNCE;
+    let until = Instant::now() + PATIENCE;
     loop {
         changed.merge(monitor.read()?);
-        let left = until.saturating_duration_since(Instant::now());
+        let left = until.saturating_duration_since(Instant::now()).min(QUIET);
         if changed.is_empty() || left.is_zero() || !wait(monitor, left) {
             return Ok(changed);
         }

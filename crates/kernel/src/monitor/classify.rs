@@ -17,6 +17,8 @@ use crate::wire::route::RawRoute;
 
 /// Bytes of `struct nfgenmsg`.
 const NFGEN: usize = 4;
+/// Bytes of `struct netconfmsg`, padded as attributes are.
+const NETCONF: usize = 4;
 
 impl Known {
     /// Takes one event in.
@@ -29,6 +31,7 @@ impl Known {
             RTM_NEWNEIGH | RTM_DELNEIGH => self.neighbour(event, own, changed),
             RTM_NEWNEXTHOP | RTM_DELNEXTHOP => nexthop(event, own, changed),
             RTM_NEWQDISC | RTM_DELQDISC => self.qdisc(event, changed),
+            RTM_NEWNETCONF => netconf(event, changed),
             kind if kind >> 8 == NFNL_SUBSYS_NFTABLES => self.nft(event, changed),
             _ => {}
         }
@@ -220,5 +223,13 @@ fn nexthop(event: Reply<'_>, own: &OwnTraffic, changed: &mut Changed) {
         if event.kind == RTM_DELNEXTHOP {
             changed.kinds.insert(Kind::Route);
         }
+    }
+}
+
+/// Every link that comes or goes has such an event too; what is wanted is about all links.
+fn netconf(event: Reply<'_>, changed: &mut Changed) {
+    let Some((_, attrs)) = event.split::<NETCONF>() else { return };
+    if attrs.u32(NETCONFA_IFINDEX).map(u32::cast_signed) == Some(NETCONFA_IFINDEX_ALL) {
+        changed.kinds.insert(Kind::Sysctl);
     }
 }

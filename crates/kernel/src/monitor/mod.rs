@@ -5,7 +5,8 @@
 //! kernel tells, see [`crate::OwnTraffic`]; what nobody can want (a neighbour learned, a carrier of our own link) is too.
 //!
 //! Not here: waiting and collecting. A change that comes in twenty events is twenty times readable; who waits decides
-//! how long to let it settle. Settings below /proc/sys change without an event.
+//! how long to let it settle. Of settings below /proc/sys, forwarding for all links has an event, whoever writes it; other
+//! settings change without one.
 
 mod classify;
 
@@ -63,7 +64,7 @@ pub struct Monitor {
     epoll: OwnedFd,
     /// Links and addresses: all events, because own ones tell what a link became.
     links: Socket,
-    /// Routes, neighbours, nexthops, queueing disciplines: without own events.
+    /// Routes, neighbours, nexthops, queueing disciplines, forwarding: without own events.
     routes: Socket,
     /// nftables, without own events.
     nft: Socket,
@@ -115,7 +116,15 @@ impl Monitor {
             Ok(socket)
         };
         let links = open(Protocol::Route, &[RTNLGRP_LINK, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV6_IFADDR], false);
-        let groups = [RTNLGRP_NEIGH, RTNLGRP_TC, RTNLGRP_IPV4_ROUTE, RTNLGRP_IPV6_ROUTE, RTNLGRP_NEXTHOP];
+        let groups = [
+            RTNLGRP_NEIGH,
+            RTNLGRP_TC,
+            RTNLGRP_IPV4_ROUTE,
+            RTNLGRP_IPV6_ROUTE,
+            RTNLGRP_NEXTHOP,
+            RTNLGRP_IPV4_NETCONF,
+            RTNLGRP_IPV6_NETCONF,
+        ];
         let routes = open(Protocol::Route, &groups, true);
         let nft = open(Protocol::Netfilter, &[NFNLGRP_NFTABLES], true);
         let (links, routes, nft) = (links.map_err(fault)?, routes.map_err(fault)?, nft.map_err(fault)?);

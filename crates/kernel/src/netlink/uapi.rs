@@ -35,6 +35,7 @@ pub(crate) const RTM_GETNEIGH: u16 = 30;
 pub(crate) const RTM_NEWQDISC: u16 = 36;
 pub(crate) const RTM_DELQDISC: u16 = 37;
 pub(crate) const RTM_GETQDISC: u16 = 38;
+pub(crate) const RTM_NEWNETCONF: u16 = 80;
 pub(crate) const RTM_NEWNEXTHOP: u16 = 104;
 pub(crate) const RTM_DELNEXTHOP: u16 = 105;
 pub(crate) const RTM_GETNEXTHOP: u16 = 106;
@@ -49,6 +50,8 @@ pub(crate) const RTNLGRP_IPV4_ROUTE: u32 = 7;
 pub(crate) const RTNLGRP_IPV6_IFADDR: u32 = 9;
 pub(crate) const RTNLGRP_IPV6_ROUTE: u32 = 11;
 pub(crate) const RTNLGRP_NEXTHOP: u32 = 32;
+pub(crate) const RTNLGRP_IPV4_NETCONF: u32 = 24;
+pub(crate) const RTNLGRP_IPV6_NETCONF: u32 = 25;
 
 pub(crate) const RTEXT_FILTER_SKIP_STATS: u32 = 8;
 
@@ -130,6 +133,10 @@ pub(crate) const NTF_SELF: u8 = 0x02;
 pub(crate) const NTF_PROXY: u8 = 0x08;
 pub(crate) const NUD_FAILED: u16 = 0x20;
 pub(crate) const NUD_PERMANENT: u16 = 0x80;
+
+// netconf.h
+pub(crate) const NETCONFA_IFINDEX: u16 = 1;
+pub(crate) const NETCONFA_IFINDEX_ALL: i32 = -1;
 
 // nexthop.h
 pub(crate) const NHA_ID: u16 = 1;

@@ -9,7 +9,7 @@ mod space;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ripstop_netmodel::{HostFacts, Key, Model, Ns, Object, Sysctl};
+use ripstop_netmodel::{HostFacts, Key, Kind, Model, Ns, Object, Sysctl};
 
 use crate::error::ObserveError;
 use crate::netlink::{Protocol, Socket};
@@ -49,10 +49,18 @@ impl Observer {
     /// # Errors
     /// The kernel cannot be asked.
     pub fn host(&mut self, desired: &Model) -> Result<Model, ObserveError> {
+        self.kinds(|_| true, desired)
+    }
+
+    /// The same of some kinds only, which is quicker where there is much of the others.
+    ///
+    /// # Errors
+    /// The kernel cannot be asked.
+    pub fn kinds(&mut self, asked: impl Fn(Kind) -> bool, desired: &Model) -> Result<Model, ObserveError> {
         let mut model = Model::new();
-        space::ours(&mut self.route, desired, &mut model)?;
-        nft::ours(&mut self.nft, desired, &mut model)?;
-        let settings = desired.keys().filter(|key| key.ns() == Some(&Ns::Host));
+        space::ours(&mut self.route, &asked, desired, &mut model)?;
+        nft::ours(&mut self.nft, &asked, desired, &mut model)?;
+        let settings = desired.keys().filter(|key| key.ns() == Some(&Ns::Host) && asked(key.kind()));
         read_settings(&Ns::Host, settings, &mut model)?;
         Ok(model)
     }

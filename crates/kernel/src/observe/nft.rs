@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ripstop_netmodel::{Entry, Key, Model, NFT_TABLE, NftElement, NftTable, Object};
+use ripstop_netmodel::{Entry, Key, Kind, Model, NFT_TABLE, NftElement, NftTable, Object};
 use ripstop_nft::decode::{Message as Decoded, Observation, ObservedTable, messages};
 use ripstop_nft::encode;
 use ripstop_nft::model::{Comment, ElementBody, ElementKey, Name, Table, TableFamily};
@@ -21,10 +21,19 @@ const TRIES: usize = 20;
 /// The comment of the table that stands for one that is not as it was written.
 const ALTERED: &str = "not as it was written";
 
-/// Puts every table of ours and its elements into the model.
-pub(super) fn ours(socket: &mut Socket, desired: &Model, model: &mut Model) -> Result<(), ObserveError> {
+/// Puts every table of ours and its elements into the model, whichever of both is asked for.
+pub(super) fn ours(
+    socket: &mut Socket,
+    asked: impl Fn(Kind) -> bool,
+    desired: &Model,
+    model: &mut Model,
+) -> Result<(), ObserveError> {
+    let (tables, elements) = (asked(Kind::NftTable), asked(Kind::NftElement));
+    if !tables && !elements {
+        return Ok(());
+    }
     let observed = stable(socket, |socket, observation| {
-        for table in read_definitions(socket, observation)? {
+        for table in read_definitions(socket, observation)?.iter().filter(|_| elements) {
             for set in observation.sets(table.0, &table.1) {
                 read(socket, observation, |seq| encode::dump_elements(seq, table.0, &table.1, &set))?;
             }
@@ -32,7 +41,9 @@ pub(super) fn ours(socket: &mut Socket, desired: &Model, model: &mut Model) -> R
         Ok(())
     });
     for table in observed.map_err(fault)?.tables().into_iter().filter(is_ours) {
-        insert_table(&table, desired, model);
+        if tables {
+            insert_table(&table, desired, model);
+        }
         for (key, body) in table.elements {
             insert_element(key, body, model);
         }

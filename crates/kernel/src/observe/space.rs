@@ -21,54 +21,70 @@ use crate::wire::route::RawRoute;
 /// Up to so many objects of a kind are asked for one by one; above, everything of the kind is read.
 const FEW: usize = 32;
 
-/// Puts everything of ours in the agent's namespace into the model. On a link of ours, an address or neighbour is ours if
-/// it carries our protocol number, or is wanted.
-pub(super) fn ours(socket: &mut Socket, desired: &Model, model: &mut Model) -> Result<(), ObserveError> {
+/// Kinds of this module: all but settings and what belongs to nftables.
+const KINDS: [Kind; 7] =
+    [Kind::Link, Kind::Address, Kind::Neighbour, Kind::Fdb, Kind::Nexthop, Kind::Route, Kind::Qdisc];
+
+/// Puts everything of ours in the agent's namespace that is asked for into the model. On a link of ours, an address or
+/// neighbour is ours if it carries our protocol number, or is wanted.
+pub(super) fn ours(
+    socket: &mut Socket,
+    asked: impl Fn(Kind) -> bool,
+    desired: &Model,
+    model: &mut Model,
+) -> Result<(), ObserveError> {
+    if !KINDS.into_iter().any(&asked) {
+        return Ok(());
+    }
     let mut view = View::new(socket, Ns::Host);
+    // Whose an object is, is told by its link.
     view.read_links()?;
     let ours: BTreeMap<u32, Option<Owner>> =
         view.links.values().filter(|link| link.is_ours()).map(|link| (link.index, link.owner())).collect();
     let owner = |index: u32| ours.get(&index).cloned();
-    for link in view.links.values().filter(|link| ours.contains_key(&link.index)) {
-        model.insert(view.link(link, desired), owner(link.index).flatten());
-    }
-    let unmarked = !addresses_have_protocols();
-    for raw in view.addresses(None)? {
-        if let Some(owner) = owner(raw.index)
-            && let Some(address) = raw.to_address(&Ns::Host, &view.names)
-            && (raw.protocol == ROUTE_PROTOCOL
-                || (unmarked && raw.protocol == 0)
-                || desired.get(&address.key()).is_some())
-        {
-            model.insert(address, owner);
+    if asked(Kind::Link) {
+        for link in view.links.values().filter(|link| ours.contains_key(&link.index)) {
+            model.insert(view.link(link, desired), owner(link.index).flatten());
         }
     }
-    for raw in view.neighbours(None)? {
-        if let Some(owner) = owner(raw.index)
-            && let Some(neighbour) = raw.to_neighbour(&Ns::Host, &view.names)
-            && (raw.protocol == ROUTE_PROTOCOL || desired.get(&neighbour.key()).is_some())
-        {
-            model.insert(neighbour, owner);
+    if asked(Kind::Address) {
+        let unmarked = !addresses_have_protocols();
+        for raw in view.addresses(None)? {
+            if let Some(owner) = owner(raw.index)
+                && let Some(address) = raw.to_address(&Ns::Host, &view.names)
+                && (raw.protocol == ROUTE_PROTOCOL
+                    || (unmarked && raw.protocol == 0)
+                    || desired.get(&address.key()).is_some())
+            {
+                model.insert(address, owner);
+            }
         }
     }
-    for index in view.vxlans().filter(|index| ours.contains_key(index)).collect::<Vec<_>>() {
-        for fdb in view.fdb(index)?.into_iter().filter_map(|n| n.to_fdb(&view.names)) {
-            model.insert(fdb, owner(index).flatten());
+    if asked(Kind::Neighbour) {
+        for raw in view.neighbours(None)? {
+            if let Some(owner) = owner(raw.index)
+                && let Some(neighbour) = raw.to_neighbour(&Ns::Host, &view.names)
+                && (raw.protocol == ROUTE_PROTOCOL || desired.get(&neighbour.key()).is_some())
+            {
+                model.insert(neighbour, owner);
+            }
         }
     }
-    for nexthop in view.nexthops()?.into_iter().filter(RawNexthop::is_ours) {
-        if let Some(nexthop) = nexthop.to_nexthop(&view.names) {
-            model.insert(nexthop, None);
+    if asked(Kind::Fdb) {
+        for index in view.vxlans().filter(|index| ours.contains_key(index)).collect::<Vec<_>>() {
+            for fdb in view.fdb(index)?.into_iter().filter_map(|n| n.to_fdb(&view.names)) {
+                model.insert(fdb, owner(index).flatten());
+            }
         }
     }
-    for route in view.routes()? {
-        model.insert_entry(route);
-    }
-    for qdisc in view.qdiscs(None)? {
-        if let Some(owner) = owner(qdisc.index)
-            && let Some(qdisc) = qdisc.to_qdisc(&Ns::Host, &view.names)
-        {
-            model.insert(qdisc, owner);
+    view.add_routing(&asked, model)?;
+    if asked(Kind::Qdisc) {
+        for qdisc in view.qdiscs(None)? {
+            if let Some(owner) = owner(qdisc.index)
+                && let Some(qdisc) = qdisc.to_qdisc(&Ns::Host, &view.names)
+            {
+                model.insert(qdisc, owner);
+            }
         }
     }
     Ok(())
@@ -225,6 +241,23 @@ impl<'a> View<'a> {
     fn nexthops(&mut self) -> Result<Vec<RawNexthop>, ObserveError> {
         let replies = self.dump("nexthops", &wire::nexthop::dump())?;
         Ok(replies.iter().filter_map(RawNexthop::read).collect())
+    }
+
+    /// Nexthops and routes of ours, which have no link's owner.
+    fn add_routing(&mut self, asked: impl Fn(Kind) -> bool, model: &mut Model) -> Result<(), ObserveError> {
+        if asked(Kind::Nexthop) {
+            for nexthop in self.nexthops()?.into_iter().filter(RawNexthop::is_ours) {
+                if let Some(nexthop) = nexthop.to_nexthop(&self.names) {
+                    model.insert(nexthop, None);
+                }
+            }
+        }
+        if asked(Kind::Route) {
+            for route in self.routes()? {
+                model.insert_entry(route);
+            }
+        }
+        Ok(())
     }
 
     /// Routes of ours, all tables.
