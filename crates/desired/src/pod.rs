@@ -218,12 +218,13 @@ fn bridge_element(row: &PodRow, set: &'static str, value: Value) -> NftElement {
     }
 }
 
-/// A token bucket: the burst as asked, at least a few packets; a queue of 25 ms, at least as many packets.
+/// A token bucket: the burst as asked, at least a few packets and what passes in 4 ms, since a timer that comes late must
+/// not cost rate; a queue of 25 ms, at least as many packets.
 fn shaper(ns: Ns, link: IfName, limit: Shaping) -> Qdisc {
     const PACKETS: u64 = 10 * 1600;
     let bytes = |bits: u64| u32::try_from(bits / 8).unwrap_or(u32::MAX);
     let least = u32::try_from(PACKETS).unwrap_or(u32::MAX);
-    let burst = bytes(limit.burst).max(least);
+    let burst = bytes(limit.burst).max(bytes(limit.rate / 250)).max(least);
     let queue = bytes(limit.rate / 40).max(least);
     Qdisc { ns, link, rate: limit.rate, burst, limit: burst.saturating_add(queue) }
 }
