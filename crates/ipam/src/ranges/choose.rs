@@ -215,10 +215,6 @@ pub fn choose<'a>(
         if !assigned && !request.pool.overlaps(range) {
             continue;
         }
-        if claim.claimant.node == me.node && claim.claimant.machine != me.machine {
-            let machine = Arc::clone(&claim.claimant.machine);
-            return Err(RangeFault::Twin { node: me.node.clone(), range: *range, machine });
-        }
         if claim.claimant.same_machine(me) && key.network == request.network && request.admits(range) {
             let better = held.is_none_or(|held| {
                 Some(*range) == request.preferred || (Some(held) != request.preferred && *range < held)
@@ -236,6 +232,10 @@ pub fn choose<'a>(
         }
         return match in_pool.iter().find(|(claimed, _)| claimed.overlaps(&range)) {
             None => Ok(Choice::Claim(range)),
+            Some((claimed, claim)) if claim.claimant.node == me.node => {
+                let machine = Arc::clone(&claim.claimant.machine);
+                Err(RangeFault::Twin { node: me.node.clone(), range: *claimed, machine })
+            }
             Some((claimed, claim)) => {
                 let holder = claim.claimant.node.clone();
                 Err(RangeFault::AssignedTaken { network: network(), range, claimed: *claimed, holder })

@@ -102,7 +102,9 @@ fn faults_say_what_is_wrong() {
     assert!(matches!(choose(&none, &me, &claims(&[])), Err(RangeFault::NoCandidate { .. })));
     let mut twin = claims(&[("10.244.0.0/24", "n1")]);
     twin.values_mut().for_each(|claim| claim.claimant.machine = "another".into());
-    let fault = choose(&request("10.244.0.0/16", 24), &me, &twin).unwrap_err();
+    let mut assigned = request("10.244.0.0/16", 24);
+    assigned.assigned = Some(prefix("10.244.0.0/24"));
+    let fault = choose(&assigned, &me, &twin).unwrap_err();
     assert!(fault.to_string().contains("held by another machine of this name (another)"), "{fault}");
 }
 

@@ -158,13 +158,22 @@ fn a_copy_of_the_machine_ends_it_until_someone_looks() {
     assert!(fault.to_string().contains("a copied disk?"), "{fault}");
 }
 
+/// The range of a machine that had this node's name is that machine's as any other's is: beside it another is chosen, and
+/// one that is assigned to both is refused with its holder.
 #[test]
-fn another_machine_of_the_same_name_is_named() {
+fn another_machine_of_the_same_name_keeps_its_range() {
     let me = claimant("n1");
     let twin = Claimant { machine: "other".into(), ..me.clone() };
+    let theirs = listed(4, &[("10.244.5.0/24", 4, claim(&twin, ClaimState::Held))]);
+    let mut engine = RangeEngine::new(me.clone(), None);
+    engine.on(&RangeEvent::Want(RangeRequest { preferred: Some("10.244.5.0/24".parse().unwrap()), ..request() }));
+    match engine.on(&theirs).as_slice() {
+        [RangeAction::ClaimPut { key: chosen, expect: None, .. }] => assert_ne!(*chosen, key("10.244.5.0/24")),
+        other => panic!("{other:?}"),
+    }
     let mut engine = RangeEngine::new(me, None);
-    engine.on(&RangeEvent::Want(request()));
-    assert_eq!(engine.on(&listed(4, &[("10.244.5.0/24", 4, claim(&twin, ClaimState::Held))])), []);
+    engine.on(&RangeEvent::Want(RangeRequest { assigned: Some("10.244.5.0/24".parse().unwrap()), ..request() }));
+    assert_eq!(engine.on(&theirs), []);
     assert!(matches!(engine.fault(&slot()), Some(RangeFault::Twin { .. })));
     // Released by the operator: on it goes.
     assert_eq!(engine.on(&changed("10.244.5.0/24", 5, None)).len(), 1);

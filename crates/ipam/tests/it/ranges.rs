@@ -22,6 +22,7 @@ fn same_length(nodes: usize, ranges: u8) -> Setting {
         parts: rivals(u128::from(ranges), nodes).into_iter().map(part).collect(),
         mutant: None,
         spare_others: false,
+        namesakes: false,
     }
 }
 
@@ -31,12 +32,22 @@ fn mixed_lengths(lengths: &[u8]) -> Setting {
         node: format!("n{n}"),
         request: RangeRequest::new("default", "10.244.0.0/23".parse().unwrap(), *len),
     };
-    Setting { parts: lengths.iter().enumerate().map(part).collect(), mutant: None, spare_others: false }
+    Setting {
+        parts: lengths.iter().enumerate().map(part).collect(),
+        mutant: None,
+        spare_others: false,
+        namesakes: false,
+    }
 }
 
 /// Two equal nodes for one range, of which the first is the one that things happen to.
 fn pair() -> Setting {
     Setting { spare_others: true, ..same_length(2, 1) }
+}
+
+/// The same, of machines that all have one name.
+fn namesakes(setting: Setting) -> Setting {
+    Setting { namesakes: true, ..setting }
 }
 
 fn with(mut setting: Setting, mutant: Mutant) -> Setting {
@@ -136,6 +147,17 @@ fn agents_that_die_share_no_range() {
 fn machines_that_come_back_share_no_range() {
     let budget = Budget { off: 1, operator: 1, ..NONE };
     exhausted("two nodes, one range, off and on, freed by an operator", &pair(), budget);
+}
+
+/// A machine installed anew has the name of one that may be off, dead, cut off or alive: neither takes what the other has.
+#[test]
+fn machines_of_one_name_share_no_range() {
+    let pair = namesakes(pair());
+    exhausted("two of one name, an answer lost", &namesakes(same_length(2, 1)), Budget { lost: 1, ..NONE });
+    exhausted("two of one name, a kill, no snapshot", &pair, Budget { kill: 1, amnesia: 1, ..NONE });
+    exhausted("two of one name, off and on, freed by an operator", &pair, Budget { off: 1, operator: 1, ..NONE });
+    wandered("three of one name, three ranges", &namesakes(same_length(3, 3)), STORM, 300, 250);
+    wandered("three of one name, lengths mixed", &namesakes(mixed_lengths(&[23, 23, 24])), STORM, 300, 250);
 }
 
 #[test]

@@ -53,7 +53,7 @@ pub enum Mutant {
 /// What one node is asked to be.
 #[derive(Debug, Clone)]
 pub struct Part {
-    /// Its name.
+    /// Its name, and its machine's.
     pub node: String,
     /// What it wants.
     pub request: RangeRequest,
@@ -111,4 +111,6 @@ pub struct Setting {
     pub mutant: Option<Mutant>,
     /// Kills and switching off meet the first machine only. Of equal machines it does not matter which one it is.
     pub spare_others: bool,
+    /// All machines have one name: each is the other installed anew, and none need be off.
+    pub namesakes: bool,
 }

@@ -319,7 +319,7 @@ impl World {
             }
             for key in agent.engine.used() {
                 let held = self.claims.get(key).is_some_and(|stored| {
-                    *stored.claim.claimant.node.as_str() == *part.node && stored.claim.state == ClaimState::Held
+                    *stored.claim.claimant.machine == *part.node && stored.claim.state == ClaimState::Held
                 });
                 if !held {
                     return Err(format!("machine {n} uses {key}, and the store says {:?}", self.claims.get(key)));
@@ -341,7 +341,7 @@ impl World {
     }
 
     fn claim_of(&self, setting: &Setting, n: usize) -> Option<(&ClaimKey, &Stored)> {
-        self.claims.iter().find(|(_, stored)| *stored.claim.claimant.node.as_str() == *setting.parts[n].node)
+        self.claims.iter().find(|(_, stored)| *stored.claim.claimant.machine == *setting.parts[n].node)
     }
 
     fn start(&mut self, setting: &Setting, n: usize) {
@@ -349,7 +349,7 @@ impl World {
         let machine = self.machine(n);
         machine.run += 1;
         let me = Claimant {
-            node: part.node.parse().unwrap(),
+            node: if setting.namesakes { "twin" } else { &part.node }.parse().unwrap(),
             machine: part.node.as_str().into(),
             boot: machine.boot.to_string().into(),
             run: machine.run,
@@ -420,11 +420,11 @@ impl World {
 
     /// Whether a mutant looks past a claim.
     fn hidden(&self, setting: &Setting, n: usize, key: &ClaimKey, claim: &Claim) -> bool {
-        let other = *claim.claimant.node.as_str() != *setting.parts[n].node;
+        let other = *claim.claimant.machine != *setting.parts[n].node;
         match setting.mutant {
             Some(Mutant::TrustsExpiry) => {
                 let silent = |(part, machine): (&Part, &Rc<Machine>)| {
-                    *part.node == *claim.claimant.node.as_str() && machine.agent.is_none()
+                    *part.node == *claim.claimant.machine && machine.agent.is_none()
                 };
                 other && setting.parts.iter().zip(&self.machines).any(silent)
             }
@@ -501,7 +501,7 @@ impl World {
 
     fn silent(&self, setting: &Setting, claim: &Claim) -> bool {
         let parts = setting.parts.iter().zip(&self.machines);
-        parts.into_iter().any(|(part, machine)| *part.node == *claim.claimant.node.as_str() && machine.agent.is_none())
+        parts.into_iter().any(|(part, machine)| *part.node == *claim.claimant.machine && machine.agent.is_none())
     }
 }
 
