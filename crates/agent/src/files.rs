@@ -124,6 +124,20 @@ pub fn snapshot_path(config: &AgentConfig) -> PathBuf {
     config.state_dir.join("snapshot.json")
 }
 
+/// Removes the snapshot, where there is one.
+///
+/// # Errors
+/// Where it cannot be removed.
+pub fn remove_snapshot(config: &AgentConfig) -> anyhow::Result<()> {
+    let path = snapshot_path(config);
+    match fs::remove_file(&path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// The last run's snapshot. One that cannot be used is set aside and named.
 pub fn snapshot(config: &AgentConfig, node: &NodeName) -> (Option<Snapshot>, Option<String>) {
     let path = snapshot_path(config);

@@ -15,11 +15,12 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use ripstop_objects::{
-    AgentConfig, Manifest, Network, Record, check_change, check_network_against_host, check_networks,
+    AgentConfig, Manifest, Network, NetworkName, Record, check_change, check_network_against_host, check_networks,
 };
 use ripstop_store::{Expect, Kind, Store};
-use ripstop_tables::Input;
-use ripstop_types::{Prefix, Revision};
+use ripstop_tables::{Input, Withdrawn};
+use ripstop_types::{NodeName, Prefix, Revision};
+use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
@@ -41,6 +42,14 @@ struct Server {
     store: StoreCell,
     /// Answers health and metrics only.
     public: bool,
+}
+
+/// What `POST /v1/purge` is told.
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+struct Purge {
+    only_jumps: bool,
+    release: bool,
 }
 
 /// An answer's status and body.
@@ -135,7 +144,7 @@ impl Server {
             "/v1/status" => self.ask(|core, _| json!(core.status())).await,
             "/v1/plan" => self.ask(|core, _| planned(core)).await,
             "/v1/journal" => self.ask(|core, _| json!(core.journal().collect::<Vec<_>>())).await,
-            "/v1/ipam" => self.ask(|core, _| json!({"ranges": core.ipam(), "claims": core.leases()})).await,
+            "/v1/ipam" => self.ask(|core, _| ipam(core)).await,
             "/v1/ipam/check" => self.ask(|core, _| json!({"problems": core.ipam_problems()})).await,
             _ => return self.describe(path).await,
         };
@@ -171,6 +180,8 @@ impl Server {
                 Err(_) => ending(),
             },
             "/v1/ipam/release" => self.release(&body).await,
+            "/v1/purge" => self.purge(&body).await,
+            _ if path.starts_with("/v1/delete/") => self.delete_named(&path["/v1/delete/".len()..]).await,
             _ => error(StatusCode::NOT_FOUND, &format!("{path} is not known")),
         }
     }
@@ -181,8 +192,13 @@ impl Server {
         let Some(range) = range else {
             return error(StatusCode::BAD_REQUEST, "the body must be {\"range\": \"10.244.3.0/24\"}");
         };
+        self.operate(move |call| Input::Release { call, claim: range.into() }).await
+    }
+
+    /// Hands an operator's request in and waits until it was carried out or refused.
+    async fn operate(&self, input: impl FnOnce(u64) -> Input + Send + 'static) -> Answer {
         let (answer, answered) = oneshot::channel();
-        if self.queue.send(Message::Release { range, answer }).is_err() {
+        if self.queue.send(Message::Operate { input: Box::new(input), answer }).is_err() {
             return ending();
         }
         match answered.await {
@@ -190,6 +206,18 @@ impl Server {
             Ok(Err(refusal)) => error(StatusCode::CONFLICT, &refusal),
             Err(_) => ending(),
         }
+    }
+
+    /// Takes what is of ours out of the kernel: everything, or only the jumps in tables of others.
+    async fn purge(&self, body: &str) -> Answer {
+        let body = if body.trim().is_empty() { "{}" } else { body };
+        let Ok(Purge { only_jumps, release }) = serde_json::from_str(body) else {
+            let accepted = "the body must be empty or {\"onlyJumps\": false, \"release\": false}";
+            return error(StatusCode::BAD_REQUEST, accepted);
+        };
+        let what = if only_jumps { Withdrawn::Jumps } else { Withdrawn::Everything };
+        let release = release && !only_jumps;
+        self.operate(move |call| Input::Withdraw { call, what, release }).await
     }
 
     /// Writes networks to the store, all or none as far as they can be judged beforehand.
@@ -222,8 +250,37 @@ impl Server {
             Ok(manifest) => manifest.networks,
             Err(faults) => return error(StatusCode::UNPROCESSABLE_ENTITY, &faults.to_string()),
         };
+        self.delete_networks(networks.into_iter().map(|network| network.name).collect()).await
+    }
+
+    /// Deletes what is named as `kind/name`.
+    async fn delete_named(&self, object: &str) -> Answer {
+        match object.split_once('/') {
+            Some(("network", name)) => match name.parse() {
+                Ok(name) => self.delete_networks(vec![name]).await,
+                Err(fault) => error(StatusCode::UNPROCESSABLE_ENTITY, &fault.to_string()),
+            },
+            Some(("node", name)) => {
+                let node: NodeName = match name.parse() {
+                    Ok(node) => node,
+                    Err(fault) => return error(StatusCode::UNPROCESSABLE_ENTITY, &format!("{fault}")),
+                };
+                let object = format!("node/{node}");
+                match self.operate(move |call| Input::DeleteNode { call, node }).await {
+                    Answer(StatusCode::OK, ..) => {
+                        json_answer(&json!({"results": [{"object": object, "action": "deleted"}]}))
+                    }
+                    refusal => refusal,
+                }
+            }
+            _ => {
+                error(StatusCode::NOT_FOUND, &format!("{object} cannot be deleted; accepted: network/NAME, node/NAME"))
+            }
+        }
+    }
+
+    async fn delete_networks(&self, names: Vec<NetworkName>) -> Answer {
         let Some(store) = self.store.get() else { return away("it is not open") };
-        let names: Vec<_> = networks.iter().map(|network| network.name.clone()).collect();
         let used = names.clone();
         let in_use = self.ask(move |core, _| {
             core.tables().claims.values().find(|row| used.contains(&row.value.network)).map(|row| {
@@ -267,6 +324,11 @@ impl Server {
             }
         }
     }
+}
+
+/// Ranges, claims, and why there are not those that are wanted.
+fn ipam(core: &Core) -> Value {
+    json!({"ranges": core.ipam(), "claims": core.claims(), "faults": core.ipam_faults()})
 }
 
 /// What is planned and not done, as rows.

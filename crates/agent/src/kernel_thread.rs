@@ -48,15 +48,18 @@ pub struct Found {
     pub facts: HostFacts,
     /// Everything of ours.
     pub observed: Vec<Entry>,
+    /// What is wanted there, by which it was recognised.
+    pub reference: Model,
 }
 
-/// Starts both threads; answers with what is there and where to send jobs.
+/// Starts both threads; answers with what is there and where to send jobs. `wanted` says, of what the host is given, which
+/// settings and tables an agent wants.
 ///
 /// # Errors
 /// Where the kernel refuses a socket or cannot be read.
 pub fn start(
     files: BootFiles,
-    reference: Model,
+    wanted: impl FnOnce(&HostFacts) -> Model + Send + 'static,
     queue: UnboundedSender<Message>,
 ) -> anyhow::Result<(Found, mpsc::Sender<Job>)> {
     let (jobs, inbox) = mpsc::channel();
@@ -65,8 +68,9 @@ pub fn start(
     thread::Builder::new()
         .name("kernel".into())
         .spawn(move || {
-            let opened = open(&reference);
+            let opened = open(wanted);
             let Ok((mut worker, result, own)) = opened.map_err(|error| first.send(Err(error))) else { return };
+            let reference = result.reference.clone();
             if first.send(Ok(result)).is_err() {
                 return;
             }
@@ -85,10 +89,13 @@ pub fn start(
 
 type Opened = (Worker, Found, Arc<OwnTraffic>);
 
-fn open(reference: &Model) -> anyhow::Result<Opened> {
+fn open(wanted: impl FnOnce(&HostFacts) -> Model) -> anyhow::Result<Opened> {
     let applier = Applier::open()?;
     let mut observer = Observer::open()?;
-    let found = Found { facts: observer.facts()?, observed: entries(&observer.host(reference)?) };
+    let facts = observer.facts()?;
+    let reference = wanted(&facts);
+    let observed = entries(&observer.host(&reference)?);
+    let found = Found { facts, observed, reference };
     let own = applier.own();
     let worker = Worker { applier, observer, files: None, reference: Model::new(), settings: Settings::default() };
     Ok((worker, found, own))
@@ -228,7 +235,7 @@ fn wait(monitor: &Monitor, time: Duration) -> bool {
 fn watch(own: Arc<OwnTraffic>, jobs: mpsc::Sender<Job>, queue: UnboundedSender<Message>, settings: Settings) {
     let work = move || {
         let mut monitor = None;
-        let (mut looked, mut odd, mut bridge) = (Instant::now(), Vec::new(), bridge_settings());
+        let (mut looked, mut odd, mut silent) = (Instant::now(), Vec::new(), silent_facts());
         while !queue.is_closed() {
             let changed = hear(&mut monitor, &own, LOOK.saturating_sub(looked.elapsed()));
             let mut changed = changed.unwrap_or_else(|error| {
@@ -243,11 +250,13 @@ fn watch(own: Arc<OwnTraffic>, jobs: mpsc::Sender<Job>, queue: UnboundedSender<M
                 let found = settings.odd();
                 if !found.is_empty() && found != odd {
                     changed.kinds.insert(Kind::Sysctl);
+                    // Some are wanted because of what was found there.
+                    changed.facts = true;
                 }
                 odd = found;
-                let found = bridge_settings();
-                changed.facts |= found != bridge;
-                bridge = found;
+                let found = silent_facts();
+                changed.facts |= found != silent;
+                silent = found;
             }
             if !tell(&jobs, changed) {
                 break;
@@ -259,10 +268,16 @@ fn watch(own: Arc<OwnTraffic>, jobs: mpsc::Sender<Job>, queue: UnboundedSender<M
     }
 }
 
-/// Whether bridged packets pass netfilter, which the host's facts speak of.
-fn bridge_settings() -> [Option<String>; 2] {
-    ["bridge-nf-call-iptables", "bridge-nf-call-ip6tables"]
-        .map(|name| std::fs::read_to_string(Path::new("/proc/sys/net/bridge").join(name)).ok())
+/// What the host's facts speak of and the kernel tells no change of: whether bridged packets pass netfilter, and which
+/// tables legacy iptables has.
+fn silent_facts() -> [Option<String>; 4] {
+    [
+        "sys/net/bridge/bridge-nf-call-iptables",
+        "sys/net/bridge/bridge-nf-call-ip6tables",
+        "net/ip_tables_names",
+        "net/ip6_tables_names",
+    ]
+    .map(|name| std::fs::read_to_string(Path::new("/proc").join(name)).ok())
 }
 
 /// What changed within a time, and until it is quiet for a moment. Who listens anew has missed something.

@@ -22,6 +22,9 @@ mod replay;
 mod run;
 mod socket;
 mod store_lane;
+mod take_out;
 
 pub use replay::replay;
+pub use ripstop_tables::Withdrawn;
 pub use run::{AgentOptions, run};
+pub use take_out::take_out;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufWriter, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::mpsc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -50,10 +50,10 @@ pub enum Message {
         /// Where the answer goes.
         answer: oneshot::Sender<Response>,
     },
-    /// An operator's request to give a range back.
-    Release {
-        /// The range.
-        range: String,
+    /// An operator's request, which is answered when it was carried out.
+    Operate {
+        /// The input it is, with the number of the call.
+        input: Box<dyn FnOnce(u64) -> Input + Send>,
         /// Where the answer goes.
         answer: oneshot::Sender<Result<(), String>>,
     },
@@ -81,7 +81,7 @@ pub fn run(options: &AgentOptions) -> anyhow::Result<ExitCode> {
     runtime.block_on(async { Shell::start(options, config, node, &lock)?.work().await })
 }
 
-fn read_config(path: &PathBuf) -> anyhow::Result<AgentConfig> {
+pub(crate) fn read_config(path: &Path) -> anyhow::Result<AgentConfig> {
     let text =
         std::fs::read_to_string(path).with_context(|| format!("cannot read the configuration {}", path.display()))?;
     let (config, notes) = AgentConfig::decode(&text).map_err(|faults| anyhow!("{}:\n{faults}", path.display()))?;
@@ -115,6 +115,8 @@ struct Shell {
     next_call: u64,
     reference: Model,
     snapshot_at: Option<Instant>,
+    /// No snapshot is kept any more.
+    forgotten: bool,
     metrics: Metrics,
 }
 
@@ -144,9 +146,13 @@ impl Shell {
             held: true,
         };
         // What the last run wanted, so that what it left is recognised.
-        let (wanted, _) = Core::start(at, start.clone());
-        let reference = reference(wanted.desired());
-        let (found, jobs) = kernel_thread::start(boot_files, reference.clone(), to_self.clone())?;
+        let last = start.clone();
+        let wanted = move |facts: &HostFacts| {
+            let (core, _) = Core::start(at, Start { facts: facts.clone(), ..last });
+            reference(core.desired())
+        };
+        let (found, jobs) = kernel_thread::start(boot_files, wanted, to_self.clone())?;
+        let reference = found.reference;
         start.facts = found.facts;
         start.observed = found.observed;
         start.held = options.hold;
@@ -176,6 +182,7 @@ impl Shell {
             next_call: 1,
             reference,
             snapshot_at: None,
+            forgotten: false,
             metrics: Metrics::default(),
         };
         shell.carry_out(outputs);
@@ -213,10 +220,10 @@ impl Shell {
                 self.calls.insert(call, answer);
                 self.feed(Input::Cni { call, request });
             }
-            Message::Release { range, answer } => {
+            Message::Operate { input, answer } => {
                 let call = self.next_call();
                 self.answers.insert(call, answer);
-                self.feed(Input::Release { call, claim: range.into() });
+                self.feed(input(call));
             }
             Message::Ask(question) => question(&self.core, &self.metrics),
         }
@@ -273,6 +280,7 @@ impl Shell {
                         let _ = self.to_self.send(Message::Input(Input::Saved { generation }));
                     }
                 }
+                Output::Forget => self.forget(),
                 Output::Log { level, text } => match level {
                     Level::Warn => tracing::warn!("{text}"),
                     Level::Info => tracing::info!("{text}"),
@@ -312,7 +320,18 @@ impl Shell {
         }
     }
 
+    /// Removes the snapshot. What is saved from then on would say what is no longer so.
+    fn forget(&mut self) {
+        self.forgotten = true;
+        if let Err(error) = files::remove_snapshot(&self.config) {
+            tracing::warn!("{error:#}");
+        }
+    }
+
     fn save(&self) -> bool {
+        if self.forgotten {
+            return true;
+        }
         let path = files::snapshot_path(&self.config);
         let written = serde_json::to_vec(&self.core.snapshot()).map_err(anyhow::Error::new);
         match written.and_then(|text| files::write_atomic(&path, &text)) {

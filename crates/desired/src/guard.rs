@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use ripstop_netmodel::{Entry, Key, Ns, Object, RecordScope, RouteTarget};
 use ripstop_nft::model::{IfPattern, KeyPart, Value};
-use ripstop_tables::{Knowledge, PodRow, PodState, StoreKind, Tables};
+use ripstop_tables::{Knowledge, PodRow, PodState, StoreKind, Tables, Withdrawn};
 
 /// Whether an object that no part of the model wants may go.
 ///
@@ -14,6 +14,9 @@ pub fn may_delete(tables: &Tables, key: &Key, entry: &Entry) -> Result<(), Strin
     if let Key::Record { scope: RecordScope::Cluster(kind), .. } = key {
         // A record of the store goes by a decision of its own, never because it is not wanted.
         return Err(format!("a record of kind {kind} is removed by name only"));
+    }
+    if tables.withdrawn == Withdrawn::Everything {
+        return Ok(());
     }
     if let Some(Ns::Path(path)) = key.ns() {
         // What lies in a pod's namespace is the pod's, from ADD to DEL, whatever becomes of its network meanwhile.
@@ -29,7 +32,7 @@ pub fn may_delete(tables: &Tables, key: &Key, entry: &Entry) -> Result<(), Strin
     }
     let needed: &[StoreKind] = match key {
         Key::Record { .. } | Key::Qdisc { .. } | Key::Sysctl { .. } | Key::LinkSysctl { .. } => &[],
-        Key::Link { .. } | Key::NftTable { .. } => &[StoreKind::Networks],
+        Key::Link { .. } | Key::NftTable { .. } | Key::ForwardJump { .. } => &[StoreKind::Networks],
         Key::Address { .. } => &[StoreKind::Networks, StoreKind::Claims],
         Key::NftElement(_) | Key::Neighbour { .. } | Key::Fdb { .. } | Key::Nexthop { .. } | Key::Route { .. } => {
             &[StoreKind::Networks, StoreKind::Nodes, StoreKind::Claims]

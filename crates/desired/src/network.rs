@@ -40,6 +40,9 @@ pub(crate) fn objects(tables: &Tables, network: &Network) -> Vec<Entry> {
     for range in &own {
         own_range(&mut part, network, &link, *range);
     }
+    for range in namesakes_ranges(tables, &network.name).filter(|range| !own.contains(range)) {
+        part.add(unreachable(range));
+    }
     if network.spec.wiring == Wiring::Routed && network.spec.ranges.get(Family::V4).is_some() {
         // Answers those pods that ask for their router, on whichever link they ask (arp_ignore 0).
         part.add(Address {
@@ -89,16 +92,21 @@ fn own_range(part: &mut Part, network: &Network, link: &IfName, range: Prefix) {
     }
     if network.spec.wiring == Wiring::Routed {
         // An address no pod has neither loops between nodes nor leaves by the default route.
-        part.add(Route {
-            ns: Ns::Host,
-            table: 254,
-            dst: range,
-            metric: 0,
-            target: RouteTarget::Unreachable,
-            src: None,
-            mtu: None,
-        });
+        part.add(unreachable(range));
     }
+}
+
+fn unreachable(dst: Prefix) -> Route {
+    Route { ns: Ns::Host, table: 254, dst, metric: 0, target: RouteTarget::Unreachable, src: None, mtu: None }
+}
+
+/// Ranges that another machine holds in this node's name. Peers send them here, and no pod has an address of them.
+fn namesakes_ranges<'a>(tables: &'a Tables, network: &'a NetworkName) -> impl Iterator<Item = Prefix> + 'a {
+    let claimed = tables.ranges_of.get(&tables.node).into_iter().flatten().filter(move |place| place.0 == *network);
+    let of_another = |place: &&(NetworkName, Prefix)| {
+        tables.claims.get(*place).is_some_and(|row| row.value.machine != tables.identity.machine_id)
+    };
+    claimed.filter(of_another).map(|(_, range)| *range)
 }
 
 fn tunnel(part: &mut Part, tables: &Tables, network: &Network, mtu: Option<u32>) {

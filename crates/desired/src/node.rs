@@ -1,9 +1,9 @@
 //! Settings of the node and the base of the ruleset.
 
-use ripstop_fabric::egress;
-use ripstop_netmodel::{Entry, NftElement, NftTable, Ns, Sysctl};
+use ripstop_fabric::{egress, hygiene};
+use ripstop_netmodel::{Entry, ForwardJump, NftElement, NftTable, Ns, Sysctl};
 use ripstop_nft::model::{ElementBody, ElementKey, Key as ElementValue, Name, TableFamily};
-use ripstop_tables::Tables;
+use ripstop_tables::{Tables, Withdrawn};
 use ripstop_types::{Family, Owner, Prefix};
 
 use crate::network::is_plain_anyway;
@@ -20,7 +20,22 @@ pub(crate) fn objects(tables: &Tables) -> Vec<Entry> {
             Family::V4 => "net/ipv4/ip_forward",
             Family::V6 => "net/ipv6/conf/all/forwarding",
         };
-        part.add(Sysctl { ns: Ns::Host, link: None, path: path.into(), value: "1".into() });
+        part.add(setting(path, "1"));
+    }
+    if families(tables).any(|family| family == Family::V6) {
+        for link in hygiene::advertised_links(tables) {
+            part.add(setting(&format!("net/ipv6/conf/{link}/accept_ra"), "2"));
+        }
+    }
+    for (family, limits) in hygiene::neighbour_limits(tables) {
+        let word = if family == Family::V4 { "ipv4" } else { "ipv6" };
+        for (n, limit) in (1..).zip(limits) {
+            part.add(setting(&format!("net/{word}/neigh/default/gc_thresh{n}"), &limit.to_string()));
+        }
+    }
+    let jumps = hygiene::jumps(tables).filter(|_| tables.withdrawn == Withdrawn::Nothing);
+    for (family, chain) in jumps {
+        part.add(ForwardJump { family, chain: chain.into(), whole: true });
     }
     for table in ruleset::ruleset(tables) {
         part.add(NftTable { table });
@@ -31,6 +46,10 @@ pub(crate) fn objects(tables: &Tables) -> Vec<Entry> {
         }
     }
     part.entries
+}
+
+fn setting(path: &str, value: &str) -> Sysctl {
+    Sysctl { ns: Ns::Host, link: None, path: path.into(), value: value.into() }
 }
 
 /// The families of all networks.

@@ -24,7 +24,7 @@ pub(crate) fn objects(tables: &Tables) -> Vec<Entry> {
         && let Some(record) = publish::record(tables)
     {
         let there = tables.nodes.get(&tables.node);
-        if there.is_none_or(|row| check_node_name(&record, &row.value).is_ok()) {
+        if there.is_none_or(|row| tables.namesake_gone || check_node_name(&record, &row.value).is_ok()) {
             part.add(model_record(StoreKind::Nodes, &record, guard(there)));
         }
     }

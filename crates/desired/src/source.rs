@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use ripstop_ipam::Attachment;
 use ripstop_netmodel::Entry;
 use ripstop_objects::NetworkName;
-use ripstop_tables::{Change, StoreKind, Tables};
+use ripstop_tables::{Change, StoreKind, Tables, Withdrawn};
 use ripstop_types::NodeName;
 
 use crate::{network, node, peer, pod, records};
@@ -28,6 +28,9 @@ pub enum Source {
 impl Source {
     /// The objects of this part; none where it no longer exists.
     pub(crate) fn objects(&self, tables: &Tables) -> Vec<Entry> {
+        if tables.withdrawn == Withdrawn::Everything {
+            return Vec::new();
+        }
         match self {
             Self::Node => node::objects(tables),
             Self::Network(name) => {
@@ -64,7 +67,7 @@ pub fn sources_of<'a>(
     let touches_all = |change: &Change| match change {
         // A range of this node gives every route to pods its source.
         Change::Claim(node) => *node == tables.node,
-        Change::Facts | Change::Network(_) | Change::Known(StoreKind::Networks) => true,
+        Change::Facts | Change::Withdrawn | Change::Network(_) | Change::Known(StoreKind::Networks) => true,
         _ => false,
     };
     if changes.iter().any(touches_all) {
@@ -87,7 +90,12 @@ pub fn sources_of<'a>(
                 sources.insert(Source::Records);
             }
             // Signs of life come all the time, and nothing here depends on them.
-            Change::Alive(_) | Change::Claim(_) | Change::Facts | Change::Network(_) | Change::Store => {}
+            Change::Alive(_)
+            | Change::Claim(_)
+            | Change::Facts
+            | Change::Network(_)
+            | Change::Withdrawn
+            | Change::Store => {}
         }
     }
     sources

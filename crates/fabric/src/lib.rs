@@ -4,6 +4,7 @@
 //! - [`paths`]: how this node reaches a peer; one function for every backend.
 //! - [`wiring`]: how a pod is connected, with names, gateways and hardware addresses.
 //! - [`egress`]: which destinations see a pod's own address.
+//! - [`hygiene`]: what of the host gets in the way of pods, and what is done about it.
 //! - [`publish`]: what this node tells its peers.
 //!
 //! Not here: kernel objects. A decision says "to that gateway by VXLAN", never how that is written.
@@ -13,6 +14,7 @@
 pub mod egress;
 mod hash;
 pub mod host;
+pub mod hygiene;
 pub mod paths;
 pub mod publish;
 pub mod wiring;

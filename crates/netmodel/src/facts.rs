@@ -1,6 +1,6 @@
 //! What a node is given: links, addresses and settings that are not ours and that decisions read.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -20,6 +20,12 @@ pub struct HostFacts {
     pub foreign_drops: Vec<ForeignDrop>,
     /// Whether the kernel has IPv6 at all.
     pub ipv6: bool,
+    /// Families with a table `filter` of legacy iptables (x_tables), of which only the name can be seen.
+    #[serde(default)]
+    pub legacy_filters: BTreeSet<Family>,
+    /// The kernel's limits of neighbour tables, by family; none where they cannot be changed here.
+    #[serde(default)]
+    pub neighbour_limits: BTreeMap<Family, NeighbourLimits>,
 }
 
 /// A link that is not ours.
@@ -33,6 +39,9 @@ pub struct HostLink {
     pub mac: Option<Mac>,
     /// Global addresses with their prefix lengths, in order; link-local ones left out.
     pub addresses: Vec<(IpAddr, u8)>,
+    /// Whether router advertisements are taken (`net.ipv6.conf.*.accept_ra`): 0 never, 1 unless it forwards, 2 always.
+    #[serde(default)]
+    pub accept_ra: Option<u8>,
 }
 
 /// A base chain of another owner, on the forward hook, that drops what it does not know.
@@ -44,6 +53,14 @@ pub struct ForeignDrop {
     pub table: Arc<str>,
     /// Chain name.
     pub chain: Arc<str>,
-    /// Whether the table is one of iptables' own, which accept one jump of ours.
+    /// Whether it is the chain FORWARD of iptables' own table `filter`, which takes one jump of ours.
     pub iptables: bool,
+    /// Whether it jumps to DOCKER-USER, the chain of that table in which Docker leaves room for others.
+    #[serde(default)]
+    pub docker_user: bool,
 }
+
+/// Counts of learned neighbours (`net.ipv4.neigh.default.gc_thresh1` to `3`): below the first none is forgotten, above the
+/// third none is learned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NeighbourLimits(pub [u32; 3]);

@@ -47,6 +47,7 @@ pub enum Kind {
     Sysctl,
     NftTable,
     NftElement,
+    ForwardJump,
     Link,
     LinkSysctl,
     Address,
@@ -70,6 +71,8 @@ pub enum Key {
     NftTable { family: TableFamily, name: Name },
     /// One element of a named set or map.
     NftElement(ElementKey),
+    /// The jump in a chain of iptables' table `filter`.
+    ForwardJump { family: Family, chain: Arc<str> },
     /// A network interface.
     Link { ns: Ns, name: IfName },
     /// A sysctl that appears with a link; path below /proc/sys.
@@ -96,6 +99,7 @@ impl Key {
             Self::Sysctl { .. } => Kind::Sysctl,
             Self::NftTable { .. } => Kind::NftTable,
             Self::NftElement(_) => Kind::NftElement,
+            Self::ForwardJump { .. } => Kind::ForwardJump,
             Self::Link { .. } => Kind::Link,
             Self::LinkSysctl { .. } => Kind::LinkSysctl,
             Self::Address { .. } => Kind::Address,
@@ -111,7 +115,11 @@ impl Key {
     pub fn ns(&self) -> Option<&Ns> {
         match self {
             Self::Record { .. } => None,
-            Self::NftTable { .. } | Self::NftElement(_) | Self::Fdb { .. } | Self::Nexthop { .. } => Some(&Ns::Host),
+            Self::NftTable { .. }
+            | Self::NftElement(_)
+            | Self::ForwardJump { .. }
+            | Self::Fdb { .. }
+            | Self::Nexthop { .. } => Some(&Ns::Host),
             Self::Sysctl { ns, .. }
             | Self::Link { ns, .. }
             | Self::LinkSysctl { ns, .. }
@@ -134,6 +142,7 @@ impl Key {
             Self::Record { .. }
             | Self::Sysctl { .. }
             | Self::NftTable { .. }
+            | Self::ForwardJump { .. }
             | Self::Link { .. }
             | Self::Nexthop { .. }
             | Self::Route { .. } => None,
@@ -180,6 +189,7 @@ impl fmt::Display for Key {
             }
             Self::NftTable { family, name } => write!(f, "nft table {family} {name}")?,
             Self::NftElement(element) => write_element(f, element)?,
+            Self::ForwardJump { family, chain } => write!(f, "jump in {} filter {chain}", table_family(*family))?,
             Self::Link { name, .. } => write!(f, "link {name}")?,
             Self::Address { link, ip, .. } => write!(f, "address {ip} dev {link}")?,
             Self::Neighbour { link, ip, .. } => write!(f, "neighbour {ip} dev {link}")?,
@@ -233,7 +243,16 @@ impl Key {
         match self {
             Self::Address { ip, .. } | Self::Neighbour { ip, .. } => Some(Family::of(*ip)),
             Self::Route { dst, .. } => Some(dst.family()),
+            Self::ForwardJump { family, .. } => Some(*family),
             _ => None,
         }
+    }
+}
+
+/// A family as nft names its tables.
+fn table_family(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "ip",
+        Family::V6 => "ip6",
     }
 }

@@ -11,11 +11,11 @@ mod facts;
 mod key;
 mod resource;
 
-pub use facts::{ForeignDrop, HostFacts, HostLink};
+pub use facts::{ForeignDrop, HostFacts, HostLink, NeighbourLimits};
 pub use key::{Key, Kind, Ns, RecordScope};
 pub use resource::{
-    Address, BridgePort, Encapsulation, Fdb, Link, LinkKind, Neighbour, Nexthop, NftElement, NftTable, Object, Qdisc,
-    Record, RecordGuard, Resource, Route, RouteTarget, Scope, Sysctl, Veth,
+    Address, BridgePort, Encapsulation, Fdb, ForwardJump, Link, LinkKind, Neighbour, Nexthop, NftElement, NftTable,
+    Object, Qdisc, Record, RecordGuard, Resource, Route, RouteTarget, Scope, Sysctl, Veth,
 };
 
 use std::collections::BTreeMap;
@@ -35,6 +35,9 @@ pub const LINK_PREFIX: &str = "rip";
 
 /// Name of every nftables table of ours.
 pub const NFT_TABLE: &str = "ripstop";
+
+/// Name of the chain of ours in iptables' table `filter`.
+pub const FORWARD_CHAIN: &str = "RIPSTOP-FORWARD";
 
 /// An object with the object that caused it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

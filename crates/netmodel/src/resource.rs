@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ripstop_nft::model::{ElementBody, ElementKey, Table};
-use ripstop_types::{IfName, Mac, Prefix};
+use ripstop_types::{Family, IfName, Mac, Prefix};
 use serde::{Deserialize, Serialize};
 
 use crate::key::{Key, Ns, RecordScope};
@@ -254,6 +254,18 @@ pub struct NftElement {
     pub body: ElementBody,
 }
 
+/// The one write to a table of another owner: a commented jump at the head of a chain of iptables' table `filter`, to a
+/// chain of ours in that table ([`crate::FORWARD_CHAIN`]) that accepts what comes from or goes to a link of ours.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ForwardJump {
+    /// `ip` or `ip6`.
+    pub family: Family,
+    /// The chain that jumps: `DOCKER-USER` or `FORWARD`.
+    pub chain: Arc<str>,
+    /// The jump is there once, and our chain has its rules and no other. Always so where it is wanted.
+    pub whole: bool,
+}
+
 /// A record in the store or in a file of this node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
@@ -288,6 +300,7 @@ pub enum Object {
     Sysctl(Sysctl),
     NftTable(NftTable),
     NftElement(NftElement),
+    ForwardJump(ForwardJump),
     Link(Link),
     Address(Address),
     Neighbour(Neighbour),
@@ -327,7 +340,7 @@ macro_rules! each_resource {
     };
 }
 
-each_resource!(Record, Sysctl, NftTable, NftElement, Link, Address, Neighbour, Fdb, Nexthop, Route, Qdisc);
+each_resource!(Record, Sysctl, NftTable, NftElement, ForwardJump, Link, Address, Neighbour, Fdb, Nexthop, Route, Qdisc);
 
 impl Resource for Link {
     fn key(&self) -> Key {
@@ -459,6 +472,16 @@ impl Resource for NftElement {
     /// An element's value cannot be changed: the old one goes and the new one comes in one transaction.
     fn can_update(&self, observed: &Self) -> bool {
         self.satisfied_by(observed)
+    }
+}
+
+impl Resource for ForwardJump {
+    fn key(&self) -> Key {
+        Key::ForwardJump { family: self.family, chain: self.chain.clone() }
+    }
+
+    fn satisfied_by(&self, observed: &Self) -> bool {
+        self == observed
     }
 }
 

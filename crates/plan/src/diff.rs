@@ -394,7 +394,8 @@ pub(crate) enum Stage {
     /// Removed early, so that another can take what it has.
     Room,
     First,
-    /// Ports of bridges; routes by a gateway, which another route may say is on the link.
+    /// Ports of bridges; routes by a gateway, which another route may say is on the link; IPv6 forwarding, which costs a
+    /// link the routes of its router's advertisements unless it was told to take them nevertheless.
     Second,
     /// Second ends of pairs, and `lo`.
     Third,
@@ -406,6 +407,7 @@ pub(crate) fn place(key: &Key, entry: &Entry) -> (Kind, Stage, Key) {
         Object::Link(Link { kind: LinkKind::VethPeer | LinkKind::Loopback, .. }) => Stage::Third,
         Object::Link(Link { master: Some(_), .. }) => Stage::Second,
         Object::Route(route) if matches!(route.target, RouteTarget::Via { .. }) => Stage::Second,
+        Object::Sysctl(setting) if *setting.path == *"net/ipv6/conf/all/forwarding" => Stage::Second,
         _ => Stage::First,
     };
     (key.kind(), stage, key.clone())

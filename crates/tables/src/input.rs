@@ -70,8 +70,37 @@ pub enum Input {
         /// Key of the claim.
         claim: Arc<str>,
     },
+    /// An operator says that a node is gone for good.
+    DeleteNode {
+        /// Number of the call in this process.
+        call: u64,
+        /// The node.
+        node: NodeName,
+    },
+    /// An operator asks to take out of the kernel what is of ours.
+    Withdraw {
+        /// Number of the call in this process.
+        call: u64,
+        /// What goes.
+        what: Withdrawn,
+        /// Give this node's ranges back too, and remove its records from the store.
+        release: bool,
+    },
     /// Time has passed.
     Tick,
+}
+
+/// How much of ours is taken out of the kernel, for good: only another start of the agent puts it back.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Withdrawn {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// What stands in tables of others.
+    Jumps,
+    /// Everything; the node's pods lose their network.
+    Everything,
 }
 
 /// Why a step was not done.
@@ -198,6 +227,8 @@ impl Input {
             Self::Saved { .. } => "saved",
             Self::Resume => "resume",
             Self::Release { .. } => "release",
+            Self::DeleteNode { .. } => "delete-node",
+            Self::Withdraw { .. } => "withdraw",
             Self::Tick => "tick",
         }
     }

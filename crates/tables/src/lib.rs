@@ -10,13 +10,14 @@
 //! snapshot; nothing iterates in an order that depends on the run.
 
 mod input;
+mod networks;
 mod nexthop;
 mod pod;
 mod record;
 mod snapshot;
 mod state;
 
-pub use input::{FaultCause, Input, Moment, Start, StepFault, StoreInput, StoreResult};
+pub use input::{FaultCause, Input, Moment, Start, StepFault, StoreInput, StoreResult, Withdrawn};
 pub use nexthop::NexthopIds;
 pub use pod::{Bandwidth, PodRow, PodState, Shaping};
 pub use record::{Recording, RecordingFault, Stamped};

@@ -11,7 +11,7 @@ use ripstop_objects::{
 };
 use ripstop_types::{Family, IfName, NodeName, Prefix, Revision};
 
-use crate::{NexthopIds, PodRow, SNAPSHOT_VERSION, Snapshot, SnapshotRecord, Start, StoreInput, StoreKind};
+use crate::{NexthopIds, PodRow, SNAPSHOT_VERSION, Snapshot, SnapshotRecord, Start, StoreInput, StoreKind, Withdrawn};
 
 /// How far a kind of record is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -54,6 +54,8 @@ pub enum Change {
     Store,
     /// A link of ours came or went that this node's own record depends on.
     Realised,
+    /// What is of ours goes out of the kernel.
+    Withdrawn,
 }
 
 /// Whether the store answers.
@@ -100,8 +102,14 @@ pub struct Tables {
     pub nexthop_ids: NexthopIds,
     /// Whether the store answers.
     pub store: StoreState,
+    /// How much of ours is taken out of the kernel.
+    pub withdrawn: Withdrawn,
+    /// Another machine had this node's name, and shows no sign of life: the name is this machine's.
+    pub namesake_gone: bool,
     /// Records that could not be read, by kind and key, with what is wrong. The last good value stays in force.
     pub faults: BTreeMap<(StoreKind, Arc<str>), String>,
+    /// What the store says of networks that pods of this node need as they were; `None`: deleted.
+    pub(crate) held_back: BTreeMap<NetworkName, Option<Row<Network>>>,
     known: BTreeMap<StoreKind, Knowledge>,
     /// Keys named so far by a list that is not complete; `None` where no list runs.
     listing: BTreeMap<StoreKind, BTreeSet<Arc<str>>>,
@@ -127,7 +135,10 @@ impl Tables {
             realised: BTreeSet::new(),
             nexthop_ids: NexthopIds::default(),
             store: StoreState::Connecting,
+            withdrawn: Withdrawn::Nothing,
+            namesake_gone: false,
             faults: BTreeMap::new(),
+            held_back: BTreeMap::new(),
             known: BTreeMap::new(),
             listing: BTreeMap::new(),
         };
@@ -264,15 +275,13 @@ impl Tables {
         changes: &mut BTreeSet<Change>,
     ) {
         let done = match kind {
-            StoreKind::Networks => <Network as Record>::decode(key, value).map(|network| {
-                let name = network.name.clone();
-                // The revision that is in the kernel is published: a new one of the same network is news.
-                let is_newer = self.networks.get(&name).is_some_and(|row| row.revision != revision);
-                let row = Row { value: Arc::new(network), revision };
-                if replace(&mut self.networks, name.clone(), row) || is_newer {
-                    changes.insert(Change::Network(name));
+            StoreKind::Networks => match <Network as Record>::decode(key, value) {
+                Ok(network) => {
+                    let taken = self.put_network(Row { value: Arc::new(network), revision }, changes);
+                    return self.note_fault(kind, key, taken.err(), changes);
                 }
-            }),
+                Err(faults) => Err(faults),
+            },
             StoreKind::Nodes => NodeRecord::decode(key, value).map(|node| {
                 let name = node.name.clone();
                 // This node's next write of its own record is for the revision that is there.
@@ -298,7 +307,13 @@ impl Tables {
     }
 
     /// Remembers what is wrong with a record. That a network is broken or no longer is changes what this node proposes.
-    fn note_fault(&mut self, kind: StoreKind, key: &Arc<str>, fault: Option<String>, changes: &mut BTreeSet<Change>) {
+    pub(crate) fn note_fault(
+        &mut self,
+        kind: StoreKind,
+        key: &Arc<str>,
+        fault: Option<String>,
+        changes: &mut BTreeSet<Change>,
+    ) {
         let place = (kind, key.clone());
         let (was, is) = (self.faults.contains_key(&place), fault.is_some());
         match fault {
@@ -352,10 +367,9 @@ impl Tables {
         self.note_fault(kind, key, None, changes);
         match kind {
             StoreKind::Networks => {
-                if let Ok(name) = key.parse::<NetworkName>()
-                    && self.networks.remove(&name).is_some()
-                {
-                    changes.insert(Change::Network(name));
+                if let Ok(name) = key.parse::<NetworkName>() {
+                    let gone = self.remove_network(&name, changes);
+                    self.note_fault(kind, key, gone.err(), changes);
                 }
             }
             StoreKind::Nodes => {
@@ -396,7 +410,7 @@ impl Tables {
 }
 
 /// Puts a row and says whether that changed anything but the revision.
-fn replace<K: Ord, T: PartialEq>(rows: &mut BTreeMap<K, Row<T>>, key: K, row: Row<T>) -> bool {
+pub(crate) fn replace<K: Ord, T: PartialEq>(rows: &mut BTreeMap<K, Row<T>>, key: K, row: Row<T>) -> bool {
     match rows.get_mut(&key) {
         Some(there) if there.value == row.value => {
             there.revision = row.revision;

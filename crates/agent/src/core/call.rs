@@ -15,10 +15,10 @@ use ripstop_ipam::{Attachment, LeaseFault, LeaseRequest, Window};
 use ripstop_netmodel::{Entry, Key, Kind, Model, NFT_TABLE, Ns, RecordScope, Resource};
 use ripstop_objects::{Network, NetworkName, Wiring};
 use ripstop_plan::{Action, Step};
-use ripstop_tables::{Bandwidth, Change, FaultCause, PodRow, PodState, Shaping, StepFault, StoreKind};
+use ripstop_tables::{Bandwidth, Change, FaultCause, PodRow, PodState, Shaping, StepFault, StoreKind, Withdrawn};
 use ripstop_types::Millis;
 
-use super::{CALL_PATIENCE_MS, Core, Level, Output, pods, status};
+use super::{CALL_PATIENCE_MS, Core, Level, Output, pods, status, withdraw};
 
 /// A call that is not answered yet.
 #[derive(Debug)]
@@ -106,6 +106,9 @@ impl Core {
         if self.held && matches!(typed.call, Call::Add { .. } | Call::Del { .. } | Call::Gc) {
             return Begun::Wait(Error::new(Code::TryAgainLater, status::HELD));
         }
+        if self.tables.withdrawn == Withdrawn::Everything && matches!(typed.call, Call::Add { .. }) {
+            return Begun::Answer(Response::failed(Error::new(Code::TryAgainLater, withdraw::WITHDRAWN)));
+        }
         match &typed.call {
             Call::Add { attachment, netns, .. } => self.begin_add(pending.call, typed, &own(attachment), netns),
             Call::Del { attachment, .. } => self.begin_del(&own(attachment)),
@@ -140,6 +143,9 @@ impl Core {
             Err(error) if error.code == Code::TryAgainLater => return Begun::Wait(error),
             Err(error) => return Begun::Answer(Response::failed(error)),
         };
+        if self.tables.is_deleted(&network.name) {
+            return Begun::Wait(Error::new(Code::TryAgainLater, status::deleted_sentence(&network.name)));
+        }
         if let Some(missing) = self.base_missing(&network) {
             return Begun::Wait(Error::new(Code::TryAgainLater, missing));
         }
@@ -231,7 +237,11 @@ impl Core {
         let Some(place) = self.pending.iter().position(|pending| pending.call == call) else { return BTreeSet::new() };
         let Some(pending) = self.pending.remove(place) else { return BTreeSet::new() };
         let Some(attachment) = pending.typed.call.attachment().map(own) else { return BTreeSet::new() };
-        let Some(row) = self.tables.pods.get(&attachment).cloned() else { return BTreeSet::new() };
+        let Some(row) = self.tables.pods.get(&attachment).cloned() else {
+            // Everything is taken out meanwhile, what this ADD made too.
+            self.reply(call, Response::failed(Error::new(Code::TryAgainLater, withdraw::WITHDRAWN)));
+            return BTreeSet::new();
+        };
         let (state, response) = match fault {
             None => {
                 let ready = PodRow { state: PodState::Ready, ..(*row).clone() };

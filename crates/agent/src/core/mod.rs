@@ -10,9 +10,12 @@
 //! Not here: sockets, files, netlink, clocks. The shell in `crate::run` carries outputs out.
 
 mod call;
+mod claims;
 mod describe;
 mod dispatch;
 mod journal;
+mod namesake;
+mod nodes;
 mod observed;
 mod pods;
 mod ranges;
@@ -20,28 +23,33 @@ mod recover;
 mod status;
 mod store;
 mod view;
+mod withdraw;
 
+pub use claims::{ClaimView, Problem};
 pub use journal::Row as JournalRow;
 pub(crate) use observed::host_kinds;
 pub use status::Status;
-pub use view::{IpamView, LeaseView, NetworkView, NodeView, PathView, PodView, Problem, RouteView};
+pub use view::{IpamView, LeaseView, NetworkView, NodeView, PathView, PodView, RouteView};
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use ripstop_cni_spec::wire::Response;
 use ripstop_desired::Desired;
+use ripstop_fabric::hygiene;
 use ripstop_ipam::ranges::{ClaimKey, Claimant, Liveness, RangeEngine, Slot, Stored};
 use ripstop_ipam::{Attachment, LeaseBook, OwnRange};
 use ripstop_netmodel::{Entry, Key, Kind, Model};
 use ripstop_plan::{Plan, Step};
 use ripstop_tables::{Change, ForeignDrop, Input, Moment, PodRow, Snapshot, Start, Tables};
-use ripstop_types::{Millis, Revision};
+use ripstop_types::{Millis, NodeName, Revision};
 
 use self::call::{Pending, Stage};
 use self::dispatch::{Failure, Running};
 use self::journal::Journal;
+use self::nodes::Deletion;
 use self::store::Beat;
+use self::withdraw::Withdrawal;
 
 /// How long a released address rests before it is given again, unless nothing else is free.
 const COOLDOWN_MS: u64 = 30_000;
@@ -99,6 +107,8 @@ pub enum Output {
         /// Number to give back.
         generation: u64,
     },
+    /// Remove the snapshot, and write none any more.
+    Forget,
     /// Something for the log.
     Log {
         /// Who should read it.
@@ -140,11 +150,15 @@ pub struct Core {
     leaving: BTreeMap<Attachment, BTreeSet<Key>>,
     /// Operators' releases of other nodes' ranges: the call of each operation.
     releasing: BTreeMap<u64, u64>,
+    /// Nodes that operators delete, by the operation that is waited for.
+    deleting: BTreeMap<u64, Deletion>,
     wanted_slots: BTreeSet<Slot>,
     book_ranges: Vec<OwnRange>,
     /// Claims named so far by a list that is not complete.
     listed: BTreeMap<ClaimKey, Stored>,
     listing_claims: bool,
+    /// The withdrawal that is under way.
+    withdrawal: Option<Withdrawal>,
     journal: Journal,
     held: bool,
     /// What the range engine asked of the store while everything is held back.
@@ -196,10 +210,12 @@ impl Core {
             pending: VecDeque::new(),
             leaving: BTreeMap::new(),
             releasing: BTreeMap::new(),
+            deleting: BTreeMap::new(),
             wanted_slots: BTreeSet::new(),
             book_ranges: Vec::new(),
             listed: BTreeMap::new(),
             listing_claims: true,
+            withdrawal: None,
             journal: Journal::default(),
             held,
             withheld: Vec::new(),
@@ -266,6 +282,11 @@ impl Core {
                 self.release_range(call, &claim);
                 BTreeSet::new()
             }
+            Input::DeleteNode { call, node } => {
+                self.delete_node(call, &node);
+                BTreeSet::new()
+            }
+            Input::Withdraw { call, what, release } => self.withdraw(call, what, release),
             Input::Saved { generation } => {
                 self.range_event(&ripstop_ipam::ranges::RangeEvent::Saved { generation });
                 BTreeSet::new()
@@ -348,9 +369,15 @@ impl Core {
     /// Brings model and plans up to date until nothing more follows.
     fn settle(&mut self, mut changes: BTreeSet<Change>) {
         loop {
+            changes.append(&mut self.judge_namesake());
             if !changes.is_empty() {
                 self.snapshot_due |= changes.iter().any(outlives);
-                if changes.iter().any(|change| matches!(change, Change::Network(_) | Change::Known(_))) {
+                let own = |node: &NodeName| *node == self.tables.node;
+                if changes.iter().any(|change| match change {
+                    Change::Network(_) | Change::Known(_) | Change::Facts => true,
+                    Change::Node(node) => own(node),
+                    _ => false,
+                }) {
                     self.want_ranges();
                 }
                 self.reconsider_after(&changes);
@@ -375,7 +402,13 @@ impl Core {
         }
         self.note_left();
         self.advance_calls();
+        // The last pod of a network may have gone.
+        let taken = self.tables.take_held_back();
+        if !taken.is_empty() {
+            return self.settle(taken);
+        }
         self.dispatch();
+        self.advance_withdrawal();
     }
 
     fn tick(&mut self) -> BTreeSet<Change> {
@@ -403,7 +436,8 @@ impl Core {
     fn tell_foreign_drops(&mut self) {
         let drops: BTreeSet<ForeignDrop> = self.tables.facts.foreign_drops.iter().cloned().collect();
         for drop in drops.difference(&self.told_drops).cloned().collect::<Vec<_>>() {
-            self.log(Level::Warn, status::foreign_drop_sentence(&drop));
+            let level = if hygiene::jump_chain(&drop).is_some() { Level::Info } else { Level::Warn };
+            self.log(level, status::foreign_drop_sentence(&drop));
         }
         // One that went and comes again is news again.
         self.told_drops = drops;
@@ -414,7 +448,9 @@ impl Core {
 fn outlives(change: &Change) -> bool {
     match change {
         Change::Network(_) | Change::Node(_) | Change::Claim(_) | Change::Known(_) => true,
-        Change::Alive(_) | Change::Facts | Change::Pod(_) | Change::Store | Change::Realised => false,
+        Change::Alive(_) | Change::Withdrawn | Change::Facts | Change::Pod(_) | Change::Store | Change::Realised => {
+            false
+        }
     }
 }
 

@@ -123,6 +123,7 @@ pub(crate) fn host_kinds() -> BTreeSet<Kind> {
         Kind::Sysctl,
         Kind::NftTable,
         Kind::NftElement,
+        Kind::ForwardJump,
         Kind::Link,
         Kind::Address,
         Kind::Neighbour,

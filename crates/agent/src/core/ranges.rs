@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use ripstop_fabric::host;
 use ripstop_ipam::ranges::{
     Answer, Claim, ClaimKey, ClaimState, Claimant, RangeAction, RangeEvent, RangeRequest, ReleaseCause, ReleaseFacts,
     Slot, Stored, releasable,
@@ -10,10 +11,11 @@ use ripstop_ipam::ranges::{
 use ripstop_ipam::{OwnRange, Usable};
 use ripstop_netmodel::{Entry, Object, Record as ModelRecord, RecordGuard, RecordScope, Resource};
 use ripstop_objects::{
-    ClaimState as RecordState, Network, NetworkName, RangeClaim, RangeMode, Record, Wiring, claim_key,
+    ClaimState as RecordState, Network, NetworkName, RangeClaim, RangeMode, Record, Wiring, check_network_against_host,
+    claim_key,
 };
 use ripstop_plan::{Action, Step};
-use ripstop_tables::{Change, StoreInput, StoreKind, StoreResult};
+use ripstop_tables::{Change, StoreInput, StoreKind, StoreResult, Withdrawn};
 use ripstop_types::{Family, Owner, Prefix, Revision};
 
 use super::{Core, Level, Output};
@@ -21,9 +23,20 @@ use super::{Core, Level, Output};
 impl Core {
     /// Tells the engine which ranges this node wants of the networks there are.
     pub(super) fn want_ranges(&mut self) {
+        // A machine without the name takes nothing in it: peers would send it to the other of that name.
+        let nameless = !self.tables.knows(StoreKind::Nodes) || self.name_conflict().is_some();
+        if self.tables.withdrawn == Withdrawn::Everything || (nameless && self.engine.owned().is_empty()) {
+            return;
+        }
         let mut wanted = BTreeSet::new();
+        let host = host::addresses(&self.tables);
+        let has_range =
+            |network: &Network| self.engine.owned().iter().any(|owned| *owned.key.network == *network.name.as_str());
+        // Pods of a network that shares addresses with the node's own subnet would cut the node off.
+        let fits = |network: &Network| has_range(network) || check_network_against_host(network, &host).is_ok();
+        let networks = self.tables.networks.values().filter(|row| fits(&row.value));
         let requests: Vec<RangeRequest> =
-            self.tables.networks.values().flat_map(|row| requests(&row.value, &self.tables.config.pod_cidrs)).collect();
+            networks.flat_map(|row| requests(&row.value, &self.tables.config.pod_cidrs)).collect();
         for request in requests {
             wanted.insert(Slot::of(&request));
             self.range_event(&RangeEvent::Want(request));
@@ -99,6 +112,7 @@ impl Core {
             Some(StoreResult::Failed(_)) | None => Answer::Failed,
         };
         self.finish_releases(op, &answer);
+        self.advance_deletion(op, &answer);
         self.range_event(&RangeEvent::Answer { op, answer });
     }
 
@@ -164,7 +178,7 @@ impl Core {
         let (key, stored) = found.ok_or_else(|| format!("range {prefix} is claimed by nobody"))?;
         let owner = stored.claim.claimant.node.clone();
         let leases: Vec<String> = self.book.leases_in(&prefix).map(ripstop_ipam::Lease::holder).collect();
-        let own = owner == self.tables.node;
+        let own = owner == self.tables.node && *stored.claim.claimant.machine == *self.tables.identity.machine_id;
         let facts = ReleaseFacts {
             asked: self.tables.node.clone(),
             machine: self.tables.identity.machine_id.as_str().into(),
@@ -223,7 +237,7 @@ impl Core {
         self.run_operation(step, op);
     }
 
-    fn delete_claim(&mut self, op: u64, key: &ClaimKey, expect: Revision) {
+    pub(super) fn delete_claim(&mut self, op: u64, key: &ClaimKey, expect: Revision) {
         let Ok(network) = key.network.parse::<NetworkName>() else { return };
         let guard = RecordGuard::Revision(expect.0);
         let object = model_record(claim_key(&network, key.range), String::new(), guard);

@@ -1,12 +1,13 @@
 //! Whether this agent is ready, and what is wrong if not.
 
-use ripstop_fabric::host;
+use ripstop_fabric::{host, hygiene};
 use ripstop_netmodel::Key;
 use ripstop_objects::{NetworkName, Wiring, check_network_against_host, check_networks, check_node_name};
-use ripstop_tables::{ForeignDrop, Knowledge, StoreKind, StoreState, Tables};
+use ripstop_tables::{ForeignDrop, Knowledge, StoreKind, StoreState, Tables, Withdrawn};
+use ripstop_types::Family;
 use serde::{Deserialize, Serialize};
 
-use super::Core;
+use super::{Core, withdraw};
 
 /// Why an agent that holds does nothing.
 pub(super) const HELD: &str = "the agent was started with --hold and changes nothing; `ripstop resume` lets it go on";
@@ -87,8 +88,14 @@ impl Core {
             }];
         };
         let network = &row.value;
+        if self.tables.is_deleted(&network.name) {
+            reasons.push(deleted_sentence(&network.name));
+        }
         if self.held {
             reasons.push(HELD.into());
+        }
+        if self.tables.withdrawn == Withdrawn::Everything {
+            reasons.push(withdraw::WITHDRAWN.into());
         }
         if host::addresses(&self.tables).is_empty() {
             reasons.push(
@@ -118,7 +125,7 @@ impl Core {
         if self.tables.store == StoreState::Here && !self.tables.nodes.contains_key(&self.tables.node) {
             reasons.push("this node's record is not in the store yet".into());
         }
-        reasons.extend(self.name_conflict());
+        reasons.extend(self.name_conflict().map(|conflict| format!("{conflict}; {}", self.namesake_sentence())));
         reasons
     }
 
@@ -148,9 +155,17 @@ impl Core {
         if let StoreState::Away(_) = &self.tables.store {
             warnings.push(store_sentence(&self.tables));
         }
-        warnings.extend(self.tables.facts.foreign_drops.iter().map(foreign_drop_sentence));
+        let drops = self.tables.facts.foreign_drops.iter();
+        warnings.extend(drops.filter(|drop| hygiene::jump_chain(drop).is_none()).map(foreign_drop_sentence));
+        if self.tables.withdrawn == Withdrawn::Jumps {
+            let places = hygiene::jumps(&self.tables);
+            warnings.extend(places.map(|(_, chain)| {
+                format!("the jump in {chain} that let pods' packets pass was taken out (`ripstop uninstall`)")
+            }));
+        }
+        warnings.extend(self.tables.facts.legacy_filters.iter().map(|family| legacy_sentence(*family)));
         for ((kind, key), fault) in &self.tables.faults {
-            warnings.push(format!("record {}/{key} cannot be read, its last good value stays: {fault}", kind.as_str()));
+            warnings.push(format!("record {}/{key} is not taken, its last good value stays: {fault}", kind.as_str()));
         }
         let networks: Vec<_> = self.tables.networks.values().map(|row| (*row.value).clone()).collect();
         if let Err(faults) = check_networks(&networks) {
@@ -160,19 +175,31 @@ impl Core {
     }
 }
 
-/// What a chain of another owner does to pods, and the command that opens it.
+/// What a chain of another owner does to pods, and the command that opens it, or what Ripstop puts there.
 pub(super) fn foreign_drop_sentence(drop: &ForeignDrop) -> String {
-    let ForeignDrop { family, table, chain, iptables } = drop;
-    let command = if *iptables {
-        let program = if **family == *"ip6" { "ip6tables" } else { "iptables" };
-        format!("{program} -I {chain} -i rip+ -j ACCEPT; {program} -I {chain} -o rip+ -j ACCEPT")
-    } else {
-        format!(
-            "nft insert rule {family} {table} {chain} iifname \"rip*\" accept; \
+    let ForeignDrop { family, table, chain, .. } = drop;
+    let drops = format!("chain {chain} of table {family} {table} drops forwarded packets");
+    match hygiene::jump_chain(drop) {
+        Some((_, place)) => format!("{drops}; a jump in {place} lets those of pods pass"),
+        None => format!(
+            "{drops}, those of pods too; to open it: nft insert rule {family} {table} {chain} iifname \"rip*\" accept; \
              nft insert rule {family} {table} {chain} oifname \"rip*\" accept"
-        )
-    };
-    format!("chain {chain} of table {family} {table} drops forwarded packets, those of pods too; to open it: {command}")
+        ),
+    }
+}
+
+/// What cannot be seen of legacy iptables, and how it is opened if it drops.
+fn legacy_sentence(family: Family) -> String {
+    let program = if family == Family::V4 { "iptables-legacy" } else { "ip6tables-legacy" };
+    format!(
+        "legacy iptables has a table filter for {family}, whose rules cannot be seen here; where `{program} -S FORWARD` shows \
+         that it drops, to open it: {program} -I FORWARD -i rip+ -j ACCEPT; {program} -I FORWARD -o rip+ -j ACCEPT"
+    )
+}
+
+/// Why a network that is there takes no pod.
+pub(super) fn deleted_sentence(name: &NetworkName) -> String {
+    format!("network {name} was deleted and goes with the last of its pods; no new one is taken")
 }
 
 /// A word or two for a table.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use ripstop_netmodel::{Entry, Key, Object, Record as ModelRecord, RecordGuard, RecordScope, Resource};
 use ripstop_objects::{AliveRecord, NetworkName, Record};
 use ripstop_plan::{Action, Step};
-use ripstop_tables::{Change, Moment, StoreInput, StoreKind, StoreResult, StoreState};
+use ripstop_tables::{Change, Moment, StoreInput, StoreKind, StoreResult, StoreState, Withdrawn};
 use ripstop_types::{Millis, NodeName, Owner, Revision};
 
 use super::dispatch::Purpose;
@@ -97,7 +97,8 @@ impl Core {
     /// Shows that this node is alive, unless nobody would see it or another machine has the name.
     pub(super) fn show_life(&mut self) {
         self.beat.due = self.at.now.plus(self.tables.config.timings.alive_interval);
-        let can = !self.held && !self.beat.under_way && self.tables.store == StoreState::Here;
+        let stays = self.tables.withdrawn != Withdrawn::Everything;
+        let can = !self.held && stays && !self.beat.under_way && self.tables.store == StoreState::Here;
         if !can || !self.tables.knows(StoreKind::Nodes) || self.name_conflict().is_some() {
             return;
         }

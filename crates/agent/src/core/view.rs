@@ -115,15 +115,6 @@ pub struct IpamView {
     pub free: u64,
 }
 
-/// Something `ripstop ipam check` found.
-#[derive(Debug, Clone, Serialize)]
-#[allow(missing_docs)]
-pub struct Problem {
-    pub severity: &'static str,
-    pub object: String,
-    pub text: String,
-}
-
 impl Core {
     /// Every node, this one too.
     #[must_use]
@@ -204,27 +195,6 @@ impl Core {
                 mtu: host::pod_mtu(&self.tables, &row.value),
                 masquerade: row.value.spec.masquerade.enabled,
                 revision: row.revision.0,
-            })
-            .collect()
-    }
-
-    /// Who owns which range.
-    #[must_use]
-    pub fn leases(&self) -> Vec<LeaseView> {
-        self.tables
-            .claims
-            .values()
-            .map(|row| LeaseView {
-                range: row.value.range,
-                network: row.value.network.to_string(),
-                node: row.value.node.to_string(),
-                holder: row.value.machine.clone(),
-                alive: match self.liveness.life(&row.value.node) {
-                    _ if row.value.node == self.tables.node => Some(true),
-                    Life::Fresh(_) => Some(true),
-                    Life::Stale(_) => Some(false),
-                    Life::Unknown => None,
-                },
             })
             .collect()
     }
@@ -331,39 +301,6 @@ impl Core {
                 }
             })
             .collect()
-    }
-
-    /// What is wrong with addresses on this node, as far as it is known here.
-    #[must_use]
-    pub fn ipam_problems(&self) -> Vec<Problem> {
-        let mut problems = Vec::new();
-        for (ip, holders) in self.book.contested() {
-            let names: Vec<String> = holders.iter().map(|lease| lease.holder()).collect();
-            problems.push(Problem {
-                severity: "error",
-                object: ip.to_string(),
-                text: format!("held by {}", names.join(" and ")),
-            });
-        }
-        for (ip, lease) in self.book.strays() {
-            let text = format!("held by {}, but in no range of this node", lease.holder());
-            problems.push(Problem { severity: "warning", object: ip.to_string(), text });
-        }
-        for row in self.tables.pods.values().filter(|row| row.state == PodState::Gone) {
-            let text =
-                "its interface is gone without a DEL; the address waits for DEL, GC or the second look".to_owned();
-            problems.push(Problem { severity: "info", object: row.owner().to_string(), text });
-        }
-        for key in self.engine.unused() {
-            let text = "claimed by this node and not used; `ripstop ipam release` gives it back".to_owned();
-            problems.push(Problem { severity: "warning", object: key.to_string(), text });
-        }
-        for lease in self.leases().into_iter().filter(|lease| lease.alive == Some(false)) {
-            let text =
-                format!("node {} shows no sign of life; its range stays its own until it is released", lease.node);
-            problems.push(Problem { severity: "info", object: lease.range.to_string(), text });
-        }
-        problems
     }
 
     /// Whether a route in a pod's namespace leaves by this interface, and not by one that was there before.

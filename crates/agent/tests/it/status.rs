@@ -97,6 +97,10 @@ fn with_a_network_that_covers_the_nodes_own_subnet() {
         text.contains("172.30.1.0/24") && text.contains("overlaps")
     });
     assert!(named, "{text}");
+    // Nothing of it is begun: no range, no route in the way of the node's own, no pod.
+    not_ready(&world, "overlaps");
+    assert_eq!(world.rows("/v1/leases"), Vec::<serde_json::Value>::new());
+    assert_eq!(world.node.ip("route show proto 82"), "");
 }
 
 #[test]

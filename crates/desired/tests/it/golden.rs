@@ -66,6 +66,7 @@ fn words(object: &Object) -> String {
             format!("tbf rate {}bit burst {} limit {}", qdisc.rate, qdisc.burst, qdisc.limit)
         }
         Object::Record(record) => format!("{} if {:?}", record.value, record.guard),
+        Object::ForwardJump(_) => String::new(),
         // Their text follows below.
         Object::NftTable(_) | Object::NftElement(_) => String::new(),
     }

@@ -12,6 +12,7 @@
 mod clusters;
 mod golden;
 mod guard;
+mod hygiene;
 mod rules;
 #[path = "../../../tables/tests/scenario/mod.rs"]
 mod scenario;

@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used)] // These are tests, helpers included.
 
 mod host;
+mod hygiene;
 mod paths;
 mod publish;
 #[path = "../../../tables/tests/scenario/mod.rs"]

@@ -8,6 +8,7 @@
 
 mod conflict;
 mod hint;
+mod jump;
 mod link;
 mod nft;
 mod run;

@@ -118,6 +118,13 @@ impl<'a> Run<'a> {
                 self.flush(&Ns::Host);
                 self.nft.push(i);
             }
+            Key::ForwardJump { .. } => {
+                self.flush_all();
+                if !self.stopped() {
+                    let result = self.jump(step);
+                    self.settle(i, result);
+                }
+            }
             _ => {
                 self.flush_nft();
                 if !matches!((&step.key, step.action), (Key::Link { ns: Ns::Host, .. }, Action::Delete)) {

@@ -5,7 +5,7 @@ use ripstop_netmodel::{Kind, LINK_PREFIX, NEXTHOP_IDS, NFT_TABLE, ROUTE_PROTOCOL
 use super::{Changed, HANGS_ON_LINK, Known, Touched};
 use crate::netlink::Reply;
 use crate::netlink::uapi::*;
-use crate::observe::facts;
+use crate::observe::{facts, jump};
 use crate::own::{LinkState, OwnTraffic};
 use crate::wire::AF_BRIDGE;
 use crate::wire::address::RawAddress;
@@ -175,6 +175,10 @@ impl Known {
                 changed.kinds.insert(Kind::NftTable);
             }
             return;
+        }
+        if jump::concerns(header[0], kind, attrs) {
+            changed.kinds.insert(Kind::ForwardJump);
+            changed.facts = true;
         }
         match kind {
             NFT_MSG_NEWCHAIN | NFT_MSG_DELCHAIN => {

@@ -50,7 +50,7 @@ impl Changed {
     /// Everything the kernel has events for.
     pub fn everything() -> Self {
         let mut kinds = BTreeSet::from(HANGS_ON_LINK);
-        kinds.extend([Kind::Link, Kind::Nexthop, Kind::Route, Kind::NftTable, Kind::NftElement]);
+        kinds.extend([Kind::Link, Kind::Nexthop, Kind::Route, Kind::NftTable, Kind::NftElement, Kind::ForwardJump]);
         Self { kinds, facts: true }
     }
 }

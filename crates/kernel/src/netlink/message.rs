@@ -43,6 +43,11 @@ impl Message {
         self.bytes(kind, &value.to_be_bytes())
     }
 
+    /// An attribute of 32 bits in network order.
+    pub(crate) fn be32(self, kind: u16, value: u32) -> Self {
+        self.bytes(kind, &value.to_be_bytes())
+    }
+
     /// An attribute of 32 bits in host order.
     pub(crate) fn u32(self, kind: u16, value: u32) -> Self {
         self.bytes(kind, &value.to_ne_bytes())

@@ -10,7 +10,8 @@ use crate::error::errno_text;
 
 use super::message::{Attrs, HEADER, Message, Replies, Reply};
 use super::uapi::{
-    NLM_F_ACK, NLM_F_ACK_TLVS, NLM_F_CAPPED, NLM_F_DUMP, NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR, NLMSGERR_ATTR_MSG,
+    NFNL_MSG_BATCH_BEGIN, NFNL_MSG_BATCH_END, NFNL_SUBSYS_NFTABLES, NLM_F_ACK, NLM_F_ACK_TLVS, NLM_F_CAPPED,
+    NLM_F_DUMP, NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR, NLMSGERR_ATTR_MSG,
 };
 
 /// Bytes one read takes at most: the kernel puts up to 32 KiB of a dump into one buffer.
@@ -309,6 +310,34 @@ impl Socket {
             }
             answered = true;
         }
+    }
+
+    /// Sends nftables messages as one transaction: all of them are done or none.
+    pub(crate) fn transact_all(&mut self, messages: Vec<Message>) -> Result<(), NetlinkError> {
+        // The batch is of the subsystem named in the header's last field.
+        let frame = |kind| {
+            let [high, low] = NFNL_SUBSYS_NFTABLES.to_be_bytes();
+            Message::new(kind, 0, &[0, 0, high, low])
+        };
+        let mut bytes = Vec::new();
+        let last = messages.len() + 1;
+        let inner = messages.into_iter();
+        for (n, mut message) in
+            [frame(NFNL_MSG_BATCH_BEGIN)].into_iter().chain(inner).chain([frame(NFNL_MSG_BATCH_END)]).enumerate()
+        {
+            self.seq = self.seq.wrapping_add(1);
+            message.seal(self.seq, if n == 0 || n == last { 0 } else { NLM_F_ACK });
+            bytes.extend_from_slice(&message.bytes);
+        }
+        let mut result = Ok(());
+        self.transact(&bytes, |answer| {
+            for (_, reply) in each_message(answer) {
+                if reply.kind == NLMSG_ERROR && result.is_ok() {
+                    result = parse_ack(reply);
+                }
+            }
+        })?;
+        result
     }
 
     /// Reads one buffer of events without waiting; `None` when there is none.

@@ -3,13 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use ripstop_netmodel::{ForeignDrop, HostFacts, HostLink, LINK_PREFIX, NFT_TABLE};
+use ripstop_netmodel::{ForeignDrop, HostFacts, HostLink, LINK_PREFIX, NFT_TABLE, NeighbourLimits};
 use ripstop_types::Family;
 
+use super::jump;
 use crate::apply::routes;
 use crate::error::ObserveError;
 use crate::netlink::uapi::*;
-use crate::netlink::{Attrs, Message, Reply, Socket};
+use crate::netlink::{Attrs, Message, Replies, Reply, Socket};
 use crate::sysctl;
 use crate::wire;
 use crate::wire::address::RawAddress;
@@ -31,7 +32,9 @@ pub(super) fn read(route: &mut Socket, nft: &mut Socket) -> Result<HostFacts, Ob
     for link in links.values().filter(|link| is_foreign(link)) {
         let addresses = by_link.remove(&link.index).unwrap_or_default().into_iter().collect();
         let running = is_running(link);
-        facts.links.insert(link.name.clone(), HostLink { running, mtu: link.mtu, mac: link.mac, addresses });
+        let accept_ra = number(&format!("net/ipv6/conf/{}/accept_ra", link.name));
+        let link_facts = HostLink { running, mtu: link.mtu, mac: link.mac, addresses, accept_ra };
+        facts.links.insert(link.name.clone(), link_facts);
     }
     for family in Family::BOTH {
         if let Some(link) = default_link(route, family)?.and_then(|index| links.get(&index)) {
@@ -40,6 +43,9 @@ pub(super) fn read(route: &mut Socket, nft: &mut Socket) -> Result<HostFacts, Ob
     }
     facts.bridge_netfilter = bridge_netfilter(ipv6);
     facts.foreign_drops = foreign_drops(nft)?;
+    facts.legacy_filters = Family::BOTH.into_iter().filter(|family| has_legacy_filter(*family)).collect();
+    facts.neighbour_limits =
+        Family::BOTH.into_iter().filter_map(|family| Some((family, neighbour_limits(family)?))).collect();
     Ok(facts)
 }
 
@@ -76,6 +82,29 @@ fn bridge_netfilter(ipv6: bool) -> Option<bool> {
     Some(v4 && (!ipv6 || on("bridge-nf-call-ip6tables").unwrap_or(true)))
 }
 
+/// A setting that is a number; `None` where there is none of its name.
+fn number<T: std::str::FromStr>(path: &str) -> Option<T> {
+    sysctl::read(path).ok().flatten()?.parse().ok()
+}
+
+/// Whether legacy iptables has a table `filter` in this namespace. Where only nftables is used, its list is empty.
+fn has_legacy_filter(family: Family) -> bool {
+    let path = match family {
+        Family::V4 => "/proc/thread-self/net/ip_tables_names",
+        Family::V6 => "/proc/thread-self/net/ip6_tables_names",
+    };
+    std::fs::read_to_string(path).is_ok_and(|names| names.lines().any(|name| name == "filter"))
+}
+
+/// The limits of a neighbour table, where they can be set: they are the machine's, and only its own namespace has them.
+fn neighbour_limits(family: Family) -> Option<NeighbourLimits> {
+    let word = if family == Family::V4 { "ipv4" } else { "ipv6" };
+    let path = |n: u8| format!("net/{word}/neigh/default/gc_thresh{n}");
+    let writable = |n: u8| rustix::fs::access(format!("/proc/sys/{}", path(n)), rustix::fs::Access::WRITE_OK).is_ok();
+    let limits = [number(&path(1))?, number(&path(2))?, number(&path(3))?];
+    (1..=3).all(writable).then_some(NeighbourLimits(limits))
+}
+
 /// A base chain on the forward hook.
 #[derive(Debug)]
 pub(crate) struct ForwardChain {
@@ -102,35 +131,40 @@ fn request(kind: u16, family: u8) -> Message {
 fn foreign_drops(socket: &mut Socket) -> Result<Vec<ForeignDrop>, ObserveError> {
     let mut drops = Vec::new();
     for chain in forward_chains(socket)? {
-        if !chain.drops && !ends_in_drop(socket, &chain)? {
+        let rules = rules_of(socket, &chain)?;
+        if !chain.drops && !ends_in_drop(&rules) {
             continue;
         }
         let family = family_word(chain.family);
         let iptables = matches!(family, "ip" | "ip6") && chain.table == "filter" && chain.name == "FORWARD";
+        let docker_user = iptables && rules.iter().any(|rule| jump::jumps_to(rule, "DOCKER-USER"));
         drops.push(ForeignDrop {
             family: family.into(),
             table: chain.table.as_str().into(),
             chain: chain.name.as_str().into(),
             iptables,
+            docker_user,
         });
     }
     drops.sort();
     Ok(drops)
 }
 
-/// Whether the last rule of a chain drops or rejects whatever comes to it.
-fn ends_in_drop(socket: &mut Socket, chain: &ForwardChain) -> Result<bool, ObserveError> {
+/// The rules of a chain; none where it was removed since.
+fn rules_of(socket: &mut Socket, chain: &ForwardChain) -> Result<Replies, ObserveError> {
     let request =
         request(NFT_MSG_GETRULE, chain.family).str(NFTA_RULE_TABLE, &chain.table).str(NFTA_RULE_CHAIN, &chain.name);
     match socket.dump(&request) {
-        Ok(rules) => {
-            let last = rules.iter().filter_map(|rule| rule.split::<NFGEN>()).last();
-            Ok(last.is_some_and(|(_, rule)| always_drops(rule.nested(NFTA_RULE_EXPRESSIONS))))
-        }
-        // Removed since.
-        Err(error) if error.errno == libc::ENOENT => Ok(false),
+        Ok(rules) => Ok(rules),
+        Err(error) if error.errno == libc::ENOENT => Ok(Replies::default()),
         Err(error) => Err(ObserveError::new("nftables rules", error)),
     }
+}
+
+/// Whether the last rule of a chain drops or rejects whatever comes to it.
+fn ends_in_drop(rules: &Replies) -> bool {
+    let last = rules.iter().filter_map(|rule| rule.split::<NFGEN>()).last();
+    last.is_some_and(|(_, rule)| always_drops(rule.nested(NFTA_RULE_EXPRESSIONS)))
 }
 
 /// A base chain on the forward hook of a family that sees routed packets.

@@ -4,6 +4,7 @@
 //! no form in the model (a foreign route, a learned neighbour) is left out, except what [`HostFacts`] has a place for.
 
 pub(crate) mod facts;
+pub(crate) mod jump;
 pub(crate) mod nft;
 mod space;
 
@@ -38,7 +39,7 @@ impl Observer {
 
     /// Everything of ours in the agent's namespace: links named `rip*` that carry a mark, with their addresses, permanent
     /// neighbours, forwarding entries and queueing discipline; nexthop objects of our ids and routes of our protocol; tables named
-    /// `ripstop` with their elements. Owners are read from the links' alternative names and the elements' comments; what
+    /// `ripstop` with their elements; jumps of ours in iptables' tables. Owners are read from the links' alternative names and the elements' comments; what
     /// hangs on a link has its link's owner.
     ///
     /// `desired` says which settings below /proc/sys are read, and lets tables be recognised: a table that is what
@@ -60,6 +61,9 @@ impl Observer {
         let mut model = Model::new();
         space::ours(&mut self.route, &asked, desired, &mut model)?;
         nft::ours(&mut self.nft, &asked, desired, &mut model)?;
+        if asked(Kind::ForwardJump) {
+            jump::read(&mut self.nft, &mut model)?;
+        }
         let settings = desired.keys().filter(|key| key.ns() == Some(&Ns::Host) && asked(key.kind()));
         read_settings(&Ns::Host, settings, &mut model)?;
         Ok(model)
@@ -86,6 +90,12 @@ impl Observer {
                 Ns::Host => {
                     space::keys(&mut self.route, ns, &keys, desired, &mut model)?;
                     nft::keys(&mut self.nft, &keys, desired, &mut model)?;
+                    if keys.iter().any(|key| key.kind() == Kind::ForwardJump) {
+                        let mut jumps = Model::new();
+                        jump::read(&mut self.nft, &mut jumps)?;
+                        let wanted = jumps.iter().filter(|(key, _)| keys.contains(key));
+                        wanted.for_each(|(_, entry)| drop(model.insert_entry(entry.clone())));
+                    }
                     read_settings(ns, keys, &mut model)?;
                 }
                 Ns::Path(path) => self.pod(ns, path, keys, desired, &mut model)?,

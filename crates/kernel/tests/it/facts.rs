@@ -73,6 +73,7 @@ fn chains_of_others_that_drop_what_is_forwarded() {
             table: table.into(),
             chain: chain.into(),
             iptables,
+            docker_user: false,
         };
         assert_eq!(
             facts.foreign_drops,

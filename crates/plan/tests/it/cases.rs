@@ -515,3 +515,21 @@ fn the_model_refuses_what_another_has_already() {
     let [other, _, _] = pair("rippb", &pod(1), "eth0");
     assert_refused(&some_links(), other, "link eth0 in /run/netns/p1 is the other end of link rippa");
 }
+
+/// A link whose router's advertisements are not taken any more loses their routes when forwarding is turned on.
+#[test]
+fn advertisements_are_accepted_before_the_node_forwards() {
+    let setting = |path: &str, value: &str| Sysctl { ns: Ns::Host, link: None, path: path.into(), value: value.into() };
+    let settings = |values: [&str; 2]| {
+        model([
+            setting("net/ipv6/conf/all/forwarding", values[0]).into(),
+            setting("net/ipv6/conf/eth0/accept_ra", values[1]).into(),
+        ])
+    };
+    let plan = planned(&settings(["0", "1"]), &settings(["1", "2"]));
+    assert_told(
+        &plan,
+        "1 update sysctl net.ipv6.conf.eth0.accept_ra (differs in value: 1, wanted 2; undo: update sysctl net.ipv6.conf.eth0.accept_ra)
+         2 update sysctl net.ipv6.conf.all.forwarding (differs in value: 0, wanted 1; undo: update sysctl net.ipv6.conf.all.forwarding)",
+    );
+}

@@ -3,7 +3,9 @@
 use std::fs::File;
 use std::io::{self, Read};
 
-use clap::Args;
+use clap::{Args, ValueEnum};
+use ripstop_objects::NetworkName;
+use ripstop_types::NodeName;
 use serde_json::Value;
 
 use crate::ask::Agent;
@@ -27,16 +29,45 @@ pub struct Apply {
     pub target: Target,
 }
 
-/// Delete the networks that a file describes
+/// Delete networks, or a node that is gone for good
 ///
-/// The file is one that `ripstop apply` takes; only names matter. A network of which a node owns a range is not deleted:
-/// then nothing is.
+/// A network of which a node owns a range is not deleted. Of a file, one that `ripstop apply` takes, only names matter, and
+/// all of it goes or nothing. With a node go its record and its claims on ranges, which other nodes may take then; as
+/// long as it shows signs of life the agent refuses: two nodes would use the same addresses.
 #[derive(Debug, Args)]
+#[command(
+    override_usage = "ripstop delete [OPTIONS] <node|network> <NAME>\n       ripstop delete [OPTIONS] --filename <FILE>"
+)]
 pub struct Delete {
-    #[command(flatten)]
-    manifest: Manifest,
+    /// What is deleted by name
+    #[arg(
+        value_name = "KIND",
+        value_enum,
+        requires = "name",
+        required_unless_present = "file",
+        conflicts_with = "file"
+    )]
+    kind: Option<Kind>,
+    /// Its name
+    #[arg(value_name = "NAME")]
+    name: Option<String>,
+    /// Delete the networks of this file; - is standard input
+    #[arg(short, long = "filename", visible_alias = "file", value_name = "FILE")]
+    file: Option<String>,
+    /// Form of the answer: {object, action} for each object
+    #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t)]
+    output: Format,
     #[command(flatten)]
     pub target: Target,
+}
+
+/// What is deleted by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Kind {
+    /// A node that is gone for good
+    Node,
+    /// A network of which no node owns a range
+    Network,
 }
 
 #[derive(Debug, Args)]
@@ -65,36 +96,54 @@ impl Delete {
     /// # Errors
     /// As [`Apply::run`].
     pub fn run(&self, agent: &Agent, out: &mut Out) -> Result<(), Failure> {
-        self.manifest.send(agent, "/v1/delete", out)
+        let name = self.name.as_deref().unwrap_or_default();
+        match (self.kind, &self.file) {
+            (Some(Kind::Node), _) => {
+                let node: NodeName = name.parse().map_err(|invalid| Failure::Usage(format!("NAME: {invalid}")))?;
+                send(agent, &format!("/v1/delete/node/{node}"), &[], self.output, out)
+            }
+            (Some(Kind::Network), _) => {
+                let network: NetworkName =
+                    name.parse().map_err(|invalid| Failure::Usage(format!("NAME: {invalid}")))?;
+                send(agent, &format!("/v1/delete/network/{network}"), &[], self.output, out)
+            }
+            (None, file) => {
+                let text = read(file.as_deref().unwrap_or("-"))?;
+                send(agent, "/v1/delete", text.as_bytes(), self.output, out)
+            }
+        }
     }
 }
 
 impl Manifest {
     fn send(&self, agent: &Agent, path: &str, out: &mut Out) -> Result<(), Failure> {
-        let answer = agent.post(path, "application/yaml", self.read()?.as_bytes())?;
-        let results = answer.get("results").cloned().unwrap_or_else(|| Value::Array(Vec::new()));
-        if out.data(self.output, &results)? {
-            return Ok(());
-        }
-        for result in results.as_array().into_iter().flatten() {
-            out.line(&format!("{} {}", field(result, "object"), field(result, "action")))?;
-        }
-        Ok(())
+        send(agent, path, read(&self.file)?.as_bytes(), self.output, out)
     }
+}
 
-    fn read(&self) -> Result<String, Failure> {
-        let name = if self.file == "-" { "standard input".to_owned() } else { escaped(&self.file, false) };
-        let cannot = |error: io::Error| Failure::system(&format!("cannot read {name}"), &error);
-        let mut source: Box<dyn Read> = match self.file.as_str() {
-            "-" => Box::new(io::stdin()),
-            path => Box::new(File::open(path).map_err(cannot)?),
-        };
-        let mut bytes = Vec::new();
-        source.by_ref().take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(cannot)?;
-        if bytes.len() as u64 > MAX_FILE {
-            return Err(Failure::Failed(format!("{name} is longer than 4 MiB, which no manifest is")));
-        }
-        String::from_utf8(bytes)
-            .map_err(|_| Failure::Failed(format!("{name} is not UTF-8 text; YAML or JSON is accepted")))
+fn send(agent: &Agent, path: &str, body: &[u8], format: Format, out: &mut Out) -> Result<(), Failure> {
+    let answer = agent.post(path, "application/yaml", body)?;
+    let results = answer.get("results").cloned().unwrap_or_else(|| Value::Array(Vec::new()));
+    if out.data(format, &results)? {
+        return Ok(());
     }
+    for result in results.as_array().into_iter().flatten() {
+        out.line(&format!("{} {}", field(result, "object"), field(result, "action")))?;
+    }
+    Ok(())
+}
+
+fn read(file: &str) -> Result<String, Failure> {
+    let name = if file == "-" { "standard input".to_owned() } else { escaped(file, false) };
+    let cannot = |error: io::Error| Failure::system(&format!("cannot read {name}"), &error);
+    let mut source: Box<dyn Read> = match file {
+        "-" => Box::new(io::stdin()),
+        path => Box::new(File::open(path).map_err(cannot)?),
+    };
+    let mut bytes = Vec::new();
+    source.by_ref().take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(cannot)?;
+    if bytes.len() as u64 > MAX_FILE {
+        return Err(Failure::Failed(format!("{name} is longer than 4 MiB, which no manifest is")));
+    }
+    String::from_utf8(bytes).map_err(|_| Failure::Failed(format!("{name} is not UTF-8 text; YAML or JSON is accepted")))
 }

@@ -55,7 +55,10 @@ fn answer(command: Command, before: Target, out: &mut Out) -> Result<(), Failure
         Command::Apply(command) => command.run(&agent(command.target.clone())?, out),
         Command::Delete(command) => command.run(&agent(command.target.clone())?, out),
         Command::Resume(command) => command.run(&agent(command.target.clone())?),
-        Command::Uninstall(command) => command.run(&agent(command.target.clone())?, out),
+        Command::Uninstall(command) => {
+            let target = command.target.clone().or(before.clone())?;
+            command.run(&Agent::of(&target)?, &target, out)
+        }
         Command::Version(command) => command.run(&agent(command.target.clone())?, out),
         Command::Install(command) => asks_nobody(&before, "install").and_then(|()| command.run(out)),
         Command::Completion(command) => asks_nobody(&before, "completion").and_then(|()| command.run(out)),

@@ -34,6 +34,33 @@ fn standard_input_is_a_file() {
 }
 
 #[test]
+fn a_node_and_a_network_are_deleted_by_name() {
+    let agent = Fake::new();
+    agent.on("POST /v1/delete/node/n3", 200, r#"{"results":[{"object":"node/n3","action":"deleted"}]}"#);
+    agent.on("POST /v1/delete/network/blue", 409, r#"{"error":"network/blue: node n2 owns range 10.9.1.0/24 of it"}"#);
+    let ended = agent.run(&["delete", "node", "n3"]);
+    assert_eq!((ended.code, ended.stdout.as_str()), (Some(0), "node/n3 deleted\n"), "{ended:?}");
+    let refused = agent.run(&["delete", "network", "blue"]);
+    assert_eq!((refused.code, refused.stdout.as_str()), (Some(1), ""));
+    assert_eq!(refused.stderr, "error: network/blue: node n2 owns range 10.9.1.0/24 of it\n");
+    let asked = agent.requests().len();
+    // What cannot be a name, a kind, or both a name and a file is not sent.
+    for wrong in [
+        &["delete"][..],
+        &["delete", "node"],
+        &["delete", "pod", "web"],
+        &["delete", "node", "../n3"],
+        &["delete", "node", "N 3"],
+        &["delete", "network", "a/b"],
+        &["delete", "node", "n3", "-f", "-"],
+    ] {
+        let ended = agent.run(wrong);
+        assert_eq!((ended.code, ended.stdout.as_str()), (Some(2), ""), "{wrong:?}: {ended:?}");
+    }
+    assert_eq!(agent.requests().len(), asked);
+}
+
+#[test]
 fn every_fault_of_a_file_is_told() {
     let agent = Fake::new();
     agent.on("POST /v1/apply", 422, r#"{"error":"network/a: spec.ranges: found 3\nnetwork/b: spec.wiring: found x"}"#);

@@ -134,10 +134,51 @@ fn a_purge_asks_the_agent_first() {
     assert!(host.files().contains(UNIT) && !host.files().contains(CONFLIST));
     let away = host.uninstall(&["--purge", "--socket", "/nonexistent/agent.sock"]);
     assert_eq!(away.code, Some(3));
-    assert!(away.stderr.contains("only a running agent removes what it made in the kernel"), "{away:?}");
+    assert!(away.stderr.contains("what it made in the kernel is removed on the host itself"), "{away:?}");
     agent.on("POST /v1/purge", 200, "{}");
     assert_eq!(agent.run(&args).code, Some(0));
     assert_eq!(host.files(), BTreeSet::new());
+}
+
+/// What a purge asks for, and that ranges are given back by a running agent only.
+#[test]
+fn a_purge_releases_when_it_is_told_to() {
+    let host = Host::new();
+    host.install();
+    let agent = Fake::new();
+    agent.on("POST /v1/purge", 200, "{}");
+    let root = host.root();
+    let root = root.to_str().unwrap();
+    assert_eq!(agent.run(&["uninstall", "--root", root]).code, Some(0), "an image has no kernel");
+    assert_eq!(agent.requests(), []);
+    assert_eq!(agent.run(&["uninstall", "--purge", "--root", root]).code, Some(0));
+    assert_eq!(agent.run(&["uninstall", "--purge", "--release", "--root", root]).code, Some(0));
+    let told: Vec<String> = agent.requests().into_iter().map(|(_, body)| body).collect();
+    assert_eq!(told, [r#"{"onlyJumps":false,"release":false}"#, r#"{"onlyJumps":false,"release":true}"#]);
+    let away = host.uninstall(&["--purge", "--release", "--socket", "/nonexistent/agent.sock"]);
+    assert_eq!(away.code, Some(3));
+    assert!(away.stderr.contains("only a running agent gives ranges back"), "{away:?}");
+    assert_eq!(host.uninstall(&["--release"]).code, Some(2), "without --purge it means nothing");
+}
+
+/// Other programs that configure links are told to leave ours alone, and told no more when Ripstop goes.
+#[test]
+fn networkd_and_network_manager_leave_our_links_alone() {
+    let host = Host::new();
+    host.install();
+    let text = |path: &str| fs::read_to_string(host.root().join(path)).unwrap();
+    let links = text("etc/systemd/network/10-ripstop.network");
+    assert!(links.contains("[Match]\nName=rip*\n") && links.contains("Unmanaged=yes"), "{links}");
+    let networkd = text("etc/systemd/networkd.conf.d/10-ripstop.conf");
+    for line in ["ManageForeignRoutes=no", "ManageForeignRoutingPolicyRules=no", "ManageForeignNextHops=no"] {
+        assert!(networkd.lines().any(|found| found == line), "{networkd}");
+    }
+    let manager = text("etc/NetworkManager/conf.d/10-ripstop.conf");
+    assert!(manager.contains("[keyfile]\nunmanaged-devices+=interface-name:rip*\n"), "{manager}");
+    assert_eq!(host.uninstall(&[]).code, Some(0));
+    for folder in ["etc/systemd/network", "etc/systemd/networkd.conf.d", "etc/NetworkManager/conf.d"] {
+        assert_eq!(fs::read_dir(host.root().join(folder)).unwrap().count(), 0, "{folder}");
+    }
 }
 
 #[test]

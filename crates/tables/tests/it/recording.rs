@@ -7,12 +7,12 @@ use ripstop_netmodel::{Entry, Kind, Ns, Sysctl};
 use ripstop_objects::{Record, Wiring};
 use ripstop_tables::{
     FaultCause, Input, Moment, Recording, RecordingFault, Shaping, Stamped, Start, StepFault, StoreInput, StoreKind,
-    StoreResult,
+    StoreResult, Withdrawn,
 };
 use ripstop_types::{Millis, Owner, Revision};
 use serde_json::{Value, json, value::to_raw_value};
 
-use crate::scenario::{Scenario, facts, network, node_record, pod_row, start};
+use crate::scenario::{Scenario, facts, network, node, node_record, pod_row, start};
 
 fn at(now: u64) -> Moment {
     Moment { now: Millis(now), wall: Millis(1_700_000_000_000 + now) }
@@ -93,6 +93,8 @@ fn every_input() -> Vec<Input> {
         Input::Saved { generation: 6 },
         Input::Resume,
         Input::Release { call: 7, claim: "10.244.3.0/24".into() },
+        Input::DeleteNode { call: 9, node: node("n3") },
+        Input::Withdraw { call: 8, what: Withdrawn::Everything, release: true },
         Input::Tick,
     ]
 }

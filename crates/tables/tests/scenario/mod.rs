@@ -47,7 +47,7 @@ pub fn network_name(text: &str) -> NetworkName {
 /// A link that is up, with addresses as `172.30.1.11/24`.
 pub fn host_link(mtu: u32, addresses: &[&str]) -> HostLink {
     let addresses = addresses.iter().map(|text| address(text)).map(|a| (a.ip, a.prefix.len())).collect();
-    HostLink { running: true, mtu, mac: Some(Mac::local([0, 0, 0, 0, 1])), addresses }
+    HostLink { running: true, mtu, mac: Some(Mac::local([0, 0, 0, 0, 1])), addresses, accept_ra: None }
 }
 
 /// An address with its subnet, as `172.30.1.11/24`.
@@ -63,8 +63,8 @@ pub fn facts() -> HostFacts {
         links: BTreeMap::from([(name("eth0"), host_link(1500, &["172.30.1.11/24", "fd00:30:1::11/64"]))]),
         default_links: Family::BOTH.into_iter().map(|family| (family, name("eth0"))).collect(),
         bridge_netfilter: Some(true),
-        foreign_drops: Vec::new(),
         ipv6: true,
+        ..HostFacts::default()
     }
 }
 

@@ -31,7 +31,7 @@ const MODIFYING_FLAGS: &[&str] = &["NLM_F_CREATE", "NLM_F_EXCL", "NLM_F_REPLACE"
 const MODIFYING_TYPES: &[&str] = &["RTM_NEW", "RTM_DEL", "RTM_SET", "NFT_MSG_NEW", "NFT_MSG_DEL", "NFT_MSG_DESTROY"];
 
 /// Methods of the netlink socket that only changes need.
-const MODIFYING_CALLS: &[&str] = &["batch", "transact"];
+const MODIFYING_CALLS: &[&str] = &["batch", "transact", "transact_all"];
 
 /// The only code that sends changes: apply, and the threads to which it hands the removal of links.
 const APPLY: &[&str] = &["crates/kernel/src/apply/", "crates/kernel/src/reaper.rs"];

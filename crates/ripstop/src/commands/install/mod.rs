@@ -12,6 +12,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use ripstop_agent::Withdrawn;
+use serde_json::json;
 
 use crate::ask::Agent;
 use crate::failure::Failure;
@@ -35,16 +37,24 @@ pub struct Install {
 
 /// Remove what `ripstop install` put on this host
 ///
-/// Removes only files that are Ripstop's, the one that turns container runtimes towards it first. Configuration, leases
-/// and the store stay. Running pods keep their links and their traffic.
+/// Removes only files that are Ripstop's, the one that turns container runtimes towards it first, and the jump in iptables'
+/// tables that lets pods' packets pass. Configuration, leases and the store stay. Running pods keep their links, and
+/// their traffic as far as those tables let it pass.
 #[derive(Debug, Args)]
 pub struct Uninstall {
     #[command(flatten)]
     place: Place,
-    /// Remove the configuration as well, and before that let the running agent remove what it made in the kernel: links,
-    /// routes, rules, tables. The node's pods lose their network
+    /// Remove the configuration as well, and before that what was made in the kernel: links, routes, rules, tables. The
+    /// node's pods lose their network. Settings below /proc/sys stay as they are
     #[arg(long)]
     purge: bool,
+    /// With --purge: also give this node's address ranges back to the cluster and remove its record, which only a running
+    /// agent can
+    #[arg(long, requires = "purge")]
+    release: bool,
+    /// Configuration of the agent whose leavings are removed, where no agent runs
+    #[arg(long, value_name = "FILE", default_value = "/etc/ripstop/config.yaml")]
+    config: PathBuf,
     #[command(flatten)]
     pub target: Target,
 }
@@ -126,23 +136,14 @@ impl Uninstall {
     ///
     /// # Errors
     /// Where the agent cannot be asked to remove what it made, or a file cannot be removed. What is not there is no error.
-    pub fn run(&self, agent: &Agent, out: &mut Out) -> Result<(), Failure> {
+    pub fn run(&self, agent: &Agent, target: &Target, out: &mut Out) -> Result<(), Failure> {
         self.place.check()?;
         let (first, rest): (Vec<_>, Vec<_>) =
             FILES.iter().rev().partition(|file| file.content == Content::NetworkConfiguration);
         for file in first {
             self.remove(file, out)?;
         }
-        if self.purge {
-            agent.post("/v1/purge", "application/json", b"").map_err(|failure| match failure {
-                Failure::Away(text) => Failure::Away(format!(
-                    "{text}\nonly a running agent removes what it made in the kernel: start it, or uninstall without \
-                     --purge and reboot"
-                )),
-                other => other,
-            })?;
-            talk("the agent removed what it made in the kernel");
-        }
+        self.clear_kernel(agent, target)?;
         for file in rest {
             self.remove(file, out)?;
         }
@@ -154,6 +155,38 @@ impl Uninstall {
         }
         talk("uninstalled; a running agent ends by: systemctl stop ripstop-agent && systemctl daemon-reload");
         talk("left as they are: /var/lib/ripstop, /run/ripstop");
+        Ok(())
+    }
+
+    /// Takes what is Ripstop's out of the kernel, by the agent, or where none runs on this host, here: everything, or only
+    /// the jump in tables of others. A folder that is an image has no kernel.
+    fn clear_kernel(&self, agent: &Agent, target: &Target) -> Result<(), Failure> {
+        if !self.purge && self.place.root != Path::new("/") {
+            return Ok(());
+        }
+        let told = json!({"onlyJumps": !self.purge, "release": self.release}).to_string();
+        match agent.post("/v1/purge", "application/json", told.as_bytes()) {
+            Ok(_) => {}
+            Err(Failure::Away(text)) if self.release => {
+                return Err(Failure::Away(format!(
+                    "{text}\nonly a running agent gives ranges back; start it, or leave --release out"
+                )));
+            }
+            Err(Failure::Away(_)) if target.is_empty() && self.place.root == Path::new("/") => {
+                let what = if self.purge { Withdrawn::Everything } else { Withdrawn::Jumps };
+                ripstop_agent::take_out(&self.config, what).map_err(|error| Failure::of_chain(&error))?;
+            }
+            Err(Failure::Away(text)) => {
+                return Err(Failure::Away(format!(
+                    "{text}\nwithout it, what it made in the kernel is removed on the host itself: leave --socket, --lab and \
+                     --root out there"
+                )));
+            }
+            Err(failure) => return Err(failure),
+        }
+        if self.purge {
+            talk("what was made in the kernel is removed; settings below /proc/sys stay as they are");
+        }
         Ok(())
     }
 
