@@ -97,8 +97,14 @@ fn world(plan: Plan) -> World {
 /// In which time what was changed must be back.
 const LIMIT: Duration = Duration::from_secs(1);
 
-/// Settings that are wanted, below /proc/sys/net.
-const SETTINGS: [&str; 2] = ["ipv4/ip_forward", "ipv6/conf/all/forwarding"];
+/// What changes without an event, or by one that does not say enough: settings, and addresses, local IPv4 ones among the
+/// routes.
+const SILENT: [&str; 4] = [
+    "/proc/sys/net/ipv4/ip_forward",
+    "/proc/sys/net/ipv6/conf/all/forwarding",
+    "/proc/thread-self/net/if_inet6",
+    "/proc/thread-self/net/fib_trie",
+];
 
 /// Notes when something of ours last changed in a node's kernel, whoever changed it. Reading everything takes programs much
 /// longer than a repair takes.
@@ -116,14 +122,14 @@ impl Watch {
         let work = move || {
             // Another applier than the agent's: to it, what the agent does is done by others.
             let mut monitor = Monitor::open(Applier::open().unwrap().own()).unwrap();
-            let settings = || SETTINGS.map(|path| std::fs::read_to_string(format!("/proc/sys/net/{path}")).unwrap());
-            let mut before = settings();
+            let silent = || SILENT.map(|path| std::fs::read_to_string(path).unwrap());
+            let mut before = silent();
             ready.send(()).unwrap();
             while !stop.load(Ordering::Relaxed) {
                 let mut fds = [PollFd::new(&monitor, PollFlags::IN)];
                 let time = Timespec { tv_sec: 0, tv_nsec: 5_000_000 };
                 let heard = poll(&mut fds, Some(&time)).unwrap() > 0 && !monitor.read().unwrap().is_empty();
-                let now = settings();
+                let now = silent();
                 if heard || now != before {
                     *note.lock().unwrap() = Instant::now();
                 }
