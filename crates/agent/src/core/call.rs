@@ -388,7 +388,11 @@ impl Core {
     fn cni_status(&self, typed: &TypedCall) -> Response {
         let reasons = self.not_ready_for(&typed.conf.network);
         if reasons.is_empty() {
-            return Response::done();
+            // A node that is full is ready: its pods go on, and the next DEL makes room.
+            return match self.full_for(&typed.conf.network) {
+                Some(full) => Response::failed(Error::new(Code::NotAvailable, full)),
+                None => Response::done(),
+            };
         }
         // Pods that exist go on; so 50 and not 51, unless the way to peers is what fails.
         let code = if self.failed.is_empty() { Code::NotAvailable } else { Code::LimitedConnectivity };
@@ -534,15 +538,23 @@ fn prev_result_faults(typed: &TypedCall, row: &PodRow, netns: &str) -> Vec<Strin
     if *row.netns != *netns {
         faults.push(format!("CNI_NETNS is {netns}, but the interface was added to {}", row.netns));
     }
-    if let Some(result) = &typed.conf.prev_result
-        && let Some((index, interface)) = result.pod_interface(&row.attachment.ifname)
-    {
-        for ip in result.ips_of(index).map(|ip| ip.address.ip()).filter(|ip| !row.ips.contains(ip)) {
-            faults.push(format!("prevResult has address {ip}, which this pod does not have"));
-        }
-        if interface.mac().is_some_and(|mac| mac != row.mac) {
-            faults.push(format!("prevResult has another hardware address than {}", row.mac));
-        }
+    // A runtime must say what ADD resulted in, and what it says must be about this interface.
+    let Some(result) = &typed.conf.prev_result else {
+        faults.push("prevResult is missing: CHECK compares with the result of ADD".into());
+        return faults;
+    };
+    let Some((index, interface)) = result.pod_interface(&row.attachment.ifname) else {
+        faults.push(format!("prevResult lists no interface {} in a container", row.attachment.ifname));
+        return faults;
+    };
+    if let Some(sandbox) = interface.sandbox.as_deref().filter(|sandbox| *sandbox != netns) {
+        faults.push(format!("prevResult has {} in {sandbox}, and CNI_NETNS is {netns}", row.attachment.ifname));
+    }
+    for ip in result.ips_of(index).map(|ip| ip.address.ip()).filter(|ip| !row.ips.contains(ip)) {
+        faults.push(format!("prevResult has address {ip}, which this pod does not have"));
+    }
+    if interface.mac().is_some_and(|mac| mac != row.mac) {
+        faults.push(format!("prevResult has another hardware address than {}", row.mac));
     }
     faults
 }

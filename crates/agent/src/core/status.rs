@@ -1,6 +1,7 @@
 //! Whether this agent is ready, and what is wrong if not.
 
 use ripstop_fabric::{host, hygiene};
+use ripstop_ipam::RangeUsage;
 use ripstop_netmodel::Key;
 use ripstop_objects::{NetworkName, Wiring, check_network_against_host, check_networks, check_node_name};
 use ripstop_tables::{ForeignDrop, Knowledge, StoreKind, StoreState, Tables, Withdrawn};
@@ -74,6 +75,27 @@ impl Core {
             held: self.held,
             running: self.running.len(),
         }
+    }
+
+    /// What a network's ranges on this node say where a family has no address left for an ADD; addresses that rest after
+    /// their release are given when nothing else is left.
+    pub(super) fn full_for(&self, network: &str) -> Option<String> {
+        let row = network.parse::<NetworkName>().ok().and_then(|name| self.tables.networks.get(&name))?;
+        row.value.spec.families().find_map(|family| {
+            let of = |usage: &RangeUsage| usage.open && *usage.network == *network && usage.range.family() == family;
+            let ranges: Vec<RangeUsage> = self.book.usage().filter(of).collect();
+            let full = !ranges.is_empty() && ranges.iter().all(|usage| usage.leased >= usage.usable);
+            full.then(|| {
+                let ranges: Vec<String> = ranges
+                    .iter()
+                    .map(|usage| format!("{}: {} of {}", usage.range, usage.leased, usage.usable))
+                    .collect();
+                format!(
+                    "no address is left on this node ({}); remove pods, or give the node a larger range",
+                    ranges.join(", ")
+                )
+            })
+        })
     }
 
     /// Why no pod can be added to a network; empty if one can.

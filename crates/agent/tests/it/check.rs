@@ -84,6 +84,16 @@ fn what_the_runtime_claims_is_compared_too() {
     other["ips"][0]["address"] = json!("10.244.9.9/32");
     let (code, text) = world.check(&pod).with("prevResult", other).refused();
     assert!(code == 103 && text.contains("10.244.9.9"), "{code} {text}");
+    // A result is required, and it must be about this very interface.
+    let (code, text) = world.check(&pod).with("prevResult", serde_json::Value::Null).refused();
+    assert!(code == 103 && text.contains("prevResult is missing"), "{code} {text}");
+    let inside = pod.result["interfaces"].as_array().unwrap().iter().position(|i| i["name"] == "eth0").unwrap();
+    for (key, value) in [("name", "eth7"), ("sandbox", "/run/netns/another")] {
+        let mut other = pod.result.clone();
+        other["interfaces"][inside][key] = value.into();
+        let (code, text) = world.check(&pod).with("prevResult", other).refused();
+        assert!(code == 103 && text.contains("prevResult"), "{key}: {code} {text}");
+    }
     let (code, text) = world.call("CHECK", "never-seen", &pod.ns.path).with("prevResult", pod.result.clone()).refused();
     assert!(code == 3 && text.contains("never-seen"), "{code} {text}");
     let elsewhere = crate::support::ns::Ns::new();
