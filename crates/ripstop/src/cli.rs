@@ -10,7 +10,8 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use ripstop_lab::cli::LabCommand;
 
 use crate::commands::{
-    agent, describe, get, install, ipam, man, manifest, plan, resume, shell, status, store, udp_forward, version,
+    agent, conformance, describe, get, install, ipam, man, manifest, plan, resume, shell, status, store, udp_forward,
+    version,
 };
 use crate::target::Target;
 
@@ -55,6 +56,7 @@ pub enum Command {
     Install(install::Install),
     Uninstall(install::Uninstall),
     Lab(LabCommand),
+    Conformance(conformance::Conformance),
     Version(version::Version),
     Completion(shell::Completion),
     Man(man::Man),
@@ -69,6 +71,7 @@ const GROUPS: &[Group] = &[
     ("Change a cluster", &["apply", "delete"]),
     ("Run a node", &["agent", "store", "udp-forward", "replay", "install", "uninstall"]),
     ("Try it on this machine", &["lab"]),
+    ("Judge a plugin", &["conformance"]),
     ("About this program", &["version", "completion", "man"]),
 ];
 

@@ -1,6 +1,7 @@
 //! The commands: what each takes, and what it does.
 
 pub mod agent;
+pub mod conformance;
 pub mod describe;
 pub mod get;
 pub mod install;
@@ -36,6 +37,9 @@ pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Store(command) => asks_nobody(&target, "store").and_then(|()| command.run()),
         Command::UdpForward(command) => asks_nobody(&target, "udp-forward").and_then(|()| command.run()),
         Command::Lab(command) => asks_nobody(&target, "lab").and_then(|()| lab::run(command)),
+        Command::Conformance(command) => {
+            asks_nobody(&target, "conformance").and_then(|()| command.run(&mut Out::new()))
+        }
         other => {
             signals::end_when_interrupted();
             answer(other, target, &mut Out::new()).map(|()| ExitCode::SUCCESS)
@@ -63,7 +67,9 @@ fn answer(command: Command, before: Target, out: &mut Out) -> Result<(), Failure
         Command::Install(command) => asks_nobody(&before, "install").and_then(|()| command.run(out)),
         Command::Completion(command) => asks_nobody(&before, "completion").and_then(|()| command.run(out)),
         Command::Replay(command) => asks_nobody(&before, "replay").and_then(|()| command.run(out)),
-        Command::Agent(_) | Command::Store(_) | Command::UdpForward(_) | Command::Lab(_) => Ok(()),
+        Command::Agent(_) | Command::Store(_) | Command::UdpForward(_) | Command::Lab(_) | Command::Conformance(_) => {
+            Ok(())
+        }
         Command::Man(command) => asks_nobody(&before, "man").and_then(|()| command.run(out)),
     }
 }

@@ -26,6 +26,8 @@ const COMMANDS: &[&str] = &[
     "agent",
     "store",
     "store serve",
+    "conformance",
+    "conformance cni",
     "replay",
     "install",
     "uninstall",

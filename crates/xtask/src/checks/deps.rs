@@ -82,6 +82,8 @@ const RIM: &[Row] = &[
     ),
     // The lab drives the product as its users do: by programs, files and sockets. It shares words and formats only.
     row("lab", "ripstop-lab", &["ripstop-types", "ripstop-cni-spec", "ripstop-objects"]),
+    // A judge of any plugin: it shares nothing with what it judges.
+    row("conformance", "ripstop-conformance", &[]),
     row(
         "ripstop",
         "ripstop",
@@ -97,6 +99,7 @@ const RIM: &[Row] = &[
             "ripstop-forwarder",
             "ripstop-agent",
             "ripstop-lab",
+            "ripstop-conformance",
         ],
     ),
     // Measures the product beside its rivals: by programs and sockets, and by records as agents write them.

@@ -1,0 +1,1 @@
+//! The suite against real plugins, and against ones with planted faults.

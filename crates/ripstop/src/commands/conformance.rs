@@ -1,0 +1,212 @@
+//! `ripstop conformance`: black-box suites for what speaks a public protocol. Nothing of Ripstop takes part in judging.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Subcommand, ValueEnum};
+use ripstop_conformance::{Error, Host, Options, Outcome, Row};
+use serde_json::{Map, Value};
+
+use crate::duration;
+use crate::failure::{Failure, INTERRUPTED};
+use crate::print::table::Table;
+use crate::print::{Out, talk};
+
+/// Judge a program by the specification of its protocol
+///
+/// Every case cites the sentence it checks. What the program does not claim to have is `unclaimed` and no failure. Exit
+/// codes: 0 all passed, 1 one failed, 2 usage, 4 not permitted, 130 interrupted; everything is cleaned up in any case.
+#[derive(Debug, Args)]
+pub struct Conformance {
+    #[command(subcommand)]
+    suite: Suite,
+}
+
+/// The suites.
+#[derive(Debug, Subcommand)]
+enum Suite {
+    Cni(Box<Cni>),
+}
+
+/// Judge a CNI plugin, any that makes an interface
+///
+/// The suite plays the container runtime. The plugin runs in a network namespace that stands for the host, with an uplink
+/// eth0, new for each case; /var/lib/cni is empty there. As with cnitool, CNI_PATH, CNI_ARGS, CAP_ARGS and CNI_IFNAME are
+/// taken from the environment where their option is not given.
+#[derive(Debug, Args)]
+struct Cni {
+    /// The plugin's program
+    #[arg(long, value_name = "PATH", required_unless_present = "list")]
+    plugin: Option<PathBuf>,
+    /// A network configuration (.conf) or a list (.conflist), of which the plugin's entry is taken
+    #[arg(long, value_name = "FILE", required_unless_present = "list")]
+    conf: Option<PathBuf>,
+    /// Print the cases' ids, one a line, and nothing else
+    #[arg(long)]
+    list: bool,
+    /// Run this case only, or this group (what stands before the dot); may be repeated
+    #[arg(long, value_name = "ID")]
+    only: Vec<String>,
+    /// Form of the report
+    #[arg(short, long, value_enum, default_value = "table")]
+    output: Form,
+    /// A folder with plugins it delegates to; may be repeated, and its own folder is searched too
+    #[arg(long, value_name = "DIR")]
+    path: Vec<PathBuf>,
+    /// Capability arguments, a JSON object; each goes where the configuration declares the capability
+    #[arg(long, value_name = "JSON", value_parser = object)]
+    cap_args: Option<Map<String, Value>>,
+    /// CNI_ARGS of every call
+    #[arg(long, value_name = "K=V;...")]
+    args: Option<String>,
+    /// CNI_IFNAME
+    #[arg(long, value_name = "NAME")]
+    ifname: Option<String>,
+    /// One more variable for the plugin; may be repeated
+    #[arg(long, value_name = "K=V", value_parser = pair)]
+    env: Vec<(String, String)>,
+    /// The most time one call may take; then it is killed and its case fails
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration::parse)]
+    timeout: Duration,
+    /// How many cases run at a time, where each has a host of its own
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    jobs: usize,
+    /// Run the plugin in this network namespace, for all cases; GC cases remove what is in the configuration's network
+    #[arg(long, value_name = "PATH", conflicts_with = "host_netns")]
+    netns: Option<PathBuf>,
+    /// Run the plugin on this machine itself, for all cases
+    #[arg(long)]
+    host_netns: bool,
+    /// A shell command to run on the host before the first case, such as one that starts an agent in the background and
+    /// waits for it; all cases then share the host
+    #[arg(long, value_name = "CMD")]
+    setup: Option<String>,
+    /// A shell command to run on the host after the last case
+    #[arg(long, value_name = "CMD")]
+    teardown: Option<String>,
+}
+
+/// The form of a report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Form {
+    /// For people
+    Table,
+    /// An array of {id, cite, result, reason, ms}
+    Json,
+}
+
+impl Conformance {
+    /// Runs the suite and prints its report.
+    ///
+    /// # Errors
+    /// Where there is no report, or standard output cannot be written.
+    pub fn run(self, out: &mut Out) -> Result<ExitCode, Failure> {
+        let Suite::Cni(command) = self.suite;
+        command.run(out)
+    }
+}
+
+impl Cni {
+    fn run(self, out: &mut Out) -> Result<ExitCode, Failure> {
+        if self.list {
+            let lines: String = ripstop_conformance::cases().map(|(id, _)| format!("{id}\n")).collect();
+            return out.text(&lines).map(|()| ExitCode::SUCCESS);
+        }
+        let form = self.output;
+        let options = self.options()?;
+        ripstop_conformance::watch_signals();
+        let seen = |row: &Row| {
+            if row.outcome == Outcome::Fail {
+                talk(&format!("fail {}: {}", row.id, row.reason.as_deref().unwrap_or_default()));
+            }
+        };
+        let rows = match ripstop_conformance::run(&options, &seen) {
+            Ok(rows) => rows,
+            Err(Error::Usage(why)) => return Err(Failure::Usage(why)),
+            Err(Error::NotPermitted(why)) => return Err(Failure::NotPermitted(why)),
+            Err(Error::Failed(why)) => return Err(Failure::Failed(why)),
+            Err(Error::Interrupted) => {
+                talk("interrupted");
+                return Ok(ExitCode::from(INTERRUPTED));
+            }
+        };
+        match form {
+            Form::Json => out.json(&Value::Array(rows.iter().map(Row::to_json).collect()))?,
+            Form::Table => out.text(&report(&rows, out.colour()))?,
+        }
+        talk(&summary(&rows));
+        let failed = rows.iter().any(|row| row.outcome == Outcome::Fail);
+        Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    }
+
+    fn options(self) -> Result<Options, Failure> {
+        let mut options = Options::new(self.plugin.unwrap_or_default(), self.conf.unwrap_or_default());
+        options.path = self.path;
+        let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+        if let Some(path) = variable("CNI_PATH") {
+            options.path.extend(std::env::split_paths(&path));
+        }
+        options.args = self.args.or_else(|| variable("CNI_ARGS")).unwrap_or_default();
+        options.ifname = self.ifname.or_else(|| variable("CNI_IFNAME")).unwrap_or(options.ifname);
+        options.cap_args = match (self.cap_args, variable("CAP_ARGS")) {
+            (Some(given), _) => given,
+            (None, Some(text)) => object(&text).map_err(|why| Failure::Usage(format!("CAP_ARGS: {why}")))?,
+            (None, None) => Map::new(),
+        };
+        options.env = self.env;
+        options.timeout = self.timeout;
+        options.only = self.only;
+        options.jobs = self.jobs;
+        options.setup = self.setup;
+        options.teardown = self.teardown;
+        options.host = match self.netns {
+            Some(path) => Host::Path(path),
+            None if self.host_netns => Host::Machine,
+            None => Host::Own,
+        };
+        Ok(options)
+    }
+}
+
+/// One line a case; what is not a pass has its reason and, if it is a failure, its sentence.
+fn report(rows: &[Row], colour: bool) -> String {
+    let lines = rows.iter().map(|row| {
+        let why = match (&row.reason, row.outcome) {
+            (Some(reason), Outcome::Fail) => format!("{reason} ({})", row.cite),
+            (Some(reason), _) => reason.clone(),
+            (None, _) => String::new(),
+        };
+        let ms = row.took.as_millis().to_string();
+        vec![row.outcome.to_string(), row.id.to_owned(), ms, why.replace('\n', " ")]
+    });
+    let mut table = Table::new(["result", "id", "ms", "why"]);
+    lines.for_each(|line| table.push(line));
+    table.render(true, colour)
+}
+
+fn summary(rows: &[Row]) -> String {
+    let mut counts: BTreeMap<Outcome, usize> = BTreeMap::new();
+    for row in rows {
+        *counts.entry(row.outcome).or_default() += 1;
+    }
+    let count = |outcome| counts.get(&outcome).copied().unwrap_or_default();
+    format!(
+        "{} cases: {} passed, {} failed, {} skipped, {} unclaimed",
+        rows.len(),
+        count(Outcome::Pass),
+        count(Outcome::Fail),
+        count(Outcome::Skip),
+        count(Outcome::Unclaimed)
+    )
+}
+
+fn object(text: &str) -> Result<Map<String, Value>, String> {
+    serde_json::from_str(text).map_err(|error| format!("found {text:?}, accepted is a JSON object: {error}"))
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    let split = text.split_once('=').filter(|(key, _)| !key.is_empty());
+    split.map(|(key, value)| (key.to_owned(), value.to_owned())).ok_or_else(|| "a variable is KEY=VALUE".to_owned())
+}
