@@ -105,6 +105,8 @@ impl Lab {
 /// Where a stream goes.
 struct Way {
     name: String,
+    /// Whether its begin must be at the address named; a node chooses for itself.
+    fixed: bool,
     from: (std::path::PathBuf, IpAddr),
     to: (std::path::PathBuf, IpAddr),
 }
@@ -115,6 +117,7 @@ impl Way {
         let way = |v4| {
             Some(Self {
                 name: format!("{} to {}", from.name, to.name),
+                fixed: from.pod,
                 from: (from.netns.clone(), of(from, v4)?),
                 to: (to.netns.clone(), of(to, v4)?),
             })
@@ -153,7 +156,7 @@ impl Stream {
         let doing = || format!("open {name}");
         let listener = space::in_netns(&way.to.0, || TcpListener::bind((way.to.1, 0)))?.attempt(doing)?;
         let to = listener.local_addr().attempt(doing)?;
-        let client = space::in_netns(&way.from.0, || connect(way.from.1, to))?.attempt(doing)?;
+        let client = space::in_netns(&way.from.0, || connect(way.fixed.then_some(way.from.1), to))?.attempt(doing)?;
         let (server, _) = listener.accept().attempt(doing)?;
         let ends = [End::new(client).attempt(doing)?, End::new(server).attempt(doing)?];
         Ok(Self { name, ends, fault: None, longest_stall: Duration::ZERO })
@@ -316,13 +319,13 @@ impl Engine {
 }
 
 /// A stream that begins at an address of its own, as a pod with several addresses needs it.
-fn connect(from: IpAddr, to: SocketAddr) -> io::Result<TcpStream> {
+fn connect(from: Option<IpAddr>, to: SocketAddr) -> io::Result<TcpStream> {
     let stream = TcpStream::connect_timeout(&to, CONNECT_LIMIT)?;
     let found = stream.local_addr()?.ip();
-    if found == from {
-        return Ok(stream);
+    match from {
+        Some(from) if from != found => Err(io::Error::other(format!("it begins at {found}, not at {from}"))),
+        _ => Ok(stream),
     }
-    Err(io::Error::other(format!("it begins at {found}, not at {from}")))
 }
 
 /// The part of the endless pattern at an offset, at most `length` long.

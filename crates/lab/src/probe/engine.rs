@@ -12,7 +12,7 @@ use std::time::Instant;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::flow::Flow;
-use super::wire::{Kind, Packet, SIZE};
+use super::wire::{Kind, PADDING, Packet, SIZE};
 
 /// Flows start in so many groups, spread over the interval, so that not all send at the same moment.
 const PHASES: u64 = 4;
@@ -24,6 +24,8 @@ const BURST: usize = 4;
 const UNDER_WAY: usize = 200;
 /// The longest sleep, so that the wish to stop is seen.
 const NAP: u64 = 20_000_000;
+/// IP packets' lengths that a long probe tries, longest first: Ethernet's, and what is left of it by the usual tunnels.
+const LENGTHS: [usize; 7] = [1500, 1480, 1472, 1450, 1430, 1400, 1280];
 /// No more error messages are kept.
 const ERRORS: usize = 10;
 
@@ -44,6 +46,8 @@ pub(super) struct Share {
     /// The address each flow sends from, where nothing may rewrite it.
     sources: Arc<[Option<SocketAddr>]>,
     pub(super) sockets: Vec<UdpSocket>,
+    /// Whether probes are as long as their way takes.
+    long: bool,
     lines: Vec<Line>,
     by_id: BTreeMap<u32, usize>,
 }
@@ -81,12 +85,13 @@ pub(super) struct FlowOutcome {
 }
 
 impl Share {
-    pub(super) fn new(rate: u32, run: u32, sources: Arc<[Option<SocketAddr>]>) -> Self {
+    pub(super) fn new(rate: u32, run: u32, long: bool, sources: Arc<[Option<SocketAddr>]>) -> Self {
         Self {
             interval: 1_000_000_000 / u64::from(rate),
             run,
             sources,
             sockets: Vec::new(),
+            long,
             lines: Vec::new(),
             by_id: BTreeMap::new(),
         }
@@ -170,7 +175,7 @@ impl Worker {
         let line = &mut self.share.lines[n];
         let seq = line.flow.send(now);
         let packet = Packet { kind: Kind::Probe, run: self.share.run, flow: line.id, seq };
-        if let Err(error) = self.share.sockets[line.socket].send_to(&packet.encode(), line.to) {
+        if let Err(error) = put(&self.share.sockets[line.socket], packet, line.to, self.share.long) {
             let text = format!("{} to {}: {error}", line.pair.0, line.pair.1);
             self.note(text);
         }
@@ -189,7 +194,7 @@ impl Worker {
     /// Takes everything that has come; answers how many of our probes came back.
     fn receive(&mut self) -> u64 {
         let mut back = 0;
-        let mut buffer = [0; SIZE + 1];
+        let mut buffer = [0; 2048];
         for n in 0..self.share.sockets.len() {
             loop {
                 match self.share.sockets[n].recv_from(&mut buffer) {
@@ -215,7 +220,7 @@ impl Worker {
                     self.outcome.translated += 1;
                 }
                 let echo = Packet { kind: Kind::Echo, ..packet };
-                if let Err(error) = self.share.sockets[socket].send_to(&echo.encode(), from) {
+                if let Err(error) = put(&self.share.sockets[socket], echo, from, self.share.long) {
                     self.note(format!("echo to {from}: {error}"));
                 }
                 false
@@ -255,4 +260,23 @@ impl Worker {
     fn now(&self) -> u64 {
         u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
+}
+
+/// Sends a packet; a long one as long as its way takes it in one piece. What is too long is refused before it leaves.
+fn put(socket: &UdpSocket, packet: Packet, to: SocketAddr, long: bool) -> io::Result<()> {
+    if !long {
+        return socket.send_to(&packet.encode(), to).map(drop);
+    }
+    let headers = if to.is_ipv4() { 28 } else { 48 };
+    let mut bytes = [PADDING; LENGTHS[0]];
+    bytes[..SIZE].copy_from_slice(&packet.encode());
+    let mut refusal = io::Error::from_raw_os_error(libc::EMSGSIZE);
+    for length in LENGTHS {
+        match socket.send_to(&bytes[..length - headers], to) {
+            Ok(_) => return Ok(()),
+            Err(error) if error.raw_os_error() == Some(libc::EMSGSIZE) => refusal = error,
+            Err(error) => return Err(error),
+        }
+    }
+    Err(refusal)
 }

@@ -74,6 +74,15 @@ struct Shared {
 impl Prober {
     /// Probes each pair at `rate` a second, in every family both sides have, until it is stopped.
     pub fn start(rate: u32, pairs: &[(Endpoint, Endpoint)]) -> Result<Self> {
+        Self::begin(rate, pairs, false)
+    }
+
+    /// As [`Prober::start`], with probes as long as their way takes, at most 1500 bytes, that nothing may fragment.
+    pub fn start_long(rate: u32, pairs: &[(Endpoint, Endpoint)]) -> Result<Self> {
+        Self::begin(rate, pairs, true)
+    }
+
+    fn begin(rate: u32, pairs: &[(Endpoint, Endpoint)], long: bool) -> Result<Self> {
         if !(1..=100_000).contains(&rate) {
             return Err(LabError::usage(format!("--rate {rate} is out of range: 1 to 100000")));
         }
@@ -81,7 +90,7 @@ impl Prober {
         let shared = Arc::new(Shared::default());
         let packets = u64::from(rate) * 2 * plan.flows.len() as u64;
         let count = if packets > BUSY && plan.sockets.len() > 1 { 2 } else { 1 };
-        let shares = plan.divide(rate, count)?;
+        let shares = plan.divide(rate, count, long)?;
         shared.counters.busy.store(shares.len(), Ordering::Relaxed);
         let started = Instant::now();
         let spawn = |share: Share| {
@@ -166,6 +175,11 @@ impl Lab {
     pub fn probe(&self, rate: u32, pairs: &Pairs) -> Result<Prober> {
         Prober::start(rate, &self.endpoints(pairs, Families::Dual)?)
     }
+
+    /// As [`Lab::probe`], with probes as long as their way takes, at most 1500 bytes, that nothing may fragment.
+    pub fn probe_long(&self, rate: u32, pairs: &Pairs) -> Result<Prober> {
+        Prober::start_long(rate, &self.endpoints(pairs, Families::Dual)?)
+    }
 }
 
 /// A socket in a namespace, and its number in the plan.
@@ -232,13 +246,13 @@ impl Plan {
     }
 
     /// Parts for so many threads. A flow goes with the socket that sends it.
-    fn divide(self, rate: u32, count: usize) -> Result<Vec<Share>> {
+    fn divide(self, rate: u32, count: usize, long: bool) -> Result<Vec<Share>> {
         let run = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.subsec_nanos());
         let run = run ^ std::process::id().rotate_left(16);
         let addresses: Vec<SocketAddr> = self.sockets.iter().map(|ear| ear.at).collect();
         let sources: Arc<[Option<SocketAddr>]> =
             self.flows.iter().map(|flow| flow.between_pods.then(|| addresses[flow.from])).collect();
-        let mut shares: Vec<Share> = (0..count).map(|_| Share::new(rate, run, Arc::clone(&sources))).collect();
+        let mut shares: Vec<Share> = (0..count).map(|_| Share::new(rate, run, long, Arc::clone(&sources))).collect();
         let mut place = Vec::new();
         for (number, ear) in self.sockets.into_iter().enumerate() {
             let share = number % count;
@@ -258,6 +272,12 @@ fn bind(netns: &Path, ip: IpAddr) -> Result<UdpSocket> {
     let doing = || format!("open a socket on {ip} in {}", netns.display());
     let socket = space::in_netns(netns, || UdpSocket::bind((ip, 0)))?.attempt(doing)?;
     socket.set_nonblocking(true).attempt(doing)?;
+    // Routers do not fragment IPv6; without this the sender would.
+    match ip {
+        IpAddr::V4(_) => sockopt::set_ip_mtu_discover(&socket, sockopt::Ipv4PathMtuDiscovery::DO),
+        IpAddr::V6(_) => sockopt::set_ipv6_mtu_discover(&socket, sockopt::Ipv6PathMtuDiscovery::DO),
+    }
+    .attempt(doing)?;
     sockopt::set_socket_recv_buffer_size_force(&socket, BUFFER).attempt(doing)?;
     sockopt::set_socket_send_buffer_size(&socket, BUFFER).attempt(doing)?;
     Ok(socket)

@@ -1,7 +1,9 @@
-//! The 64 bytes of a probe and its echo.
+//! The bytes of a probe and its echo: 64, and as many more as make it long.
 
-/// Length of a probe.
+/// Length of a short probe.
 pub(super) const SIZE: usize = 64;
+/// What stands where nothing is said.
+pub(super) const PADDING: u8 = 0x52;
 const MAGIC: [u8; 4] = *b"ripp";
 
 /// Which of the two it is.
@@ -25,7 +27,7 @@ pub(super) struct Packet {
 
 impl Packet {
     pub(super) fn encode(self) -> [u8; SIZE] {
-        let mut bytes = [0x52; SIZE];
+        let mut bytes = [PADDING; SIZE];
         bytes[..4].copy_from_slice(&MAGIC);
         bytes[4] = self.kind as u8;
         bytes[8..12].copy_from_slice(&self.run.to_be_bytes());
@@ -35,7 +37,8 @@ impl Packet {
     }
 
     pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
-        if bytes.len() != SIZE || bytes[..4] != MAGIC {
+        let (bytes, more) = bytes.split_at_checked(SIZE)?;
+        if bytes[..4] != MAGIC || more.iter().any(|byte| *byte != PADDING) {
             return None;
         }
         let kind = match bytes[4] {
@@ -66,5 +69,9 @@ mod tests {
             assert_eq!(Packet::decode(&damaged), None, "byte {at}");
         }
         assert_eq!(Packet::decode(&bytes[..63]), None);
+        let mut long = [bytes.as_slice(), &[PADDING; 1000]].concat();
+        assert_eq!(Packet::decode(&long), Some(packet));
+        long[1000] = 0;
+        assert_eq!(Packet::decode(&long), None);
     }
 }
