@@ -27,7 +27,7 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
 
-use crate::core::Core;
+use crate::core::{Core, MigrationRequest};
 use crate::metrics::Metrics;
 use crate::run::Message;
 use crate::socket;
@@ -144,6 +144,7 @@ impl Server {
             "/v1/status" => self.ask(|core, _| json!(core.status())).await,
             "/v1/plan" => self.ask(|core, _| planned(core)).await,
             "/v1/journal" => self.ask(|core, _| json!(core.journal().collect::<Vec<_>>())).await,
+            "/v1/migrations" => self.ask(|core, _| json!(core.migrations())).await,
             "/v1/ipam" => self.ask(|core, _| ipam(core)).await,
             "/v1/ipam/check" => self.ask(|core, _| json!({"problems": core.ipam_problems()})).await,
             _ => return self.describe(path).await,
@@ -182,6 +183,7 @@ impl Server {
             "/v1/ipam/release" => self.release(&body).await,
             "/v1/purge" => self.purge(&body).await,
             _ if path.starts_with("/v1/delete/") => self.delete_named(&path["/v1/delete/".len()..]).await,
+            "/v1/migrate" => self.migrate(&body).await,
             _ => error(StatusCode::NOT_FOUND, &format!("{path} is not known")),
         }
     }
@@ -218,6 +220,40 @@ impl Server {
         let what = if only_jumps { Withdrawn::Jumps } else { Withdrawn::Everything };
         let release = release && !only_jumps;
         self.operate(move |call| Input::Withdraw { call, what, release }).await
+    }
+
+    /// Changes how a network migrates. What each node does follows from the record.
+    async fn migrate(&self, body: &str) -> Answer {
+        let request: MigrationRequest = match serde_json::from_str(body) {
+            Ok(request) => request,
+            Err(fault) => {
+                let accepted = r#"{"network": "default", "action": {"to": "vxlan"}}; other actions: "stop", "continue", "back", {"skip": NODE}"#;
+                return error(
+                    StatusCode::BAD_REQUEST,
+                    &format!("the body cannot be read: {fault}; accepted: {accepted}"),
+                );
+            }
+        };
+        let Some(store) = self.store.get() else { return away("it is not open") };
+        let (network, revision) = match self.ask(move |core, _| core.migration_record(&request)).await {
+            Ok(Ok(record)) => record,
+            Ok(Err(refusal)) => return error(StatusCode::CONFLICT, &refusal),
+            Err(answer) => return answer,
+        };
+        let written = match revision {
+            None => Ok(()),
+            Some(revision) => {
+                let expect = Expect::Revision(revision);
+                store.put_if(Kind::Networks, &network.key(), &network.encode(), expect).await.map(drop)
+            }
+        };
+        match written {
+            Ok(()) => json_answer(&json!({
+                "backend": network.spec.backend.kind.as_str(),
+                "migrating": network.migration.is_some(),
+            })),
+            Err(cause) => error(StatusCode::SERVICE_UNAVAILABLE, &cause.to_string()),
+        }
     }
 
     /// Writes networks to the store, all or none as far as they can be judged beforehand.
@@ -355,6 +391,7 @@ fn judge(core: &Core, networks: &[Network]) -> Result<(), String> {
                 .map(|row| row.value.range)
                 .collect();
             faults.extend(check_change(before, network, &in_use).err().map(|faults| faults.to_string()));
+            faults.extend(network.clone().succeeding(before).err().map(|fault| fault.to_string()));
         }
         let hosts: Vec<_> = tables.nodes.values().flat_map(|row| row.value.addresses.clone()).collect();
         faults.extend(check_network_against_host(network, &hosts).err().map(|faults| faults.to_string()));
@@ -367,8 +404,14 @@ fn judge(core: &Core, networks: &[Network]) -> Result<(), String> {
 
 async fn put_network(store: &dyn Store, network: &Network) -> Result<&'static str, String> {
     let key = network.key();
-    let value = network.encode();
     let there = store.get(Kind::Networks, &key).await.map_err(|error| error.to_string())?;
+    // What is broken there is replaced as it is.
+    let before = there.as_ref().and_then(|record| <Network as Record>::decode(&key, &record.value).ok());
+    let network = match before {
+        Some(before) => network.clone().succeeding(&before).map_err(|fault| fault.to_string())?,
+        None => network.clone(),
+    };
+    let value = network.encode();
     let (expect, action) = match &there {
         Some(record) if record.value == value => return Ok("unchanged"),
         Some(record) => (Expect::Revision(Revision(record.revision.0)), "configured"),

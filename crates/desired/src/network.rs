@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use ripstop_fabric::{egress, host, paths, wiring};
-use ripstop_netmodel::{Address, Entry, Link, LinkKind, Ns, Route, RouteTarget, Scope};
+use ripstop_netmodel::{Address, Entry, Link, LinkKind, Ns, Route, RouteTarget, Scope, Sysctl};
 use ripstop_objects::{Network, NetworkName, Wiring};
 use ripstop_tables::Tables;
 use ripstop_types::{Family, IfName, Prefix};
@@ -23,7 +23,7 @@ pub(crate) fn objects(tables: &Tables, network: &Network) -> Vec<Entry> {
         part.add(interval(ruleset::sets(range.family()).local, *range, &owner));
     }
     // Without an uplink the MTU is not known; it stays as it is, and so does everything that needs no uplink.
-    let mtu = host::pod_mtu(tables, network);
+    let mtu = host::link_mtu(tables, network);
     let link = wiring::node_link(&network.name);
     part.add(Link {
         ns: Ns::Host,
@@ -57,7 +57,10 @@ pub(crate) fn objects(tables: &Tables, network: &Network) -> Vec<Entry> {
         // The kernel solicits a neighbour on behalf of a forwarded packet from a link-local address only.
         part.add(Address { ns: Ns::Host, link, ip: wiring::router(Family::V6), len: 64, scope: Scope::Link });
     }
-    tunnel(&mut part, tables, network, mtu);
+    tunnel(&mut part, tables, network);
+    if network.migration.is_some() {
+        loose_sources(&mut part, tables, network);
+    }
     part.entries
 }
 
@@ -109,14 +112,38 @@ fn namesakes_ranges<'a>(tables: &'a Tables, network: &'a NetworkName) -> impl It
     claimed.filter(of_another).map(|(_, range)| *range)
 }
 
-fn tunnel(part: &mut Part, tables: &Tables, network: &Network, mtu: Option<u32>) {
+/// While peers answer by another way than the one by which they are asked, the kernel must not take the sources of their
+/// packets for forged: reverse-path filter 2 (RFC 3704, loose) outweighs a strict one for all links.
+fn loose_sources(part: &mut Part, tables: &Tables, network: &Network) {
+    // IPv6 has no such setting.
+    if network.spec.ranges.get(Family::V4).is_none() {
+        return;
+    }
+    let mut loosen = |name: &IfName, link: Option<IfName>| {
+        let path = format!("net/ipv4/conf/{name}/rp_filter");
+        part.add(Sysctl { ns: Ns::Host, link, path: path.into(), value: "2".into() });
+    };
+    if let Some(uplink) = host::uplink(tables, Family::V4) {
+        loosen(uplink, None);
+    }
+    if let Some(tunnel) = paths::tunnel_link(network) {
+        loosen(&tunnel.clone(), Some(tunnel));
+    }
+}
+
+fn tunnel(part: &mut Part, tables: &Tables, network: &Network) {
     let Some(name) = paths::tunnel_link(network) else { return };
     let Some(local) = host::outer_family(tables).and_then(|family| host::address(tables, family)) else { return };
+    if let Some(ip) = own_ip(tables, &network.name, Family::V4) {
+        // A peer may answer by another way than it was asked. On a link without an address the kernel takes such a packet
+        // for forged, even where its reverse-path filter is loose (`__fib_validate_source`).
+        part.add(Address { ns: Ns::Host, link: name.clone(), ip, len: 32, scope: Scope::Link });
+    }
     part.add(Link {
         ns: Ns::Host,
         name,
         kind: LinkKind::Vxlan { vni: network.spec.backend.vni, port: network.spec.backend.port, local: local.ip },
-        mtu,
+        mtu: host::tunnel_mtu(tables, network),
         mac: Some(paths::tunnel_mac(&tables.node, network)),
         up: true,
         master: None,

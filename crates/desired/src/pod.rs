@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use ripstop_fabric::wiring;
+use ripstop_fabric::{host, wiring};
 use ripstop_netmodel::{
     Address, BridgePort, Entry, Key, Kind, Link, LinkKind, Neighbour, NftElement, Ns, Qdisc, Record, RecordGuard,
     RecordScope, Resource, Route, RouteTarget, Scope, Sysctl, Veth,
@@ -38,11 +38,12 @@ pub fn objects(tables: &Tables, row: &PodRow) -> Vec<Entry> {
         // The interface went without a DEL. It is not made again: its namespace may be another's by now.
         return part.entries;
     }
-    links(&mut part, row);
+    let mtu = mtu(tables, row);
+    links(&mut part, row, mtu.link);
     for ip in &row.ips {
         match row.wiring {
-            Wiring::Routed => routed(&mut part, tables, row, *ip),
-            Wiring::Bridge => bridged(&mut part, tables, row, *ip),
+            Wiring::Routed => routed(&mut part, tables, row, *ip, mtu.route),
+            Wiring::Bridge => bridged(&mut part, tables, row, *ip, mtu.route),
         }
     }
     if row.wiring == Wiring::Bridge {
@@ -61,13 +62,35 @@ pub fn objects(tables: &Tables, row: &PodRow) -> Vec<Entry> {
     part.entries
 }
 
-fn links(part: &mut Part, row: &PodRow) {
+/// How long packets of a pod may be, in bytes.
+struct Mtu {
+    /// What its link takes; none where that is not known, and then it stays as it is.
+    link: Option<u32>,
+    /// What it sends, where that is less.
+    route: Option<u32>,
+}
+
+/// The MTU of a pod follows that of its network, unless its CNI configuration named one.
+fn mtu(tables: &Tables, row: &PodRow) -> Mtu {
+    if row.fixed_mtu {
+        return Mtu { link: Some(row.mtu), route: None };
+    }
+    let Some(network) = tables.networks.get(&row.network).map(|network| &*network.value) else {
+        return Mtu { link: None, route: None };
+    };
+    // Without an uplink it stays what it was.
+    let link = host::link_mtu(tables, network).unwrap_or(row.mtu);
+    let route = host::pod_mtu(tables, network).filter(|mtu| *mtu < link);
+    Mtu { link: Some(link), route }
+}
+
+fn links(part: &mut Part, row: &PodRow, mtu: Option<u32>) {
     let bridged = row.wiring == Wiring::Bridge;
     part.add(Link {
         ns: Ns::Host,
         name: row.host_link.clone(),
         kind: LinkKind::Veth(Veth { ns: row.ns(), name: row.attachment.ifname.clone(), mac: row.mac }),
-        mtu: Some(row.mtu),
+        mtu,
         mac: Some(row.host_mac),
         up: true,
         master: bridged.then(|| wiring::node_link(&row.network)),
@@ -79,7 +102,7 @@ fn links(part: &mut Part, row: &PodRow) {
         ns: row.ns(),
         name: row.attachment.ifname.clone(),
         kind: LinkKind::VethPeer,
-        mtu: Some(row.mtu),
+        mtu,
         mac: Some(row.mac),
         up: true,
         master: None,
@@ -118,7 +141,7 @@ fn altname(row: &PodRow) -> String {
     format!("{name}.{link}")
 }
 
-fn routed(part: &mut Part, tables: &Tables, row: &PodRow, ip: IpAddr) {
+fn routed(part: &mut Part, tables: &Tables, row: &PodRow, ip: IpAddr, mtu: Option<u32>) {
     let family = Family::of(ip);
     let (link, eth) = (&row.host_link, &row.attachment.ifname);
     let router = wiring::router(family);
@@ -141,7 +164,7 @@ fn routed(part: &mut Part, tables: &Tables, row: &PodRow, ip: IpAddr) {
         src: source(tables, row, family),
         mtu: None,
     });
-    in_pod(part, row, ip, family.bits(), router);
+    in_pod(part, row, ip, family.bits(), router, mtu);
     part.add(Neighbour { ns: row.ns(), link: eth.clone(), ip: router, mac: row.host_mac });
     match family {
         Family::V4 => part.add(Route {
@@ -159,14 +182,14 @@ fn routed(part: &mut Part, tables: &Tables, row: &PodRow, ip: IpAddr) {
     }
 }
 
-fn bridged(part: &mut Part, tables: &Tables, row: &PodRow, ip: IpAddr) {
+fn bridged(part: &mut Part, tables: &Tables, row: &PodRow, ip: IpAddr, mtu: Option<u32>) {
     let family = Family::of(ip);
     part.add(bridge_element(row, ruleset::bridge_set(family), ip.into()));
     let Some((range, gateway)) = range_of(tables, row, ip).and_then(|range| Some((range, wiring::node_ip(&range)?)))
     else {
         return;
     };
-    in_pod(part, row, ip, range.len(), gateway);
+    in_pod(part, row, ip, range.len(), gateway, mtu);
 }
 
 /// The range of this node that an address was leased from. Where none is known any more it is told by the network: a pod
@@ -187,7 +210,7 @@ fn source(tables: &Tables, row: &PodRow, family: Family) -> Option<IpAddr> {
 }
 
 /// Address and default route in the pod's namespace.
-fn in_pod(part: &mut Part, row: &PodRow, ip: IpAddr, len: u8, gateway: IpAddr) {
+fn in_pod(part: &mut Part, row: &PodRow, ip: IpAddr, len: u8, gateway: IpAddr, mtu: Option<u32>) {
     let eth = row.attachment.ifname.clone();
     if ip.is_ipv6() {
         // Runtimes switch IPv6 off in new namespaces.
@@ -202,7 +225,7 @@ fn in_pod(part: &mut Part, row: &PodRow, ip: IpAddr, len: u8, gateway: IpAddr) {
         metric: 0,
         target: RouteTarget::Via { link: eth, gateway, onlink: false },
         src: None,
-        mtu: None,
+        mtu,
     });
 }
 

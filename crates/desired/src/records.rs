@@ -1,8 +1,8 @@
 //! This node's records in the store: what it publishes and proposes. Claims and signs of life have engines of their own.
 
-use ripstop_fabric::publish;
+use ripstop_fabric::{migration, publish};
 use ripstop_netmodel::{Entry, Record as ModelRecord, RecordGuard, RecordScope};
-use ripstop_objects::{Record, check_node_name};
+use ripstop_objects::{Network, Record, check_node_name};
 use ripstop_tables::{Knowledge, Row, StoreKind, Tables};
 use ripstop_types::Owner;
 
@@ -18,6 +18,13 @@ pub(crate) fn objects(tables: &Tables) -> Vec<Entry> {
             {
                 part.add(model_record(StoreKind::Networks, network, RecordGuard::Absent));
             }
+        }
+    }
+    if tables.knowledge(StoreKind::Nodes) == Knowledge::Synced {
+        for row in tables.networks.values().filter(|row| migration::is_over(tables, &row.value)) {
+            // Every node proposes it; one is first.
+            let ended = Network { migration: None, ..(*row.value).clone() };
+            part.add(model_record(StoreKind::Networks, &ended, guard(Some(row))));
         }
     }
     if tables.knowledge(StoreKind::Nodes) == Knowledge::Synced

@@ -79,6 +79,14 @@ pub fn sources_of<'a>(
         match change {
             Change::Node(node) | Change::Claim(node) if *node != tables.node => {
                 sources.extend(tables.networks.keys().map(|network| Source::Peer(network.clone(), node.clone())));
+                // Whether this node has migrated, and whether all have, hangs on every peer.
+                if tables.networks.values().any(|row| row.value.migration.is_some()) {
+                    sources.insert(Source::Records);
+                }
+            }
+            Change::Migration(network) => {
+                sources.extend(tables.peers().map(|peer| Source::Peer(network.clone(), peer.value.name.clone())));
+                sources.insert(Source::Records);
             }
             Change::Node(_) => {
                 sources.insert(Source::Records);

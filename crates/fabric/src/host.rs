@@ -49,15 +49,30 @@ pub fn outer_family(tables: &Tables) -> Option<Family> {
 }
 
 /// The MTU of a network's pods in bytes: as configured, otherwise the smallest of the uplinks' less what the backend may
-/// add; `None` while there is no uplink.
+/// add; in a migration the smaller of both backends'. `None` while there is no uplink.
 pub fn pod_mtu(tables: &Tables, network: &Network) -> Option<u32> {
+    network.backends().filter_map(|kind| mtu_by(tables, network, kind)).min()
+}
+
+/// The MTU of the links to pods: what they take. In a migration the larger of both backends', so that nothing that another
+/// node may still send is too long; otherwise that of the pods.
+pub fn link_mtu(tables: &Tables, network: &Network) -> Option<u32> {
+    network.backends().filter_map(|kind| mtu_by(tables, network, kind)).max()
+}
+
+/// The MTU of a network's tunnel device.
+pub fn tunnel_mtu(tables: &Tables, network: &Network) -> Option<u32> {
+    mtu_by(tables, network, BackendKind::Vxlan)
+}
+
+fn mtu_by(tables: &Tables, network: &Network, kind: BackendKind) -> Option<u32> {
     if let Some(mtu) = network.spec.backend.mtu {
         return Some(mtu);
     }
     let outer = outer_family(tables)?;
     let uplinks = Family::BOTH.into_iter().filter_map(|family| tables.facts.links.get(uplink(tables, family)?));
     let smallest = uplinks.map(|link| link.mtu).min()?;
-    let overhead = match network.spec.backend.kind {
+    let overhead = match kind {
         BackendKind::HostGw => Encapsulation::None.overhead(outer),
         BackendKind::Vxlan | BackendKind::Auto => Encapsulation::Vxlan.overhead(outer),
     };

@@ -5,6 +5,7 @@
 //! - [`wiring`]: how a pod is connected, with names, gateways and hardware addresses.
 //! - [`egress`]: which destinations see a pod's own address.
 //! - [`hygiene`]: what of the host gets in the way of pods, and what is done about it.
+//! - [`migration`]: how a network goes from one backend to another without losing a packet.
 //! - [`publish`]: what this node tells its peers.
 //!
 //! Not here: kernel objects. A decision says "to that gateway by VXLAN", never how that is written.
@@ -15,6 +16,7 @@ pub mod egress;
 mod hash;
 pub mod host;
 pub mod hygiene;
+pub mod migration;
 pub mod paths;
 pub mod publish;
 pub mod wiring;

@@ -1,12 +1,12 @@
 //! How this node reaches a peer. Flannel's DirectRouting and Calico's CrossSubnet are the backend `auto`.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use ripstop_objects::{BackendKind, Encapsulation, Network, NodeRecord};
 use ripstop_tables::Tables;
 use ripstop_types::{Family, IfName, Mac, NodeName};
 
-use crate::{host, wiring};
+use crate::{host, migration, wiring};
 
 /// The way to a peer's pods of one family.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,7 +44,27 @@ pub struct Refusal(pub String);
 /// # Errors
 /// Where both ends know no common way; the refusal names the peer and the remedy.
 pub fn path(tables: &Tables, network: &Network, peer: &NodeRecord, family: Family) -> Result<Path, Refusal> {
-    match network.spec.backend.kind {
+    let by = |kind| by_backend(tables, network, kind, peer, family);
+    let wanted = by(network.spec.backend.kind);
+    let Some(migration) = &network.migration else { return wanted };
+    if migration::may_move(tables, network, peer, family) {
+        return wanted.or_else(|refusal| by(migration.from).map_err(|_| refusal));
+    }
+    let before = by(migration.from);
+    let now = migration::sent_by(tables, network, &peer.name, family);
+    let stays = |path: &Result<Path, Refusal>| path.as_ref().is_ok_and(|path| Some(path.encapsulation) == now);
+    if stays(&wanted) && !stays(&before) { wanted } else { before.or(wanted) }
+}
+
+/// The path that a backend gives, whatever the network's migration says.
+pub(crate) fn by_backend(
+    tables: &Tables,
+    network: &Network,
+    kind: BackendKind,
+    peer: &NodeRecord,
+    family: Family,
+) -> Result<Path, Refusal> {
+    match kind {
         BackendKind::HostGw => plain(tables, peer, family),
         BackendKind::Vxlan => vxlan(tables, network, peer, family),
         BackendKind::Auto => match plain(tables, peer, family) {
@@ -54,13 +74,11 @@ pub fn path(tables: &Tables, network: &Network, peer: &NodeRecord, family: Famil
     }
 }
 
-/// The tunnel device of a network, where its backend may use one.
+/// The tunnel device of a network, where one of its backends may use one.
 pub fn tunnel_link(network: &Network) -> Option<IfName> {
-    match network.spec.backend.kind {
-        BackendKind::HostGw => None,
-        // "ript" and at most eight digits fit a name.
-        BackendKind::Vxlan | BackendKind::Auto => format!("ript{}", network.spec.backend.vni).parse().ok(),
-    }
+    let tunnels = |kind| matches!(kind, BackendKind::Vxlan | BackendKind::Auto);
+    // "ript" and at most eight digits fit a name.
+    network.backends().any(tunnels).then(|| format!("ript{}", network.spec.backend.vni).parse().ok())?
 }
 
 /// The hardware address of this node's tunnel device of a network: of its name, so the same after a restart.
@@ -94,6 +112,12 @@ fn plain(tables: &Tables, peer: &NodeRecord, family: Family) -> Result<Path, Ref
     })
 }
 
+/// The link-local address that goes with a hardware address (RFC 4291, appendix A).
+fn link_local(mac: Mac) -> Ipv6Addr {
+    let [a, b, c, d, e, f] = mac.0.map(u16::from);
+    Ipv6Addr::new(0xfe80, 0, 0, 0, (a ^ 2) << 8 | b, c << 8 | 0xff, 0xfe00 | d, e << 8 | f)
+}
+
 fn vxlan(tables: &Tables, network: &Network, peer: &NodeRecord, family: Family) -> Result<Path, Refusal> {
     let backend = &network.spec.backend;
     let outer_family = host::outer_family(tables)
@@ -110,10 +134,16 @@ fn vxlan(tables: &Tables, network: &Network, peer: &NodeRecord, family: Family) 
     let outer = theirs.outer(outer_family).ok_or_else(|| {
         Refusal(format!("{} has no {outer_family} address for outer packets, which this node sends", peer.name))
     })?;
-    let gateway = theirs
+    let inner = theirs
         .inner(family)
         .or_else(|| tables.ranges(&peer.name, &network.name, family).next().and_then(|range| wiring::node_ip(&range)))
         .ok_or_else(|| Refusal(format!("{} owns no {family} range of network {} yet", peer.name, network.name)))?;
+    let gateway = match family {
+        Family::V4 => inner,
+        // The kernel takes no IPv6 gateway on a link while the route to it leads by another one, as it does where a peer
+        // is moved (`ip6_route_check_nh_onlink`).
+        Family::V6 => IpAddr::V6(link_local(theirs.mac)),
+    };
     let link = tunnel_link(network).ok_or_else(|| Refusal("the network has no tunnel".into()))?;
     Ok(Path {
         peer: peer.name.clone(),

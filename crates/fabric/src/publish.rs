@@ -2,8 +2,8 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use ripstop_objects::{BackendKind, Network, NodeRecord, Receive, VxlanReceive};
-use ripstop_tables::Tables;
+use ripstop_objects::{Network, NodeRecord, Receive, VxlanReceive};
+use ripstop_tables::{Row, Tables};
 use ripstop_types::{Family, Revision};
 
 use crate::{host, paths, wiring};
@@ -18,7 +18,15 @@ pub fn record(tables: &Tables) -> Option<NodeRecord> {
     }
     let mut receives = vec![Receive::Plain];
     receives.extend(tables.networks.values().filter_map(|row| vxlan(tables, &row.value)).map(Receive::Vxlan));
-    let realised = |network: &Network| tables.realised.contains(&wiring::node_link(&network.name));
+    // In a migration a node speaks of a network when nothing of its own is left to do.
+    let is_prepared = |network: &Row<Network>| {
+        network.value.migration.is_none() || tables.prepared.get(&network.value.name) == Some(&network.revision)
+    };
+    let realised =
+        |row: &Row<Network>| tables.realised.contains(&wiring::node_link(&row.value.name)) && is_prepared(row);
+    let revisions = |rows: &mut dyn Iterator<Item = &Row<Network>>| {
+        rows.map(|row| (row.value.name.clone(), Revision(row.revision.0))).collect()
+    };
     Some(NodeRecord {
         name: tables.node.clone(),
         identity: tables.identity.clone(),
@@ -26,21 +34,14 @@ pub fn record(tables: &Tables) -> Option<NodeRecord> {
         receives,
         prefers: Vec::new(),
         pod_mtu: tables.networks.values().filter_map(|row| host::pod_mtu(tables, &row.value)).min(),
-        networks: tables
-            .networks
-            .values()
-            .filter(|row| realised(&row.value))
-            .map(|row| (row.value.name.clone(), Revision(row.revision.0)))
-            .collect(),
+        networks: revisions(&mut tables.networks.values().filter(|row| realised(row))),
+        migrated: tables.migrated.clone(),
         version: tables.version.clone(),
         labels: tables.config.labels.clone(),
     })
 }
 
 fn vxlan(tables: &Tables, network: &Network) -> Option<VxlanReceive> {
-    if network.spec.backend.kind == BackendKind::HostGw {
-        return None;
-    }
     let link = paths::tunnel_link(network)?;
     if !tables.realised.contains(&link) {
         return None;

@@ -13,6 +13,7 @@ mod config;
 mod decode;
 mod documents;
 mod fault;
+mod migration;
 mod network;
 mod record;
 
@@ -20,6 +21,7 @@ pub use check::{check_change, check_network_against_host, check_networks, check_
 pub use config::{AgentConfig, LogConfig, LogFormat, LogLevel, StoreConfig, Timings, UplinkConfig};
 pub use documents::Manifest;
 pub use fault::{Fault, Faults, Note};
+pub use migration::Migration;
 pub use network::{
     API_VERSION, Backend, BackendKind, Bounds, Masquerade, Network, NetworkName, NetworkSpec, NodeRangeLen, RangeMode,
     Ranges, ToNodes, Wiring,

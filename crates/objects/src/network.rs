@@ -8,6 +8,8 @@ use std::sync::Arc;
 use ripstop_types::{Family, Invalid, Labels, Owner, Prefix, validate_dns_name};
 use serde::{Deserialize, Serialize};
 
+use crate::Migration;
+
 /// The group and version of the project's own kinds.
 pub const API_VERSION: &str = "ripstop.io/v1alpha1";
 
@@ -75,6 +77,8 @@ pub struct Network {
     pub labels: Labels,
     /// What is wanted.
     pub spec: NetworkSpec,
+    /// The move to the backend that is wanted, while it lasts.
+    pub migration: Option<Migration>,
 }
 
 impl Network {
@@ -378,6 +382,12 @@ impl Serialize for Network {
             kind: &'static str,
             metadata: Metadata<'a>,
             spec: &'a NetworkSpec,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            status: Option<Status<'a>>,
+        }
+        #[derive(Serialize)]
+        struct Status<'a> {
+            migration: &'a Migration,
         }
         #[derive(Serialize)]
         struct Metadata<'a> {
@@ -386,6 +396,7 @@ impl Serialize for Network {
             labels: &'a Labels,
         }
         let metadata = Metadata { name: &self.name, labels: &self.labels };
-        Document { api_version: API_VERSION, kind: "Network", metadata, spec: &self.spec }.serialize(serializer)
+        let status = self.migration.as_ref().map(|migration| Status { migration });
+        Document { api_version: API_VERSION, kind: "Network", metadata, spec: &self.spec, status }.serialize(serializer)
     }
 }

@@ -54,6 +54,9 @@ pub struct NodeRecord {
     pub pod_mtu: Option<u32>,
     /// Networks in its kernel, with the revision at which each is.
     pub networks: BTreeMap<NetworkName, Revision>,
+    /// Networks that are migrating, with the revision at which all its packets leave by the new backend.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub migrated: BTreeMap<NetworkName, Revision>,
     /// The agent's version.
     pub version: String,
     /// Labels of the node.

@@ -37,6 +37,9 @@ pub struct PodRow {
     pub host_mac: Mac,
     /// MTU in bytes, as it was when the interface was made.
     pub mtu: u32,
+    /// Whether the CNI configuration asked for this MTU. Otherwise it follows the network's.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub fixed_mtu: bool,
     /// How it is connected.
     pub wiring: Wiring,
     /// Limits.

@@ -7,7 +7,8 @@ use ripstop_ipam::Attachment;
 use ripstop_ipam::ranges::RangeSnapshot;
 use ripstop_netmodel::HostFacts;
 use ripstop_objects::{
-    AgentConfig, AliveRecord, ClaimState, Network, NetworkName, NodeIdentity, NodeRecord, RangeClaim, Record,
+    AgentConfig, AliveRecord, ClaimState, Encapsulation, Network, NetworkName, NodeIdentity, NodeRecord, RangeClaim,
+    Record,
 };
 use ripstop_types::{Family, IfName, NodeName, Prefix, Revision};
 
@@ -56,6 +57,8 @@ pub enum Change {
     Realised,
     /// What is of ours goes out of the kernel.
     Withdrawn,
+    /// A network that is migrating has come further on this node.
+    Migration(NetworkName),
 }
 
 /// Whether the store answers.
@@ -98,6 +101,12 @@ pub struct Tables {
     pub pods: BTreeMap<Attachment, Arc<PodRow>>,
     /// Links of ours that are in the kernel and that the node's own record speaks of.
     pub realised: BTreeSet<IfName>,
+    /// Networks that are migrating, with the revision at which this node's own links, ranges and pods are as it says.
+    pub prepared: BTreeMap<NetworkName, Revision>,
+    /// Networks that are migrating, with the revision at which all of this node's packets leave by the new backend.
+    pub migrated: BTreeMap<NetworkName, Revision>,
+    /// How packets leave now for each peer of a network that is migrating.
+    pub sends: BTreeMap<(NetworkName, NodeName, Family), Encapsulation>,
     /// Nexthop ids of peers.
     pub nexthop_ids: NexthopIds,
     /// Whether the store answers.
@@ -133,6 +142,9 @@ impl Tables {
             alive: BTreeMap::new(),
             pods: BTreeMap::new(),
             realised: BTreeSet::new(),
+            prepared: BTreeMap::new(),
+            migrated: BTreeMap::new(),
+            sends: BTreeMap::new(),
             nexthop_ids: NexthopIds::default(),
             store: StoreState::Connecting,
             withdrawn: Withdrawn::Nothing,

@@ -173,6 +173,7 @@ impl Core {
             host_link: self.free_pod_link(attachment),
             host_mac: wiring::pod_link_mac(attachment, network.spec.wiring),
             mtu,
+            fixed_mtu: typed.conf.mtu.is_some(),
             wiring: network.spec.wiring,
             bandwidth: bandwidth(typed),
             state: PodState::Adding,

@@ -48,7 +48,7 @@ pub(super) struct Failure {
 impl Core {
     /// Makes plans of what is dirty and not under way.
     pub(super) fn dispatch(&mut self) {
-        if self.held {
+        if self.held || self.must_wait() {
             return;
         }
         let ready: BTreeSet<Key> = self
@@ -105,7 +105,7 @@ impl Core {
         self.dirty.extend(self.refused.keys().filter(|key| which(desired, key)).cloned());
     }
 
-    fn diff(&mut self, scope: &BTreeSet<Key>) -> Plan {
+    pub(super) fn diff(&self, scope: &BTreeSet<Key>) -> Plan {
         ripstop_plan::diff(&self.applied, self.desired.model(), scope, &|key: &Key, entry: &Entry| {
             ripstop_desired::may_delete(&self.tables, key, entry)
         })

@@ -14,9 +14,11 @@ mod claims;
 mod describe;
 mod dispatch;
 mod journal;
+mod migration;
 mod namesake;
 mod nodes;
 mod observed;
+mod patience;
 mod pods;
 mod ranges;
 mod recover;
@@ -27,6 +29,7 @@ mod withdraw;
 
 pub use claims::{ClaimView, Problem};
 pub use journal::Row as JournalRow;
+pub use migration::{MigrationAction, MigrationRequest, MigrationView};
 pub(crate) use observed::host_kinds;
 pub use status::Status;
 pub use view::{IpamView, LeaseView, NetworkView, NodeView, PathView, PodView, RouteView};
@@ -40,6 +43,7 @@ use ripstop_fabric::hygiene;
 use ripstop_ipam::ranges::{ClaimKey, Claimant, Liveness, RangeEngine, Slot, Stored};
 use ripstop_ipam::{Attachment, LeaseBook, OwnRange};
 use ripstop_netmodel::{Entry, Key, Kind, Model};
+use ripstop_objects::NetworkName;
 use ripstop_plan::{Plan, Step};
 use ripstop_tables::{Change, ForeignDrop, Input, Moment, PodRow, Snapshot, Start, Tables};
 use ripstop_types::{Millis, NodeName, Revision};
@@ -48,6 +52,7 @@ use self::call::{Pending, Stage};
 use self::dispatch::{Failure, Running};
 use self::journal::Journal;
 use self::nodes::Deletion;
+use self::patience::Patience;
 use self::store::Beat;
 use self::withdraw::Withdrawal;
 
@@ -171,6 +176,9 @@ pub struct Core {
     reference_due: bool,
     /// Chains of others that the log has spoken of.
     told_drops: BTreeSet<ForeignDrop>,
+    patience: Patience,
+    /// When a stage of a migration that the kernel has reached may be spoken of.
+    draining: BTreeMap<(NetworkName, Revision, migration::Stage), Millis>,
     outputs: Vec<Output>,
     at: Moment,
     /// The last revision that the store's watch has brought.
@@ -226,6 +234,8 @@ impl Core {
             snapshot_due: false,
             reference_due: true,
             told_drops: BTreeSet::new(),
+            patience: Patience::new(at.now),
+            draining: BTreeMap::new(),
             outputs: Vec::new(),
             at,
             seen: Revision::default(),
@@ -246,6 +256,7 @@ impl Core {
     fn first_plans(&mut self, lost: &[Arc<str>]) {
         self.tell_foreign_drops();
         self.refresh_realised();
+        self.refresh_sends();
         self.want_ranges();
         self.sync_ranges();
         self.note_pod_files(lost);
@@ -288,6 +299,7 @@ impl Core {
             }
             Input::Withdraw { call, what, release } => self.withdraw(call, what, release),
             Input::Saved { generation } => {
+                self.note_saved(generation);
                 self.range_event(&ripstop_ipam::ranges::RangeEvent::Saved { generation });
                 BTreeSet::new()
             }
@@ -309,6 +321,8 @@ impl Core {
         let calls = self.pending.iter().filter(waiting).map(|pending| pending.deadline);
         retries
             .chain(calls)
+            .chain(self.waits_until())
+            .chain(self.stage_due())
             .chain([self.beat.due, self.look_due, self.sweep_due, self.at.now.plus(1_000)])
             .min()
             .unwrap_or(self.at.now)
@@ -372,6 +386,7 @@ impl Core {
             changes.append(&mut self.judge_namesake());
             if !changes.is_empty() {
                 self.snapshot_due |= changes.iter().any(outlives);
+                self.save_first(&changes);
                 let own = |node: &NodeName| *node == self.tables.node;
                 if changes.iter().any(|change| match change {
                     Change::Network(_) | Change::Known(_) | Change::Facts => true,
@@ -385,6 +400,10 @@ impl Core {
             changes.append(&mut self.sync_ranges());
             if self.refresh_realised() {
                 changes.insert(Change::Realised);
+            }
+            changes.append(&mut self.refresh_sends());
+            if changes.is_empty() {
+                changes = self.refresh_stages();
             }
             if changes.is_empty() {
                 break;
@@ -448,9 +467,13 @@ impl Core {
 fn outlives(change: &Change) -> bool {
     match change {
         Change::Network(_) | Change::Node(_) | Change::Claim(_) | Change::Known(_) => true,
-        Change::Alive(_) | Change::Withdrawn | Change::Facts | Change::Pod(_) | Change::Store | Change::Realised => {
-            false
-        }
+        Change::Alive(_)
+        | Change::Withdrawn
+        | Change::Facts
+        | Change::Pod(_)
+        | Change::Store
+        | Change::Realised
+        | Change::Migration(_) => false,
     }
 }
 

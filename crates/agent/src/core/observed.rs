@@ -114,7 +114,7 @@ impl Core {
 
 /// Whether what the kernel shows under a key is recognised by what is wanted there.
 pub(super) fn is_reference(key: &Key) -> bool {
-    matches!(key.kind(), Kind::Sysctl | Kind::NftTable) && key.ns() == Some(&Ns::Host)
+    matches!(key.kind(), Kind::Sysctl | Kind::LinkSysctl | Kind::NftTable) && key.ns() == Some(&Ns::Host)
 }
 
 /// The kinds of which everything of ours in the host's namespace can be read.
@@ -131,5 +131,6 @@ pub(crate) fn host_kinds() -> BTreeSet<Kind> {
         Kind::Nexthop,
         Kind::Route,
         Kind::Qdisc,
+        Kind::LinkSysctl,
     ])
 }

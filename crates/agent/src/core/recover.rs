@@ -37,6 +37,7 @@ pub(super) fn row(key: &str, tables: &Tables, observed: &Model) -> Option<PodRow
         host_link: link.name.clone(),
         host_mac: link.mac.unwrap_or_else(|| wiring::pod_link_mac(&attachment, wiring)),
         mtu: link.mtu.unwrap_or_default(),
+        fixed_mtu: false,
         wiring,
         bandwidth: Bandwidth { ingress: shaped, egress: None },
         state: PodState::Ready,

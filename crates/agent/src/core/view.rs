@@ -164,7 +164,7 @@ impl Core {
                 node: self.tables.node.to_string(),
                 ips: row.ips.clone(),
                 mac: row.mac.to_string(),
-                mtu: row.mtu,
+                mtu: self.mtu_of(row),
                 interface: row.attachment.ifname.to_string(),
                 netns: row.netns.to_string(),
                 network: row.network.to_string(),
@@ -178,6 +178,12 @@ impl Core {
                 .into(),
             })
             .collect()
+    }
+
+    /// The longest packet that a pod sends, in bytes.
+    fn mtu_of(&self, row: &PodRow) -> u32 {
+        let network = self.tables.networks.get(&row.network).filter(|_| !row.fixed_mtu);
+        network.and_then(|network| host::pod_mtu(&self.tables, &network.value)).unwrap_or(row.mtu)
     }
 
     /// The networks.

@@ -7,6 +7,7 @@
 
 mod host;
 mod hygiene;
+mod migration;
 mod paths;
 mod publish;
 #[path = "../../../tables/tests/scenario/mod.rs"]

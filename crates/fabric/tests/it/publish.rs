@@ -73,7 +73,7 @@ fn what_a_node_tells_is_what_its_peer_needs() {
     peer.tables.node = node("n2");
     peer.put(&told);
     let network = peer.tables.networks[&network_name("default")].value.clone();
-    for (family, gateway) in [(Family::V4, "10.244.1.1"), (Family::V6, "fd00:10:0:1::1")] {
+    for (family, gateway) in [(Family::V4, "10.244.1.1"), (Family::V6, "fe80::817:5aff:fec7:c55c")] {
         let way = path(&peer.tables, &network, &told, family).unwrap();
         assert_eq!(way.gateway, ip(gateway));
         assert_eq!(way.tunnel.unwrap().outer, ip("172.30.1.11"));

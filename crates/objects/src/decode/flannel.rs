@@ -91,7 +91,7 @@ pub(crate) fn net_conf(d: &mut Decoder, node: &Node<'_>, name: NetworkName) -> O
         Field::Exclude(_) => String::new(),
     });
     skip_first_range(&mut spec);
-    Some(Network { name, labels: Labels::new(), spec })
+    Some(Network { name, labels: Labels::new(), spec, migration: None })
 }
 
 /// The range of a family, if it is enabled. IPv4 is unless it says no, IPv6 only if it says yes.

@@ -1,13 +1,13 @@
 //! The document of a network.
 
-use ripstop_types::{Family, Labels, Prefix};
+use ripstop_types::{Family, Labels, NodeName, Prefix};
 
 use super::rules::{self, Field};
 use super::tree::Tree;
 use super::{Decoder, Fields, Node};
 use crate::{
-    API_VERSION, Backend, BackendKind, Bounds, Masquerade, Network, NetworkName, NetworkSpec, NodeRangeLen, RangeMode,
-    Ranges, ToNodes, Wiring,
+    API_VERSION, Backend, BackendKind, Bounds, Masquerade, Migration, Network, NetworkName, NetworkSpec, NodeRangeLen,
+    RangeMode, Ranges, ToNodes, Wiring,
 };
 
 const RANGE: &str = "an address range, as in 10.244.0.0/16 or fd00:10:244::/48";
@@ -34,14 +34,33 @@ pub(crate) fn inline_network(d: &mut Decoder, node: &Node<'_>) -> Option<Network
     body(d, &fields)
 }
 
-const NETWORK_FIELDS: &[&str] = &["apiVersion", "kind", "metadata", "spec"];
+const NETWORK_FIELDS: &[&str] = &["apiVersion", "kind", "metadata", "spec", "status"];
 
 fn body(d: &mut Decoder, fields: &Fields<'_>) -> Option<Network> {
     header(d, fields, "Network");
     let metadata = d.required(fields, "metadata", "a map with name").and_then(|node| metadata(d, &node));
     let spec = d.required(fields, "spec", "a map with ranges").and_then(|node| spec(d, &node));
+    let migration = fields.get("status").and_then(|node| status(d, &node));
     let ((name, labels), spec) = (metadata?, spec?);
-    Some(Network { name, labels, spec })
+    Some(Network { name, labels, spec, migration })
+}
+
+/// What the nodes keep beside what is wanted.
+fn status(d: &mut Decoder, node: &Node<'_>) -> Option<Migration> {
+    const NAMES: &str = "names of nodes";
+    let fields = d.map(node, &["migration"])?;
+    let node = fields.get("migration")?;
+    let fields = d.map(&node, &["from", "paused", "skip"])?;
+    let from = d.required(&fields, "from", "the backend that is left")?;
+    let skip = match fields.get("skip") {
+        Some(node) => d.list(&node, NAMES).iter().filter_map(|item| d.parse::<NodeName>(item, NAMES)).collect(),
+        None => std::collections::BTreeSet::new(),
+    };
+    Some(Migration {
+        from: d.choice(&from, &BACKENDS, LATER_BACKENDS)?,
+        paused: fields.get("paused").and_then(|node| d.bool(&node)).unwrap_or_default(),
+        skip,
+    })
 }
 
 /// Checks apiVersion and kind where they are given.

@@ -14,14 +14,15 @@ use crate::{
 };
 
 pub(crate) fn node_record(d: &mut Decoder, node: &Node<'_>) -> Option<NodeRecord> {
-    let known = ["name", "identity", "addresses", "receives", "prefers", "podMtu", "networks", "version", "labels"];
+    let known =
+        ["name", "identity", "addresses", "receives", "prefers", "podMtu", "networks", "migrated", "version", "labels"];
     let fields = d.map(node, &known)?;
     let name = d.required(&fields, "name", "the node's name").and_then(|node| d.parse(&node, "the node's name"));
     let identity = d.required(&fields, "identity", "machineId and bootId").and_then(|node| identity(d, &node));
     let addresses = d.required(&fields, "addresses", "a list of addresses").map(|node| addresses(d, &node));
     let receives = d.required(&fields, "receives", "a list of what the node receives").map(|node| receives(d, &node));
     let prefers = fields.get("prefers").map(|node| prefers(d, &node)).unwrap_or_default();
-    let networks = fields.get("networks").map(|node| networks(d, &node)).unwrap_or_default();
+    let networks = fields.get("networks").map(|node| revisions(d, &node)).unwrap_or_default();
     Some(NodeRecord {
         name: name?,
         identity: identity?,
@@ -30,6 +31,7 @@ pub(crate) fn node_record(d: &mut Decoder, node: &Node<'_>) -> Option<NodeRecord
         prefers,
         pod_mtu: fields.get("podMtu").and_then(|node| d.number(&node, 576..=65535)),
         networks,
+        migrated: fields.get("migrated").map(|node| revisions(d, &node)).unwrap_or_default(),
         version: fields.get("version").and_then(|node| d.text(&node, "a version")).unwrap_or_default().into(),
         labels: fields.get("labels").map(|node| d.labels(&node)).unwrap_or_default(),
     })
@@ -154,7 +156,7 @@ fn prefers(d: &mut Decoder, node: &Node<'_>) -> Vec<Encapsulation> {
     prefers
 }
 
-fn networks(d: &mut Decoder, node: &Node<'_>) -> BTreeMap<NetworkName, Revision> {
+fn revisions(d: &mut Decoder, node: &Node<'_>) -> BTreeMap<NetworkName, Revision> {
     let Tree::Map(entries) = node.tree else {
         d.fault(&node.path, node.tree, "a map of networks' names to revisions");
         return BTreeMap::new();

@@ -73,7 +73,7 @@ fn network() -> impl Strategy<Value = Network> {
     ("[a-z]([a-z0-9-]{0,20}[a-z0-9])?", proptest::collection::btree_map("[a-z]{1,9}", "[A-Za-z0-9]{0,9}", 0..3), spec())
         .prop_map(|(text, labels, spec)| {
             let labels = labels.into_iter().map(|(k, v)| (k.into(), v.into())).collect();
-            Network { name: name(&text), labels, spec }
+            Network { name: name(&text), labels, spec, migration: None }
         })
 }
 

@@ -40,7 +40,8 @@ spec:
   backend: {type: vxlan, vni: 77, port: 4789, learning: false, mtu: 1400}
   masquerade: {enabled: false, toNodes: never}
 ";
-    let Network { name, labels, spec } = Network::decode(text).unwrap();
+    let Network { name, labels, spec, migration } = Network::decode(text).unwrap();
+    assert_eq!(migration, None, "it begins by what changes, never by a document alone");
     assert_eq!(name.as_str(), "blue");
     assert_eq!(labels.len(), 2);
     let ranges: Vec<String> = spec.ranges.iter().map(|range| range.to_string()).collect();

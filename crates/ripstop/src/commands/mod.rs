@@ -9,6 +9,7 @@ pub mod ipam;
 pub mod lab;
 pub mod man;
 pub mod manifest;
+pub mod migrate;
 pub mod plan;
 pub mod resume;
 pub mod shell;
@@ -58,6 +59,7 @@ fn answer(command: Command, before: Target, out: &mut Out) -> Result<(), Failure
         Command::Ipam(command) => command.run(&agent(command.target().clone())?, out),
         Command::Apply(command) => command.run(&agent(command.target.clone())?, out),
         Command::Delete(command) => command.run(&agent(command.target.clone())?, out),
+        Command::Migrate(command) => command.run(&agent(command.target().clone())?, out),
         Command::Resume(command) => command.run(&agent(command.target.clone())?),
         Command::Uninstall(command) => {
             let target = command.target.clone().or(before.clone())?;

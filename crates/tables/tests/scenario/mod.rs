@@ -93,7 +93,7 @@ pub fn network(name: &str, ranges: &[&str], change: impl FnOnce(&mut NetworkSpec
     let of = |family| ranges.iter().map(|text| prefix(text)).find(|range| range.family() == family);
     let mut spec = NetworkSpec::of(Ranges { v4: of(Family::V4), v6: of(Family::V6) });
     change(&mut spec);
-    Network { name: network_name(name), labels: Labels::new(), spec }
+    Network { name: network_name(name), labels: Labels::new(), spec, migration: None }
 }
 
 /// What a node publishes that takes everything: plain packets, and VXLAN with VNI 1 on port 8472.
@@ -107,6 +107,7 @@ pub fn node_record(name: &str, addresses: &[&str]) -> NodeRecord {
         prefers: Vec::new(),
         pod_mtu: None,
         networks: BTreeMap::new(),
+        migrated: BTreeMap::new(),
         version: "1.0.0".into(),
         labels: Labels::new(),
     }
@@ -158,6 +159,7 @@ pub fn pod_row(pod: &str, network: &str, ips: &[&str], wiring: Wiring) -> PodRow
             Wiring::Bridge => Mac::local([0, 0, 1, 1, last]),
         },
         mtu: 1450,
+        fixed_mtu: false,
         wiring,
         bandwidth: Bandwidth::default(),
         state: PodState::Ready,

@@ -3,6 +3,7 @@
 //! Each test makes a lab of its own name, so they run side by side; every wait is bounded. They need root.
 
 mod crash;
+mod migrate;
 mod peers;
 mod wire;
 

@@ -1,0 +1,71 @@
+//! When the agent does not act yet, though it knows what to do.
+//!
+//! A snapshot may be older than the kernel: what the last process read and did in its last moments is not in it. Two pauses
+//! keep an agent that starts from taking such things back:
+//!
+//! - At its start it waits for the store, for a moment. Where the store is away, it goes by the snapshot.
+//! - A change of a network is in the snapshot before it is in the kernel.
+//!
+//! CNI calls do not wait: what they change is their own.
+
+use std::collections::BTreeSet;
+
+use ripstop_tables::{Change, Knowledge, StoreKind, StoreState};
+use ripstop_types::Millis;
+
+use super::{Core, Output};
+
+/// Longest wait for the store at the start, and for the snapshot, in milliseconds.
+const PATIENCE_MS: u64 = 1_000;
+
+/// The number of a writing of the snapshot that no range asked for.
+const GENERATION: u64 = 0;
+
+/// What is waited for.
+#[derive(Debug)]
+pub(super) struct Patience {
+    store_until: Millis,
+    /// Writings of the snapshot that were asked for and not answered.
+    unsaved: u32,
+    saved_until: Millis,
+}
+
+impl Patience {
+    pub(super) fn new(now: Millis) -> Self {
+        Self { store_until: now.plus(PATIENCE_MS), unsaved: 0, saved_until: now }
+    }
+}
+
+impl Core {
+    /// Whether nothing of the model may be planned now.
+    pub(super) fn must_wait(&self) -> bool {
+        self.waits_until().is_some()
+    }
+
+    /// When it goes on at the latest; `None` where nothing is waited for.
+    pub(super) fn waits_until(&self) -> Option<Millis> {
+        let patience = &self.patience;
+        let is_read = |kind: &StoreKind| self.tables.knowledge(*kind) == Knowledge::Synced;
+        let kinds = [StoreKind::Networks, StoreKind::Nodes, StoreKind::Claims];
+        let is_away = matches!(self.tables.store, StoreState::Away(_));
+        let store = (!is_away && !kinds.iter().all(is_read)).then_some(patience.store_until);
+        let saved = (patience.unsaved > 0).then_some(patience.saved_until);
+        store.into_iter().chain(saved).filter(|until| *until > self.at.now).max()
+    }
+
+    /// Has changed networks written before they are acted upon.
+    pub(super) fn save_first(&mut self, changes: &BTreeSet<Change>) {
+        if changes.iter().any(|change| matches!(change, Change::Network(_))) {
+            self.outputs.push(Output::Save { generation: GENERATION });
+            self.patience.unsaved += 1;
+            self.patience.saved_until = self.at.now.plus(PATIENCE_MS);
+        }
+    }
+
+    /// The snapshot was written.
+    pub(super) fn note_saved(&mut self, generation: u64) {
+        if generation == GENERATION {
+            self.patience.unsaved = self.patience.unsaved.saturating_sub(1);
+        }
+    }
+}

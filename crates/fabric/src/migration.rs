@@ -1,0 +1,131 @@
+//! A network's move from one backend to another, make-before-break and without a conductor.
+//!
+//! Every node reads the same record and the other nodes' records, and decides for itself:
+//!
+//! 1. It makes the receive sides of both backends. Its pods' links take the larger MTU, their routes the smaller. When all
+//!    of that is in the kernel it says so: it is *prepared*.
+//! 2. It moves its own packets to a peer as soon as both are prepared, peer by peer.
+//! 3. When all its packets leave by the new backend it says so: it has *migrated*.
+//! 4. When all nodes have, the record loses its migration, and with it go the old receive side, and the smaller MTU where
+//!    the new backend's is larger.
+//!
+//! Between a change and the word of it lies time enough for packets that are under way: [`DRAIN_MS`].
+//!
+//! So no node sends what another does not receive, and no pod sends what another's link would not take. A node that does
+//! not answer keeps the migration from ending; it is named, and can be skipped.
+
+use ripstop_objects::{Encapsulation, Network, NodeRecord};
+use ripstop_tables::Tables;
+use ripstop_types::{Family, NodeName, Revision};
+
+use crate::paths;
+
+/// How long a packet may be under way between a pod and the wire, in milliseconds: longer than a busy machine's queues keep
+/// it. What was sent before a change has arrived before the next.
+pub const DRAIN_MS: u64 = 500;
+
+/// What a node has done of a migration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stage {
+    /// It has not said yet that it receives both ways.
+    Preparing,
+    /// It receives both ways and moves its packets.
+    Moving,
+    /// All its packets leave by the new backend.
+    Migrated,
+    /// It is not waited for.
+    Skipped,
+}
+
+/// How far a node is with the migration of a network; `None` where the network is not migrating.
+pub fn stage(tables: &Tables, network: &Network, node: &NodeRecord) -> Option<Stage> {
+    let migration = network.migration.as_ref()?;
+    let revision = revision(tables, network);
+    Some(if node.migrated.get(&network.name).is_some_and(|at| *at >= revision) {
+        Stage::Migrated
+    } else if migration.skip.contains(&node.name) {
+        Stage::Skipped
+    } else if is_prepared(tables, network, node) {
+        Stage::Moving
+    } else {
+        Stage::Preparing
+    })
+}
+
+/// Whether the migration has reached its end: every node that is waited for has migrated.
+pub fn is_over(tables: &Tables, network: &Network) -> bool {
+    let ended = |node: &NodeRecord| matches!(stage(tables, network, node), Some(Stage::Migrated | Stage::Skipped));
+    network.migration.as_ref().is_some_and(|migration| !migration.paused)
+        && tables.nodes.contains_key(&tables.node)
+        && tables.nodes.values().all(|row| ended(&row.value))
+}
+
+/// Whether packets for a peer may be moved now.
+pub(crate) fn may_move(tables: &Tables, network: &Network, peer: &NodeRecord, family: Family) -> bool {
+    // Where nothing leaves yet nothing is moved: a new peer begins with the new backend.
+    let is_new = sent_by(tables, network, &peer.name, family).is_none();
+    network.migration.as_ref().is_none_or(|migration| !migration.paused)
+        && is_prepared(tables, network, peer)
+        && (is_new || tables.prepared.get(&network.name) == Some(&revision(tables, network)))
+}
+
+/// How packets for a peer leave now.
+pub(crate) fn sent_by(tables: &Tables, network: &Network, peer: &NodeName, family: Family) -> Option<Encapsulation> {
+    tables.sends.get(&(network.name.clone(), peer.clone(), family)).copied()
+}
+
+/// Whether all of this node's packets leave by the backend that is wanted.
+pub fn has_migrated(tables: &Tables, network: &Network) -> bool {
+    let Some(migration) = &network.migration else { return false };
+    let has_moved = |peer: &NodeRecord, family: Family| {
+        let wanted = paths::by_backend(tables, network, network.spec.backend.kind, peer, family);
+        let has_ranges = tables.ranges(&peer.name, &network.name, family).next().is_some();
+        !has_ranges || wanted.is_ok_and(|path| sent_by(tables, network, &peer.name, family) == Some(path.encapsulation))
+    };
+    tables.prepared.get(&network.name) == Some(&revision(tables, network))
+        && tables
+            .peers()
+            .filter(|row| !migration.skip.contains(&row.value.name))
+            .all(|row| network.spec.families().all(|family| has_moved(&row.value, family)))
+}
+
+fn is_prepared(tables: &Tables, network: &Network, node: &NodeRecord) -> bool {
+    node.networks.get(&network.name).is_some_and(|at| *at >= revision(tables, network))
+}
+
+fn revision(tables: &Tables, network: &Network) -> Revision {
+    tables.networks.get(&network.name).map(|row| row.revision).unwrap_or_default()
+}
+
+/// Whether this network could be carried by a backend between all nodes that are known.
+///
+/// # Errors
+/// A sentence for each pair of nodes that it could not.
+pub fn check(tables: &Tables, network: &Network) -> Result<(), Vec<String>> {
+    use ripstop_objects::BackendKind;
+    if network.spec.backend.kind != BackendKind::HostGw {
+        return Ok(());
+    }
+    let mut faults = Vec::new();
+    let nodes: Vec<&NodeRecord> = tables.nodes.values().map(|row| &*row.value).collect();
+    for (place, one) in nodes.iter().enumerate() {
+        for other in &nodes[place + 1..] {
+            faults.extend(network.spec.families().find_map(|family| apart(one, other, family)));
+        }
+    }
+    if faults.is_empty() { Ok(()) } else { Err(faults) }
+}
+
+/// Why two nodes cannot exchange plain packets of a family.
+fn apart(one: &NodeRecord, other: &NodeRecord, family: Family) -> Option<String> {
+    let (Some(here), Some(there)) = (one.address(family), other.address(family)) else {
+        let lacks = if one.address(family).is_none() { one } else { other };
+        return Some(format!("node/{} has published no {family} address, which host-gw needs", lacks.name));
+    };
+    (!here.prefix.contains(there.ip)).then(|| {
+        format!(
+            "a router stands between node/{} at {} and node/{} at {}: host-gw carries packets inside one subnet only; accepted: auto, vxlan",
+            one.name, here.ip, other.name, there.ip
+        )
+    })
+}
