@@ -92,7 +92,7 @@ impl Cluster {
     }
 
     fn write<R: Record>(&mut self, record: &R) {
-        let kind = StoreKind::parse(R::KIND).unwrap();
+        let kind = R::KIND;
         self.log.push((kind, record.key(), record.encode()));
     }
 
