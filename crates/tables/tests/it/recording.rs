@@ -111,7 +111,7 @@ fn write(inputs: Vec<Input>) -> String {
 fn every_input_is_read_as_it_was_written() {
     let written = write(every_input());
     let names: BTreeSet<&str> = every_input().iter().map(Input::name).collect();
-    assert_eq!(names.len(), 12, "one of each variant: {names:?}");
+    assert_eq!(names.len(), 14, "one of each variant: {names:?}");
     let read: Vec<Stamped> = Recording::read(written.as_bytes()).collect::<Result<_, _>>().unwrap();
     assert_eq!(read.len(), every_input().len());
     for ((n, stamped), was) in (0u64..).zip(&read).zip(every_input()) {
