@@ -38,7 +38,7 @@ struct Serve {
     #[arg(long, value_name = "PATH")]
     socket: PathBuf,
     /// The store's file, which is made where there is none; its folder must exist
-    #[arg(long, visible_alias = "path", value_name = "FILE")]
+    #[arg(long, value_name = "FILE")]
     file: PathBuf,
 }
 

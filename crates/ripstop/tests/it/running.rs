@@ -70,7 +70,7 @@ fn a_file_that_is_served_is_not_served_twice() {
     let _serving = Serving::start(dir.path());
     let (file, other) = (dir.path().join("store.redb"), dir.path().join("other.sock"));
     // The file by its other name, as units have it.
-    let ended = run(&["store", "serve", "--path", file.to_str().unwrap(), "--socket", other.to_str().unwrap()]);
+    let ended = run(&["store", "serve", "--file", file.to_str().unwrap(), "--socket", other.to_str().unwrap()]);
     assert_eq!((ended.code, ended.stdout.as_str()), (Some(1), ""));
     assert!(ended.stderr.contains("is open in another process"), "{ended:?}");
     assert!(!other.exists());
