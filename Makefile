@@ -36,7 +36,8 @@ test-long: setup ## everything, with the tests that run for hours
 test-k8s: ## tests against a real cluster
 	@$(XTASK) test-k8s
 
-fuzz: ## fuzz the parsers of outside input
+fuzz: ## a minute of libFuzzer for each parser of outside input
+	@scripts/setup fuzz
 	@$(XTASK) fuzz
 
 bench: setup ## the figures of BENCHMARKS.md

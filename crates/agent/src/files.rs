@@ -99,7 +99,7 @@ pub fn pods(files: &BootFiles, run_dir: &Path, _lock: &Lock) -> Pods {
     let mut read = BTreeSet::new();
     for record in records {
         read.insert(record.key.clone());
-        match serde_json::from_str::<PodRow>(&record.value) {
+        match pod_row(&record.value) {
             Ok(row) => pods.rows.push(row),
             Err(error) => {
                 pods.problems.push(format!("{LEASES}/{}: not a pod's row: {error}", record.key));
@@ -117,6 +117,14 @@ pub fn pods(files: &BootFiles, run_dir: &Path, _lock: &Lock) -> Pods {
     }
     pods.lost.sort();
     pods
+}
+
+/// A pod's row of its file's text.
+///
+/// # Errors
+/// Where it is none.
+pub fn pod_row(text: &str) -> serde_json::Result<PodRow> {
+    serde_json::from_str(text)
 }
 
 /// Where the snapshot lies.

@@ -36,12 +36,15 @@ use crate::store_lane::StoreCell;
 /// Longest manifest taken, in bytes.
 const MAX_BODY: usize = 4 << 20;
 
+/// Answers clients of one address.
 #[derive(Clone)]
-struct Server {
-    queue: UnboundedSender<Message>,
-    store: StoreCell,
+pub struct Server {
+    /// Where questions go.
+    pub queue: UnboundedSender<Message>,
+    /// Where manifests go.
+    pub store: StoreCell,
     /// Answers health and metrics only.
-    public: bool,
+    pub public: bool,
 }
 
 /// What `POST /v1/purge` is told.
@@ -65,7 +68,7 @@ pub fn start(config: &AgentConfig, queue: UnboundedSender<Message>, store: Store
     tokio::spawn(async move {
         loop {
             match listener.accept().await {
-                Ok((stream, _)) => server.clone().spawn(stream),
+                Ok((stream, _)) => drop(tokio::spawn(server.clone().serve(stream))),
                 Err(_) => tokio::time::sleep(std::time::Duration::from_millis(50)).await,
             }
         }
@@ -79,7 +82,7 @@ pub fn start(config: &AgentConfig, queue: UnboundedSender<Message>, store: Store
         tokio::spawn(async move {
             loop {
                 match listener.accept().await {
-                    Ok((stream, _)) => server.clone().spawn(stream),
+                    Ok((stream, _)) => drop(tokio::spawn(server.clone().serve(stream))),
                     Err(_) => tokio::time::sleep(std::time::Duration::from_millis(50)).await,
                 }
             }
@@ -89,15 +92,15 @@ pub fn start(config: &AgentConfig, queue: UnboundedSender<Message>, store: Store
 }
 
 impl Server {
-    fn spawn(self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
+    /// Answers one client until it is done.
+    pub async fn serve(self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
         let service = service_fn(move |request| {
             let server = self.clone();
             async move { Ok::<_, Infallible>(respond(server.answer(request).await)) }
         });
-        tokio::spawn(async move {
-            // A client that goes away ends its own connection.
-            let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
-        });
+        // A client that goes away ends its own connection; one that has said all it wants may close its half before.
+        let mut http = hyper::server::conn::http1::Builder::new();
+        let _ = http.half_close(true).serve_connection(TokioIo::new(stream), service).await;
     }
 
     async fn answer(&self, request: Request<Incoming>) -> Answer {

@@ -23,6 +23,8 @@ mod run;
 mod socket;
 mod store_lane;
 mod take_out;
+#[doc(hidden)]
+pub mod untrusted;
 
 pub use replay::replay;
 pub use ripstop_tables::Withdrawn;

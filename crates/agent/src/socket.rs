@@ -54,7 +54,11 @@ pub async fn serve_plugins(listener: UnixListener, queue: UnboundedSender<Messag
     }
 }
 
-async fn serve_plugin(stream: UnixStream, queue: &UnboundedSender<Message>) -> anyhow::Result<()> {
+/// Reads one request, and writes its answer.
+///
+/// # Errors
+/// Where the plugin goes away, or the agent ends.
+pub async fn serve_plugin(stream: UnixStream, queue: &UnboundedSender<Message>) -> anyhow::Result<()> {
     let (read, mut write) = stream.into_split();
     let mut line = Vec::new();
     let limit = u64::try_from(MAX_LINE).unwrap_or(u64::MAX);

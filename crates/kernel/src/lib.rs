@@ -25,6 +25,8 @@ mod own;
 mod reaper;
 mod records;
 mod sysctl;
+#[doc(hidden)]
+pub mod untrusted;
 mod wire;
 
 pub use apply::{Applier, OnError, Outcome};

@@ -9,7 +9,7 @@
 //!
 //! Not here: what the values mean. A value is JSON to this crate, except that a claim names its node.
 //!
-//! Invariants, which the suite (module `suite`, feature `suite`) holds every store to:
+//! Invariants, which the suite (module `suite`, which no program of the product calls) holds every store to:
 //!
 //! - A revision is given to one change and never again, and a later change has a greater one, also across restarts.
 //! - A write that was answered is on disk. A write whose answer was lost says so ([`StoreError::Away`]).
@@ -22,8 +22,9 @@ mod error;
 pub mod fault;
 mod record;
 mod server;
-#[cfg(feature = "suite")]
 pub mod suite;
+#[doc(hidden)]
+pub mod untrusted;
 mod wire;
 
 pub use client::Remote;

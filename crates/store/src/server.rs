@@ -173,7 +173,8 @@ struct Watching {
     task: AbortHandle,
 }
 
-struct Connection {
+/// One client, and what it has asked for.
+pub(crate) struct Connection {
     store: Arc<Embedded>,
     outbox: Arc<Outbox>,
     asked: Arc<Semaphore>,
@@ -183,7 +184,7 @@ struct Connection {
 }
 
 impl Connection {
-    async fn serve(store: Arc<Embedded>, stream: UnixStream, mut stopped: watch::Receiver<bool>) {
+    pub(crate) async fn serve(store: Arc<Embedded>, stream: UnixStream, mut stopped: watch::Receiver<bool>) {
         let (read, write) = stream.into_split();
         let outbox = Arc::new(Outbox { half: Mutex::new(write), dead: Notify::new() });
         let mut connection = Self {

@@ -6,6 +6,7 @@
 #![allow(clippy::print_stdout, reason = "results are this program's stdout")]
 
 mod checks;
+mod fuzz;
 mod libtest;
 mod process;
 mod release;
@@ -29,7 +30,8 @@ usage: cargo xtask COMMAND
   install [ARG...]                   what `ripstop install` of target/release installs, with its arguments
   bench [--record] [--rounds N] [--only ID,ID]
                                      builds and measures; --record puts the tables into BENCHMARKS.md
-  fuzz | test-k8s                    say what is missing as long as there are none";
+  fuzz [TARGET...] [--seconds N]     the parsers of outside input under libFuzzer, N seconds each; or the named ones
+  test-k8s                           says what is missing as long as there are none";
 
 /// A command ended, and how.
 enum End {
@@ -73,7 +75,7 @@ fn run(command: &str, args: &[String]) -> Result<End> {
         "bench" => Ok(verdict(release::bench(&Workspace::open()?, args)?)),
         "install" => Ok(verdict(release::install(&Workspace::open()?, args)?)),
         "test-k8s" => Ok(End::Nothing("no cluster tests exist yet")),
-        "fuzz" => Ok(End::Nothing("no fuzz targets exist yet")),
+        "fuzz" => Ok(verdict(fuzz::command(&Workspace::open()?, args)?)),
         "" | "help" | "--help" | "-h" => {
             println!("{HELP}");
             Ok(End::Good)

@@ -14,6 +14,9 @@ pub struct Workspace {
     pub target: PathBuf,
 }
 
+/// The package that libFuzzer drives: a workspace of its own.
+pub const FUZZ_MANIFEST: &str = "fuzz/Cargo.toml";
+
 /// Text files by path relative to the root, with `/` between the parts.
 pub type Sources = BTreeMap<String, String>;
 
@@ -52,6 +55,11 @@ impl Workspace {
         let metadata: Value = serde_json::from_slice(&output.stdout).context("cargo metadata: not JSON")?;
         let target = metadata["target_directory"].as_str().context("cargo metadata: no target_directory")?;
         Ok(Self { root: root.to_path_buf(), target: target.into() })
+    }
+
+    /// The manifests of this workspace and, where it is there, of the package that libFuzzer drives.
+    pub fn manifests(&self) -> impl Iterator<Item = &'static str> {
+        ["Cargo.toml", FUZZ_MANIFEST].into_iter().filter(|manifest| self.root.join(manifest).exists())
     }
 
     /// A cargo of this workspace, without colours, with an empty stdin.
@@ -102,6 +110,29 @@ impl Workspace {
             .context("cargo metadata")?;
         ensure!(output.status.success(), "cargo metadata: {}", String::from_utf8_lossy(&output.stderr).trim());
         serde_json::from_slice(&output.stdout).context("cargo metadata: not JSON")
+    }
+
+    /// Every package of the workspace's graph with its features, `NAME VERSION [FEATURES]`, as cargo takes them where
+    /// dependencies of these kinds count.
+    ///
+    /// # Errors
+    /// As [`Workspace::metadata`].
+    pub fn features(&self, kinds: &str) -> Result<Vec<String>> {
+        let output = self
+            .cargo()
+            .args(["tree", "--locked", "--workspace", "--prefix", "none"])
+            .args(["--edges", kinds, "--format", "{p} [{f}]"])
+            .output()
+            .context("cargo tree")?;
+        ensure!(output.status.success(), "cargo tree: {}", String::from_utf8_lossy(&output.stderr).trim());
+        let text = String::from_utf8_lossy(&output.stdout);
+        // A path, a mark of a procedural macro or of a repetition may stand between.
+        let line = |line: &str| -> Option<String> {
+            let (package, features) = line.split_once(" [")?;
+            let name: Vec<&str> = package.split(' ').take(2).collect();
+            Some(format!("{} [{}", name.join(" "), features.trim_end_matches(" (*)")))
+        };
+        Ok(text.lines().filter_map(line).collect::<BTreeSet<_>>().into_iter().collect())
     }
 
     /// What a package is linked with when it is built alone, so with its own features only: names of packages.

@@ -22,7 +22,7 @@ const NETCONF: usize = 4;
 
 impl Known {
     /// Takes one event in.
-    pub(super) fn hear(&mut self, event: Reply<'_>, own: &OwnTraffic, changed: &mut Changed) {
+    pub(crate) fn hear(&mut self, event: Reply<'_>, own: &OwnTraffic, changed: &mut Changed) {
         match event.kind {
             RTM_NEWLINK | RTM_DELLINK => self.link(event, own),
             _ if own.is_ours(event.port) => {}
@@ -38,7 +38,7 @@ impl Known {
     }
 
     /// Judges the links that had events, by what they were and what they became: the steps between do not matter.
-    pub(super) fn settle(&mut self, own: &OwnTraffic, changed: &mut Changed) {
+    pub(crate) fn settle(&mut self, own: &OwnTraffic, changed: &mut Changed) {
         for (index, touched) in std::mem::take(&mut self.touched) {
             let after = self.links.get(&index);
             let runs = self.running.contains(&index);

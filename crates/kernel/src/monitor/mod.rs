@@ -76,7 +76,7 @@ pub struct Monitor {
 
 /// What events are compared with.
 #[derive(Debug, Default)]
-struct Known {
+pub(crate) struct Known {
     links: BTreeMap<u32, LinkState>,
     /// Foreign links that run.
     running: BTreeSet<u32>,

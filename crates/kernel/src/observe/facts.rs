@@ -163,8 +163,7 @@ fn rules_of(socket: &mut Socket, chain: &ForwardChain) -> Result<Replies, Observ
 
 /// Whether the last rule of a chain drops or rejects whatever comes to it.
 fn ends_in_drop(rules: &Replies) -> bool {
-    let last = rules.iter().filter_map(|rule| rule.split::<NFGEN>()).last();
-    last.is_some_and(|(_, rule)| always_drops(rule.nested(NFTA_RULE_EXPRESSIONS)))
+    rules.iter().filter_map(rule_drops).last().unwrap_or(false)
 }
 
 /// A base chain on the forward hook of a family that sees routed packets.
@@ -181,6 +180,12 @@ pub(crate) fn forward_chain(reply: Reply<'_>) -> Option<ForwardChain> {
         name: attrs.str(NFTA_CHAIN_NAME)?.into(),
         drops: attrs.be32(NFTA_CHAIN_POLICY) == Some(NF_DROP),
     })
+}
+
+/// Whether a rule, as the kernel shows it, drops every packet; `None` for what is too short to be one.
+pub(crate) fn rule_drops(reply: Reply<'_>) -> Option<bool> {
+    let (_, rule) = reply.split::<NFGEN>()?;
+    Some(always_drops(rule.nested(NFTA_RULE_EXPRESSIONS)))
 }
 
 /// Whether a rule drops or rejects every packet: nothing in it but counters before the verdict.

@@ -3,7 +3,7 @@
 //! Each act makes its own lab, does something a user would fear, and checks it with counted packets. Every check is a
 //! row of the table at the end; the exit code is 0 only if all held.
 //!
-//! Not here: anything that knows how the product works. A later subject adds its act to [`ACTS`].
+//! Not here: anything that knows how the product works. A later subject adds its act to `ACTS`.
 
 mod acts;
 mod ledger;

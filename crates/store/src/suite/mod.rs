@@ -1,6 +1,8 @@
 //! The laws of every store, as cases any store can be put through.
 //!
-//! A case says what is wrong instead of panicking, and asserts nothing about time. Feature `suite`.
+//! A case says what is wrong instead of panicking, and asserts nothing about time.
+//!
+//! It is no feature of the package, so that a test and a program are linked with one and the same build of it.
 
 macro_rules! ensure {
     ($cond:expr, $($why:tt)+) => {

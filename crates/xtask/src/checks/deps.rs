@@ -108,6 +108,21 @@ const RIM: &[Row] = &[
         "ripstop-bench",
         &["ripstop-types", "ripstop-objects", "ripstop-store", "ripstop-forwarder", "ripstop-lab"],
     ),
+    // Drives every parser of outside input.
+    row(
+        "fuzz",
+        "ripstop-fuzz",
+        &[
+            "ripstop-types",
+            "ripstop-nft",
+            "ripstop-cni-spec",
+            "ripstop-objects",
+            "ripstop-tables",
+            "ripstop-kernel",
+            "ripstop-store",
+            "ripstop-agent",
+        ],
+    ),
     row("ripstop-cni", PLUGIN, &["ripstop-cni-spec"]),
     row("xtask", "xtask", &[]),
 ];

@@ -3,6 +3,7 @@
 
 mod deps;
 mod effects;
+mod features;
 mod purity;
 mod size;
 mod tools;
@@ -52,10 +53,14 @@ const CHECKS: &[Check] = &[
     }),
     ("netlink", "the kernel is changed from kernel::apply only", |cx| Ok(effects::netlink(&cx.sources))),
     ("deps", "each crate depends on what its row of the table allows", |cx| deps::check(cx.workspace)),
+    ("features", "tests and programs take every crate with the same features, so that it is built once", |cx| {
+        features::check(cx.workspace)
+    }),
     ("fmt", "cargo fmt changes nothing", |cx| tools::fmt(cx.workspace)),
     ("deny", "licences, banned crates and sources by cargo-deny", |cx| tools::deny(cx.workspace)),
     ("advisories", "no known vulnerability in a dependency", |cx| tools::advisories(cx.workspace)),
     ("clippy", "no warning of compiler or clippy in any target", |cx| tools::clippy(cx.workspace)),
+    ("doc", "documentation without a warning: links lead somewhere", |cx| tools::doc(cx.workspace)),
 ];
 
 /// How many checks ended in which way.

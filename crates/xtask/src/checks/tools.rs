@@ -1,4 +1,5 @@
-//! Checks that other programs make: rustfmt, clippy, cargo-deny.
+//! Checks that other programs make: rustfmt, clippy, rustdoc, cargo-deny. Of the package under libFuzzer, which is a
+//! workspace of its own, the format alone is judged: its programs are a line each, and compiled by `make fuzz`.
 
 use std::path::Path;
 use std::time::Duration;
@@ -20,8 +21,14 @@ const FETCH_LIMIT: Duration = Duration::from_secs(90);
 /// # Errors
 /// If cargo cannot be started.
 pub fn fmt(workspace: &Workspace) -> Result<Outcome> {
-    let ran = run(workspace, "fmt", &["fmt", "--all", "--check", "--", "-l"], LIMIT)?;
-    Ok(judge(&ran, &workspace.root))
+    for manifest in workspace.manifests() {
+        let args = ["fmt", "--all", "--manifest-path", manifest, "--check", "--", "-l"];
+        let outcome = judge(&run(workspace, "fmt", &args, LIMIT)?, &workspace.root);
+        if outcome != Outcome::Ok {
+            return Ok(outcome);
+        }
+    }
+    Ok(Outcome::Ok)
 }
 
 /// `cargo clippy` for every target of every package, warnings being errors.
@@ -32,6 +39,17 @@ pub fn clippy(workspace: &Workspace) -> Result<Outcome> {
     let args = ["clippy", "--workspace", "--all-targets", "--locked", "--quiet", "--", "-D", "warnings"];
     let ran = run(workspace, "clippy", &args, LIMIT)?;
     Ok(if ran.good() { Outcome::Ok } else { Outcome::Failed(ran.tail(400)) })
+}
+
+/// `cargo doc` for every library, warnings being errors.
+///
+/// # Errors
+/// If cargo cannot be started.
+pub fn doc(workspace: &Workspace) -> Result<Outcome> {
+    let mut cargo = workspace.cargo();
+    cargo.args(["doc", "--workspace", "--no-deps", "--locked", "--quiet"]).env("RUSTDOCFLAGS", "-D warnings");
+    let ran = process::run(&mut cargo, &workspace.log("check-doc"), LIMIT)?;
+    Ok(if ran.good() { Outcome::Ok } else { Outcome::Failed(ran.tail(100)) })
 }
 
 /// Licences, banned crates and sources, by deny.toml.
@@ -117,6 +135,15 @@ mod tests {
         assert!(faults.contains("len_zero") && faults.contains("ptr_arg"), "{faults}");
         let (_dir, good) = planted("//! Good.\n", "MIT");
         assert_eq!(clippy(&good).unwrap(), Outcome::Ok);
+    }
+
+    #[test]
+    fn a_link_to_nowhere_is_found() {
+        let (_dir, bad) = planted("//! See [`nothing`].\n", "MIT");
+        let faults = failed(doc(&bad).unwrap());
+        assert!(faults.contains("unresolved link to `nothing`"), "{faults}");
+        let (_dir, good) = planted("//! See [`f`].\n\n/// Nothing.\npub fn f() {}\n", "MIT");
+        assert_eq!(doc(&good).unwrap(), Outcome::Ok);
     }
 
     #[test]

@@ -41,7 +41,7 @@ pub fn check(sources: &Sources) -> Outcome {
             for folder in folders.iter().filter(|folder| stands_alone(line, folder)) {
                 faults.push(format!("{place}: names {folder}, which exists on one machine only"));
             }
-            if path == "Cargo.lock" && line.starts_with("source = ") && !line.contains("/crates.io-index\"") {
+            if path.ends_with("Cargo.lock") && line.starts_with("source = ") && !line.contains("/crates.io-index\"") {
                 faults.push(format!("{place}: {line}: only crates of the usual index are used"));
             }
         }
@@ -69,7 +69,7 @@ mod tests {
         let image = format!("image: {}/pause", ["registry", "k8s", "io"].join("."));
         let folder = format!("cd {}x", ["", "work", ""].join("/"));
         let lock = "source = \"registry+https://example.org/index\"";
-        let files = planted(&[("a.md", &host), ("b.yaml", &image), ("c.sh", &folder), ("Cargo.lock", lock)]);
+        let files = planted(&[("a.md", &host), ("b.yaml", &image), ("c.sh", &folder), ("a/Cargo.lock", lock)]);
         let Outcome::Failed(faults) = check(&files) else { panic!("not found") };
         assert_eq!(faults.len(), 4, "{faults:?}");
     }

@@ -1,0 +1,112 @@
+//! What people and other agents write: configuration, networks, records of the store.
+
+use std::fmt::Debug;
+
+use ripstop_objects::{AgentConfig, AliveRecord, Manifest, Network, NetworkName, NodeRecord, RangeClaim, Record};
+use ripstop_objects::{check_networks, parse_claim_key};
+use ripstop_store::{Kind, MAX_KEY, MAX_VALUE, validate_key, validate_value};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::{head, text};
+
+/// The agent's configuration file.
+pub fn config(data: &[u8]) {
+    let Some(text) = text(data) else { return };
+    match AgentConfig::decode(text) {
+        Ok((config, _)) => again(&config),
+        Err(faults) => assert!(!faults.to_string().is_empty()),
+    }
+}
+
+/// Flannel's `net-conf.json`.
+pub fn flannel(data: &[u8]) {
+    let Some(text) = text(data) else { return };
+    match Network::from_flannel(NetworkName::first(), text) {
+        Ok((network, _)) => {
+            judge(&network);
+            record(&network);
+        }
+        Err(faults) => assert!(!faults.to_string().is_empty()),
+    }
+}
+
+/// A file for `ripstop apply -f`.
+pub fn manifest(data: &[u8]) {
+    let Some(text) = text(data) else { return };
+    match Manifest::decode(text) {
+        Ok(manifest) => {
+            assert!(check_networks(&manifest.networks).is_ok());
+            manifest.networks.iter().for_each(judge);
+            manifest.networks.iter().for_each(record);
+        }
+        Err(faults) => assert!(!faults.to_string().is_empty()),
+    }
+}
+
+/// What a decoded network promises.
+fn judge(network: &Network) {
+    let network = &network.spec;
+    assert!(network.families().next().is_some());
+    for family in network.families() {
+        for range in [network.first_node_range(family), network.last_node_range(family)].into_iter().flatten() {
+            assert!(network.contains(range.addr()), "{range} of {network:?}");
+        }
+    }
+}
+
+/// A record of the store: a key, an empty line, a value.
+pub fn store_record(data: &[u8]) {
+    let Some((key, value)) = text(data).map(head) else { return };
+    if validate_key(key).is_ok() {
+        assert!(key.len() <= MAX_KEY);
+    }
+    let Ok(value) = serde_json::from_str::<Value>(value) else { return };
+    if let Ok(text) = validate_value(&value) {
+        assert!(text.len() <= MAX_VALUE);
+        assert!(serde_json::from_str::<Value>(&text).is_ok_and(|read| read == value), "{text}");
+    }
+    let _ = ripstop_store::node_of(&value);
+    let _ = parse_claim_key(key);
+    Network::decode_record(key, &value);
+    NodeRecord::decode_record(key, &value);
+    RangeClaim::decode_record(key, &value);
+    AliveRecord::decode_record(key, &value);
+    for kind in Kind::ALL {
+        assert_eq!(Kind::parse(kind.as_str()).ok(), Some(kind));
+    }
+}
+
+/// Decoding, for every kind of record alike.
+trait DecodeRecord: Record + Debug + PartialEq {
+    fn decode_record(key: &str, value: &Value) {
+        match <Self as Record>::decode(key, value) {
+            Ok(read) => {
+                assert_eq!(read.key(), key);
+                record(&read);
+            }
+            Err(faults) => assert!(!faults.to_string().is_empty()),
+        }
+    }
+}
+
+impl<T: Record + Debug + PartialEq> DecodeRecord for T {}
+
+/// A record that was read is written, and reads back as the same.
+fn record<T: Record + Debug + PartialEq>(record: &T) {
+    let (key, value) = (record.key(), record.encode());
+    match T::decode(&key, &value) {
+        Ok(read) => assert_eq!(read, *record, "written as {value}"),
+        Err(faults) => panic!("what was written cannot be read: {value}: {faults}"),
+    }
+}
+
+/// A value that was read is written, and reads back as the same.
+fn again<T: Serialize + DeserializeOwned + PartialEq + Debug>(value: &T) {
+    let Ok(written) = serde_json::to_string(value) else { panic!("cannot be written: {value:?}") };
+    match serde_json::from_str::<T>(&written) {
+        Ok(read) => assert_eq!(read, *value, "written as {written}"),
+        Err(error) => panic!("what was written cannot be read: {written}: {error}"),
+    }
+}
