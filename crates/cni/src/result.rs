@@ -289,10 +289,12 @@ fn read_ip(object: Object<'_>, version: CniVersion, interfaces: usize, faults: &
         faults.add(object.path("address"), None, accepted);
     }
     let gateway = read_gateway(object, "gateway", faults);
-    let interface = number(object, "interface", faults);
+    let mut interface = number(object, "interface", faults);
     if let Some(index) = interface
         && usize::try_from(index).is_ok_and(|i| i >= interfaces)
     {
+        // Also where faults are passed over, as in a DEL, no index leads nowhere.
+        interface = None;
         faults.add(
             object.path("interface"),
             object.get("interface"),

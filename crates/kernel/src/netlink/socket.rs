@@ -246,7 +246,7 @@ impl Socket {
                     NLMSG_DONE => {
                         let code = reply.body.first_chunk().map_or(0, |b| i32::from_ne_bytes(*b));
                         if code < 0 {
-                            return Err(NetlinkError { errno: -code, text: ext_ack(&reply.body[4..]) });
+                            return Err(NetlinkError { errno: code.saturating_neg(), text: ext_ack(&reply.body[4..]) });
                         }
                         return Ok(whole);
                     }
@@ -397,7 +397,7 @@ pub(crate) fn check_ack(reply: Reply<'_>) -> Result<(), NetlinkError> {
     } else {
         reply.body.get(4 + echoed.next_multiple_of(4)..).and_then(ext_ack)
     };
-    Err(NetlinkError { errno: -code, text })
+    Err(NetlinkError { errno: code.saturating_neg(), text })
 }
 
 fn ext_ack(bytes: &[u8]) -> Option<Box<str>> {

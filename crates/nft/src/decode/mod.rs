@@ -206,7 +206,9 @@ fn received(bytes: &[u8]) -> Result<Received, DecodeError> {
     let message = match kind {
         NLMSG_DONE => match word(body, 0).map(u32::cast_signed) {
             // A dump that failed says so at its end.
-            Some(code) if code < 0 => Message::Refused(Refusal { seq, errno: -code, offset: None, message: None }),
+            Some(code) if code < 0 => {
+                Message::Refused(Refusal { seq, errno: code.saturating_neg(), offset: None, message: None })
+            }
             _ => Message::Done,
         },
         NLMSG_ERROR => answers::error(seq, flags, body),
