@@ -5,6 +5,7 @@
 
 #![allow(clippy::print_stdout, reason = "results are this program's stdout")]
 
+mod altkernel;
 mod checks;
 mod fuzz;
 mod libtest;

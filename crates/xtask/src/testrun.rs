@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
+use crate::altkernel;
 use crate::checks::{self, Tally};
 use crate::libtest::{self, Verdict, Verdicts};
 use crate::process;
@@ -71,6 +72,9 @@ pub fn command(workspace: &Workspace, args: &[String]) -> Result<bool> {
         tally = checks::all(workspace, &[])?;
     }
     add(&mut tally, tests(workspace, &choice)?);
+    if choice.packages.is_empty() && choice.tier != Tier::Quick {
+        add(&mut tally, altkernel::stage(workspace)?);
+    }
     println!("test: {} tier, {:.0} s", choice.tier.name(), start.elapsed().as_secs_f64());
     println!("{} passed, {} failed, {} skipped", tally.passed, tally.failed, tally.skipped);
     Ok(tally.failed == 0)

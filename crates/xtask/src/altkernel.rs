@@ -1,0 +1,73 @@
+//! The programs on another kernel: a cluster of two nodes on the kernel of Debian's current release, in an emulated
+//! machine, booted once.
+
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use crate::checks::{Outcome, Tally};
+use crate::process::{self, Ran};
+use crate::workspace::Workspace;
+
+/// Longer than the emulated machine takes beside a build; by itself it takes less than a minute.
+const LIMIT: Duration = Duration::from_secs(15 * 60);
+
+/// What `tools/altkernel/run` ends with where there is no machine to run in.
+const NO_MACHINE: i32 = 125;
+
+/// Boots and judges the programs in target/debug.
+///
+/// # Errors
+/// If the script cannot be started.
+pub fn stage(workspace: &Workspace) -> Result<Tally> {
+    let tools = workspace.root.join("tools/altkernel");
+    let mut command = Command::new(tools.join("run"));
+    command.args(["-t", "840", "--"]).arg(tools.join("smoke")).arg(workspace.target.join("debug"));
+    let ran = process::run(&mut command, &workspace.log("test-altkernel"), LIMIT).context("tools/altkernel/run")?;
+    let took = ran.took.as_secs_f64();
+    Ok(match judge(&ran) {
+        Outcome::Ok => {
+            println!("test altkernel OK {took:.1} s");
+            Tally { passed: 1, ..Tally::default() }
+        }
+        Outcome::Skipped(why) => {
+            println!("test altkernel SKIPPED: {why} {took:.1} s");
+            Tally { skipped: 1, ..Tally::default() }
+        }
+        Outcome::Failed(lines) => {
+            println!("test altkernel FAILED {took:.1} s: {}", ran.end());
+            lines.iter().for_each(|line| println!("    {line}"));
+            Tally { failed: 1, ..Tally::default() }
+        }
+    })
+}
+
+/// A kernel that cannot be had is no fault; one that did not survive is.
+fn judge(ran: &Ran) -> Outcome {
+    let died = ran.output.contains("guest ended without a status");
+    match ran.status.and_then(|status| status.code()) {
+        Some(0) => Outcome::Ok,
+        Some(NO_MACHINE) if !died => Outcome::Skipped(ran.tail(1).concat()),
+        _ => Outcome::Failed(ran.tail(40)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn judged(script: &str) -> Outcome {
+        let dir = tempfile::tempdir().unwrap();
+        let mut command = Command::new("sh");
+        judge(&process::run(command.args(["-c", script]), &dir.path().join("log"), LIMIT).unwrap())
+    }
+
+    #[test]
+    fn a_kernel_that_cannot_be_had_is_told_from_one_that_dies() {
+        assert_eq!(judged("exit 0"), Outcome::Ok);
+        assert_eq!(judged("echo a; echo no mirror; exit 125"), Outcome::Skipped("no mirror".into()));
+        assert!(matches!(judged("echo guest ended without a status; exit 125"), Outcome::Failed(_)));
+        assert!(matches!(judged("echo lost packets; exit 1"), Outcome::Failed(_)));
+    }
+}
