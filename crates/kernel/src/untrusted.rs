@@ -1,6 +1,6 @@
 //! The door of the fuzz targets to the decoders of what a kernel answers. Not part of the crate's interface.
 
-use crate::netlink::{check_ack, each_message};
+use crate::netlink::{each_message, parse_ack};
 use crate::own::OwnTraffic;
 use crate::wire::Names;
 use crate::wire::address::RawAddress;
@@ -20,7 +20,7 @@ pub fn kernel_messages(bytes: &[u8]) -> usize {
     let mut count = 0;
     for (_, reply) in each_message(bytes) {
         count += 1;
-        let _ = check_ack(reply);
+        let _ = parse_ack(reply);
         if let Some(link) = RawLink::read(reply) {
             let (_, _) = (link.is_ours(), link.owner());
             names.insert(link.index, link.name.clone());

@@ -12,4 +12,4 @@ mod socket;
 pub(crate) mod uapi;
 
 pub(crate) use message::{Attrs, Message, Replies, Reply, ip_bytes, read_ip};
-pub(crate) use socket::{NetlinkError, Protocol, Socket, check_ack, drop_events_of, each_message};
+pub(crate) use socket::{NetlinkError, Protocol, Socket, drop_events_of, each_message, parse_ack};

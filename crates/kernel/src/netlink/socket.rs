@@ -193,7 +193,7 @@ impl Socket {
                 let Some(answer) = answers.get_mut(index) else { continue };
                 match reply.kind {
                     NLMSG_ERROR => {
-                        if let Err(error) = check_ack(reply) {
+                        if let Err(error) = parse_ack(reply) {
                             answer.result = Err(error);
                         }
                         done |= index == last;
@@ -242,7 +242,7 @@ impl Socket {
                 }
                 whole &= reply.flags & NLM_F_DUMP_INTR == 0;
                 match reply.kind {
-                    NLMSG_ERROR => return check_ack(reply).map(|()| whole),
+                    NLMSG_ERROR => return parse_ack(reply).map(|()| whole),
                     NLMSG_DONE => {
                         let code = reply.body.first_chunk().map_or(0, |b| i32::from_ne_bytes(*b));
                         if code < 0 {
@@ -382,7 +382,7 @@ pub(crate) fn each_message(mut bytes: &[u8]) -> impl Iterator<Item = (u32, Reply
 }
 
 /// `struct nlmsgerr`: a negative errno or zero, the header of the request, then the kernel's words.
-pub(crate) fn check_ack(reply: Reply<'_>) -> Result<(), NetlinkError> {
+pub(crate) fn parse_ack(reply: Reply<'_>) -> Result<(), NetlinkError> {
     let code = reply.body.first_chunk().map_or(-libc::EIO, |b| i32::from_ne_bytes(*b));
     if code == 0 {
         return Ok(());
