@@ -56,8 +56,8 @@ impl Agent {
             match message {
                 Message::Ask(question) => question(&self.core, &metrics),
                 Message::Input(input) => drop(self.core.handle(self.at, input)),
-                Message::Release { range, answer } => {
-                    let outputs = self.core.handle(self.at, Input::Release { call: 1, claim: range.into() });
+                Message::Operate { input, answer } => {
+                    let outputs = self.core.handle(self.at, input(1));
                     let result = outputs.into_iter().find_map(|output| match output {
                         Output::Answer { result, .. } => Some(result),
                         _ => None,
