@@ -1,9 +1,10 @@
 //! A hash that is the same on every build and machine: names and hardware addresses are derived from it.
 
-/// FNV-1a, 64 bits (draft-eastlake-fnv), over parts separated by a zero byte, then mixed so that all bits differ.
+use ripstop_types::Fnv1a as _;
+
+/// FNV-1a, 64 bits, over parts separated by a zero byte, then mixed so that all bits differ.
 pub(crate) fn hash(parts: &[&str]) -> u64 {
-    let bytes = parts.iter().flat_map(|part| part.bytes().chain([0]));
-    let mut h = bytes.fold(0xcbf2_9ce4_8422_2325, |h: u64, b| (h ^ u64::from(b)).wrapping_mul(0x0000_0100_0000_01b3));
+    let mut h = u64::of(parts.iter().flat_map(|part| part.bytes().chain([0])));
     // The finaliser of SplitMix64 (Steele, Lea, Flood 2014).
     h = (h ^ (h >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     h = (h ^ (h >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

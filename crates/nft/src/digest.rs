@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use ripstop_types::Fnv1a as _;
 use serde::{Deserialize, Serialize};
 
 use crate::encode::{set_flags, types_number, width};
@@ -51,19 +52,17 @@ impl From<Digest> for String {
     }
 }
 
-/// FNV-1a with 128 bits (draft-eastlake-fnv): no secret, no adversary, no dependency.
+/// FNV-1a with 128 bits: no secret, no adversary.
 #[derive(Debug, Clone)]
 pub(crate) struct Hasher(u128);
 
 impl Hasher {
     pub(crate) fn new() -> Self {
-        Self(0x6c62_272e_07bb_0142_62b8_2175_6295_c58d)
+        Self(u128::BASIS)
     }
 
     fn raw(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.0 = (self.0 ^ u128::from(*byte)).wrapping_mul(0x0000_0000_0100_0000_0000_0000_0000_013b);
-        }
+        self.0 = self.0.and(bytes.iter().copied());
     }
 
     /// Takes a part with its length, so that no two lists of parts run together.

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use ripstop_netmodel::NEXTHOP_IDS;
 use ripstop_objects::NetworkName;
-use ripstop_types::{Family, NodeName};
+use ripstop_types::{Family, Fnv1a as _, NodeName};
 use serde::{Deserialize, Serialize};
 
 /// The ids in use.
@@ -32,8 +32,8 @@ impl NexthopIds {
                 continue;
             }
             let count = NEXTHOP_IDS.end() - NEXTHOP_IDS.start() + 1;
-            let mut at =
-                fnv1a(network.as_str().bytes().chain([0]).chain(peer.as_str().bytes()).chain([family.bits()])) % count;
+            let bytes = network.as_str().bytes().chain([0]).chain(peer.as_str().bytes()).chain([family.bits()]);
+            let mut at = u32::of(bytes) % count;
             // Twice the peers that any cluster has fit in the range many times over, so this ends.
             while self.by_id.contains_key(&(NEXTHOP_IDS.start() + at)) {
                 at = (at + 1) % count;
@@ -52,11 +52,6 @@ impl NexthopIds {
             }
         }
     }
-}
-
-/// FNV-1a, 32 bits (draft-eastlake-fnv): the same on every build, unlike the standard library's hasher.
-fn fnv1a(bytes: impl Iterator<Item = u8>) -> u32 {
-    bytes.fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
 }
 
 impl From<Vec<(NetworkName, NodeName, Family, u32)>> for NexthopIds {

@@ -6,11 +6,13 @@
 //! Invariants: a [`Prefix`] has no host bits; an [`IfName`] fits the kernel's 15 bytes; a [`NodeName`] and the two
 //! halves of a [`PodName`] are DNS-1123 names, so they are safe in file names, keys and kernel comments.
 
+mod fnv;
 mod kind;
 mod link;
 mod name;
 mod prefix;
 
+pub use fnv::Fnv1a;
 pub use kind::StoreKind;
 pub use link::{IfName, Mac};
 pub use name::{ContainerId, Labels, NodeName, Owner, PodName, validate_dns_name};

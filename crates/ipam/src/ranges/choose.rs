@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use ripstop_types::{NodeName, Prefix};
+use ripstop_types::{Fnv1a as _, NodeName, Prefix};
 use serde::{Deserialize, Serialize};
 
 use super::claim::{Claim, ClaimKey, Claimant};
@@ -250,15 +250,11 @@ pub fn choose<'a>(
     first_free(request, me, &in_pool).map(Choice::Claim)
 }
 
-/// Where the search for a free range begins among `count` candidates: FNV-1a (64 bits, offset basis
-/// 0xcbf29ce484222325, prime 0x100000001b3) over the bytes of the node's name, then the finaliser of MurmurHash3
-/// (fmix64), modulo `count`. The same in every build, so that a node whose claim was lost asks for the same range.
+/// Where the search for a free range begins among `count` candidates: FNV-1a, 64 bits, over the bytes of the node's
+/// name, then the finaliser of MurmurHash3 (fmix64), modulo `count`. The same in every build, so that a node whose claim was lost asks for the same range.
 #[must_use]
 pub fn start_of(node: &NodeName, count: u128) -> u128 {
-    let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
-    for byte in node.as_str().bytes() {
-        hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-    }
+    let mut hash = u64::of(node.as_str().bytes());
     hash = (hash ^ (hash >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
     hash = (hash ^ (hash >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
     hash ^= hash >> 33;
