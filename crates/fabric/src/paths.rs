@@ -34,16 +34,22 @@ pub struct TunnelEnd {
     pub mac: Mac,
 }
 
-/// Why a peer cannot be reached: a sentence without a full stop that says what to do.
+/// Why there is no path: a sentence without a full stop.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct Refusal(pub String);
+pub enum NoPath {
+    /// The peer has still to say something. One that joins says it within moments.
+    #[error("{0}")]
+    Pending(String),
+    /// It cannot be reached as things are; the sentence says what to do.
+    #[error("{0}")]
+    Refused(String),
+}
 
 /// The path to a peer's pods of a network and family.
 ///
 /// # Errors
-/// Where both ends know no common way; the refusal names the peer and the remedy.
-pub fn path(tables: &Tables, network: &Network, peer: &NodeRecord, family: Family) -> Result<Path, Refusal> {
+/// Where both ends know no common way, or none yet; a refusal names the peer and the remedy.
+pub fn path(tables: &Tables, network: &Network, peer: &NodeRecord, family: Family) -> Result<Path, NoPath> {
     let by = |kind| by_backend(tables, network, kind, peer, family);
     let wanted = by(network.spec.backend.kind);
     let Some(migration) = &network.migration else { return wanted };
@@ -52,7 +58,7 @@ pub fn path(tables: &Tables, network: &Network, peer: &NodeRecord, family: Famil
     }
     let before = by(migration.from);
     let now = migration::sent_by(tables, network, &peer.name, family);
-    let stays = |path: &Result<Path, Refusal>| path.as_ref().is_ok_and(|path| Some(path.encapsulation) == now);
+    let stays = |path: &Result<Path, NoPath>| path.as_ref().is_ok_and(|path| Some(path.encapsulation) == now);
     if stays(&wanted) && !stays(&before) { wanted } else { before.or(wanted) }
 }
 
@@ -63,7 +69,7 @@ pub(crate) fn by_backend(
     kind: BackendKind,
     peer: &NodeRecord,
     family: Family,
-) -> Result<Path, Refusal> {
+) -> Result<Path, NoPath> {
     match kind {
         BackendKind::HostGw => plain(tables, peer, family),
         BackendKind::Vxlan => vxlan(tables, network, peer, family),
@@ -86,18 +92,20 @@ pub fn tunnel_mac(node: &NodeName, network: &Network) -> Mac {
     crate::hash::mac(&["vtep", node.as_str(), &network.spec.backend.vni.to_string()])
 }
 
-fn plain(tables: &Tables, peer: &NodeRecord, family: Family) -> Result<Path, Refusal> {
-    let own = host::address(tables, family)
-        .ok_or_else(|| Refusal(format!("this node has no {family} address on its uplink, which host-gw needs")))?;
-    let link = host::uplink(tables, family).ok_or_else(|| Refusal(format!("this node has no {family} uplink")))?;
-    let theirs = peer
-        .address(family)
-        .ok_or_else(|| Refusal(format!("{} has published no {family} address, which host-gw needs", peer.name)))?;
+fn plain(tables: &Tables, peer: &NodeRecord, family: Family) -> Result<Path, NoPath> {
+    let own = host::address(tables, family).ok_or_else(|| {
+        NoPath::Refused(format!("this node has no {family} address on its uplink, which host-gw needs"))
+    })?;
+    let link =
+        host::uplink(tables, family).ok_or_else(|| NoPath::Refused(format!("this node has no {family} uplink")))?;
+    let theirs = peer.address(family).ok_or_else(|| {
+        NoPath::Refused(format!("{} has published no {family} address, which host-gw needs", peer.name))
+    })?;
     if !peer.receives_plain() {
-        return Err(Refusal(format!("{} does not take packets without encapsulation", peer.name)));
+        return Err(NoPath::Refused(format!("{} does not take packets without encapsulation", peer.name)));
     }
     if !own.prefix.contains(theirs.ip) {
-        return Err(Refusal(format!(
+        return Err(NoPath::Refused(format!(
             "{} at {} is not in this node's subnet {}, so a router that does not know the pods is between: use the backend auto or vxlan",
             peer.name, theirs.ip, own.prefix
         )));
@@ -118,33 +126,35 @@ fn link_local(mac: Mac) -> Ipv6Addr {
     Ipv6Addr::new(0xfe80, 0, 0, 0, (a ^ 2) << 8 | b, c << 8 | 0xff, 0xfe00 | d, e << 8 | f)
 }
 
-fn vxlan(tables: &Tables, network: &Network, peer: &NodeRecord, family: Family) -> Result<Path, Refusal> {
+fn vxlan(tables: &Tables, network: &Network, peer: &NodeRecord, family: Family) -> Result<Path, NoPath> {
     let backend = &network.spec.backend;
     let outer_family = host::outer_family(tables)
-        .ok_or_else(|| Refusal("this node has no address on its uplink, which vxlan needs".into()))?;
+        .ok_or_else(|| NoPath::Refused("this node has no address on its uplink, which vxlan needs".into()))?;
     let theirs = peer.vxlan(backend.vni).ok_or_else(|| {
-        Refusal(format!("{} has not published that it receives vxlan with VNI {} yet", peer.name, backend.vni))
+        NoPath::Pending(format!("{} has not published that it receives vxlan with VNI {} yet", peer.name, backend.vni))
     })?;
     if theirs.port != backend.port {
-        return Err(Refusal(format!(
+        return Err(NoPath::Refused(format!(
             "{} receives vxlan on port {}, this node sends to {}: the network's backend.port differs",
             peer.name, theirs.port, backend.port
         )));
     }
     let outer = theirs.outer(outer_family).ok_or_else(|| {
-        Refusal(format!("{} has no {outer_family} address for outer packets, which this node sends", peer.name))
+        NoPath::Refused(format!("{} has no {outer_family} address for outer packets, which this node sends", peer.name))
     })?;
     let inner = theirs
         .inner(family)
         .or_else(|| tables.ranges(&peer.name, &network.name, family).next().and_then(|range| wiring::node_ip(&range)))
-        .ok_or_else(|| Refusal(format!("{} owns no {family} range of network {} yet", peer.name, network.name)))?;
+        .ok_or_else(|| {
+            NoPath::Pending(format!("{} owns no {family} range of network {} yet", peer.name, network.name))
+        })?;
     let gateway = match family {
         Family::V4 => inner,
         // The kernel takes no IPv6 gateway on a link while the route to it leads by another one, as it does where a peer
         // is moved (`ip6_route_check_nh_onlink`).
         Family::V6 => IpAddr::V6(link_local(theirs.mac)),
     };
-    let link = tunnel_link(network).ok_or_else(|| Refusal("the network has no tunnel".into()))?;
+    let link = tunnel_link(network).ok_or_else(|| NoPath::Refused("the network has no tunnel".into()))?;
     Ok(Path {
         peer: peer.name.clone(),
         family,

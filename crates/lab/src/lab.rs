@@ -36,7 +36,8 @@ pub struct Lab {
 }
 
 impl Lab {
-    /// Makes a lab and returns when every node is ready. If it fails, what was made is removed again.
+    /// Makes a lab and returns when every node is ready and reaches every other, or refuses to for a reason that lasts
+    /// (host-gw across a router). If it fails, what was made is removed again.
     pub fn up(options: &Options) -> Result<Self> {
         options.validate()?;
         need_root()?;
@@ -151,7 +152,39 @@ impl Lab {
         Ok(())
     }
 
-    /// Adds a node and returns its number when it is ready.
+    /// Waits until each of these nodes knows all others of `peers`, and has a path to each that is in the kernel or
+    /// refused.
+    pub fn wait_paths(&self, nodes: &[u32], peers: &[u32], limit: Duration) -> Result<()> {
+        let deadline = Instant::now() + limit;
+        for node in nodes {
+            while let Err(why) = self.has_paths(*node, peers) {
+                interrupt::check()?;
+                if Instant::now() >= deadline {
+                    let (name, seconds) = (layout::node_name(*node), limit.as_secs_f32());
+                    return Err(LabError::Away(format!("{name} does not reach its peers after {seconds} s: {why}")));
+                }
+                thread::sleep(READY_STEP);
+            }
+        }
+        Ok(())
+    }
+
+    fn has_paths(&self, node: u32, peers: &[u32]) -> Result<(), String> {
+        let paths = self.agent_json(node, "/v1/paths").map_err(|error| error.to_string())?;
+        let rows = paths.as_array().map(Vec::as_slice).unwrap_or_default();
+        let missing = peers.iter().filter(|peer| **peer != node).map(|peer| layout::node_name(*peer));
+        if let Some(peer) = missing.into_iter().find(|peer| !rows.iter().any(|row| row["peer"] == peer.as_str())) {
+            return Err(format!("it has not heard of {peer}"));
+        }
+        let state = |row: &serde_json::Value| row["state"].as_str().unwrap_or_default().to_owned();
+        let settled = |row: &&serde_json::Value| state(row) == "realised" || state(row).starts_with("refused");
+        match rows.iter().find(|row| !settled(row)) {
+            Some(row) => Err(format!("{}, {}: {}", row["peer"], row["family"], state(row))),
+            None => Ok(()),
+        }
+    }
+
+    /// Adds a node and returns its number when it is ready and reaches the others it has heard of.
     pub fn node_add(&self) -> Result<u32> {
         let _lock = Lock::take(&self.layout.lock_file(), Hold::Exclusive, LOCK_LIMIT)?;
         let node = State::update(&self.layout, |state| {
@@ -166,7 +199,7 @@ impl Lab {
             Ok(node)
         })?;
         self.switch_on(&layout::node_name(node))?;
-        self.await_agents(&[node])?;
+        self.await_agents(&[node], &[])?;
         Ok(node)
     }
 
@@ -188,16 +221,20 @@ impl Lab {
             self.switch_on(name)?;
         }
         let nodes: Vec<u32> = state.nodes().map(|(number, _)| number).collect();
-        self.await_agents(&nodes)?;
+        self.await_agents(&nodes, &nodes)?;
         State::update(&self.layout, |state| {
             state.ready = true;
             Ok(())
         })
     }
 
-    fn await_agents(&self, nodes: &[u32]) -> Result<()> {
+    fn await_agents(&self, nodes: &[u32], peers: &[u32]) -> Result<()> {
         let options = self.state()?.options;
-        if options.agents { self.wait_ready(nodes, options.ready_timeout) } else { Ok(()) }
+        if !options.agents {
+            return Ok(());
+        }
+        self.wait_ready(nodes, options.ready_timeout)?;
+        self.wait_paths(nodes, peers, options.ready_timeout)
     }
 
     /// Gives a machine its network, its files and its first process.

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use ripstop_cni_spec::result::{Interface, IpConfig, Route as ResultRoute};
 use ripstop_cni_spec::wire::Response;
 use ripstop_cni_spec::{Cidr, TypedCall};
+use ripstop_fabric::paths::NoPath;
 use ripstop_fabric::{host, paths, wiring};
 use ripstop_ipam::ranges::Life;
 use ripstop_netmodel::{Key, Ns, Object, RouteTarget};
@@ -86,7 +87,7 @@ pub struct PathView {
     pub device: Option<String>,
     pub gateway: Option<IpAddr>,
     pub mtu: Option<u32>,
-    /// realised, pending, failed, or `refused: why`.
+    /// realised, pending, `pending: why`, `failed: why`, or `refused: why`.
     pub state: String,
 }
 
@@ -215,7 +216,8 @@ impl Core {
                     let path = paths::path(&self.tables, network, peer, family);
                     let state = match &path {
                         Ok(_) => self.path_state(network.name.as_str(), &peer.name, family),
-                        Err(refusal) => format!("refused: {refusal}"),
+                        Err(NoPath::Pending(why)) => format!("pending: {why}"),
+                        Err(NoPath::Refused(why)) => format!("refused: {why}"),
                     };
                     let path = path.ok();
                     views.push(PathView {

@@ -32,7 +32,7 @@ pub struct LabCommand {
 #[derive(Debug, Clone, Subcommand)]
 #[non_exhaustive]
 pub enum LabAction {
-    /// Make a lab; returns when every node is ready
+    /// Make a lab; returns when every node is ready and reaches the others
     Up(UpArgs),
     /// Remove everything of a lab, also after a crash; succeeds if there is nothing
     Down,

@@ -56,32 +56,9 @@ fn up(ledger: &Ledger, name: &str, backend: Backend, wiring: Wiring) -> Result<L
     let options =
         Options { subnets: 2, backend, wiring, families: Families::Dual, replace: true, ..Options::named(name) };
     let lab = Lab::up(&options)?;
-    await_paths(&lab, &[1, 2, 3])?;
     ledger.tell(&format!("up in {:.1} s:", begun.elapsed().as_secs_f64()));
     ledger.tell("  n1 ── subnet 1 ─┐            ┌─ subnet 2 ── n2\n  n3 ── subnet 1 ─┴── router ──┴─ outside");
     Ok(lab)
-}
-
-/// Waits until every node has decided how to reach every other.
-fn await_paths(lab: &Lab, nodes: &[u32]) -> Result<()> {
-    let until = Instant::now() + Duration::from_secs(10);
-    for node in nodes {
-        loop {
-            let paths = lab.agent_json(*node, "/v1/paths")?;
-            let rows = paths.as_array().map(Vec::as_slice).unwrap_or_default();
-            let settled = |row: &serde_json::Value| {
-                row["state"].as_str().is_some_and(|state| state == "realised" || state.starts_with("refused"))
-            };
-            if rows.len() >= nodes.len() - 1 && rows.iter().all(settled) {
-                break;
-            }
-            if Instant::now() > until {
-                return Err(LabError::failed(format!("node n{node} does not reach its peers: {paths}")));
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    }
-    Ok(())
 }
 
 fn path_row(lab: &Lab, node: u32, peer: &str) -> Result<serde_json::Value> {
