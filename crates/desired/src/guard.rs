@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use ripstop_netmodel::{Entry, Key, Ns, Object, RecordScope, RouteTarget};
-use ripstop_nft::model::{IfPattern, KeyPart, Value};
+use ripstop_netmodel::{Entry, Key, Ns, Object, RecordScope, RouteTarget, link_of_table};
 use ripstop_tables::{Knowledge, PodRow, PodState, StoreKind, Tables, Withdrawn};
 
 /// Whether an object that no part of the model wants may go.
@@ -65,11 +64,11 @@ fn is_of_a_pod(key: &Key, entry: &Entry) -> bool {
         Key::Link { name, .. } => is_pods(name.as_str()),
         _ => false,
     };
-    let by_object = match &entry.object {
-        Object::Route(route) => matches!(&route.target, RouteTarget::Link(link) if is_pods(link.as_str())),
-        Object::NftElement(element) => element.key.key.parts.iter().any(
-            |part| matches!(part, KeyPart::Value(Value::IfName(IfPattern::Exact(link))) if is_pods(link.as_str())),
-        ),
+    let by_object = match (key, &entry.object) {
+        (_, Object::Route(route)) => matches!(&route.target, RouteTarget::Link(link) if is_pods(link.as_str())),
+        (Key::NftTable { family, name }, _) => {
+            link_of_table(*family, name.as_str()).is_some_and(|link| is_pods(link.as_str()))
+        }
         _ => false,
     };
     of_link || by_object

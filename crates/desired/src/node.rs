@@ -37,9 +37,7 @@ pub(crate) fn objects(tables: &Tables) -> Vec<Entry> {
     for (family, chain) in jumps {
         part.add(ForwardJump { family, chain: chain.into(), whole: true });
     }
-    for table in ruleset::ruleset(tables) {
-        part.add(NftTable { table });
-    }
+    part.add(NftTable { table: ruleset::ruleset(tables) });
     for family in Family::BOTH {
         for prefix in egress::always_plain(family).into_iter().filter(|prefix| !is_plain_anyway(tables, prefix)) {
             part.add(interval(ruleset::sets(family).plain, prefix, &Owner::agent()));

@@ -1,14 +1,14 @@
-//! A pod's interface: both ends of its pair, what lies in its namespace, and its place in the ruleset.
+//! A pod's interface: both ends of its pair, what lies in its namespace, and the rules at its ingress.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ripstop_fabric::{host, wiring};
 use ripstop_netmodel::{
-    Address, BridgePort, Entry, Key, Kind, Link, LinkKind, Neighbour, NftElement, Ns, Qdisc, Record, RecordGuard,
-    RecordScope, Resource, Route, RouteTarget, Scope, Sysctl, Veth,
+    Address, BridgePort, Entry, Key, Kind, Link, LinkKind, Neighbour, Ns, Qdisc, Record, RecordGuard, RecordScope,
+    Resource, Route, RouteTarget, Scope, Sysctl, Veth,
 };
-use ripstop_nft::model::{ElementBody, ElementKey, Key as ElementValue, KeyPart, Name, TableFamily, Value};
 use ripstop_objects::Wiring;
 use ripstop_tables::{PodRow, PodState, Shaping, StoreKind, Tables};
 use ripstop_types::{Family, IfName, Prefix};
@@ -40,14 +40,14 @@ pub fn objects(tables: &Tables, row: &PodRow) -> Vec<Entry> {
     }
     let mtu = mtu(tables, row);
     links(&mut part, row, mtu.link);
+    if let Some(table) = ruleset::of_pod(tables, row) {
+        part.add(table);
+    }
     for ip in &row.ips {
         match row.wiring {
             Wiring::Routed => routed(&mut part, tables, row, *ip, mtu.route),
             Wiring::Bridge => bridged(&mut part, tables, row, *ip, mtu.route),
         }
-    }
-    if row.wiring == Wiring::Bridge {
-        part.add(bridge_element(row, ruleset::PORTS, Value::Ether(row.mac)));
     }
     if let Some(limit) = row.bandwidth.ingress {
         part.add(shaper(Ns::Host, row.host_link.clone(), limit));
@@ -145,15 +145,6 @@ fn routed(part: &mut Part, tables: &Tables, row: &PodRow, ip: IpAddr, mtu: Optio
     let family = Family::of(ip);
     let (link, eth) = (&row.host_link, &row.attachment.ifname);
     let router = wiring::router(family);
-    part.add(NftElement {
-        key: ElementKey {
-            family: TableFamily::Inet,
-            table: Name::from(ripstop_netmodel::NFT_TABLE),
-            set: Name::from(ruleset::sets(family).pods),
-            key: ElementValue::new(false, [KeyPart::from(Value::from(link.clone())), KeyPart::from(ip)]),
-        },
-        body: ElementBody::comment(&row.owner()),
-    });
     part.add(Neighbour { ns: Ns::Host, link: link.clone(), ip, mac: row.mac });
     part.add(Route {
         ns: Ns::Host,
@@ -164,10 +155,11 @@ fn routed(part: &mut Part, tables: &Tables, row: &PodRow, ip: IpAddr, mtu: Optio
         src: source(tables, row, family),
         mtu: None,
     });
-    in_pod(part, row, ip, family.bits(), router, mtu);
+    in_pod(part, tables, row, ip, family.bits(), router, mtu);
     part.add(Neighbour { ns: row.ns(), link: eth.clone(), ip: router, mac: row.host_mac });
     match family {
-        Family::V4 => part.add(Route {
+        // Only the way out needs it: there is one router's address for all interfaces.
+        Family::V4 if earlier(tables, row, family).next().is_none() => part.add(Route {
             ns: row.ns(),
             table: 254,
             dst: Prefix::host(router),
@@ -176,6 +168,7 @@ fn routed(part: &mut Part, tables: &Tables, row: &PodRow, ip: IpAddr, mtu: Optio
             src: None,
             mtu: None,
         }),
+        Family::V4 => {}
         Family::V6 => {
             part.add(Address { ns: Ns::Host, link: link.clone(), ip: router, len: 64, scope: Scope::Link });
         }
@@ -183,13 +176,11 @@ fn routed(part: &mut Part, tables: &Tables, row: &PodRow, ip: IpAddr, mtu: Optio
 }
 
 fn bridged(part: &mut Part, tables: &Tables, row: &PodRow, ip: IpAddr, mtu: Option<u32>) {
-    let family = Family::of(ip);
-    part.add(bridge_element(row, ruleset::bridge_set(family), ip.into()));
     let Some((range, gateway)) = range_of(tables, row, ip).and_then(|range| Some((range, wiring::node_ip(&range)?)))
     else {
         return;
     };
-    in_pod(part, row, ip, range.len(), gateway, mtu);
+    in_pod(part, tables, row, ip, range.len(), gateway, mtu);
 }
 
 /// The range of this node that an address was leased from. Where none is known any more it is told by the network: a pod
@@ -209,8 +200,19 @@ fn source(tables: &Tables, row: &PodRow, family: Family) -> Option<IpAddr> {
         .or_else(|| if tables.knows(StoreKind::Claims) { None } else { then() })
 }
 
-/// Address and default route in the pod's namespace.
-fn in_pod(part: &mut Part, row: &PodRow, ip: IpAddr, len: u8, gateway: IpAddr, mtu: Option<u32>) {
+/// The pod's interfaces of a family that came before this one.
+fn earlier<'a>(tables: &'a Tables, row: &PodRow, family: Family) -> impl Iterator<Item = &'a Arc<PodRow>> {
+    let place = (row.since, row.attachment.clone());
+    let has_family = move |other: &Arc<PodRow>| other.ips.iter().any(|ip| Family::of(*ip) == family);
+    tables
+        .interfaces_of(&row.attachment)
+        .filter(move |other| (other.since, other.attachment.clone()) < place && has_family(other))
+}
+
+/// Address and routes in the pod's namespace. The first interface is the way out. One more leads to its own network,
+/// unless an earlier one does; answers from its address to anywhere else leave by the first.
+fn in_pod(part: &mut Part, tables: &Tables, row: &PodRow, ip: IpAddr, len: u8, gateway: IpAddr, mtu: Option<u32>) {
+    let family = Family::of(ip);
     let eth = row.attachment.ifname.clone();
     if ip.is_ipv6() {
         // Runtimes switch IPv6 off in new namespaces.
@@ -218,26 +220,18 @@ fn in_pod(part: &mut Part, row: &PodRow, ip: IpAddr, len: u8, gateway: IpAddr, m
         part.add(Sysctl { ns: row.ns(), link: Some(eth.clone()), path: path.into(), value: "0".into() });
     }
     part.add(Address { ns: row.ns(), link: eth.clone(), ip, len, scope: Scope::Global });
-    part.add(Route {
-        ns: row.ns(),
-        table: 254,
-        dst: Prefix::default_route(Family::of(ip)),
-        metric: 0,
-        target: RouteTarget::Via { link: eth, gateway, onlink: false },
-        src: None,
-        mtu,
-    });
-}
-
-fn bridge_element(row: &PodRow, set: &'static str, value: Value) -> NftElement {
-    NftElement {
-        key: ElementKey {
-            family: TableFamily::Bridge,
-            table: Name::from(ripstop_netmodel::NFT_TABLE),
-            set: Name::from(set),
-            key: ElementValue::new(false, [Value::from(row.host_link.clone()), value]),
-        },
-        body: ElementBody::comment(&row.owner()),
+    let mut earlier = earlier(tables, row, family).peekable();
+    let is_first = earlier.peek().is_none();
+    let dst = if is_first {
+        Some(Prefix::default_route(family))
+    } else {
+        let network = tables.networks.get(&row.network).filter(|_| earlier.all(|other| other.network != row.network));
+        network.and_then(|network| network.value.spec.ranges.get(family))
+    };
+    if let Some(dst) = dst {
+        let onlink = !is_first && row.wiring == Wiring::Routed;
+        let target = RouteTarget::Via { link: eth, gateway, onlink };
+        part.add(Route { ns: row.ns(), table: 254, dst, metric: 0, target, src: None, mtu });
     }
 }
 

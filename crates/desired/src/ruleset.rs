@@ -1,23 +1,25 @@
-//! The base of the node's ruleset: two tables whose elements networks, peers and pods add.
+//! The node's ruleset: one table whose elements networks and peers add, and one for each pod.
 //!
-//! `inet ripstop`: a pod sends only from its own addresses; tunnel packets are taken only from current nodes and never
-//! from pods; what leaves the cluster is masqueraded. `bridge ripstop`, only where a network is bridged: the same for
-//! frames, ARP and neighbour discovery, which never pass the first.
+//! `inet ripstop`: tunnel packets are taken only from current nodes, and never from pods; what leaves the cluster is
+//! masqueraded. Its rules do not depend on how many pods and peers there are: only elements change.
 //!
-//! The rules do not depend on how many pods and peers there are: only elements change.
+//! `netdev ripstop-LINK`, at the ingress of a pod's link: a pod sends only from its own addresses. There it costs the
+//! pod's own packets one look each. A chain at prerouting is passed by every packet of the node, in a tunnel three times.
+//! On a bridge frames, ARP and neighbour discovery are looked at too.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
-use ripstop_fabric::wiring;
-use ripstop_nft::model::{Chain, Hook, IfPattern, Rule, Set, Statement, Table, TableFamily, Type, build::*, priority};
+use ripstop_netmodel::{NFT_TABLE, NftTable, link_table};
+use ripstop_nft::model::{
+    Chain, Hook, Policy, Rule, Set, Statement, Table, TableFamily, Type, Value, build::*, priority,
+};
 use ripstop_objects::{BackendKind, Network, Wiring};
-use ripstop_tables::Tables;
-use ripstop_types::Family;
+use ripstop_tables::{PodRow, Tables};
+use ripstop_types::{Family, Mac};
 
-/// Sets of the tables.
+/// Sets of the node's table.
 pub(crate) struct Sets {
-    /// Interface and source address pairs of pods.
-    pub pods: &'static str,
     /// Addresses from which tunnel packets are taken.
     pub nodes: &'static str,
     /// This node's pod ranges.
@@ -29,30 +31,32 @@ pub(crate) struct Sets {
 /// The sets of a family in `inet ripstop`.
 pub(crate) fn sets(family: Family) -> Sets {
     match family {
-        Family::V4 => Sets { pods: "pods4", nodes: "nodes4", local: "local4", plain: "plain4" },
-        Family::V6 => Sets { pods: "pods6", nodes: "nodes6", local: "local6", plain: "plain6" },
+        Family::V4 => Sets { nodes: "nodes4", local: "local4", plain: "plain4" },
+        Family::V6 => Sets { nodes: "nodes6", local: "local6", plain: "plain6" },
     }
 }
 
-/// Set of `bridge ripstop`: interface and hardware address pairs.
-pub(crate) const PORTS: &str = "ports";
-
-/// Sets of `bridge ripstop`: interface and address pairs.
-pub(crate) fn bridge_set(family: Family) -> &'static str {
-    match family {
-        Family::V4 => "pods4",
-        Family::V6 => "pods6",
-    }
-}
-
-/// The tables for these networks: the first always, the second where a network is bridged.
-pub fn ruleset(tables: &Tables) -> Vec<Table> {
+/// The node's table for its networks.
+pub fn ruleset(tables: &Tables) -> Table {
     let networks: Vec<&Network> = tables.networks.values().map(|row| &*row.value).collect();
-    let mut all = vec![inet(&networks)];
-    if networks.iter().any(|network| network.spec.wiring == Wiring::Bridge) {
-        all.push(bridge());
+    let mut table = Table::new(TableFamily::Inet, NFT_TABLE);
+    for family in Family::BOTH {
+        let names = sets(family);
+        let ip = address_type(family);
+        table = table
+            .set(names.nodes, Set::of([ip]))
+            .set(names.local, Set::of([ip]).interval())
+            .set(names.plain, Set::of([ip]).interval());
     }
-    all
+    let tunnel_ports: BTreeSet<Port> = networks
+        .iter()
+        .filter(|network| network.spec.backend.kind != BackendKind::HostGw)
+        .map(|network| network.spec.backend.port.into())
+        .collect();
+    if !tunnel_ports.is_empty() {
+        table = tunnel_guard(table, &tunnel_ports);
+    }
+    table.chain("postrouting", postrouting(networks.iter().any(|network| network.spec.masquerade.enabled)))
 }
 
 fn address_type(family: Family) -> Type {
@@ -62,92 +66,32 @@ fn address_type(family: Family) -> Type {
     }
 }
 
-fn pod_links() -> Statement {
-    meta::iifname().is("ripp*")
-}
-
-fn inet(networks: &[&Network]) -> Table {
-    let mut table = Table::new(TableFamily::Inet, ripstop_netmodel::NFT_TABLE);
+/// Tunnel packets come from nodes only: those for this node, and those that it would pass on to another, which would see
+/// them come from this one where it masquerades. Among themselves pods may use the port.
+fn tunnel_guard(table: Table, ports: &BTreeSet<Port>) -> Table {
+    let at = |hook: Hook, chain: &'static str| {
+        let rule = Rule::new([any_of(udp::dport(), ports), goto(chain)]);
+        Chain::filter(hook, priority::RAW).rule(rule.comment("tunnel packets come from nodes only"))
+    };
+    let (mut received, mut passed_on) = (Chain::regular(), Chain::regular());
+    let mut sent = Chain::filter(Hook::Output, priority::RAW);
     for family in Family::BOTH {
-        let names = sets(family);
-        let ip = address_type(family);
-        table = table
-            .set(names.pods, Set::of([Type::IfName, ip]))
-            .set(names.nodes, Set::of([ip]))
-            .set(names.local, Set::of([ip]).interval())
-            .set(names.plain, Set::of([ip]).interval());
-    }
-    let tunnel_ports: BTreeSet<u16> = networks
-        .iter()
-        .filter(|network| network.spec.backend.kind != BackendKind::HostGw)
-        .map(|network| network.spec.backend.port)
-        .collect();
-    table
-        .chain("prerouting", prerouting(&tunnel_ports, networks))
-        .chain("from-pod", from_pod(&tunnel_ports))
-        .chain("to-tunnel", to_tunnel(&tunnel_ports))
-        .chain("postrouting", postrouting(networks.iter().any(|network| network.spec.masquerade.enabled)))
-}
-
-/// Before connection tracking, so that what is dropped leaves no trace there.
-fn prerouting(tunnel_ports: &BTreeSet<u16>, networks: &[&Network]) -> Chain {
-    let mut chain = Chain::filter(Hook::Prerouting, priority::RAW)
-        .rule(Rule::new([pod_links(), goto("from-pod")]).comment("what pods send"));
-    if !tunnel_ports.is_empty() {
-        // Bridged pods come in by their bridge; their source was checked there.
-        let bridges = networks.iter().filter(|network| network.spec.wiring == Wiring::Bridge);
-        let bridges: Vec<IfPattern> = bridges.map(|network| wiring::node_link(&network.name).into()).collect();
-        if !bridges.is_empty() {
-            chain = chain.rule(
-                Rule::new([meta::iifname().one_of(bridges), goto("to-tunnel")]).comment("what bridged pods send"),
-            );
-        }
-        for family in Family::BOTH {
-            chain = chain.rule(
-                Rule::new([
-                    udp::dport().one_of(tunnel_ports.iter().copied()),
-                    saddr(family).not_in_set(sets(family).nodes),
-                    // Only what this node would take out of its wrapping: pods may use the port among themselves.
-                    fib::daddr_type().is(FibAddrType::LOCAL),
-                    counter(),
-                    drop(),
-                ])
-                .comment("tunnel packets come from nodes only"),
-            );
-        }
-    }
-    chain
-}
-
-fn from_pod(tunnel_ports: &BTreeSet<u16>) -> Chain {
-    let mut chain = Chain::regular();
-    for family in Family::BOTH {
-        let source = match family {
-            Family::V4 => concat((meta::iifname(), ip::saddr())).not_in_set(sets(family).pods),
-            Family::V6 => concat((meta::iifname(), ip6::saddr())).not_in_set(sets(family).pods),
-        };
-        chain = chain.rule(Rule::new([source, counter(), drop()]).comment("a pod sends from its own addresses"));
-    }
-    if tunnel_ports.is_empty() { chain } else { chain.rule(Rule::new([goto("to-tunnel")])) }
-}
-
-/// Packets of pods that a node would take for a tunnel's.
-fn to_tunnel(tunnel_ports: &BTreeSet<u16>) -> Chain {
-    let mut chain = Chain::regular();
-    if !tunnel_ports.is_empty() {
-        let ports = || udp::dport().one_of(tunnel_ports.iter().copied());
-        for family in Family::BOTH {
-            chain = chain.rule(
-                Rule::new([ports(), daddr(family).in_set(sets(family).nodes), counter(), drop()])
-                    .comment("pods send no tunnel packets to nodes"),
-            );
-        }
-        chain = chain.rule(
-            Rule::new([ports(), fib::daddr_type().is(FibAddrType::LOCAL), counter(), drop()])
-                .comment("pods send no tunnel packets to nodes"),
+        let nodes = sets(family).nodes;
+        // Nobody translates them, and to track each flow's wrapping costs more than the guard.
+        sent = sent.rule(
+            Rule::new([any_of(udp::dport(), ports), daddr(family).in_set(nodes), notrack()])
+                .comment("tunnel packets are no connections"),
         );
+        received = received.rule(Rule::new([saddr(family).not_in_set(nodes), counter(), drop()]));
+        let strange = [saddr(family).not_in_set(nodes), daddr(family).in_set(nodes), counter(), drop()];
+        passed_on = passed_on.rule(Rule::new(strange));
     }
-    chain
+    table
+        .chain("input", at(Hook::Input, "tunnel-in"))
+        .chain("tunnel-in", received)
+        .chain("forward", at(Hook::Forward, "tunnel-on"))
+        .chain("tunnel-on", passed_on)
+        .chain("output", sent)
 }
 
 fn postrouting(masquerade: bool) -> Chain {
@@ -168,50 +112,83 @@ fn postrouting(masquerade: bool) -> Chain {
     chain
 }
 
-fn bridge() -> Table {
-    let own_ip = |kind: EtherType, source: Statement| {
-        Rule::new([ether::kind().is(kind), source, counter(), drop()]).comment("a pod sends from its own addresses")
+/// The table at the ingress of a pod's link. What no rule takes is dropped, also where rules are missing. `None` for a
+/// link that no table can be named after, which none of ours is.
+///
+/// A pod may send from each of its addresses by each of its interfaces: answers from a further interface's address leave
+/// by the first.
+pub(crate) fn of_pod(tables: &Tables, row: &PodRow) -> Option<NftTable> {
+    let others = tables.interfaces_of(&row.attachment).filter(|other| other.attachment != row.attachment);
+    let ips = others.flat_map(|other| other.ips.iter()).chain(&row.ips).copied().collect();
+    let rules = match row.wiring {
+        Wiring::Routed => routed(&ips),
+        Wiring::Bridge => bridged(row.mac, &ips),
     };
-    let from_pod = Chain::regular()
-        .rule(
-            Rule::new([ether::kind().none_of([EtherType::IPV4, EtherType::IPV6, EtherType::ARP]), counter(), drop()])
-                .comment("a pod sends nothing whose source cannot be checked"),
-        )
-        .rule(
-            Rule::new([concat((meta::iifname(), ether::saddr())).not_in_set(PORTS), counter(), drop()])
-                .comment("a pod sends from its own hardware address"),
-        )
-        .rule(own_ip(EtherType::IPV4, concat((meta::iifname(), ip::saddr())).not_in_set(bridge_set(Family::V4))))
-        .rule(own_ip(EtherType::IPV6, concat((meta::iifname(), ip6::saddr())).not_in_set(bridge_set(Family::V6))))
-        .rule(own_ip(EtherType::ARP, concat((meta::iifname(), arp::saddr_ip())).not_in_set(bridge_set(Family::V4))))
-        .rule(own_ip(EtherType::ARP, concat((meta::iifname(), arp::saddr_ether())).not_in_set(PORTS)))
-        .rule(
-            Rule::new([
-                ether::kind().is(EtherType::IPV6),
-                icmpv6::kind().is(Icmpv6Type::ND_NEIGHBOR_ADVERT),
-                concat((meta::iifname(), icmpv6::nd_target())).not_in_set(bridge_set(Family::V6)),
-                counter(),
-                drop(),
-            ])
-            .comment("a pod answers for its own addresses"),
-        )
-        .rule(
-            Rule::new([
-                ether::kind().is(EtherType::IPV6),
-                icmpv6::kind().one_of([Icmpv6Type::ND_ROUTER_ADVERT, Icmpv6Type::ND_REDIRECT]),
-                counter(),
-                drop(),
-            ])
-            .comment("a pod is no router"),
+    let dropped = Rule::new([counter(), drop()]).comment("a pod sends from its own addresses");
+    let chain = Chain::ingress(row.host_link.clone(), priority::FILTER).policy(Policy::Drop);
+    let table = Table::new(TableFamily::Netdev, link_table(&row.host_link)?).comment(&row.owner());
+    Some(NftTable { table: table.chain("from-pod", chain.rules(rules).rule(dropped)) })
+}
+
+/// The addresses of a family, if there are any.
+fn of_family(ips: &BTreeSet<IpAddr>, family: Family) -> Option<BTreeSet<IpAddr>> {
+    let ips: BTreeSet<IpAddr> = ips.iter().copied().filter(|ip| Family::of(*ip) == family).collect();
+    Some(ips).filter(|ips| !ips.is_empty())
+}
+
+/// A comparison where one address is all there is: a set costs a look-up.
+fn any_of<T: Into<Value> + Copy + Ord>(field: Field<T>, values: &BTreeSet<T>) -> Statement {
+    match values.first() {
+        Some(only) if values.len() == 1 => field.is(*only),
+        _ => field.one_of(values.iter().copied()),
+    }
+}
+
+fn none_of<T: Into<Value> + Copy + Ord>(field: Field<T>, values: &BTreeSet<T>) -> Statement {
+    match values.first() {
+        Some(only) if values.len() == 1 => field.is_not(*only),
+        _ => field.none_of(values.iter().copied()),
+    }
+}
+
+fn routed(ips: &BTreeSet<IpAddr>) -> Vec<Rule> {
+    let mut rules = Vec::new();
+    for family in Family::BOTH {
+        let Some(ips) = of_family(ips, family) else { continue };
+        rules.push(Rule::new([any_of(saddr(family), &ips), accept()]));
+        if family == Family::V4 {
+            // On a link of two nobody else can be spoken for.
+            rules.push(Rule::new([meta::protocol().is(EtherType::ARP), accept()]));
+        }
+    }
+    rules
+}
+
+fn bridged(mac: Mac, ips: &BTreeSet<IpAddr>) -> Vec<Rule> {
+    let mut rules = vec![
+        Rule::new([ether::saddr().is_not(mac), counter(), drop()]).comment("a pod sends from its own hardware address"),
+    ];
+    if let Some(ips) = of_family(ips, Family::V4) {
+        rules.push(Rule::new([ether::kind().is(EtherType::IPV4), any_of(saddr(Family::V4), &ips), accept()]));
+        let v4 = ips.iter().filter_map(|ip| if let IpAddr::V4(ip) = ip { Some(*ip) } else { None }).collect();
+        rules.push(Rule::new([
+            ether::kind().is(EtherType::ARP),
+            arp::saddr_ether().is(mac),
+            any_of(arp::saddr_ip(), &v4),
+            accept(),
+        ]));
+    }
+    if let Some(ips) = of_family(ips, Family::V6) {
+        let v6 = || ether::kind().is(EtherType::IPV6);
+        let v6_own = ips.iter().filter_map(|ip| if let IpAddr::V6(ip) = ip { Some(*ip) } else { None }).collect();
+        let router = icmpv6::kind().one_of([Icmpv6Type::ND_ROUTER_ADVERT, Icmpv6Type::ND_REDIRECT]);
+        rules.push(Rule::new([v6(), router, counter(), drop()]).comment("a pod is no router"));
+        let advert = icmpv6::kind().is(Icmpv6Type::ND_NEIGHBOR_ADVERT);
+        rules.push(
+            Rule::new([v6(), advert, none_of(icmpv6::nd_target(), &v6_own), counter(), drop()])
+                .comment("a pod answers for its own addresses"),
         );
-    Table::new(TableFamily::Bridge, ripstop_netmodel::NFT_TABLE)
-        .set(PORTS, Set::of([Type::IfName, Type::EtherAddr]))
-        .set(bridge_set(Family::V4), Set::of([Type::IfName, Type::Ipv4Addr]))
-        .set(bridge_set(Family::V6), Set::of([Type::IfName, Type::Ipv6Addr]))
-        .chain(
-            "prerouting",
-            Chain::filter(Hook::Prerouting, priority::RAW)
-                .rule(Rule::new([pod_links(), goto("from-pod")]).comment("what pods send")),
-        )
-        .chain("from-pod", from_pod)
+        rules.push(Rule::new([v6(), any_of(saddr(Family::V6), &ips), accept()]));
+    }
+    rules
 }

@@ -93,6 +93,8 @@ pub fn sources_of<'a>(
             }
             Change::Pod(attachment) => {
                 sources.insert(Source::Pod(attachment.clone()));
+                // One pod's interfaces share its routes and may send from each other's addresses.
+                sources.extend(tables.interfaces_of(attachment).map(|row| Source::Pod(row.attachment.clone())));
             }
             Change::Realised | Change::Known(_) => {
                 sources.insert(Source::Records);

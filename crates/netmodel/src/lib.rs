@@ -21,7 +21,8 @@ pub use resource::{
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use ripstop_types::Owner;
+use ripstop_nft::model::{Name, TableFamily};
+use ripstop_types::{IfName, Owner};
 use serde::{Deserialize, Serialize};
 
 /// Protocol number of every route and nexthop of ours (`rtm_protocol`, linux/rtnetlink.h; values above 4 are user's).
@@ -33,11 +34,30 @@ pub const NEXTHOP_IDS: std::ops::RangeInclusive<u32> = 0x5200_0000..=0x52ff_ffff
 /// First letters of every link of ours.
 pub const LINK_PREFIX: &str = "rip";
 
-/// Name of every nftables table of ours.
+/// Name of every nftables table of ours that is not one link's.
 pub const NFT_TABLE: &str = "ripstop";
 
 /// Name of the chain of ours in iptables' table `filter`.
 pub const FORWARD_CHAIN: &str = "RIPSTOP-FORWARD";
+
+/// What the name of a link's own table begins with; the link's name follows.
+const LINK_TABLE_PREFIX: &str = "ripstop-";
+
+/// The name of a link's own table of family `netdev`; `None` for a link whose name nft's scanner does not take.
+pub fn link_table(link: &IfName) -> Option<Name> {
+    format!("{LINK_TABLE_PREFIX}{link}").parse().ok()
+}
+
+/// The link of ours whose own table this is.
+pub fn link_of_table(family: TableFamily, name: &str) -> Option<IfName> {
+    let link = name.strip_prefix(LINK_TABLE_PREFIX).filter(|_| family == TableFamily::Netdev)?;
+    link.parse().ok().filter(|_| link.starts_with(LINK_PREFIX))
+}
+
+/// Whether a table is ours by its name.
+pub fn is_own_table(family: TableFamily, name: &str) -> bool {
+    name == NFT_TABLE || link_of_table(family, name).is_some()
+}
 
 /// An object with the object that caused it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

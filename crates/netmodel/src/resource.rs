@@ -245,6 +245,14 @@ pub struct NftTable {
     pub table: Table,
 }
 
+impl NftTable {
+    /// The devices at whose ingress its chains stand. A chain cannot be made without its device, and goes with it up to
+    /// Linux 6.15; the table stays.
+    pub fn devices(&self) -> impl Iterator<Item = &IfName> {
+        self.table.chains.values().filter_map(|chain| chain.base.as_ref()?.device.as_ref())
+    }
+}
+
 /// One element of a named set or map.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NftElement {

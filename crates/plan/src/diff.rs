@@ -343,7 +343,7 @@ impl Differ<'_> {
                     if self.room.contains(&key) {
                         make.push((room(&key), step));
                     } else {
-                        remove.push((place(&key, is), step));
+                        remove.push((removal_place(&key, is), step));
                     }
                 }
                 (Verdict::Refuse(why), is, wanted) => refuse.push(step(Action::Refuse, &key, is, wanted, why)),
@@ -397,6 +397,8 @@ pub(crate) enum Stage {
     /// Ports of bridges; routes by a gateway, which another route may say is on the link; IPv6 forwarding, which costs a
     /// link the routes of its router's advertisements unless it was told to take them nevertheless.
     Second,
+    /// Tables at the ingress of links: behind the link, before the pair's second end can send anything through it.
+    Guard,
     /// Second ends of pairs, and `lo`.
     Third,
 }
@@ -408,9 +410,19 @@ pub(crate) fn place(key: &Key, entry: &Entry) -> (Kind, Stage, Key) {
         Object::Link(Link { master: Some(_), .. }) => Stage::Second,
         Object::Route(route) if matches!(route.target, RouteTarget::Via { .. }) => Stage::Second,
         Object::Sysctl(setting) if *setting.path == *"net/ipv6/conf/all/forwarding" => Stage::Second,
+        Object::NftTable(table) if table.devices().next().is_some() => return (Kind::Link, Stage::Guard, key.clone()),
         _ => Stage::First,
     };
     (key.kind(), stage, key.clone())
+}
+
+/// Where an object comes, counted from the last, among those that are removed: in the reverse of the order in which it
+/// was made. But a link goes before the table that guards it, or what it still brings would pass.
+fn removal_place(key: &Key, entry: &Entry) -> (Kind, Stage, Key) {
+    match key.kind() {
+        Kind::NftTable => (Kind::NftTable, Stage::First, key.clone()),
+        _ => place(key, entry),
+    }
 }
 
 fn step(action: Action, key: &Key, before: Option<&Arc<Entry>>, after: Option<&Arc<Entry>>, reason: String) -> Step {

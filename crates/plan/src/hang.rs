@@ -1,12 +1,14 @@
 //! What an object hangs on in the kernel, and what goes or changes when that is taken away.
 //!
 //! Facts of the kernel, not decisions: a link takes its addresses, neighbours, nexthops and routes along, a nexthop its
-//! routes, a veth its other end, a table its elements, an IPv4 address the routes that have it as their source.
+//! routes, a veth its other end, a table its elements, an IPv4 address the routes that have it as their source, and a
+//! table loses the chains at the ingress of a link that goes.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 
-use ripstop_netmodel::{Key, LINK_PREFIX, Link, LinkKind, Model, Ns, Object, Resource, Route, RouteTarget};
+use ripstop_netmodel::{Key, LINK_PREFIX, Link, LinkKind, Model, Ns, Object, Resource, Route, RouteTarget, link_table};
+use ripstop_nft::model::TableFamily;
 use ripstop_types::{Family, IfName};
 
 /// The objects with which this one vanishes, as far as the model has them. The other end of a veth pair does not know its
@@ -20,6 +22,7 @@ pub(crate) fn hangs_on(object: &Object) -> Vec<Key> {
             RouteTarget::Via { link, .. } | RouteTarget::Link(link) => keys.push(link_key(&route.ns, link)),
             RouteTarget::Unreachable => {}
         },
+        Object::NftTable(table) => keys.extend(table.devices().map(|link| link_key(&Ns::Host, link))),
         _ => {}
     }
     keys.retain(is_known);
@@ -117,18 +120,28 @@ fn with(model: &Model, key: &Key, others: Others) -> BTreeSet<Key> {
     keys
 }
 
-/// What stays but changes when an object is taken away: a bridge's ports lose it, IPv6 routes lose their source.
+/// What stays but changes when an object is taken away: a bridge's ports lose it, a link's own table its chains, IPv6
+/// routes lose their source.
 pub(crate) fn altered(model: &Model, key: &Key, others: Others) -> BTreeSet<Key> {
     match key {
-        Key::Link { ns, .. } => links(model, ns)
+        Key::Link { ns, name } => links(model, ns)
             .filter(|(_, object)| master(object).as_ref() == Some(key))
             .map(|(port, _)| port.clone())
+            .chain(own_table(model, ns, name))
             .collect(),
         Key::Address { ns, link, ip } if ip.is_ipv6() && !stays(model, ns, link, *ip, others) => {
             routes_from(model, ns, *ip).into_iter().collect()
         }
         _ => BTreeSet::new(),
     }
+}
+
+/// The table at a link's ingress.
+fn own_table(model: &Model, ns: &Ns, link: &IfName) -> Option<Key> {
+    let name = link_table(link).filter(|_| *ns == Ns::Host)?;
+    let key = Key::NftTable { family: TableFamily::Netdev, name };
+    let Object::NftTable(table) = &model.get(&key)?.object else { return None };
+    table.devices().any(|device| device == link).then_some(key)
 }
 
 /// The links of a namespace.

@@ -173,6 +173,7 @@ fn remove(model: &mut Model, key: &Key) {
         let mut entry = (**entry).clone();
         match &mut entry.object {
             Object::Link(link) => (link.master, link.port) = (None, None),
+            Object::NftTable(table) => table.table.chains.clear(),
             Object::Route(route) => route.src = None,
             _ => {}
         }

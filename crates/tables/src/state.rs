@@ -125,6 +125,14 @@ pub struct Tables {
 }
 
 impl Tables {
+    /// The container's interfaces of this attachment that are there, this one's included.
+    pub fn interfaces_of(&self, attachment: &Attachment) -> impl Iterator<Item = &Arc<PodRow>> {
+        let same = |other: &Attachment| other.container == attachment.container;
+        let before = self.pods.range(..attachment).rev().take_while(move |(other, _)| same(other));
+        let from = self.pods.range(attachment..).take_while(move |(other, _)| same(other));
+        before.chain(from).map(|(_, row)| row).filter(|row| row.state != crate::PodState::Gone)
+    }
+
     /// The tables of an agent that starts.
     #[must_use]
     pub fn new(start: Start) -> Self {

@@ -13,7 +13,7 @@ use ripstop_desired::{LEASES, Source};
 use ripstop_fabric::{host, wiring};
 use ripstop_ipam::{Attachment, LeaseFault, LeaseRequest, Window};
 use ripstop_netmodel::{Entry, Key, Kind, Model, NFT_TABLE, Ns, RecordScope, Resource};
-use ripstop_objects::{Network, NetworkName, Wiring};
+use ripstop_objects::{Network, NetworkName};
 use ripstop_plan::{Action, Step};
 use ripstop_tables::{Bandwidth, Change, FaultCause, PodRow, PodState, Shaping, StepFault, StoreKind, Withdrawn};
 use ripstop_types::Millis;
@@ -420,17 +420,13 @@ impl Core {
         Err(Error::new(code, text))
     }
 
-    /// What of the node's own set-up is not in the kernel yet: a pod never comes before its isolation.
+    /// What of the node's own set-up is not in the kernel yet: a pod never comes before the guard of the tunnels.
     pub(super) fn base_missing(&self, network: &Network) -> Option<String> {
         let table = Key::NftTable { family: ripstop_nft::model::TableFamily::Inet, name: NFT_TABLE.into() };
         let link = Key::Link { ns: Ns::Host, name: wiring::node_link(&network.name) };
-        let bridged = Key::NftTable { family: ripstop_nft::model::TableFamily::Bridge, name: NFT_TABLE.into() };
-        let bridged = (network.spec.wiring == Wiring::Bridge).then_some(bridged);
-        [table, link].into_iter().chain(bridged).find(|key| self.applied.get(key).is_none()).map(|key| {
-            match self.failed.get(&key) {
-                Some(failure) => failure.why.clone(),
-                None => format!("{key} is not in the kernel yet"),
-            }
+        [table, link].into_iter().find(|key| self.applied.get(key).is_none()).map(|key| match self.failed.get(&key) {
+            Some(failure) => failure.why.clone(),
+            None => format!("{key} is not in the kernel yet"),
         })
     }
 

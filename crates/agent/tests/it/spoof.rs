@@ -183,7 +183,7 @@ fn pods_send_no_tunnel_packets_to_nodes() {
         for six in [false, true] {
             let n = usize::from(six);
             // To the node itself there is no socket to hear it: the tunnel's own has the port. So look at the peer, and
-            // count drops for the node.
+            // count drops for the node; the pod may send what the node will not take.
             let echo = Echo::start(&world.router, &at(PEER[n], 8472));
             let other = Echo::start(&world.router, &at(OUTSIDE[n], 8472));
             send(&pod.ns, Some(&pod.ips()[n]), echo.at, "tunnel");
@@ -199,9 +199,10 @@ fn pods_send_no_tunnel_packets_to_nodes() {
     }
 }
 
-/// Packets that the rule against tunnel packets of pods dropped so far.
+/// Packets that the rules against tunnel packets of strangers dropped so far.
 fn drops(world: &World) -> u64 {
-    let rules = world.node.run("nft", &["list", "chain", "inet", "ripstop", "to-tunnel"]);
-    let counts = rules.lines().filter_map(|line| line.split("counter packets ").nth(1));
+    let rules =
+        ["tunnel-in", "tunnel-on"].map(|chain| world.node.run("nft", &["list", "chain", "inet", "ripstop", chain]));
+    let counts = rules.iter().flat_map(|rules| rules.lines()).filter_map(|line| line.split("counter packets ").nth(1));
     counts.filter_map(|rest| rest.split_whitespace().next()?.parse::<u64>().ok()).sum()
 }

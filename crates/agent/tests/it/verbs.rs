@@ -2,10 +2,11 @@
 
 use serde_json::{Value, json};
 
+use crate::support::cni::Call;
 use crate::support::ns::{Ns, is_root};
 use crate::support::packets::{Echo, ask};
 use crate::support::soon;
-use crate::support::world::{Families, Plan, Pod, World};
+use crate::support::world::{Families, Plan, Pod, World, at};
 
 /// Links, addresses and routes of a namespace as one text.
 fn state(ns: &Ns) -> String {
@@ -259,4 +260,46 @@ fn a_second_interface_leaves_the_first_its_routes() {
     world.settle();
     assert!(ask(&world.node, None, Echo::start(&pod, &at(&second)).at).is_some());
     check("net7", &second);
+}
+
+/// A second network's interface: its network is reached by it, and whoever asks its address hears from that address, also
+/// where the answer leaves by the first interface.
+#[test]
+fn a_second_interface_leads_to_its_own_network() {
+    if !is_root() {
+        return;
+    }
+    for wiring in ["routed", "bridge"] {
+        let world = World::start(Plan { families: Families::Dual, ..Plan::default() });
+        let spec = json!({"ranges": ["10.9.0.0/16", "fd00:9::/48"], "wiring": wiring, "backend": "host-gw"});
+        let blue =
+            json!({"apiVersion": "ripstop.io/v1alpha1", "kind": "Network", "metadata": {"name": "blue"}, "spec": spec});
+        assert_eq!(world.ask("POST", "/v1/apply", &blue.to_string()).unwrap().status, 200);
+        assert!(soon(|| world.call("STATUS", "", "").with("network", "blue".into()).make().is_ok()));
+        let in_blue = |call: Call| call.with("network", "blue".into());
+        let (plain, pure) = (world.pod("plain"), world.pod_with("pure", in_blue));
+        let pod = world.pod("both");
+        let second = in_blue(world.call("ADD", &pod.container, &pod.ns.path).env("CNI_IFNAME", "net1")).done();
+        let networks: Vec<&str> =
+            second["routes"].as_array().unwrap().iter().filter_map(|route| route["dst"].as_str()).collect();
+        assert_eq!(networks, ["10.9.0.0/16", "fd00:9::/48"], "{wiring}: no way out of its own");
+        for n in [0, 1] {
+            let own = second["ips"][n]["address"].as_str().unwrap().split('/').next().unwrap().to_owned();
+            // To the second network from the second address.
+            let echo = Echo::start(&pure.ns, &at(&pure.ips()[n], 7000));
+            assert_eq!(ask(&pod.ns, None, echo.at), Some(own.clone()), "{wiring}");
+            // To everything else from the first.
+            let echo = Echo::start(&plain.ns, &at(&plain.ips()[n], 7000));
+            assert_eq!(ask(&pod.ns, None, echo.at), Some(pod.ips()[n].clone()), "{wiring}");
+            // Reached by a pod of either network and by the node; each hears the address it asked.
+            let echo = Echo::start(&pod.ns, &at(&own, 7001));
+            for (ns, who) in [(&pure.ns, "its network"), (&plain.ns, "the other network"), (&world.node, "the node")] {
+                assert!(ask(ns, None, echo.at).is_some(), "{wiring}: from {who} to {own}");
+            }
+        }
+        let call = in_blue(world.call("CHECK", &pod.container, &pod.ns.path).env("CNI_IFNAME", "net1"));
+        call.with("prevResult", second).done();
+        world.check(&pod).done();
+        world.settle();
+    }
 }

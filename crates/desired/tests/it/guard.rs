@@ -62,7 +62,7 @@ fn what_a_pod_has_goes_with_the_pod_whatever_is_known() {
         assert_eq!(ask(&knowing(&[]), key, entry), Ok(()), "{key}");
         *kinds.entry(key.kind()).or_default() += 1;
     }
-    for kind in [Kind::Record, Kind::Link, Kind::Address, Kind::Neighbour, Kind::Route, Kind::NftElement, Kind::Qdisc] {
+    for kind in [Kind::Record, Kind::Link, Kind::Address, Kind::Neighbour, Kind::Route, Kind::NftTable, Kind::Qdisc] {
         assert!(kinds.contains_key(&kind), "no {kind:?} of a pod was asked for");
     }
 }

@@ -11,13 +11,14 @@ use std::process::{Command, Stdio};
 
 use ripstop_desired::Desired;
 use ripstop_nft::model::build::{EtherType, Icmpv6Type};
-use ripstop_nft::model::{ElementBody, ElementKey, Hook, Table};
+use ripstop_nft::model::{ElementBody, ElementKey, Table, TableFamily};
 use ripstop_nft::sim::{Ether, Fate, Host, Link, Network, Packet, Ruleset, Stage, Transit, Transport, Walk};
+use ripstop_objects::Wiring;
 use ripstop_types::Mac;
 
 use crate::clusters;
 use crate::golden::ruleset;
-use crate::scenario::{Scenario, ip, name, prefix};
+use crate::scenario::{Scenario, ip, name, pod_row, prefix};
 
 /// The rules of a cluster, and the node around them.
 struct Node {
@@ -33,7 +34,8 @@ fn link(text: &str) -> Link {
         "rip0" => 3,
         "ript1" => 4,
         "rippa" => 5,
-        _ => 6,
+        "rippb" => 6,
+        _ => 7,
     };
     Link { name: name(text), index }
 }
@@ -73,10 +75,10 @@ impl Node {
         rules.send(Packet::sent(ip(src), ip(dst), TCP), &self.host).unwrap()
     }
 
-    /// What becomes of a frame that comes into the bridge by a port.
-    fn bridged(&self, frame: Packet) -> Fate {
+    /// What becomes of a frame of a pod at the ingress of its link.
+    fn at_link(&self, frame: Packet) -> Fate {
         let rules = Ruleset::new(&self.tables, &self.elements).unwrap();
-        rules.at(Stage::Bridge(Hook::Prerouting), &mut Transit::new(frame), &self.host).unwrap()
+        rules.at(Stage::Ingress, &mut Transit::new(frame), &self.host).unwrap()
     }
 
     /// Whether a packet that pod a sends to somewhere leaves with its own address.
@@ -90,7 +92,7 @@ impl Node {
 #[test]
 fn a_pod_sends_from_its_own_addresses_only() {
     for cluster in [clusters::routed_host_gw_v4(), clusters::routed_vxlan_dual(), clusters::auto_two_subnets()] {
-        let node = node(&cluster);
+        let node = node(&cluster.pod(pod_row("b", "default", &["10.244.1.8"], Wiring::Routed)));
         assert_eq!(node.receive("rippa", "10.244.1.7", "10.244.2.9", TCP).fate, Fate::Accepted);
         for foreign in ["10.244.1.8", "10.244.2.9", "172.30.1.11", "172.30.1.12", "127.0.0.1", "192.0.2.80"] {
             let walk = node.receive("rippa", foreign, "10.244.2.9", TCP);
@@ -100,9 +102,36 @@ fn a_pod_sends_from_its_own_addresses_only() {
         assert_eq!(node.receive("rippb", "10.244.1.7", "10.244.2.9", TCP).fate, Fate::Dropped);
     }
     let node = node(&clusters::routed_vxlan_dual());
+    assert_eq!(node.at_link(arp(mac(b'a'), mac(b'a'), "10.244.1.7")), Fate::Accepted, "who asks for the router");
+    assert_eq!(node.at_link(other_frame(mac(b'a'), Network::Other(0x88cc))), Fate::Dropped, "no source to look at");
     assert_eq!(node.receive("rippa", "fd00:10:0:1::7", "fd00:10:0:2::9", TCP).fate, Fate::Accepted);
     for foreign in ["fd00:10:0:1::8", "fe80::7", "fd00:30:1::11"] {
         assert_eq!(node.receive("rippa", foreign, "fd00:10:0:2::9", TCP).fate, Fate::Dropped, "from {foreign}");
+    }
+}
+
+/// Where rules are missing, nothing passes: better no way out than every address.
+#[test]
+fn a_link_whose_rules_were_flushed_is_closed() {
+    let mut node = node(&clusters::routed_vxlan_dual());
+    for table in node.tables.iter_mut().filter(|table| table.family == TableFamily::Netdev) {
+        table.chains.values_mut().for_each(|chain| chain.rules.clear());
+    }
+    assert_eq!(node.receive("rippa", "10.244.1.7", "10.244.2.9", TCP).fate, Fate::Dropped);
+}
+
+/// Two interfaces of one pod: answers from the second's address leave by the first, which is the way out.
+#[test]
+fn a_pod_sends_from_each_of_its_addresses_by_each_of_its_links() {
+    let mut second = pod_row("z", "storage", &["10.9.1.9"], Wiring::Routed);
+    let first = pod_row("a", "default", &["10.244.1.7"], Wiring::Routed);
+    (second.attachment.container, second.netns) = (first.attachment.container.clone(), first.netns.clone());
+    second.attachment.ifname = name("net1");
+    let node = node(&clusters::two_networks().pod(first).pod(second));
+    for link in ["rippa", "rippz"] {
+        assert_eq!(node.receive(link, "10.244.1.7", "10.244.2.9", TCP).fate, Fate::Accepted, "{link}");
+        assert_eq!(node.receive(link, "10.9.1.9", "10.244.2.9", TCP).fate, Fate::Accepted, "{link}");
+        assert_eq!(node.receive(link, "10.9.1.8", "10.244.2.9", TCP).fate, Fate::Dropped, "{link}: another pod's");
     }
 }
 
@@ -234,7 +263,7 @@ fn a_bridged_pod_speaks_for_itself_in_every_protocol() {
     ];
     for (what, frame, passes) in cases {
         let expected = if passes { Fate::Accepted } else { Fate::Dropped };
-        assert_eq!(node.bridged(frame), expected, "{what}");
+        assert_eq!(node.at_link(frame), expected, "{what}");
     }
 }
 

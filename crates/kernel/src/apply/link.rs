@@ -1,12 +1,13 @@
 //! Links: made, taken over, removed.
 
-use ripstop_netmodel::{LINK_PREFIX, Link, LinkKind, Ns, Object, Veth};
+use ripstop_netmodel::{Key, LINK_PREFIX, Link, LinkKind, Ns, Object, Veth, link_of_table};
 use ripstop_plan::Action;
 
 use super::run::{Run, is_without_ipv6, mismatch};
 use super::space::{Known, find_link, read_link};
 use crate::error::Fault;
 use crate::netlink::NetlinkError;
+use crate::netlink::uapi::IFF_UP;
 use crate::wire;
 use crate::wire::link::RawLink;
 
@@ -50,7 +51,38 @@ impl Run<'_> {
         let made = shown.replies.first().and_then(RawLink::read);
         let made = made.ok_or_else(|| Fault::NoLink { link: link.name.clone() })?;
         self.learn(link, &made, true);
+        if link.up && matches!(link.kind, LinkKind::Veth(_)) {
+            self.starting.push((i, made.index));
+        }
         self.finish_link(i, link, &made, true)
+    }
+
+    /// Brings pairs up that were just made: when the tables at their ingress stand, so that nothing a pod sends passes
+    /// unlooked at. Without its table a link stays down.
+    pub(super) fn start_links(&mut self) {
+        if self.stopped() {
+            return;
+        }
+        for (i, index) in std::mem::take(&mut self.starting) {
+            if self.is_unguarded(i) {
+                self.settle(i, Err(Fault::NotRun));
+            } else {
+                self.push(i, &Ns::Host, wire::link::up(index));
+            }
+        }
+    }
+
+    /// Whether the table at a link's ingress was refused.
+    fn is_unguarded(&self, link: usize) -> bool {
+        let Key::Link { name: link, .. } = &self.steps[link].key else { return false };
+        self.steps.iter().zip(&self.results).any(|(step, result)| match &step.key {
+            Key::NftTable { family, name } => {
+                step.action != Action::Delete
+                    && link_of_table(*family, name.as_str()).as_ref() == Some(link)
+                    && !matches!(result, Some(Ok(())))
+            }
+            _ => false,
+        })
     }
 
     /// Remembers a link and, of a pair just made, its other end.
@@ -101,8 +133,11 @@ impl Run<'_> {
         messages.extend(wire::link::settings(&wanted, there.index, fresh, master));
         messages.push(wire::link::get_by_index(there.index));
         let answers = self.applier.route.batch(messages);
-        if let Some(link) = answers.last().and_then(|answer| answer.replies.first()).and_then(RawLink::read) {
-            self.applier.own.set_link(&link);
+        if let Some(mut left) = answers.last().and_then(|answer| answer.replies.first()).and_then(RawLink::read) {
+            if self.starting.iter().any(|(_, index)| *index == left.index) {
+                left.flags |= IFF_UP;
+            }
+            self.applier.own.set_link(&left);
         }
         let key = &self.steps[i].key;
         let mut faults = answers.into_iter().filter_map(|answer| answer.result.err());
@@ -195,7 +230,7 @@ impl Run<'_> {
     /// Hands a link to the reaper when it is ours.
     pub(super) fn remove_link(&mut self, i: usize) -> Result<bool, Fault> {
         let step = &self.steps[i];
-        let ripstop_netmodel::Key::Link { name, .. } = &step.key else { return Err(mismatch()) };
+        let Key::Link { name, .. } = &step.key else { return Err(mismatch()) };
         let Some(there) = find_link(&mut self.applier.route, name)? else { return Ok(true) };
         let kind = there.kind.as_deref().unwrap_or("device");
         if !name.as_str().starts_with(LINK_PREFIX) || !KINDS.contains(&kind) {

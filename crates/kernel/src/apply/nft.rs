@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use ripstop_netmodel::{Entry, Key, NFT_TABLE, Object};
+use ripstop_netmodel::{Entry, Key, Object, is_own_table};
 use ripstop_nft::decode::{Answers, Refusal};
 use ripstop_nft::encode::{self, Batch, Encoded, Failure};
 use ripstop_nft::model::{ElementBody, ElementKey, Name, Table, TableFamily};
@@ -169,7 +169,7 @@ fn op(step: &Step) -> Result<What<'_>, Fault> {
         Key::NftElement(key) => (key.family, &key.table),
         _ => return Err(mismatch()),
     };
-    if table.as_str() != NFT_TABLE {
+    if !is_own_table(family, table.as_str()) {
         return Err(Fault::Foreign { holder: format!("table {family} {table}").into() });
     }
     match (&step.key, step.action, step.after.as_deref()) {

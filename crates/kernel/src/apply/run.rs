@@ -23,6 +23,8 @@ pub(super) struct Run<'a> {
     pub(super) spaces: BTreeMap<Ns, Space>,
     /// nftables steps that will be one transaction.
     pub(super) nft: Vec<usize>,
+    /// Pairs just made that are still down: step and index.
+    pub(super) starting: Vec<(usize, u32)>,
     /// Links that will be removed together: step and index.
     pub(super) departing: Vec<(usize, u32)>,
     /// Routes of ours that are there, by namespace; read when first needed.
@@ -47,6 +49,7 @@ impl<'a> Run<'a> {
             steps,
             spaces: BTreeMap::new(),
             nft: Vec::new(),
+            starting: Vec::new(),
             departing: Vec::new(),
             owned_routes: BTreeMap::new(),
             foreign_nexthops: None,
@@ -127,8 +130,14 @@ impl<'a> Run<'a> {
             }
             _ => {
                 self.flush_nft();
-                if !matches!((&step.key, step.action), (Key::Link { ns: Ns::Host, .. }, Action::Delete)) {
-                    self.flush_links();
+                match (&step.key, step.action) {
+                    (Key::Link { ns: Ns::Host, .. }, Action::Delete) => {}
+                    // The tables at the ingress of links come behind the last of them.
+                    (Key::Link { ns: Ns::Host, .. }, _) => self.flush_links(),
+                    _ => {
+                        self.flush_links();
+                        self.start_links();
+                    }
                 }
                 if !self.stopped() {
                     match self.begin(i) {
@@ -314,6 +323,7 @@ impl<'a> Run<'a> {
     pub(super) fn flush_all(&mut self) {
         self.flush_nft();
         self.flush_links();
+        self.start_links();
         for ns in self.spaces.keys().cloned().collect::<Vec<_>>() {
             if self.stopped() {
                 return;

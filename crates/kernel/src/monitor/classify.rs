@@ -1,6 +1,7 @@
 //! What an event means.
 
-use ripstop_netmodel::{Kind, LINK_PREFIX, NEXTHOP_IDS, NFT_TABLE, ROUTE_PROTOCOL};
+use ripstop_netmodel::{Kind, LINK_PREFIX, NEXTHOP_IDS, ROUTE_PROTOCOL, is_own_table};
+use ripstop_nft::model::TableFamily;
 
 use super::{Changed, HANGS_ON_LINK, Known, Touched};
 use crate::netlink::Reply;
@@ -19,6 +20,8 @@ use crate::wire::route::RawRoute;
 const NFGEN: usize = 4;
 /// Bytes of `struct netconfmsg`, padded as attributes are.
 const NETCONF: usize = 4;
+/// The family of tables at the ingress of devices (linux/netfilter.h).
+const NFPROTO_NETDEV: u8 = 5;
 
 impl Known {
     /// Takes one event in.
@@ -169,7 +172,8 @@ impl Known {
             return;
         }
         let Some(table) = attrs.str(NFTA_RULE_TABLE) else { return };
-        if table == NFT_TABLE {
+        let family = if header[0] == NFPROTO_NETDEV { TableFamily::Netdev } else { TableFamily::Inet };
+        if is_own_table(family, table) {
             changed.kinds.insert(Kind::NftElement);
             if !matches!(kind, NFT_MSG_NEWSETELEM | NFT_MSG_DELSETELEM) {
                 changed.kinds.insert(Kind::NftTable);

@@ -50,13 +50,14 @@ impl Changed {
     /// Everything the kernel has events for.
     pub fn everything() -> Self {
         let mut kinds = BTreeSet::from(HANGS_ON_LINK);
-        kinds.extend([Kind::Link, Kind::Nexthop, Kind::Route, Kind::NftTable, Kind::NftElement, Kind::ForwardJump]);
+        kinds.extend([Kind::Link, Kind::Nexthop, Kind::Route, Kind::NftElement, Kind::ForwardJump]);
         Self { kinds, facts: true }
     }
 }
 
-/// Kinds of object that vanish with their link or when it goes down.
-const HANGS_ON_LINK: [Kind; 5] = [Kind::LinkSysctl, Kind::Address, Kind::Neighbour, Kind::Fdb, Kind::Qdisc];
+/// Kinds of object that vanish, or change, with their link or when it goes down.
+const HANGS_ON_LINK: [Kind; 6] =
+    [Kind::NftTable, Kind::LinkSysctl, Kind::Address, Kind::Neighbour, Kind::Fdb, Kind::Qdisc];
 
 /// Listens to the kernel. Its descriptor is readable when something may have changed.
 #[derive(Debug)]

@@ -39,8 +39,8 @@ impl Observer {
 
     /// Everything of ours in the agent's namespace: links named `rip*` that carry a mark, with their addresses, permanent
     /// neighbours, forwarding entries and queueing discipline; nexthop objects of our ids and routes of our protocol; tables named
-    /// `ripstop` with their elements; jumps of ours in iptables' tables. Owners are read from the links' alternative names and the elements' comments; what
-    /// hangs on a link has its link's owner.
+    /// `ripstop` with their elements, and links' own; jumps of ours in iptables' tables. Owners are read from the links'
+    /// alternative names and the comments of elements and links' tables; what hangs on a link has its link's owner.
     ///
     /// `desired` says which settings below /proc/sys are read, and lets tables be recognised: a table that is what
     /// `desired` has under its key is shown as that, any other as a table that equals none.

@@ -1,4 +1,4 @@
-//! Tables named `ripstop`, and their elements.
+//! Tables of ours, and their elements: `ripstop`, and one a pod's link.
 //!
 //! A table cannot be read back rule by rule in the model's words, but it carries a digest of what was written, and the
 //! kernel's dump has a digest too: where both agree with the wanted table's, the wanted table is what is there. Where
@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ripstop_netmodel::{Entry, Key, Kind, Model, NFT_TABLE, NftElement, NftTable, Object};
+use ripstop_netmodel::{Entry, Key, Kind, Model, NftElement, NftTable, Object, is_own_table, link_of_table};
 use ripstop_nft::decode::{Message as Decoded, Observation, ObservedTable, messages};
 use ripstop_nft::encode;
 use ripstop_nft::model::{Comment, ElementBody, ElementKey, Name, Table, TableFamily};
@@ -33,7 +33,7 @@ pub(super) fn ours(
         return Ok(());
     }
     let observed = stable(socket, |socket, observation| {
-        for table in read_definitions(socket, observation)?.iter().filter(|_| elements) {
+        for table in read_definitions(socket, observation, None)?.iter().filter(|_| elements) {
             for set in observation.sets(table.0, &table.1) {
                 read(socket, observation, |seq| encode::dump_elements(seq, table.0, &table.1, &set))?;
             }
@@ -58,10 +58,16 @@ pub(super) fn keys(
     desired: &Model,
     model: &mut Model,
 ) -> Result<(), ObserveError> {
-    if keys.iter().any(|key| matches!(key, Key::NftTable { .. })) {
-        let observed = stable(socket, |socket, observation| read_definitions(socket, observation).map(|_| ()));
+    let tables = keys.iter().filter_map(|key| match key {
+        Key::NftTable { family, name } => Some((*family, name.clone())),
+        _ => None,
+    });
+    let tables: BTreeSet<(TableFamily, Name)> = tables.collect();
+    if !tables.is_empty() {
+        let observed =
+            stable(socket, |socket, observation| read_definitions(socket, observation, Some(&tables)).map(|_| ()));
         for table in observed.map_err(fault)?.tables().into_iter().filter(is_ours) {
-            if keys.contains(&Key::NftTable { family: table.family, name: table.name.clone() }) {
+            if tables.contains(&(table.family, table.name.clone())) {
                 insert_table(&table, desired, model);
             }
         }
@@ -94,7 +100,7 @@ pub(crate) fn elements_of(
         let tables: BTreeSet<_> = sets.iter().map(|(family, table, _)| (*family, table.clone())).collect();
         for (family, table) in tables.intersection(&there) {
             let family = *family;
-            read(socket, observation, |seq| encode::dump_sets(seq, family, table))?;
+            read(socket, observation, |seq| encode::dump_sets(seq, family, Some(table)))?;
         }
         for (family, table, set) in sets {
             if observation.sets(*family, table).contains(set) {
@@ -131,20 +137,27 @@ fn generation(socket: &mut Socket) -> Result<Option<u32>, NetlinkError> {
     Ok(replies.first().and_then(|reply| reply.split::<4>()).and_then(|(_, attrs)| attrs.be32(NFTA_GEN_ID)))
 }
 
-/// Reads chains, rules and sets of every table of ours, and says which there are.
+/// Reads chains, rules and sets of tables of ours, all or these, and says which there are.
 fn read_definitions(
     socket: &mut Socket,
     observation: &mut Observation,
+    wanted: Option<&BTreeSet<(TableFamily, Name)>>,
 ) -> Result<Vec<(TableFamily, Name)>, NetlinkError> {
     read(socket, observation, encode::dump_tables)?;
-    let tables: Vec<_> = observation.tables().into_iter().filter(is_ours).map(|t| (t.family, t.name)).collect();
+    let tables = observation.tables().into_iter().filter(is_ours).map(|table| (table.family, table.name));
+    let tables: Vec<_> = tables.filter(|table| wanted.is_none_or(|wanted| wanted.contains(table))).collect();
     let families: BTreeSet<TableFamily> = tables.iter().map(|(family, _)| *family).collect();
     for family in families {
         read(socket, observation, |seq| encode::dump_chains(seq, family))?;
+        if family == TableFamily::Netdev && wanted.is_none() {
+            // As many tables as pods, and few of others: one request for all.
+            read(socket, observation, |seq| encode::dump_rules(seq, family, None))?;
+            read(socket, observation, |seq| encode::dump_sets(seq, family, None))?;
+        }
     }
-    for (family, name) in &tables {
-        read(socket, observation, |seq| encode::dump_rules(seq, *family, name))?;
-        read(socket, observation, |seq| encode::dump_sets(seq, *family, name))?;
+    for (family, name) in tables.iter().filter(|(family, _)| *family != TableFamily::Netdev || wanted.is_some()) {
+        read(socket, observation, |seq| encode::dump_rules(seq, *family, Some(name)))?;
+        read(socket, observation, |seq| encode::dump_sets(seq, *family, Some(name)))?;
     }
     Ok(tables)
 }
@@ -157,9 +170,11 @@ fn read(
     let bytes = socket.dump_bytes(request)?;
     let decoded = messages(&bytes).map_err(|error| NetlinkError::with_text(libc::EBADMSG, &error.to_string()))?;
     for received in decoded {
-        // Chains of a family come with those of other tables, whose tables this is not about.
+        // What is read of a whole family comes with that of others' tables, which this is not about.
         match &received.message {
-            Decoded::Chain(chain) if chain.table != NFT_TABLE => {}
+            Decoded::Chain(chain) if !is_own_table(chain.family, &chain.table) => {}
+            Decoded::Rule(rule) if !is_own_table(rule.family, &rule.table) => {}
+            Decoded::Set(set) if !is_own_table(set.family, &set.table) => {}
             _ => observation.take(received.message),
         }
     }
@@ -167,7 +182,7 @@ fn read(
 }
 
 fn is_ours(table: &ObservedTable) -> bool {
-    table.name.as_str() == NFT_TABLE
+    is_own_table(table.family, table.name.as_str())
 }
 
 fn insert_table(found: &ObservedTable, desired: &Model, model: &mut Model) {
@@ -179,7 +194,11 @@ fn insert_table(found: &ObservedTable, desired: &Model, model: &mut Model) {
         _ => None,
     };
     let altered = || Table::new(found.family, &found.name).comment(Comment::from(ALTERED));
-    model.insert(NftTable { table: wanted.unwrap_or_else(altered) }, Some(Owner::agent()));
+    let owner = match (link_of_table(found.family, found.name.as_str()), found.comment()) {
+        (None, _) => Some(Owner::agent()),
+        (Some(_), comment) => comment.map(Owner::from_mark),
+    };
+    model.insert(NftTable { table: wanted.unwrap_or_else(altered) }, owner);
 }
 
 fn insert_element(key: ElementKey, body: ElementBody, model: &mut Model) {

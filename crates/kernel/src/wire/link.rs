@@ -196,11 +196,10 @@ fn with_mask(message: Message) -> Message {
     message.u32(IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS)
 }
 
-/// Makes the link, fails if the name is taken. A veth comes up at once, since without its other end it sends nothing; any
-/// other kind comes up by [`settings`], when its address generation is set.
+/// Makes the link, fails if the name is taken. It is down: a veth comes up by [`up`] when what guards it stands, any other
+/// kind by [`settings`], when its address generation is set.
 pub(crate) fn create(link: &Link, master: Option<u32>, peer_ns: Option<i32>) -> Option<Message> {
-    let up = if link.up && matches!(link.kind, LinkKind::Veth(_)) { IFF_UP } else { 0 };
-    let mut message = Message::new(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &ifinfo(0, up, up))
+    let mut message = Message::new(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &ifinfo(0, 0, 0))
         .str(IFLA_IFNAME, link.name.as_str())
         .u32(IFLA_GROUP, MARK_GROUP);
     if let Some(mtu) = link.mtu {
@@ -268,8 +267,8 @@ pub(crate) fn settings(link: &Link, index: u32, fresh: bool, master: Option<u32>
     let mut change = IFF_UP;
     let mut message = Attributes::default();
     if fresh {
-        let up_already = matches!(link.kind, LinkKind::Veth(_)) || !link.up;
-        change = if up_already { 0 } else { IFF_UP };
+        let stays_down = matches!(link.kind, LinkKind::Veth(_)) || !link.up;
+        change = if stays_down { 0 } else { IFF_UP };
     } else {
         if let Some(mtu) = link.mtu {
             message.0.push((IFLA_MTU, mtu.to_ne_bytes().to_vec()));
@@ -303,6 +302,11 @@ fn generation(index: u32, mode: u8) -> Message {
 
 fn set(index: u32, flags: u32, change: u32) -> Message {
     Message::new(RTM_SETLINK, 0, &ifinfo(index, flags, change))
+}
+
+/// Brings a link up.
+pub(crate) fn up(index: u32) -> Message {
+    set(index, IFF_UP, IFF_UP)
 }
 
 /// Takes a link down.

@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 
 use ripstop_netmodel::*;
 use ripstop_nft::model::{
-    Chain, ElementBody, ElementKey, Hook, Key as ElementValue, Name, Rule, Set, Table, TableFamily, Type, build,
-    priority,
+    Chain, ElementBody, ElementKey, Hook, Key as ElementValue, Name, Policy, Rule, Set, Table, TableFamily, Type,
+    build, priority,
 };
-use ripstop_plan::{Plan, diff_all};
+use ripstop_plan::{Action, Plan, diff_all};
+use ripstop_types::Family;
 
 use crate::support::*;
 
@@ -68,10 +69,20 @@ fn base() -> Vec<Object> {
     ]
 }
 
+/// A link's own table, by which nothing but this address passes.
+fn guard(dev: &str, ip: &str) -> Object {
+    let own = Rule::new([build::saddr(Family::V4).is(addr(ip)), build::accept()]);
+    let arp = Rule::new([build::meta::protocol().is(build::EtherType::ARP), build::accept()]);
+    let chain = Chain::ingress(name(dev), priority::FILTER).policy(Policy::Drop).rules([own, arp]);
+    let table = Table::new(TableFamily::Netdev, link_table(&name(dev)).unwrap());
+    NftTable { table: table.comment("test").chain("from-pod", chain) }.into()
+}
+
 fn with_pod(pod: &Pod, ip: &str) -> Vec<Object> {
     let mut objects: Vec<Object> = pair(pod, "ripab12", 2).into();
     objects.extend([
         element(ip),
+        guard("ripab12", ip),
         address(pod.ns(), "eth0", ip, 32, Scope::Global),
         neighbour(Ns::Host, "ripab12", ip, 102),
         neighbour(pod.ns(), "eth0", "169.254.1.1", 2),
@@ -108,8 +119,45 @@ fn the_kernel_comes_to_what_is_wanted() {
         let base = base();
         converge(&mut node, &model(&base));
         assert!(!pod.run("ip", &["-o", "link"]).contains("eth0"));
+        let tables = run("nft", &["list", "tables"]);
+        assert!(!tables.contains("netdev"), "the link's table went with it: {tables}");
         converge(&mut node, &Model::new());
         assert!(node.observer.host(&Model::new()).unwrap().is_empty());
+    });
+}
+
+/// Whose packets a link would pass before its table stands: nobody's, since it is down until then; and where the table is
+/// refused it stays down.
+#[test]
+fn a_link_comes_up_behind_its_table() {
+    on_a_node(|mut node| {
+        let (pod, other) = (Pod::new(), Pod::new());
+        let mut objects = pair(&pod, "ripab12", 2).to_vec();
+        objects.push(guard("ripab12", "10.244.1.5"));
+        let desired = model(&objects);
+        let steps = plan(&mut node, &desired).steps;
+        let words: Vec<String> = steps.iter().map(|step| step.key.to_string()).collect();
+        let at = |word: &str| words.iter().position(|words| words.starts_with(word)).unwrap();
+        assert!(at("link ripab12") < at("nft table netdev") && at("nft table netdev") < at("link eth0"), "{words:?}");
+        for outcome in node.run(&steps) {
+            outcome.result.unwrap();
+        }
+        let is_up =
+            |dev: &str| run("ip", &["-o", "link", "show", dev]).split(['<', '>']).nth(1).unwrap().contains("UP");
+        assert!(is_up("ripab12"));
+        // A table that is refused: it asks for a set that nobody declared.
+        let Object::NftTable(mut broken) = guard("ripcd34", "10.244.1.6") else { panic!() };
+        for chain in broken.table.chains.values_mut() {
+            chain.rules.push(Rule::new([build::ip::saddr().in_set("nosuch"), build::drop()]));
+        }
+        let mut objects = pair(&other, "ripcd34", 3).to_vec();
+        objects.push(broken.into());
+        let mut steps: Vec<_> = objects.iter().map(|object| step(Action::Create, None, Some(object))).collect();
+        // The host's end, its table, the pod's end and its lo.
+        steps.swap(1, 3);
+        let failed = node.run(&steps).into_iter().filter(|outcome| outcome.result.is_err()).count();
+        assert!(failed >= 2, "the table, and the link that waits for it");
+        assert!(!is_up("ripcd34"));
     });
 }
 
@@ -138,6 +186,11 @@ fn what_others_broke_is_mended() {
             "nft flush ruleset",
             "nft flush chain inet ripstop forward",
             "nft flush set inet ripstop pods",
+            "nft delete table netdev ripstop-ripab12",
+            "nft flush chain netdev ripstop-ripab12 from-pod",
+            "nft delete chain netdev ripstop-ripab12 from-pod",
+            "nft add rule netdev ripstop-ripab12 from-pod accept",
+            "ip link del ripab12",
             "nft delete element inet ripstop pods { 10.244.1.5 }",
             "tc qdisc del dev ripab12 root",
             "sysctl -q net.ipv4.ip_forward=0",

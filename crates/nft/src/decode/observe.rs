@@ -33,6 +33,11 @@ pub struct ObservedTable {
 }
 
 impl ObservedTable {
+    /// The comment that `nft list` shows, which names the owner.
+    pub fn comment(&self) -> Option<&str> {
+        self.definition.comment.as_deref()
+    }
+
     /// What is not as in this definition, one sentence each; empty exactly if the table is intact and its digest is
     /// that of the definition. For people: whether to replace a table is told by the digest.
     pub fn differences(&self, wanted: &Table) -> Vec<String> {

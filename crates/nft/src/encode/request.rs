@@ -27,17 +27,22 @@ pub fn dump_chains(seq: u32, family: TableFamily) -> Vec<u8> {
     request(NFT_MSG_GETCHAIN, NLM_F_DUMP, family_number(family), seq, &Attrs::default())
 }
 
-/// The rules of a table, each chain's in order.
-pub fn dump_rules(seq: u32, family: TableFamily, table: &Name) -> Vec<u8> {
+/// The rules of a table, each chain's in order; without one, those of all tables of the family.
+pub fn dump_rules(seq: u32, family: TableFamily, table: Option<&Name>) -> Vec<u8> {
     let mut attrs = Attrs::default();
-    attrs.text(NFTA_RULE_TABLE, table.as_str());
+    if let Some(table) = table {
+        attrs.text(NFTA_RULE_TABLE, table.as_str());
+    }
     request(NFT_MSG_GETRULE, NLM_F_DUMP, family_number(family), seq, &attrs)
 }
 
-/// The sets and maps of a table, without elements. Rules' inline sets are among them.
-pub fn dump_sets(seq: u32, family: TableFamily, table: &Name) -> Vec<u8> {
+/// The sets and maps of a table, without elements; without one, those of all tables of the family. Rules' inline sets
+/// are among them.
+pub fn dump_sets(seq: u32, family: TableFamily, table: Option<&Name>) -> Vec<u8> {
     let mut attrs = Attrs::default();
-    attrs.text(NFTA_SET_TABLE, table.as_str());
+    if let Some(table) = table {
+        attrs.text(NFTA_SET_TABLE, table.as_str());
+    }
     request(NFT_MSG_GETSET, NLM_F_DUMP, family_number(family), seq, &attrs)
 }
 

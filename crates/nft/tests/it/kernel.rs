@@ -195,8 +195,8 @@ impl Socket {
         let mut messages = self.dump(encode::dump_tables);
         messages.extend(self.dump(|seq| encode::dump_chains(seq, family)));
         if messages.iter().any(|m| matches!(m, Message::Table(t) if t.name == name.as_str() && t.family == family)) {
-            messages.extend(self.dump(|seq| encode::dump_rules(seq, family, name)));
-            messages.extend(self.dump(|seq| encode::dump_sets(seq, family, name)));
+            messages.extend(self.dump(|seq| encode::dump_rules(seq, family, Some(name))));
+            messages.extend(self.dump(|seq| encode::dump_sets(seq, family, Some(name))));
         }
         messages.into_iter().for_each(|message| seen.take(message));
         for set in seen.sets(family, name) {

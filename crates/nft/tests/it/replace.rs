@@ -185,10 +185,10 @@ fn drop_text(_: String) {}
 fn last_rule_first() {
     let mut socket = Socket::open();
     let name = Name::from("ripstop");
-    let raw = socket.dump_raw(|seq| ripstop_nft::encode::dump_rules(seq, TableFamily::Inet, &name));
+    let raw = socket.dump_raw(|seq| ripstop_nft::encode::dump_rules(seq, TableFamily::Inet, Some(&name)));
     socket.move_rule_to_front(&raw[2]);
     let rules: Vec<_> = socket
-        .dump(|seq| ripstop_nft::encode::dump_rules(seq, TableFamily::Inet, &name))
+        .dump(|seq| ripstop_nft::encode::dump_rules(seq, TableFamily::Inet, Some(&name)))
         .into_iter()
         .filter_map(|message| match message {
             Message::Rule(rule) => rule.comment,

@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use proptest::prelude::*;
-use ripstop_netmodel::{Entry, Key, LinkKind, Model, Ns, Object, Resource};
-use ripstop_plan::{Action, Plan, apply_to_model, diff, diff_all};
+use ripstop_netmodel::{Entry, Key, Kind, LinkKind, Model, Ns, Object, Resource};
+use ripstop_nft::model::TableFamily;
+use ripstop_plan::{Action, Plan, Step, apply_to_model, diff, diff_all};
 
 use crate::cases::{allow, told};
 use crate::world::{Dice, closed_model, vandalise};
@@ -129,6 +130,7 @@ fn with_needs(desired: &Model, mut keys: BTreeSet<Key>) -> BTreeSet<Key> {
                 let sources = desired.keys().filter(|k| matches!(k, Key::Address { ip, .. } if Some(*ip) == route.src));
                 needs.extend(sources.cloned());
             }
+            Object::NftTable(table) => needs.extend(table.devices().map(|name| link(&Ns::Host, name.clone()))),
             _ => {}
         }
         open.extend(needs.into_iter().filter(|key| keys.insert(key.clone())));
@@ -292,11 +294,16 @@ proptest! {
         // A link that makes room for another goes early.
         let (made, early): (Vec<_>, Vec<_>) = before.iter().partition(|step| !gone(&step.key));
         prop_assert!(early.iter().all(|step| matches!(step.key, Key::Link { .. })), "{}", told(&plan));
-        prop_assert!(made.windows(2).all(|w| w[0].key.kind() <= w[1].key.kind()), "{}", told(&plan));
+        // A link's own table comes with the links, and leaves behind them.
+        let kind = |step: &Step| match &step.key {
+            Key::NftTable { family: TableFamily::Netdev, .. } => Kind::Link,
+            key => key.kind(),
+        };
+        prop_assert!(made.windows(2).all(|w| kind(w[0]) <= kind(w[1])), "{}", told(&plan));
         prop_assert!(removed.windows(2).all(|w| w[0].key.kind() >= w[1].key.kind()), "{}", told(&plan));
-        let first_irreversible = plan.steps.iter().position(ripstop_plan::Step::is_irreversible);
+        let first_irreversible = plan.steps.iter().position(Step::is_irreversible);
         if let Some(first) = first_irreversible {
-            prop_assert!(plan.steps[first..].iter().all(ripstop_plan::Step::is_irreversible), "{}", told(&plan));
+            prop_assert!(plan.steps[first..].iter().all(Step::is_irreversible), "{}", told(&plan));
         }
     }
 }

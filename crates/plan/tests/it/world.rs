@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use ripstop_netmodel::{
     Address, BridgePort, Entry, Fdb, Key, Link, LinkKind, Model, Neighbour, Nexthop, NftElement, NftTable, Ns, Object,
-    Qdisc, Record, RecordGuard, RecordScope, Resource, Route, RouteTarget, Scope, Sysctl, Veth,
+    Qdisc, Record, RecordGuard, RecordScope, Resource, Route, RouteTarget, Scope, Sysctl, Veth, link_table,
 };
 use ripstop_nft::model::{
     Chain, ElementBody, ElementKey, Key as ElementValue, KeyPart, Name, Rule, Set, Table, TableFamily, Type, Value,
@@ -147,6 +147,7 @@ pub fn closed_model(dice: &mut Dice) -> Model {
     let links: Vec<Link> = model.iter().filter_map(|(_, e)| as_link(&e.object)).cloned().collect();
     for link in &links {
         on_link(&mut model, dice, link);
+        at_ingress(&mut model, dice, link);
     }
     nexthops(&mut model, dice, &links);
     routes(&mut model, dice, &links);
@@ -289,6 +290,20 @@ fn on_link(model: &mut Model, dice: &mut Dice, link: &Link) {
     if dice.one_in(3) {
         let (path, value) = (format!("net/ipv6/conf/{dev}/disable_ipv6").into(), dice.of(&["0", "1"]).into());
         put(model, Sysctl { ns: ns.clone(), link: Some(link.name.clone()), path, value });
+    }
+}
+
+/// A table of its own at the ingress of a link of the host.
+pub fn ingress(dev: &str, variant: usize) -> NftTable {
+    let rule = Rule::new([build::udp::dport().is(build::Port(u16::try_from(variant).unwrap())), build::drop()]);
+    let chain = Chain::ingress(name(dev), 0).rule(rule);
+    NftTable { table: Table::new(TableFamily::Netdev, link_table(&name(dev)).unwrap()).chain("chain", chain) }
+}
+
+fn at_ingress(model: &mut Model, dice: &mut Dice, link: &Link) {
+    let variant = dice.below(3);
+    if link.ns == Ns::Host && variant > 0 {
+        put(model, ingress(link.name.as_str(), variant));
     }
 }
 
