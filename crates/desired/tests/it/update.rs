@@ -51,9 +51,10 @@ fn step(s: &mut Scenario, (what, a, b, c): Move) -> BTreeSet<Change> {
             BTreeSet::from([Change::Realised])
         }
         _ => match a % 4 {
+            // A list without the network that a pod is on is a network that goes under it, also where the pod came while
+            // it was read.
+            0 | 1 if of(&StoreKind::ALL, b) == StoreKind::Networks && !s.tables.pods.is_empty() => BTreeSet::new(),
             0 => s.sync(of(&StoreKind::ALL, b)),
-            // A list without the network that a pod is on is a network that goes under it.
-            1 if of(&StoreKind::ALL, b) == StoreKind::Networks && !s.tables.pods.is_empty() => BTreeSet::new(),
             1 => s.say(StoreInput::Reset { kind: of(&StoreKind::ALL, b) }),
             2 => s.put(&alive(of(&NODES, b), u64::from(c))),
             _ => s.say(if b.is_multiple_of(2) { StoreInput::Away { reason: "gone".into() } } else { StoreInput::Back }),
