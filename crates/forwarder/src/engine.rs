@@ -353,5 +353,8 @@ fn open(name: &IfName, queues: usize) -> Result<Device, EngineFault> {
 fn device(name: &IfName, queues: Vec<OwnedFd>) -> io::Result<Device> {
     let first = queues.first().ok_or_else(|| io::Error::from_raw_os_error(libc::ENODEV))?;
     let udp = tun::offload(first.as_fd())?;
+    if let Err(error) = tun::settle(name) {
+        tracing::debug!("{name}: {error}; its first packets may be dropped");
+    }
     Ok(Device { name: name.clone(), queues: queues.into_iter().map(Arc::new).collect(), offloads: Offloads { udp } })
 }

@@ -254,6 +254,8 @@ impl Worker {
         for frame in letter.each() {
             let length = frame.iter().map(|piece| piece.length).sum::<usize>();
             let head = Ip::read_head(frame[0].of(&buffers));
+            // IPv6 has no smaller MTU (RFC 8200, section 5): below it the outer packet is fragmented.
+            let limit = if head.is_some_and(|ip| !ip.v4) { limit.max(1280) } else { limit };
             if length > limit && head.is_some_and(|ip| ip.dont_fragment) {
                 peer.counters.dropped.add(Reason::TooBig, 1);
                 // One answer a letter: it is one flow's, as a rule.

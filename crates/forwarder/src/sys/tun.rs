@@ -89,6 +89,29 @@ pub fn offload(fd: BorrowedFd<'_>) -> io::Result<bool> {
     set(tcp).map(|_| false)
 }
 
+/// Has the kernel take note at once that the device has a carrier again. It would do so by itself a little later, and until
+/// then drop every packet to the device.
+///
+/// # Errors
+/// As `SIOCETHTOOL`.
+pub fn settle(device: &IfName) -> io::Result<()> {
+    /// `struct ethtool_value` and `ETHTOOL_GLINK` of `linux/ethtool.h`; asking for the link runs what was put off.
+    #[repr(C)]
+    struct Value {
+        command: u32,
+        data: u32,
+    }
+    let mut value = Value { command: 0x0a, data: 0 };
+    let mut request = request(device, 0);
+    request.ifr_ifru.ifru_data = (&raw mut value).cast();
+    let socket = rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::DGRAM, None)?;
+    // SAFETY: SIOCETHTOOL takes an ifreq, which points to the command's structure; both live until the call returns.
+    check(unsafe { libc::ioctl(socket.as_raw_fd(), SIOCETHTOOL, &raw mut request) }).map(drop)
+}
+
+/// Of `linux/sockios.h`.
+const SIOCETHTOOL: libc::Ioctl = 0x8946;
+
 /// Reads one packet behind its header into `buffer`; `None` where none waits.
 ///
 /// # Errors

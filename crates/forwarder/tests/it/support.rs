@@ -174,7 +174,9 @@ impl Node {
     /// Starts a forwarder.
     pub fn spawn(&self) -> Running {
         let mut command = self.space.command(&std::env::current_exe().unwrap());
-        command.args(["--exact", "support::a_forwarder", "--nocapture"]).env(PART, self.folder.path());
+        command
+            .args(["--exact", "support::a_forwarder", "--nocapture", "--test-threads=1"])
+            .env(PART, self.folder.path());
         Running(command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap())
     }
 

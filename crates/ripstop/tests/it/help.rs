@@ -28,6 +28,7 @@ const COMMANDS: &[&str] = &[
     "store serve",
     "conformance",
     "conformance cni",
+    "udp-forward",
     "replay",
     "install",
     "uninstall",
