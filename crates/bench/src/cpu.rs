@@ -63,11 +63,17 @@ fn time(value: libc::timeval) -> Result<Duration> {
 
 /// Keeps the calling thread on one CPU.
 pub fn pin(cpu: usize) -> Result<()> {
+    pin_process(0, cpu)
+}
+
+/// Keeps the first thread of a process on one CPU, and those that it starts from now on; 0 is the calling thread.
+pub fn pin_process(pid: u32, cpu: usize) -> Result<()> {
+    let pid = libc::pid_t::try_from(pid)?;
     // SAFETY: a cpu_set_t is plain bits; CPU_SET stays inside it for the CPU numbers of a machine.
     let code = unsafe {
         let mut set: libc::cpu_set_t = std::mem::zeroed();
         libc::CPU_SET(cpu, &mut set);
-        libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set)
+        libc::sched_setaffinity(pid, size_of::<libc::cpu_set_t>(), &raw const set)
     };
     if code != 0 {
         return Err(io::Error::last_os_error()).with_context(|| format!("stay on CPU {cpu}"));

@@ -77,6 +77,7 @@ pub struct Course {
     listeners: Vec<TcpListener>,
     stream: TcpListener,
     turn: usize,
+    charged: Vec<u32>,
 }
 
 impl Course {
@@ -94,7 +95,12 @@ impl Course {
             set(&stream, libc::SO_RCVBUF, STREAM_BUFFER)?;
             Ok((listeners, stream))
         })??;
-        Ok(Self { client: client.into(), server, listeners, stream, turn: 0 })
+        Ok(Self { client: client.into(), server, listeners, stream, turn: 0, charged: Vec::new() })
+    }
+
+    /// From now on a process's CPU time belongs to what is measured.
+    pub fn charge(&mut self, pid: u32) {
+        self.charged.push(pid);
     }
 
     /// Connects once, to see whether the server is reached.
@@ -116,10 +122,10 @@ impl Course {
         };
         let to = SocketAddr::new(self.server, listener.local_addr()?.port());
         let connections = if test == Test::Connection { test.warm_up() + amount } else { 1 };
-        let softirqd = Ksoftirqd::of(cpu);
+        let clock = Clock { softirqd: Ksoftirqd::of(cpu), charged: self.charged.clone() };
         let used = thread::scope(|scope| {
             let server = scope.spawn(|| serve(listener, test, connections, cpu));
-            let used = space::in_netns(&self.client, || ask(to, test, amount, cpu, &softirqd));
+            let used = space::in_netns(&self.client, || ask(to, test, amount, cpu, &clock));
             let served = server.join().unwrap_or_else(|_| Err(anyhow!("the server ended early")));
             let used = used?.context("client")?;
             served.context("server").map(|()| used)
@@ -130,9 +136,26 @@ impl Course {
     }
 }
 
-fn ask(to: SocketAddr, test: Test, amount: u64, cpu: usize, softirqd: &Ksoftirqd) -> Result<Duration> {
+/// CPU time of all that a packet costs: this process, the processes that carry packets, and `ksoftirqd`.
+pub struct Clock {
+    pub softirqd: Ksoftirqd,
+    pub charged: Vec<u32>,
+}
+
+impl Clock {
+    /// CPU time so far.
+    pub fn now(&self) -> Result<Duration> {
+        let mut sum = cpu::own()? + self.softirqd.used();
+        for pid in &self.charged {
+            sum += cpu::of_process(*pid)?;
+        }
+        Ok(sum)
+    }
+}
+
+fn ask(to: SocketAddr, test: Test, amount: u64, cpu: usize, clock: &Clock) -> Result<Duration> {
     cpu::pin(cpu)?;
-    let now = || -> Result<Duration> { Ok(cpu::own()? + softirqd.used()) };
+    let now = || clock.now();
     match test {
         Test::Connection => {
             connections(to, test.warm_up())?;

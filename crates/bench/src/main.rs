@@ -18,6 +18,7 @@ mod plugin;
 mod report;
 mod scene;
 mod stat;
+mod udp;
 mod variant;
 
 use std::path::{Path, PathBuf};
@@ -36,7 +37,7 @@ const MARKS: [&str; 3] = ["run", "goals", "details"];
 /// A group of measurements by its name.
 type Group = (&'static str, fn(&Programs, usize) -> Result<Section>);
 
-const GROUPS: [Group; 6] = [
+const GROUPS: [Group; 7] = [
     ("cni", cni::one_by_one),
     ("burst", cni::at_once),
     ("cluster", |programs, _| agents::cluster(programs)),
@@ -44,6 +45,7 @@ const GROUPS: [Group; 6] = [
     ("ten-thousand", agents::ten_thousand),
     // A visit is short, so twice as many cost little and steady the median.
     ("path", |programs, rounds| path::path(programs, 2 * rounds)),
+    ("udp", udp::udp),
 ];
 
 struct Args {

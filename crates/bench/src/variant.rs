@@ -137,7 +137,8 @@ fn ours(
     server.context("no pod")
 }
 
-fn by_hand(backend: Backend, shape: Shape, number: usize, node: &Path, pod: &Path) -> Result<()> {
+/// Builds one machine's side of a way by hand.
+pub fn by_hand(backend: Backend, shape: Shape, number: usize, node: &Path, pod: &Path) -> Result<()> {
     let all = ["net/ipv4/conf/all/rp_filter", "net/ipv4/conf/default/rp_filter", "net/ipv4/conf/eth0/rp_filter"];
     settings(node, &all.map(|name| (name, "0")))?;
     settings(node, &[("net/ipv4/ip_forward", "1"), ("net/bridge/bridge-nf-call-iptables", "0")])?;

@@ -174,9 +174,20 @@ impl Node {
     /// Starts a forwarder.
     pub fn spawn(&self) -> Running {
         let mut command = self.space.command(&std::env::current_exe().unwrap());
-        command
-            .args(["--exact", "support::a_forwarder", "--nocapture", "--test-threads=1"])
-            .env(PART, self.folder.path());
+        // The harness has a thread of its own that must not take the signal from the forwarder's.
+        let block = || {
+            // SAFETY: the set is initialised before it is read.
+            unsafe {
+                let mut set = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
+                libc::sigemptyset(set.as_mut_ptr());
+                libc::sigaddset(set.as_mut_ptr(), libc::SIGTERM);
+                libc::sigprocmask(libc::SIG_BLOCK, set.as_ptr(), std::ptr::null_mut());
+            }
+            Ok(())
+        };
+        // SAFETY: the signal calls are async-signal-safe.
+        unsafe { command.pre_exec(block) };
+        command.args(["--exact", "support::a_forwarder", "--nocapture"]).env(PART, self.folder.path());
         Running(command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap())
     }
 

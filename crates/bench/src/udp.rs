@@ -1,0 +1,334 @@
+//! The udp backend's forwarder, beside one that reads one packet at a time as Flannel's does, and beside no tunnel.
+//!
+//! All three ways have the same pods, links and routes by hand, without any rule; both forwarders keep to the CPU of the
+//! load, so that the rate is one over all CPU time spent.
+
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use ripstop_forwarder::Client;
+use ripstop_forwarder::control::{PORT, Peer, Setup};
+use ripstop_lab::{ip_batch, space};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use crate::cpu::{self, Ksoftirqd};
+use crate::load::{Clock, Course, Test};
+use crate::report::{Goal, Section, Table, verdict};
+use crate::scene::{NODES, Programs, Scene, checkpoint, wait_for};
+use crate::stat::{Spread, ratios};
+use crate::variant::{Backend, Shape, by_hand};
+
+const DEVICE: &str = "ripudp0";
+/// The wire's MTU less IPv4 and UDP.
+const MTU: u16 = 1472;
+/// Datagrams on their way at one time, and their bytes with the IP header.
+const IN_FLIGHT: usize = 128;
+const PAYLOAD: usize = 36;
+const BURSTS: u64 = 800;
+
+/// Who carries packets between the machines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Carrier {
+    Ours,
+    Naive,
+    Plain,
+}
+
+impl Carrier {
+    const ALL: [Self; 3] = [Self::Ours, Self::Naive, Self::Plain];
+
+    fn title(self) -> &'static str {
+        match self {
+            Self::Ours => "ripstop udp-forward",
+            Self::Naive => "a forwarder with one packet a read",
+            Self::Plain => "host-gw, no tunnel",
+        }
+    }
+}
+
+/// What is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Figure {
+    Stream,
+    Transaction,
+    Datagram,
+}
+
+impl Figure {
+    const ALL: [Self; 3] = [Self::Stream, Self::Transaction, Self::Datagram];
+
+    fn unit(self) -> &'static str {
+        match self {
+            Self::Stream => Test::Stream.unit().0,
+            Self::Transaction => Test::Transaction.unit().0,
+            Self::Datagram => "CPU µs per datagram of 64 bytes, 128 in flight",
+        }
+    }
+}
+
+type Costs = BTreeMap<(Carrier, Figure), Vec<f64>>;
+
+/// Measures all three.
+pub fn udp(programs: &Programs, rounds: usize) -> Result<Section> {
+    let cpu = cpu::last();
+    let mut ways =
+        Carrier::ALL.map(|carrier| Way::build(carrier, programs, cpu)).into_iter().collect::<Result<Vec<_>>>()?;
+    let mut costs = Costs::new();
+    for round in 0..rounds {
+        for turn in 0..ways.len() {
+            let count = ways.len();
+            let way = &mut ways[(round + turn) % count];
+            for figure in Figure::ALL {
+                checkpoint()?;
+                let cost = way.cost(figure, cpu).with_context(|| format!("{:?}, {figure:?}", way.carrier))?;
+                costs.entry((way.carrier, figure)).or_default().push(cost);
+            }
+        }
+    }
+    Ok(section(&costs))
+}
+
+fn section(costs: &Costs) -> Section {
+    let of = |carrier, figure| costs.get(&(carrier, figure)).map_or(&[][..], Vec::as_slice);
+    let digits = |figure| if figure == Figure::Stream { 0 } else { 1 };
+    let tables = Figure::ALL.map(|figure| {
+        let mut table = Table::new(&[figure.unit(), "min / median / max", "ratio to no tunnel: min / median / max"]);
+        for carrier in Carrier::ALL {
+            let ratio = ratios(of(carrier, figure), of(Carrier::Plain, figure));
+            let spread = Spread::of(of(carrier, figure)).text(digits(figure));
+            table.row(&[carrier.title().into(), spread, Spread::of(&ratio).to_string()]);
+        }
+        table
+    });
+    let goal = |what: &str, figure, rival: Carrier, reach: &str, limit: f64| {
+        let (ours, theirs) = (of(Carrier::Ours, figure), of(rival, figure));
+        let ratio = Spread::of(&ratios(ours, theirs));
+        let unit = if figure == Figure::Stream { "ms" } else { "µs" };
+        let cost = |values: &[f64]| format!("{:.*} {unit}", digits(figure), Spread::of(values).median);
+        Goal {
+            what: what.into(),
+            reach: reach.into(),
+            ours: cost(ours),
+            rival: format!("{}: {}", rival.title(), cost(theirs)),
+            ratio: ratio.to_string(),
+            met: verdict(ratio.median <= limit),
+        }
+    };
+    let goals = vec![
+        goal("udp: CPU a GB of one stream", Figure::Stream, Carrier::Naive, "≤ 0.20: 5 × as fast", 0.2),
+        goal("udp: CPU a GB of one stream", Figure::Stream, Carrier::Plain, "≤ 2.5, aim 2.0", 2.5),
+        goal("udp: CPU a small datagram", Figure::Datagram, Carrier::Naive, "≤ 0.50: 2 × as many", 0.5),
+    ];
+    Section { id: "udp", title: "The udp backend, pod to pod on two machines", goals, tables: tables.into() }
+}
+
+/// A standing way.
+struct Way {
+    carrier: Carrier,
+    course: Course,
+    datagrams: [UdpSocket; 2],
+    clock: Clock,
+    _forwarders: Vec<Forwarder>,
+    _scene: Scene,
+}
+
+impl Way {
+    fn build(carrier: Carrier, programs: &Programs, cpu: usize) -> Result<Self> {
+        let scene = Scene::new(&format!("udp-{carrier:?}").to_lowercase(), programs)?;
+        let (one, two) = scene.machines("n1", "n2")?;
+        let pods = [scene.netns("a")?, scene.netns("b")?];
+        let mut forwarders = Vec::new();
+        for (number, (node, pod)) in (1..).zip([&one, &two].into_iter().zip(&pods)) {
+            by_hand(Backend::HostGw, Shape::Bare, number, node, pod)?;
+            if carrier != Carrier::Plain {
+                ip_batch(pod, &format!("link set eth0 mtu {MTU}\n"))?;
+                ip_batch(node, &format!("link set h0 mtu {MTU}\n"))?;
+                forwarders.push(Forwarder::start(carrier, &scene, number, node, cpu)?);
+            }
+        }
+        let mut course = Course::open(&pods[0], &pods[1], [10, 244, 2, 2].into())?;
+        let charged: Vec<u32> = forwarders.iter().filter_map(Forwarder::pid).collect();
+        charged.iter().for_each(|pid| course.charge(*pid));
+        let open = |pod: &Path, last: u8| -> Result<UdpSocket> {
+            let socket = space::in_netns(pod, || UdpSocket::bind(SocketAddr::from(([10, 244, last, 2], 7100))))??;
+            socket.set_read_timeout(Some(Duration::from_secs(2)))?;
+            Ok(socket)
+        };
+        let datagrams = [open(&pods[0], 1)?, open(&pods[1], 2)?];
+        datagrams[0].connect(datagrams[1].local_addr()?)?;
+        wait_for("the way", Duration::from_secs(15), || course.reach().is_ok())?;
+        let clock = Clock { softirqd: Ksoftirqd::of(cpu), charged };
+        Ok(Self { carrier, course, datagrams, clock, _forwarders: forwarders, _scene: scene })
+    }
+
+    fn cost(&mut self, figure: Figure, cpu: usize) -> Result<f64> {
+        match figure {
+            Figure::Stream => self.course.run(Test::Stream, Test::Stream.amount(), cpu),
+            Figure::Transaction => self.course.run(Test::Transaction, Test::Transaction.amount(), cpu),
+            Figure::Datagram => {
+                let (sockets, clock) = (&self.datagrams, &self.clock);
+                let count = BURSTS * IN_FLIGHT as u64;
+                let used = std::thread::scope(|scope| {
+                    let run = scope.spawn(|| -> Result<Duration> {
+                        cpu::pin(cpu)?;
+                        bursts(sockets, BURSTS / 10)?;
+                        let before = clock.now()?;
+                        bursts(sockets, BURSTS)?;
+                        Ok(clock.now()? - before)
+                    });
+                    run.join().map_err(|_| anyhow::anyhow!("the load ended early"))?
+                })?;
+                #[allow(clippy::cast_precision_loss, reason = "far below 2^52")]
+                Ok(used.as_secs_f64() * 1e6 / count as f64)
+            }
+        }
+    }
+}
+
+/// Sends bursts and waits for the whole of each: a lost datagram is an error.
+fn bursts([from, to]: &[UdpSocket; 2], count: u64) -> Result<()> {
+    let mut room = [0; 64];
+    for burst in 0..count {
+        for _ in 0..IN_FLIGHT {
+            from.send(&[0x5a; PAYLOAD])?;
+        }
+        for number in 0..IN_FLIGHT {
+            to.recv(&mut room).with_context(|| format!("datagram {number} of burst {burst}"))?;
+        }
+    }
+    Ok(())
+}
+
+/// One machine's forwarder; it ends with its value.
+enum Forwarder {
+    Ours(Child),
+    Naive { stop: Arc<AtomicBool>, thread: Option<JoinHandle<()>> },
+}
+
+impl Forwarder {
+    fn start(carrier: Carrier, scene: &Scene, number: usize, node: &Path, cpu: usize) -> Result<Self> {
+        let peer = NODES[2 - number];
+        let naive = carrier == Carrier::Naive;
+        let device =
+            space::in_netns(node, || if naive { naive_device().map(Some) } else { kept_device().map(|()| None) })??;
+        let remote = 3 - number;
+        ip_batch(
+            node,
+            &format!(
+                "link set {DEVICE} mtu {MTU} addrgenmode none txqueuelen 1000 up\n\
+                 route replace 10.244.{remote}.0/24 dev {DEVICE}\n"
+            ),
+        )?;
+        if let Some(device) = device {
+            let own = SocketAddr::from((NODES[number - 1], PORT));
+            let socket = space::in_netns(node, || UdpSocket::bind(own))??;
+            let stop = Arc::new(AtomicBool::new(false));
+            let flag = Arc::clone(&stop);
+            let thread = std::thread::spawn(move || {
+                if let Err(error) = cpu::pin(cpu).and_then(|()| carry(device, &socket, (peer, PORT).into(), &flag)) {
+                    eprintln!("bench: the naive forwarder ended: {error:#}");
+                }
+            });
+            return Ok(Self::Naive { stop, thread: Some(thread) });
+        }
+        let file = |name: &str| -> PathBuf { scene.run().join(format!("udp{number}.{name}")) };
+        let mut command = Command::new(&scene.programs().ripstop);
+        command.arg("udp-forward").arg("--socket").arg(file("sock")).arg("--state").arg(file("json"));
+        command.args(["--queues", "1"]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(File::create(file("log"))?);
+        let started = Self::Ours(space::Place::host().in_netns(node)?.spawn(&mut command)?);
+        // Before it has a thread that forwards.
+        cpu::pin_process(started.pid().context("no process")?, cpu)?;
+        let setup = Setup {
+            device: DEVICE.parse()?,
+            listen: vec![SocketAddr::from((NODES[number - 1], PORT))],
+            peers: vec![Peer {
+                name: format!("n{remote}"),
+                to: (peer, PORT).into(),
+                also_from: Vec::new(),
+                ranges: vec![format!("10.244.{remote}.0/24").parse()?],
+            }],
+        };
+        wait_for("the forwarder", Duration::from_secs(10), || Client::connect(&file("sock")).is_ok())?;
+        Client::connect(&file("sock"))?.set(&setup)?;
+        Ok(started)
+    }
+
+    fn pid(&self) -> Option<u32> {
+        match self {
+            Self::Ours(child) => Some(child.id()),
+            Self::Naive { .. } => None,
+        }
+    }
+}
+
+impl Drop for Forwarder {
+    fn drop(&mut self) {
+        match self {
+            Self::Ours(child) => {
+                let _ = child.kill();
+                let _ = child.wait();
+            }
+            Self::Naive { stop, thread } => {
+                stop.store(true, Ordering::Relaxed);
+                thread.take().map(JoinHandle::join);
+            }
+        }
+    }
+}
+
+fn kept_device() -> Result<()> {
+    ripstop_forwarder::create(&DEVICE.parse()?).context("make a TUN device")
+}
+
+/// A TUN device without any offload.
+fn naive_device() -> Result<File> {
+    let file = OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open("/dev/net/tun")?;
+    // SAFETY: an ifreq is plain bytes, for which zeros are a value.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (place, byte) in request.ifr_name.iter_mut().zip(DEVICE.bytes()) {
+        *place = byte.cast_signed();
+    }
+    request.ifr_ifru.ifru_flags = libc::c_short::try_from(libc::IFF_TUN | libc::IFF_NO_PI)?;
+    // SAFETY: TUNSETIFF reads and writes an ifreq, to which the pointer is.
+    let code = unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &raw mut request) };
+    ensure!(code >= 0, "make a TUN device: {}", io::Error::last_os_error());
+    Ok(file)
+}
+
+/// One packet a read, one a datagram, both ways in turn as long as there is something.
+fn carry(mut device: File, socket: &UdpSocket, to: SocketAddr, stop: &AtomicBool) -> Result<()> {
+    socket.set_nonblocking(true)?;
+    let mut packet = [0; 65_536];
+    while !stop.load(Ordering::Relaxed) {
+        let mut fds = [
+            PollFd::from_borrowed_fd(device.as_fd(), PollFlags::IN),
+            PollFd::from_borrowed_fd(socket.as_fd(), PollFlags::IN),
+        ];
+        poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 100_000_000 }))?;
+        loop {
+            let outward = device.read(&mut packet);
+            if let Ok(length) = outward {
+                let _ = socket.send_to(&packet[..length], to);
+            }
+            let inward = socket.recv(&mut packet);
+            if let Ok(length) = inward {
+                let _ = device.write(&packet[..length]);
+            }
+            if outward.is_err() && inward.is_err() {
+                break;
+            }
+        }
+    }
+    Ok(())
+}
