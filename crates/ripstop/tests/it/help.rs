@@ -106,7 +106,8 @@ fn bash_completes_a_kind() {
 fn the_manual_has_every_command() {
     let page = run(&["man"]).stdout;
     for words in COMMANDS.iter().filter(|words| !words.is_empty() && **words != "resume") {
-        assert!(page.contains(&format!(".SS \"ripstop {words}\"\n")), "{words}");
+        let name = words.replace('-', "\\-");
+        assert!(page.contains(&format!(".SS \"ripstop {name}\"\n")), "{words}");
     }
     for section in [".TH ripstop 1", ".SH NAME", ".SH SYNOPSIS", ".SH \"EXIT STATUS\"", ".SH \"FILES\"", ".SH EXAMPLES"]
     {
