@@ -11,7 +11,7 @@ use ripstop_desired::LEASES;
 use ripstop_kernel::BootFiles;
 use ripstop_objects::{AgentConfig, NodeIdentity};
 use ripstop_tables::{PodRow, Snapshot};
-use ripstop_types::NodeName;
+use ripstop_types::{NodeName, Prefix};
 use rustix::fs::{FlockOperation, flock};
 
 /// Held as long as the agent runs: a second one on the same node is refused.
@@ -119,6 +119,25 @@ pub fn pods(files: &BootFiles, run_dir: &Path, _lock: &Lock) -> Pods {
     pods
 }
 
+/// Where flanneld says which subnets it gave this node's pods.
+const SUBNET_ENV: &str = "/run/flannel/subnet.env";
+
+/// The subnets of a flanneld that runs here, or did in this boot.
+pub fn flannel_subnets() -> Vec<Prefix> {
+    fs::read_to_string(SUBNET_ENV).map(|text| subnets_of(&text)).unwrap_or_default()
+}
+
+/// The ranges in a `subnet.env`: flanneld writes the first address its bridge would have (flannel, `WriteSubnetFile`).
+fn subnets_of(text: &str) -> Vec<Prefix> {
+    let names = ["FLANNEL_SUBNET=", "FLANNEL_IPV6_SUBNET="];
+    let values = text.lines().filter_map(|line| names.iter().find_map(|name| line.trim().strip_prefix(name)));
+    let prefix = |value: &str| {
+        let (addr, len) = value.split_once('/')?;
+        Prefix::containing(addr.parse().ok()?, len.parse().ok()?)
+    };
+    values.filter_map(prefix).collect()
+}
+
 /// A pod's row of its file's text.
 ///
 /// # Errors
@@ -180,4 +199,18 @@ pub fn write_atomic(path: &Path, content: &[u8]) -> anyhow::Result<()> {
         File::open(folder)?.sync_all()
     };
     write().with_context(|| format!("cannot write {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flanneld_names_an_address_and_means_its_subnet() {
+        let text = "FLANNEL_NETWORK=10.244.0.0/16\nFLANNEL_SUBNET=10.244.7.1/24\nFLANNEL_IPV6_SUBNET=fd00:244:0:7::1/64\n\
+                    FLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n";
+        let subnets: Vec<String> = subnets_of(text).iter().map(ToString::to_string).collect();
+        assert_eq!(subnets, ["10.244.7.0/24", "fd00:244:0:7::/64"]);
+        assert!(subnets_of("FLANNEL_SUBNET=\nFLANNEL_SUBNET=10.244.7.1/240\nFLANNEL_SUBNET=x/24").is_empty());
+    }
 }

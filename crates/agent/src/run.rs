@@ -142,6 +142,7 @@ impl Shell {
             observed: Vec::new(),
             pods: pods.rows,
             lost: pods.lost,
+            preferred: files::flannel_subnets(),
             snapshot,
             held: true,
         };
@@ -156,6 +157,11 @@ impl Shell {
         start.facts = found.facts;
         start.observed = found.observed;
         start.held = options.hold;
+        let host = store_lane::Host {
+            node: node.clone(),
+            machine: start.identity.machine_id.clone(),
+            addresses: start.facts.links.values().flat_map(|link| &link.addresses).map(|(ip, _)| *ip).collect(),
+        };
         let mut recording = open_recording(options)?;
         if let Some(out) = &mut recording {
             record(out, at, Input::Start(Box::new(start.clone())))?;
@@ -163,7 +169,7 @@ impl Shell {
         let (core, outputs) = Core::start(at, start);
         let (writes, lane) = unbounded_channel();
         let store = StoreCell::default();
-        tokio::spawn(store_lane::run(config.store.clone(), lane, to_self.clone(), store.clone()));
+        tokio::spawn(store_lane::run(config.store.clone(), host, lane, to_self.clone(), store.clone()));
         let plugins = socket::listen(&config.run_dir.join("cni.sock"))?;
         tokio::spawn(socket::serve_plugins(plugins, to_self.clone()));
         http::start(&config, to_self.clone(), store)?;

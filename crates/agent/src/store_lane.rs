@@ -1,14 +1,17 @@
 //! The agent's side of the store: opens it, hands its events in, and writes what plans say.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use ripstop_netmodel::{Key, Object, Record, RecordGuard, RecordScope};
-use ripstop_objects::StoreConfig;
+use ripstop_objects::{EtcdConfig, StoreConfig};
 use ripstop_plan::{Action, Plan, Step};
-use ripstop_store::{Embedded, Event, Expect, Kind, Remote, Store, StoreError};
+use ripstop_store::{
+    Embedded, Etcd, EtcdOptions, EtcdTls, EtcdUser, Event, Expect, FlannelOptions, Kind, Remote, Store, StoreError,
+};
 use ripstop_tables::{Input, StoreInput, StoreResult};
-use ripstop_types::Revision;
+use ripstop_types::{NodeName, Revision};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
 use crate::run::Message;
@@ -24,16 +27,27 @@ pub struct Write {
     pub steps: Plan,
 }
 
+/// Who this is, for stores that are shared with others than agents of ours.
+pub struct Host {
+    /// This node.
+    pub node: NodeName,
+    /// Its machine.
+    pub machine: String,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+}
+
 /// Opens the store as often as it takes, then watches it and runs writes in order.
 pub async fn run(
     config: StoreConfig,
+    host: Host,
     mut writes: UnboundedReceiver<Write>,
     queue: UnboundedSender<Message>,
     ready: StoreCell,
 ) {
     let mut told = false;
     let store = loop {
-        match open(&config) {
+        match open(&config, &host) {
             Ok(store) => break store,
             Err(error) => {
                 if !told {
@@ -86,11 +100,35 @@ impl StoreCell {
     }
 }
 
-fn open(config: &StoreConfig) -> Result<Arc<dyn Store>, StoreError> {
+fn open(config: &StoreConfig, host: &Host) -> Result<Arc<dyn Store>, StoreError> {
     Ok(match config {
         StoreConfig::Embedded { path } => Arc::new(Embedded::open(path)?),
         StoreConfig::EmbeddedSocket { socket } => Arc::new(Remote::lazy(socket)?),
+        StoreConfig::Etcd(etcd) => Arc::new(Etcd::lazy(etcd_options(etcd, host))?),
     })
+}
+
+fn etcd_options(config: &EtcdConfig, host: &Host) -> EtcdOptions {
+    let password = |name: &String| Some(EtcdUser { name: name.clone(), password_file: config.password_file.clone()? });
+    EtcdOptions {
+        endpoints: config.endpoints.clone(),
+        prefix: config.prefix.clone(),
+        tls: EtcdTls {
+            ca: config.tls.ca.clone(),
+            cert: config.tls.cert.clone(),
+            key: config.tls.key.clone(),
+            server_name: config.tls.server_name.clone(),
+        },
+        user: config.user.as_ref().and_then(password),
+        timeout: Duration::from_millis(config.timeout),
+        flannel: config.flannel.as_ref().map(|flannel| FlannelOptions {
+            prefix: flannel.prefix.clone(),
+            network: flannel.network.clone(),
+            node: host.node.clone(),
+            machine: host.machine.clone(),
+            addresses: host.addresses.clone(),
+        }),
+    }
 }
 
 fn send(queue: &UnboundedSender<Message>, input: StoreInput) {

@@ -93,6 +93,7 @@ pub(crate) fn start(snapshot: Option<Snapshot>) -> Option<Start> {
         observed: Vec::new(),
         pods: Vec::new(),
         lost: Vec::new(),
+        preferred: Vec::new(),
         snapshot,
         held: false,
     })

@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use crate::error::{LabError, Result};
 use crate::layout::{self, Layout};
-use crate::options::{Families, Options, RangeMode};
+use crate::options::{Families, Options, RangeMode, StoreKind};
 
 /// Where a node's agent finds its configuration.
 pub const CONFIG_PATH: &str = "/etc/ripstop/config.yaml";
@@ -27,7 +27,7 @@ fn document(layout: &Layout, options: &Options, node: u32) -> Result<Value> {
         "apiVersion": "ripstop.io/v1alpha1",
         "kind": "AgentConfig",
         "node": layout::node_name(node),
-        "store": { "embedded": { "socket": layout.store_socket() } },
+        "store": store(layout, options, node),
         "networks": [{ "metadata": { "name": "default" }, "spec": spec }],
     });
     if options.range_mode == RangeMode::PodCidr {
@@ -35,6 +35,17 @@ fn document(layout: &Layout, options: &Options, node: u32) -> Result<Value> {
     }
     merge(&mut document, &options.agent_config);
     Ok(document)
+}
+
+fn store(layout: &Layout, options: &Options, node: u32) -> Value {
+    match options.store {
+        StoreKind::Embedded => json!({ "embedded": { "socket": layout.store_socket() } }),
+        StoreKind::Etcd => {
+            let subnet = layout::subnet_of(node, options.subnets);
+            let endpoint = |member| layout::etcd_endpoint(member, subnet, options.families.v4());
+            json!({ "etcd": { "endpoints": (0..options.etcd_members).map(endpoint).collect::<Vec<_>>() } })
+        }
+    }
 }
 
 fn ranges(families: Families) -> Value {
@@ -96,6 +107,18 @@ mod tests {
         assert_eq!(spec["rangeMode"], "pod-cidr");
         assert_eq!(spec["backend"]["type"], "host-gw");
         assert_eq!(spec["wiring"], "bridge");
+    }
+
+    #[test]
+    fn nodes_reach_etcd_at_their_own_router_address() {
+        let options = Options { nodes: 3, subnets: 2, store: StoreKind::Etcd, ..Options::named("x") };
+        let endpoints = |options: &Options, node| {
+            document(&Layout::new("x"), options, node).unwrap()["store"]["etcd"]["endpoints"].clone()
+        };
+        assert_eq!(endpoints(&options, 2), json!(["http://172.30.2.1:2379"]));
+        assert_eq!(endpoints(&options, 3), json!(["http://172.30.1.1:2379"]));
+        let options = Options { families: Families::V6, etcd_members: 2, ..options };
+        assert_eq!(endpoints(&options, 1), json!(["http://[fd00:30:1::1]:2379", "http://[fd00:30:1::1]:2389"]));
     }
 
     #[test]

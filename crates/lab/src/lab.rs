@@ -214,7 +214,7 @@ impl Lab {
         space::prepare_netns_dir()?;
         cables::lay_router(&self.layout, options)?;
         if options.agents {
-            store::start(&self.layout, &self.programs)?;
+            store::start(&self.layout, &self.programs, options)?;
         }
         for name in state.machines.keys() {
             interrupt::check()?;

@@ -67,6 +67,12 @@ impl Layout {
         self.dir.join("store.redb")
     }
 
+    /// The data of a lab's etcd.
+    #[must_use]
+    pub fn etcd_dir(&self) -> PathBuf {
+        self.dir.join("etcd")
+    }
+
     /// What the store said.
     #[must_use]
     pub fn store_log(&self) -> PathBuf {
@@ -153,6 +159,22 @@ pub fn router_addresses(subnet: u32) -> (Ipv4Addr, Ipv6Addr) {
     (Ipv4Addr::new(172, 30, byte(subnet), 1), Ipv6Addr::new(0xfd00, 0x30, digits(subnet), 0, 0, 0, 0, 1))
 }
 
+/// The port on which a member of a lab's etcd, counted from 0, takes clients. The next one is its peers'.
+#[must_use]
+pub fn etcd_port(member: u16) -> u16 {
+    2379 + 10 * member
+}
+
+/// Where a member of a lab's etcd is, as seen from a subnet: at the router. IPv4 unless there is none.
+#[must_use]
+pub fn etcd_endpoint(member: u16, subnet: u32, v4: bool) -> String {
+    let port = etcd_port(member);
+    match router_addresses(subnet) {
+        (ip, _) if v4 => format!("http://{ip}:{port}"),
+        (_, ip) => format!("http://[{ip}]:{port}"),
+    }
+}
+
 /// The router's addresses towards the outside client, of a /24 and a /64.
 #[must_use]
 pub fn outside_gateway() -> (Ipv4Addr, Ipv6Addr) {
@@ -201,6 +223,8 @@ mod tests {
         assert_eq!(node_v4(200, 2).to_string(), "172.30.2.210");
         assert_eq!(node_v6(3, 12).to_string(), "fd00:30:12::13");
         assert_eq!(node_v6(190, 200).to_string(), "fd00:30:200::200");
+        assert_eq!(etcd_endpoint(0, 2, true), "http://172.30.2.1:2379");
+        assert_eq!(etcd_endpoint(1, 2, false), "http://[fd00:30:2::1]:2389");
         assert_eq!(pod_cidrs(7), ("10.244.7.0/24".into(), "fd00:244:0:7::/64".into()));
     }
 

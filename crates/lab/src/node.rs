@@ -52,7 +52,10 @@ impl Lab {
 
     /// Lets a paused store go on, or starts it again on its file.
     pub fn store_heal(&self) -> Result<()> {
-        if self.store()?.signal(Signal::CONT) { Ok(()) } else { store::start(&self.layout, &self.programs) }
+        if self.store()?.signal(Signal::CONT) {
+            return Ok(());
+        }
+        store::start(&self.layout, &self.programs, &self.state()?.options)
     }
 
     /// The store's server; it may have ended.

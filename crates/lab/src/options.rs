@@ -78,7 +78,7 @@ impl Families {
 pub enum StoreKind {
     /// A file served on a unix socket.
     Embedded,
-    /// An etcd server.
+    /// An etcd server at the router.
     Etcd,
 }
 
@@ -112,6 +112,8 @@ pub struct Options {
     pub families: Families,
     /// Where records are kept.
     pub store: StoreKind,
+    /// How many members etcd has, 1 to 9, where it is the store; they are on ports of the router ten apart.
+    pub etcd_members: u16,
     /// Where a node's range comes from.
     pub range_mode: RangeMode,
     /// Whether nodes run an agent and the lab a store; without them a lab is bare machines.
@@ -146,6 +148,7 @@ impl Default for Options {
             wiring: Wiring::Routed,
             families: Families::V4,
             store: StoreKind::Embedded,
+            etcd_members: 1,
             range_mode: RangeMode::Lease,
             agents: true,
             ripstop: None,
@@ -173,17 +176,17 @@ impl Options {
         validate_lab_name(&self.name)?;
         within("--nodes", self.nodes, MAX_NODES)?;
         within("--subnets", self.subnets, MAX_SUBNETS)?;
+        within("members of etcd", self.etcd_members.into(), 9)?;
         if self.subnets > self.nodes {
             return Err(LabError::usage(format!(
                 "--subnets {} is more than --nodes {}: a subnet would have no node",
                 self.subnets, self.nodes
             )));
         }
-        let waiting = match (self.backend, self.store, self.range_mode) {
+        let waiting = match (self.backend, self.range_mode) {
             (Backend::Udp, ..) => Some(("--backend udp", "vxlan, host-gw and auto")),
             (Backend::Ipip, ..) => Some(("--backend ipip", "vxlan, host-gw and auto")),
             (Backend::Bgp, ..) => Some(("--backend bgp", "vxlan, host-gw and auto")),
-            (_, StoreKind::Etcd, _) => Some(("--store etcd", "embedded")),
             (.., RangeMode::Blocks) => Some(("--range-mode blocks", "lease and pod-cidr")),
             _ => None,
         };
@@ -220,11 +223,10 @@ mod tests {
 
     #[test]
     fn what_does_not_exist_yet_is_refused_by_name() {
-        let cases: [(Options, &str); 5] = [
+        let cases: [(Options, &str); 4] = [
             (Options { backend: Backend::Udp, ..Options::default() }, "--backend udp is not available yet"),
             (Options { backend: Backend::Ipip, ..Options::default() }, "--backend ipip is not available yet"),
             (Options { backend: Backend::Bgp, ..Options::default() }, "--backend bgp is not available yet"),
-            (Options { store: StoreKind::Etcd, ..Options::default() }, "--store etcd is not available yet"),
             (Options { range_mode: RangeMode::Blocks, ..Options::default() }, "--range-mode blocks is not available"),
         ];
         for (options, start) in cases {

@@ -1,41 +1,105 @@
-//! The store's server of a lab: a process of the host that outlives the command which started it.
+//! The store's server of a lab, which outlives the command that started it: `ripstop store serve` on the host, or etcd in
+//! the router's network namespace, where nodes reach it over their cables.
 
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
-use std::process::Command;
-use std::process::Stdio;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::error::{LabError, Result};
-use crate::layout::{Layout, MEMBER};
+use crate::layout::{self, Layout, MEMBER, ROUTER};
 use crate::machine::{spawn_detached, tail};
+use crate::options::{Options, StoreKind};
 use crate::process::ProcessId;
 use crate::programs::Programs;
-use crate::space::Place;
+use crate::space::{self, Place};
 use crate::state::State;
 
 const READY_LIMIT: Duration = Duration::from_secs(10);
+/// etcd elects itself before it answers.
+const ETCD_READY_LIMIT: Duration = Duration::from_secs(30);
 
-/// Starts the server, records it, and returns when it accepts connections.
-pub fn start(layout: &Layout, programs: &Programs) -> Result<()> {
-    let (socket, log) = (layout.store_socket(), layout.store_log());
-    // A socket left by a killed server would look like a live one's.
-    let _ = std::fs::remove_file(&socket);
-    let mut command = Command::new(&programs.ripstop);
-    command.args(["store", "serve", "--socket"]).arg(&socket).arg("--file").arg(layout.store_file());
+/// Starts the server, records it, and returns when it can be asked.
+pub fn start(layout: &Layout, programs: &Programs, options: &Options) -> Result<()> {
+    match options.store {
+        StoreKind::Embedded => {
+            let socket = layout.store_socket();
+            // A socket left by a killed server would look like a live one's.
+            let _ = std::fs::remove_file(&socket);
+            let mut command = Command::new(&programs.ripstop);
+            command.args(["store", "serve", "--socket"]).arg(&socket).arg("--file").arg(layout.store_file());
+            let child = spawn(layout, &Place::host(), &mut command)?;
+            wait(layout, child, READY_LIMIT, || UnixStream::connect(&socket).is_ok())
+        }
+        StoreKind::Etcd => {
+            let netns = layout.netns_path(ROUTER);
+            let mut members = Vec::new();
+            for member in 0..options.etcd_members {
+                let place = Place::host().in_netns(&netns)?;
+                members.push((member, spawn(layout, &place, &mut etcd(layout, options, member))?));
+            }
+            for (member, child) in members {
+                let healthy = || space::in_netns(&netns, || is_healthy(options, member)).unwrap_or(false);
+                wait(layout, child, ETCD_READY_LIMIT, healthy)?;
+            }
+            Ok(())
+        }
+    }
+}
+
+fn etcd(layout: &Layout, options: &Options, member: u16) -> Command {
+    let program = std::env::var_os("RIPSTOP_ETCD").filter(|value| !value.is_empty());
+    let mut command = Command::new(program.map_or_else(|| "etcd".into(), PathBuf::from));
+    let anywhere = if options.families.v4() { "0.0.0.0" } else { "[::]" };
+    // Members speak to each other on the router's loopback: that is nobody's business but theirs.
+    let peers = |member| format!("http://127.0.0.1:{}", layout::etcd_port(member) + 1);
+    let all: Vec<String> = (0..options.etcd_members).map(|other| format!("m{other}={}", peers(other))).collect();
+    command.args(["--name", &format!("m{member}"), "--logger", "zap", "--log-level", "warn"]);
+    command.arg("--data-dir").arg(layout.etcd_dir().join(format!("m{member}")));
+    command.arg("--listen-client-urls").arg(format!("http://{anywhere}:{}", layout::etcd_port(member)));
+    command.arg("--advertise-client-urls").arg(layout::etcd_endpoint(member, 1, options.families.v4()));
+    command.args(["--listen-peer-urls", &peers(member), "--initial-advertise-peer-urls", &peers(member)]);
+    command.args(["--initial-cluster", &all.join(",")]);
+    command
+}
+
+/// Asks a member for its health, from where the calling thread is.
+fn is_healthy(options: &Options, member: u16) -> bool {
+    let (v4, v6) = layout::router_addresses(1);
+    let ip = if options.families.v4() { v4.into() } else { v6.into() };
+    let address = SocketAddr::new(ip, layout::etcd_port(member));
+    let Ok(mut stream) = TcpStream::connect_timeout(&address, Duration::from_secs(1)) else {
+        return false;
+    };
+    let _ = stream.set_read_timeout(Some(Duration::from_secs(2)));
+    let mut answer = String::new();
+    let asked = stream.write_all(b"GET /health HTTP/1.0\r\n\r\n");
+    asked.is_ok() && stream.read_to_string(&mut answer).is_ok() && answer.contains(r#""health":"true""#)
+}
+
+fn spawn(layout: &Layout, place: &Place, command: &mut Command) -> Result<Child> {
     command.env(MEMBER, layout.lab()).stdout(Stdio::null());
-    let mut child = spawn_detached(&Place::host(), &mut command, &log)?;
+    let child = spawn_detached(place, command, &layout.store_log())?;
     let id = i32::try_from(child.id()).ok().and_then(ProcessId::of);
     State::update(layout, |state| {
+        // Of several members the last one; the others are found by what they carry.
         state.store = id;
         Ok(())
     })?;
-    let deadline = Instant::now() + READY_LIMIT;
-    while UnixStream::connect(&socket).is_err() {
+    Ok(child)
+}
+
+fn wait(layout: &Layout, mut child: Child, limit: Duration, answers: impl Fn() -> bool) -> Result<()> {
+    let deadline = Instant::now() + limit;
+    while !answers() {
         let ended = child.try_wait().ok().flatten();
         if ended.is_some() || Instant::now() >= deadline {
             let how = ended.map_or("it does not answer".to_owned(), |status| format!("it ended: {status}"));
-            return Err(LabError::Away(format!("the store did not start, {how}\n{}", tail(&log, 20))));
+            let log = tail(&layout.store_log(), 20);
+            return Err(LabError::Away(format!("the store did not start, {how}\n{log}")));
         }
         thread::sleep(Duration::from_millis(5));
     }

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use ripstop_types::{IfName, Labels, NodeName, Prefix};
 use serde::{Deserialize, Serialize, Serializer};
 
-use crate::Network;
 use crate::decode::config::duration_text;
+use crate::{Network, NetworkName};
 
 /// What one agent is told. An empty file is a complete configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -56,7 +56,7 @@ impl Default for AgentConfig {
     }
 }
 
-/// Where the cluster's records are. In documents `{embedded: {path: …}}` or `{embedded: {socket: …}}`.
+/// Where the cluster's records are. In documents `{embedded: {path: …}}`, `{embedded: {socket: …}}` or `{etcd: {…}}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(into = "StoreDocument")]
 pub enum StoreConfig {
@@ -70,6 +70,8 @@ pub enum StoreConfig {
         /// The socket.
         socket: PathBuf,
     },
+    /// A cluster of etcd.
+    Etcd(Box<EtcdConfig>),
 }
 
 impl Default for StoreConfig {
@@ -78,9 +80,63 @@ impl Default for StoreConfig {
     }
 }
 
+/// How a cluster of etcd is reached. Secrets are in files, never in the configuration itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EtcdConfig {
+    /// Members, as `http://10.0.0.1:2379` or `https://…`; at least one. The first that can be reached is used.
+    pub endpoints: Vec<String>,
+    /// What every key begins with. Begins and ends with '/'. Default `/ripstop/`.
+    pub prefix: String,
+    /// Certificates, for members with `https`.
+    pub tls: EtcdTlsConfig,
+    /// The user to sign in as.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// A file with the user's password; there is one if there is a user.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub password_file: Option<PathBuf>,
+    /// Longest wait for an answer in milliseconds. Default 5 s.
+    #[serde(serialize_with = "duration")]
+    pub timeout: u64,
+    /// Flannel's records in the same cluster; none: they are not looked at.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub flannel: Option<FlannelConfig>,
+}
+
+/// PEM files for etcd.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EtcdTlsConfig {
+    /// Authorities that may have signed the members' certificates.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca: Option<PathBuf>,
+    /// This node's certificate; there is a key if there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cert: Option<PathBuf>,
+    /// Its key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key: Option<PathBuf>,
+    /// The name in the members' certificates, where it is not that of the endpoint.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub server_name: Option<String>,
+}
+
+/// Where Flannel keeps its records.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FlannelConfig {
+    /// What its keys begin with, without a '/' at the end: flanneld's `-etcd-prefix`. Default `/coreos.com/network`.
+    pub prefix: String,
+    /// The network of ours that is Flannel's. Default `default`.
+    pub network: NetworkName,
+}
+
 #[derive(Serialize)]
-struct StoreDocument {
-    embedded: EmbeddedDocument,
+#[serde(rename_all = "camelCase")]
+enum StoreDocument {
+    Embedded(EmbeddedDocument),
+    Etcd(Box<EtcdConfig>),
 }
 
 #[derive(Serialize)]
@@ -92,11 +148,11 @@ enum EmbeddedDocument {
 
 impl From<StoreConfig> for StoreDocument {
     fn from(store: StoreConfig) -> Self {
-        let embedded = match store {
-            StoreConfig::Embedded { path } => EmbeddedDocument::Path(path),
-            StoreConfig::EmbeddedSocket { socket } => EmbeddedDocument::Socket(socket),
-        };
-        Self { embedded }
+        match store {
+            StoreConfig::Embedded { path } => Self::Embedded(EmbeddedDocument::Path(path)),
+            StoreConfig::EmbeddedSocket { socket } => Self::Embedded(EmbeddedDocument::Socket(socket)),
+            StoreConfig::Etcd(etcd) => Self::Etcd(etcd),
+        }
     }
 }
 

@@ -18,7 +18,10 @@ mod network;
 mod record;
 
 pub use check::{check_change, check_network_against_host, check_networks, check_node_name, check_pod_cidrs};
-pub use config::{AgentConfig, LogConfig, LogFormat, LogLevel, StoreConfig, Timings, UplinkConfig};
+pub use config::{
+    AgentConfig, EtcdConfig, EtcdTlsConfig, FlannelConfig, LogConfig, LogFormat, LogLevel, StoreConfig, Timings,
+    UplinkConfig,
+};
 pub use documents::Manifest;
 pub use fault::{Fault, Faults, Note};
 pub use migration::Migration;
@@ -27,6 +30,6 @@ pub use network::{
     Ranges, ToNodes, Wiring,
 };
 pub use record::{
-    AliveRecord, ClaimState, Encapsulation, NodeAddress, NodeIdentity, NodeRecord, RangeClaim, Receive, Record,
-    VxlanReceive, alive_key, claim_key, network_key, node_key, parse_claim_key,
+    AliveRecord, ClaimState, Encapsulation, FLANNEL_MACHINE, NodeAddress, NodeIdentity, NodeRecord, RangeClaim,
+    Receive, Record, VxlanReceive, alive_key, claim_key, network_key, node_key, parse_claim_key,
 };

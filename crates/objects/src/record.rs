@@ -212,6 +212,10 @@ pub struct RangeClaim {
     pub state: ClaimState,
 }
 
+/// The machine in claims and records that stand for nodes of Flannel's: they live as long as Flannel keeps them, and give
+/// no signs of life.
+pub const FLANNEL_MACHINE: &str = "flannel";
+
 /// How far a claim has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

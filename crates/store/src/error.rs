@@ -61,6 +61,16 @@ pub enum StoreError {
         /// What the system said.
         cause: String,
     },
+    /// The server has used up the room it may use; nothing was changed. Reads go on.
+    #[error(
+        "{tried}: {peer} is full and takes no writes: its database space is exceeded; compact and defragment it or raise its quota, then `etcdctl alarm disarm`"
+    )]
+    NoSpace {
+        /// What was tried.
+        tried: String,
+        /// Which server.
+        peer: String,
+    },
     /// The file or socket cannot be used; nothing was changed.
     #[error("{tried} {path:?}: {cause}")]
     Io {
@@ -99,7 +109,7 @@ impl StoreError {
 
     /// Whether the same call may succeed later without anyone changing anything.
     pub fn is_passing(&self) -> bool {
-        matches!(self, Self::Away { .. } | Self::Full { .. })
+        matches!(self, Self::Away { .. } | Self::Full { .. } | Self::NoSpace { .. })
     }
 }
 

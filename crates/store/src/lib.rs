@@ -1,10 +1,11 @@
-//! Where a cluster keeps its records: one trait, and the embedded store.
+//! Where a cluster keeps its records: one trait, the embedded store, and etcd.
 //!
 //! A store is a small ordered map from ([`Kind`], key) to a JSON value, with one revision counter for all kinds, writes
 //! that compare before they change, and a watch that hands over every change in order. The stores:
 //!
 //! - [`Embedded`]: one file, opened by one process;
 //! - [`Remote`]: the same file served by [`serve`] to several processes of one machine over a unix socket;
+//! - [`Etcd`]: a cluster of etcd, for several hosts;
 //! - [`fault::Faulty`]: any store, with faults on command; for tests and the lab.
 //!
 //! Not here: what the values mean. A value is JSON to this crate, except that a claim names its node.
@@ -19,6 +20,7 @@
 mod client;
 mod embedded;
 mod error;
+mod etcd;
 pub mod fault;
 mod record;
 mod server;
@@ -30,6 +32,7 @@ mod wire;
 pub use client::Remote;
 pub use embedded::{Embedded, Options};
 pub use error::StoreError;
+pub use etcd::{Etcd, EtcdOptions, EtcdTls, EtcdUser, FlannelOptions};
 pub use record::{Event, Expect, MAX_DEPTH, MAX_KEY, MAX_VALUE, Record, node_of, validate_key, validate_value};
 pub use ripstop_types::StoreKind as Kind;
 pub use server::{Server, serve};

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use ripstop_cni_spec::wire::Request;
 use ripstop_netmodel::{Entry, HostFacts, Kind};
 use ripstop_objects::{AgentConfig, NodeIdentity};
-use ripstop_types::{Millis, NodeName, Revision, StoreKind};
+use ripstop_types::{Millis, NodeName, Prefix, Revision, StoreKind};
 use serde::{Deserialize, Serialize};
 
 use crate::{PodRow, Snapshot};
@@ -160,6 +160,9 @@ pub struct Start {
     /// Names of pods' files that cannot be read.
     #[serde(default)]
     pub lost: Vec<Arc<str>>,
+    /// Ranges this node would rather have than others: those another program gave its pods before.
+    #[serde(default)]
+    pub preferred: Vec<Prefix>,
     /// What the last run left, if it left something.
     pub snapshot: Option<Snapshot>,
     /// Whether everything is planned and nothing done until [`Input::Resume`].

@@ -1,7 +1,7 @@
 //! What `ripstop ipam` shows of the cluster's claims, and what is wrong with addresses.
 
 use ripstop_ipam::ranges::Life;
-use ripstop_objects::ClaimState;
+use ripstop_objects::{ClaimState, FLANNEL_MACHINE};
 use ripstop_tables::{PodState, StoreKind};
 use ripstop_types::{NodeName, Prefix};
 use serde::Serialize;
@@ -74,6 +74,10 @@ impl Core {
         }
         if named.is_some_and(|named| named != machine) {
             return Some(false);
+        }
+        // Flannel takes the record away when the node is gone.
+        if machine == FLANNEL_MACHINE {
+            return Some(true);
         }
         match self.liveness.life(node) {
             Life::Fresh(_) => Some(true),

@@ -46,7 +46,7 @@ use ripstop_netmodel::{Entry, Key, Kind, Model};
 use ripstop_objects::NetworkName;
 use ripstop_plan::{Plan, Step};
 use ripstop_tables::{Change, ForeignDrop, Input, Moment, PodRow, Snapshot, Start, Tables};
-use ripstop_types::{Millis, NodeName, Revision};
+use ripstop_types::{Millis, NodeName, Prefix, Revision};
 
 use self::call::{Pending, Stage};
 use self::dispatch::{Failure, Running};
@@ -158,6 +158,8 @@ pub struct Core {
     /// Nodes that operators delete, by the operation that is waited for.
     deleting: BTreeMap<u64, Deletion>,
     wanted_slots: BTreeSet<Slot>,
+    /// Ranges this node would rather have than others.
+    preferred: Vec<Prefix>,
     book_ranges: Vec<OwnRange>,
     /// Claims named so far by a list that is not complete.
     listed: BTreeMap<ClaimKey, Stored>,
@@ -197,6 +199,7 @@ impl Core {
         let held = start.held;
         let (mut pods, notes) = pods::admit(&boot, &start.pods, &observed);
         let lost = start.lost.clone();
+        let preferred = start.preferred.clone();
         let mut tables = Tables::new(Start { pods: Vec::new(), ..start });
         let recovered: Vec<PodRow> = lost.iter().filter_map(|key| recover::row(key, &tables, &observed)).collect();
         let notes = notes.into_iter().map(|note| (Level::Info, note));
@@ -220,6 +223,7 @@ impl Core {
             releasing: BTreeMap::new(),
             deleting: BTreeMap::new(),
             wanted_slots: BTreeSet::new(),
+            preferred,
             book_ranges: Vec::new(),
             listed: BTreeMap::new(),
             listing_claims: true,

@@ -11,8 +11,8 @@ use ripstop_ipam::ranges::{
 use ripstop_ipam::{OwnRange, Usable};
 use ripstop_netmodel::{Entry, Object, Record as ModelRecord, RecordGuard, RecordScope, Resource};
 use ripstop_objects::{
-    ClaimState as RecordState, Network, NetworkName, RangeClaim, RangeMode, Record, Wiring, check_network_against_host,
-    claim_key,
+    ClaimState as RecordState, FLANNEL_MACHINE, Network, NetworkName, RangeClaim, RangeMode, Record, Wiring,
+    check_network_against_host, claim_key,
 };
 use ripstop_plan::{Action, Step};
 use ripstop_tables::{Change, StoreInput, StoreKind, StoreResult, Withdrawn};
@@ -35,8 +35,8 @@ impl Core {
         // Pods of a network that shares addresses with the node's own subnet would cut the node off.
         let fits = |network: &Network| has_range(network) || check_network_against_host(network, &host).is_ok();
         let networks = self.tables.networks.values().filter(|row| fits(&row.value));
-        let requests: Vec<RangeRequest> =
-            networks.flat_map(|row| requests(&row.value, &self.tables.config.pod_cidrs)).collect();
+        let of = |network: &Network| requests(network, &self.tables.config.pod_cidrs, &self.preferred);
+        let requests: Vec<RangeRequest> = networks.flat_map(|row| of(&row.value)).collect();
         for request in requests {
             wanted.insert(Slot::of(&request));
             self.range_event(&RangeEvent::Want(request));
@@ -176,6 +176,9 @@ impl Core {
             .find(|(key, _)| key.range == prefix)
             .map(|(key, stored)| (key.clone(), stored.clone()));
         let (key, stored) = found.ok_or_else(|| format!("range {prefix} is claimed by nobody"))?;
+        if stored.claim.claimant.machine.as_ref() == FLANNEL_MACHINE {
+            return Err(format!("range {prefix} is Flannel's: it is free when Flannel's own record of it ends"));
+        }
         let owner = stored.claim.claimant.node.clone();
         let leases: Vec<String> = self.book.leases_in(&prefix).map(ripstop_ipam::Lease::holder).collect();
         let own = owner == self.tables.node && *stored.claim.claimant.machine == *self.tables.identity.machine_id;
@@ -266,7 +269,7 @@ fn model_record(key: String, value: String, guard: RecordGuard) -> Object {
 }
 
 /// What this node wants of a network: a range in each of its families.
-fn requests(network: &Network, pod_cidrs: &[Prefix]) -> Vec<RangeRequest> {
+fn requests(network: &Network, pod_cidrs: &[Prefix], preferred: &[Prefix]) -> Vec<RangeRequest> {
     let spec = &network.spec;
     let request = |family: Family| -> Option<RangeRequest> {
         let pool = spec.ranges.get(family)?;
@@ -279,6 +282,7 @@ fn requests(network: &Network, pod_cidrs: &[Prefix]) -> Vec<RangeRequest> {
             .filter(|prefix| prefix.family() == family && prefix.len() <= request.len)
             .copied()
             .collect();
+        request.preferred = preferred.iter().find(|range| pool.covers(range) && range.len() == request.len).copied();
         if spec.range_mode == RangeMode::PodCidr {
             // Without a value nothing is wanted yet: it comes from outside.
             request.assigned = Some(*pod_cidrs.iter().find(|cidr| pool.covers(cidr))?);

@@ -9,7 +9,7 @@ use ripstop_fabric::paths::NoPath;
 use ripstop_fabric::{host, paths, wiring};
 use ripstop_ipam::ranges::Life;
 use ripstop_netmodel::{Key, Ns, Object, RouteTarget};
-use ripstop_objects::{Receive, Wiring};
+use ripstop_objects::{FLANNEL_MACHINE, Receive, Wiring};
 use ripstop_tables::{PodRow, PodState};
 use ripstop_types::{Family, Prefix};
 use serde::Serialize;
@@ -130,6 +130,7 @@ impl Core {
                 let life = self.liveness.life(&node.name);
                 let (ready, reason) = match life {
                     _ if own => (status.ready, status.reasons.first().cloned()),
+                    Life::Stale(_) if node.identity.machine_id == FLANNEL_MACHINE => (true, None),
                     Life::Stale(_) => (false, Some(life.to_string())),
                     Life::Fresh(_) | Life::Unknown => (true, None),
                 };

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use ripstop_types::{Family, IfName, Prefix};
 
 use super::tree::{Tree, shown};
-use super::{Decoder, Fields, Node, flannel, network};
+use super::{Decoder, Fields, Node, etcd, flannel, network};
 use crate::{
     AgentConfig, LogConfig, LogFormat, LogLevel, Network, NetworkName, StoreConfig, Timings, UplinkConfig,
     check_networks,
@@ -64,7 +64,7 @@ pub(crate) fn agent_config(d: &mut Decoder, node: &Node<'_>) -> Option<AgentConf
     })
 }
 
-fn path(d: &mut Decoder, node: &Node<'_>) -> Option<PathBuf> {
+pub(super) fn path(d: &mut Decoder, node: &Node<'_>) -> Option<PathBuf> {
     const ACCEPTED: &str = "an absolute path without '..' and control characters";
     let text = d.text(node, ACCEPTED)?;
     let ok = text.starts_with('/') && !text.chars().any(char::is_control) && text.split('/').all(|part| part != "..");
@@ -86,21 +86,23 @@ fn run_dir(d: &mut Decoder, fields: &Fields<'_>) -> Option<PathBuf> {
 }
 
 fn store(d: &mut Decoder, node: &Node<'_>) -> Option<StoreConfig> {
-    const ACCEPTED: &str = "{embedded: {path: FILE}} or {embedded: {socket: SOCKET}}";
+    const ACCEPTED: &str = "{embedded: {path: FILE}}, {embedded: {socket: SOCKET}} or {etcd: {endpoints: [URL, …]}}";
     let Tree::Map(_) = node.tree else {
         d.fault(&node.path, node.tree, ACCEPTED);
         return None;
     };
-    let mut later = false;
-    for kind in ["etcd", "kubernetes"] {
-        if node.tree.get(kind).is_some() {
-            later = true;
-            d.fault(super::join(&node.path, kind), format!("the store {kind}, which is not available yet"), ACCEPTED);
-        }
-    }
-    let fields = d.map(node, &["embedded", "etcd", "kubernetes"])?;
-    if later && fields.get("embedded").is_none() {
+    if node.tree.get("kubernetes").is_some() {
+        let path = super::join(&node.path, "kubernetes");
+        d.fault(path, "the store kubernetes, which is not available yet", ACCEPTED);
         return None;
+    }
+    let fields = d.map(node, &["embedded", "etcd"])?;
+    if let Some(etcd) = fields.get("etcd") {
+        if fields.get("embedded").is_some() {
+            d.fault(&node.path, "both embedded and etcd", ACCEPTED);
+            return None;
+        }
+        return etcd::etcd(d, &etcd).map(|etcd| StoreConfig::Etcd(Box::new(etcd)));
     }
     let embedded = d.required(&fields, "embedded", ACCEPTED)?;
     let fields = d.map(&embedded, &["path", "socket"])?;
@@ -235,7 +237,7 @@ pub(crate) fn duration_text(ms: u64) -> String {
     }
 }
 
-fn duration(d: &mut Decoder, node: &Node<'_>, least: u64, most: u64) -> Option<u64> {
+pub(super) fn duration(d: &mut Decoder, node: &Node<'_>, least: u64, most: u64) -> Option<u64> {
     let accepted = format!("a number with ms, s, m or h, from {} to {}", duration_text(least), duration_text(most));
     let text = d.text(node, &accepted)?;
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());

@@ -4,6 +4,7 @@
 //! in the place of what is missing and goes on, and [`Decoder::finish`] hands out a value only if no fault came up.
 
 pub(crate) mod config;
+pub(crate) mod etcd;
 pub(crate) mod flannel;
 pub(crate) mod network;
 pub(crate) mod record;

@@ -62,14 +62,67 @@ fn the_store_file_follows_the_state_directory() {
 }
 
 #[test]
-fn stores_to_come_are_refused_by_name() {
-    for kind in ["etcd", "kubernetes"] {
-        let faults = faults(&format!("store: {{{kind}: {{}}}}"));
-        assert_eq!(faults.len(), 1, "{faults:?}");
-        assert!(
-            faults[0].starts_with(&format!("config: store.{kind}: found the store {kind}, which is not available yet"))
-        );
+fn etcd_is_told_in_full_or_by_its_endpoints_alone() {
+    let etcd = |text: &str| match decode(text).store {
+        StoreConfig::Etcd(etcd) => *etcd,
+        other => panic!("{other:?}"),
+    };
+    let least = etcd("store: {etcd: {endpoints: ['http://10.0.0.1:2379']}}");
+    assert_eq!((least.prefix.as_str(), least.timeout, least.flannel), ("/ripstop/", 5_000, None));
+    let full = etcd(
+        "store:
+  etcd:
+    endpoints: ['https://etcd-1.example:2379', 'https://[fd00::1]:2379']
+    prefix: /cluster-a/
+    tls: {ca: /etc/e/ca.pem, cert: /etc/e/n.pem, key: /etc/e/n.key, serverName: etcd.example}
+    user: agent
+    passwordFile: /etc/e/password
+    timeout: 3s
+    flannel: {}
+",
+    );
+    assert_eq!(full.endpoints.len(), 2);
+    assert_eq!(full.tls.server_name.as_deref(), Some("etcd.example"));
+    assert_eq!((full.user.as_deref(), full.timeout), (Some("agent"), 3_000));
+    let flannel = full.flannel.unwrap();
+    assert_eq!((flannel.prefix.as_str(), flannel.network.as_str()), ("/coreos.com/network", "default"));
+}
+
+#[test]
+fn what_etcd_cannot_be_told_is_named() {
+    let good = "endpoints: ['https://10.0.0.1:2379']";
+    for (etcd, start) in [
+        ("{}", "store.etcd.endpoints: found nothing"),
+        ("{endpoints: []}", "store.etcd.endpoints: found no endpoint"),
+        ("{endpoints: ['10.0.0.1:2379']}", "store.etcd.endpoints[0]: found"),
+        ("{endpoints: ['http://10.0.0.1:2379/v3']}", "store.etcd.endpoints[0]: found"),
+        ("{endpoints: ['http://10.0.0.1:0']}", "store.etcd.endpoints[0]: found"),
+        ("{endpoints: ['http://a:1', 'http://a:1']}", "store.etcd.endpoints[1]: found http://a:1, which stands before"),
+        ("{endpoints: ['http://a:1'], tls: {ca: /ca}}", "store.etcd.tls: found certificates, and no endpoint with"),
+        (&format!("{{{good}, prefix: /ripstop}}"), "store.etcd.prefix: found"),
+        (&format!("{{{good}, prefix: ripstop/}}"), "store.etcd.prefix: found"),
+        (&format!("{{{good}, tls: {{cert: /c}}}}"), "store.etcd.tls.key: found cert without key"),
+        (&format!("{{{good}, passwordFile: /p}}"), "store.etcd.passwordFile: found passwordFile without user"),
+        (&format!("{{{good}, password: secret}}"), "store.etcd.password: found an unknown field"),
+        (&format!("{{{good}, flannel: {{prefix: /a/}}}}"), "store.etcd.flannel.prefix: found"),
+        (&format!("{{{good}, flannel: {{network: No}}}}"), "store.etcd.flannel.network: found"),
+    ] {
+        let faults = faults(&format!("store: {{etcd: {etcd}}}"));
+        assert_eq!(faults.len(), 1, "{etcd}: {faults:?}");
+        assert!(faults[0].starts_with(&format!("config: {start}")), "{etcd}: {faults:?}");
     }
+    assert!(
+        faults(&format!("store: {{embedded: {{path: /a}}, etcd: {{{good}}}}}"))[0].contains("both embedded and etcd")
+    );
+}
+
+#[test]
+fn stores_to_come_are_refused_by_name() {
+    let faults_of = faults("store: {kubernetes: {}}");
+    assert_eq!(faults_of.len(), 1, "{faults_of:?}");
+    assert!(
+        faults_of[0].starts_with("config: store.kubernetes: found the store kubernetes, which is not available yet")
+    );
     assert!(faults("store: {embedded: {}}")[0].contains("neither path nor socket"));
     assert!(faults("store: {embedded: {path: /a, socket: /b}}")[0].contains("both path and socket"));
     assert!(faults("store: {embeded: {path: /a}}").iter().any(|f| f.contains("embedded (the nearest field)")));

@@ -4,8 +4,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use proptest::prelude::*;
 use ripstop_objects::{
-    AgentConfig, Backend, BackendKind, Bounds, Manifest, Masquerade, Network, NetworkSpec, NodeRangeLen, NodeRecord,
-    RangeMode, Ranges, Record, StoreConfig, Timings, ToNodes, Wiring, check_change,
+    AgentConfig, Backend, BackendKind, Bounds, EtcdConfig, EtcdTlsConfig, FlannelConfig, Manifest, Masquerade, Network,
+    NetworkName, NetworkSpec, NodeRangeLen, NodeRecord, RangeMode, Ranges, Record, StoreConfig, Timings, ToNodes,
+    Wiring, check_change,
 };
 use ripstop_types::Prefix;
 
@@ -203,15 +204,23 @@ proptest! {
     #[test]
     fn a_configuration_reads_back_as_it_was(
         network in proptest::option::of(network()),
-        socket in any::<bool>(),
+        store in 0..3,
         alive in 100u64..=60_000,
         address in proptest::option::of(any::<u16>()),
     ) {
         let timings = Timings { alive_interval: alive, stale_after: alive * 3, ..Timings::default() };
-        let store = if socket {
-            StoreConfig::EmbeddedSocket { socket: "/run/s".into() }
-        } else {
-            StoreConfig::Embedded { path: "/x".into() }
+        let store = match store {
+            0 => StoreConfig::EmbeddedSocket { socket: "/run/s".into() },
+            1 => StoreConfig::Embedded { path: "/x".into() },
+            _ => StoreConfig::Etcd(Box::new(EtcdConfig {
+                endpoints: vec!["https://10.0.0.1:2379".into()],
+                prefix: "/r/".into(),
+                tls: EtcdTlsConfig { ca: Some("/ca".into()), ..EtcdTlsConfig::default() },
+                user: address.map(|port| format!("user-{port}")),
+                password_file: address.map(|_| "/password".into()),
+                timeout: alive,
+                flannel: address.map(|_| FlannelConfig { prefix: "/f".into(), network: NetworkName::first() }),
+            })),
         };
         let mut config = AgentConfig { store, timings, networks: network.into_iter().collect(), ..AgentConfig::default() };
         config.metrics_listen = address.map(|port| ([127, 0, 0, 1], port).into());

@@ -184,6 +184,13 @@ macro_rules! on_every_store {
             }
 
             #[tokio::test]
+            async fn on_etcd() {
+                if crate::etcd::is_here(CASE) {
+                    judge(CASE, &crate::etcd::Single::new().await).await;
+                }
+            }
+
+            #[tokio::test]
             async fn with_losses() {
                 let fixture = Faulted::new(LOSSES);
                 judge(CASE, &fixture).await;

@@ -79,6 +79,7 @@ pub fn start(facts: HostFacts) -> Start {
         observed: Vec::new(),
         pods: Vec::new(),
         lost: Vec::new(),
+        preferred: Vec::new(),
         snapshot: None,
         held: false,
     }

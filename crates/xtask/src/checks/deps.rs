@@ -167,6 +167,8 @@ const HEAVY: &[&str] =
 const OWNED: &[(&str, &[&str])] = &[
     ("netlink-*", &["kernel"]),
     ("redb", &["store"]),
+    ("tonic*", &["store"]),
+    ("prost*", &["store"]),
     ("clap*", &["ripstop", "lab"]),
     ("serde-saphyr", &["objects", "lab"]),
     ("prometheus-client", &["agent"]),
