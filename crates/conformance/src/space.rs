@@ -152,8 +152,24 @@ impl Place {
     }
 }
 
-/// Makes `/run/netns` what `ip netns` makes of it, and a place for plugins' files. Gives what to remove at the end.
-pub fn prepare() -> io::Result<Option<&'static Path>> {
+/// That plugins' files have a place, for as long as a run lasts.
+#[derive(Debug)]
+pub struct Prepared {
+    folder: File,
+    made: bool,
+}
+
+impl Drop for Prepared {
+    /// Removes the folder if it was not there and nobody else uses it. It stays if somebody put something into it.
+    fn drop(&mut self) {
+        if self.made && flock(&self.folder, FlockOperation::NonBlockingLockExclusive).is_ok() {
+            let _ = fs::remove_dir(FILES);
+        }
+    }
+}
+
+/// Makes `/run/netns` what `ip netns` makes of it, and a place for plugins' files.
+pub fn prepare() -> io::Result<Prepared> {
     fs::create_dir_all(DIR)?;
     let dir = File::open(DIR)?;
     // iproute2 takes the same lock: two at once would stack two mounts.
@@ -163,10 +179,11 @@ pub fn prepare() -> io::Result<Option<&'static Path>> {
         mount_bind_recursive(DIR, DIR)?;
         mount_change(DIR, shared)?;
     }
-    let files = Path::new(FILES);
-    let missing = !files.exists();
-    fs::create_dir_all(files)?;
-    Ok(missing.then_some(files))
+    let made = !Path::new(FILES).exists();
+    fs::create_dir_all(FILES)?;
+    let folder = File::open(FILES)?;
+    flock(&folder, FlockOperation::LockShared)?;
+    Ok(Prepared { folder, made })
 }
 
 /// Gives up what runs that were killed left behind.

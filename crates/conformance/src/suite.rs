@@ -59,14 +59,10 @@ pub fn run(options: &Options, seen: &(dyn Fn(&Row) + Sync)) -> Result<Vec<Row>, 
     if !rustix::process::geteuid().is_root() {
         return Err(Error::NotPermitted("network namespaces can be made by root only; run it as root".into()));
     }
-    let files = space::prepare().map_err(|error| Error::Failed(format!("/run/netns cannot be prepared: {error}")))?;
+    let _prepared =
+        space::prepare().map_err(|error| Error::Failed(format!("/run/netns cannot be prepared: {error}")))?;
     space::sweep();
-    let rows = in_world(options, subject, &chosen, seen);
-    if let Some(files) = files {
-        // It stays if somebody put something into it meanwhile.
-        let _ = std::fs::remove_dir(files);
-    }
-    rows
+    in_world(options, subject, &chosen, seen)
 }
 
 fn chosen(only: &[String]) -> Result<Vec<&'static Case>, Error> {

@@ -97,10 +97,12 @@ fn leave_nothing(scene: &Scene<'_>) -> Verdict {
     let warm = scene.attach()?;
     scene.del(&warm).done()?;
     let before = eventually(|| look::snapshot(scene.place()))?;
+    let mut pods = Vec::new();
     for after in AFTER {
         let pod = scene.pod()?;
         scene.call(Add, &pod)?.killed_after(after).run()?;
         scene.call(Del, &pod)?.done()?;
+        pods.push(pod);
     }
     eventually(|| {
         let after = look::snapshot(scene.place())?;

@@ -256,18 +256,17 @@ fn frees<'a>(scene: &'a Scene<'a>, del: impl FnOnce(&'a Scene<'a>, &Attached) ->
     gets(scene, &ips)
 }
 
-/// Whether `IP=` in `CNI_ARGS` is understood: only then can one see from outside whether an address is free.
+/// Whether `IP=` in `CNI_ARGS` is understood: only then can one see from outside whether an address is free. Whoever
+/// understands refuses an address that is taken.
 pub fn can_ask(scene: &Scene<'_>) -> Verdict {
-    let attached = scene.addressed()?;
-    let free = attached.ip()?.to_string();
-    scene.del(&attached).done()?;
+    let holder = scene.addressed()?;
     let pod = scene.pod()?;
-    // A container with the address, another that asks for it: whoever understands refuses.
-    let first = asks_for(scene, &pod, &free)?;
-    let second = scene.pod()?;
-    let refused = first.as_deref() == Some(&free) && asks_for(scene, &second, &free)?.is_none();
-    scene.call(Del, &pod)?.done()?;
-    if refused { Ok(()) } else { skip("the plugin takes no wish for an address (IP= in CNI_ARGS)") }
+    let given = asks_for(scene, &pod, &holder.ip()?.to_string())?;
+    scene.call(Del, &pod)?.run()?;
+    match given {
+        None => Ok(()),
+        Some(_) => skip("the plugin takes no wish for an address (IP= in CNI_ARGS)"),
+    }
 }
 
 pub fn gets(scene: &Scene<'_>, ips: &[String]) -> Verdict {

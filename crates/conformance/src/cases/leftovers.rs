@@ -21,24 +21,35 @@ pub const CASES: &[Case] = &[
     case("leftovers.none-after-add-and-del", &spec::DEL_UNDO, |s| {
         none(s, |s| {
             let attached = s.attach()?;
-            s.del(&attached).done()
+            s.del(&attached).done()?;
+            Ok(vec![attached.pod])
         })
     }),
     case("leftovers.none-after-del-without-result", &spec::DEL_PREV_EMPTY, |s| {
         none(s, |s| {
             let attached = s.attach()?;
-            s.call(Del, &attached.pod)?.done()
+            s.call(Del, &attached.pod)?.done()?;
+            Ok(vec![attached.pod])
         })
     }),
     case("leftovers.none-after-every-version", &spec::DEL_UNDO, |s| {
-        none(s, |s| super::on_results(s, |attached| s.del(attached).done()))
+        none(s, |s| {
+            let versions = s.versions(Add)?.into_iter();
+            let up_and_down = versions.map(|version| {
+                let attached = s.attach_in(version)?;
+                s.del(&attached).done()?;
+                Ok(attached.pod)
+            });
+            up_and_down.collect()
+        })
     }),
     case("leftovers.none-after-check", &spec::CHECK_PROBE, |s| {
         s.newest(Check)?;
         none(s, |s| {
             let attached = s.attach()?;
             s.check(&attached)?.done()?;
-            s.del(&attached).done()
+            s.del(&attached).done()?;
+            Ok(vec![attached.pod])
         })
     }),
     case("leftovers.none-after-two-interfaces", &spec::ADD_MANY, |s| {
@@ -46,7 +57,8 @@ pub const CASES: &[Case] = &[
             let attached = s.attach()?;
             s.call(Add, &attached.pod)?.ifname("net1").result()?;
             s.call(Del, &attached.pod)?.ifname("net1").done()?;
-            s.del(&attached).done()
+            s.del(&attached).done()?;
+            Ok(vec![attached.pod])
         })
     }),
     case("leftovers.none-after-two-interfaces-backwards", &spec::ATTACHMENT, |s| {
@@ -54,28 +66,32 @@ pub const CASES: &[Case] = &[
             let attached = s.attach()?;
             s.call(Add, &attached.pod)?.ifname("net1").result()?;
             s.del(&attached).done()?;
-            s.call(Del, &attached.pod)?.ifname("net1").done()
+            s.call(Del, &attached.pod)?.ifname("net1").done()?;
+            Ok(vec![attached.pod])
         })
     }),
     case("leftovers.none-after-a-refused-second-add", &spec::ADD_EXISTS, |s| {
         none(s, |s| {
             let attached = s.attach()?;
             s.call(Add, &attached.pod)?.refused("the interface exists")?;
-            s.del(&attached).done()
+            s.del(&attached).done()?;
+            Ok(vec![attached.pod])
         })
     }),
     case("leftovers.none-after-add-without-netns", &spec::DEL_AFTER_FAILED_ADD, |s| {
         none(s, |s| {
             let pod = s.pod()?;
             s.call(Add, &pod)?.env("CNI_NETNS", "/no/such/netns").refused("CNI_NETNS does not exist")?;
-            s.call(Del, &pod)?.unset("CNI_NETNS").done()
+            s.call(Del, &pod)?.unset("CNI_NETNS").done()?;
+            Ok(vec![pod])
         })
     }),
     case("leftovers.none-after-the-interface-vanished", &spec::DEL_OWN, |s| {
         none(s, |s| {
             let attached = s.attach()?;
             crate::process::tool(attached.pod.place(), "ip", &["link", "del", &attached.ifname], "")?;
-            s.del(&attached).done()
+            s.del(&attached).done()?;
+            Ok(vec![attached.pod])
         })
     }),
     case("leftovers.none-in-the-container", &spec::DEL_DELETE, |s| {
@@ -119,12 +135,13 @@ pub const CASES: &[Case] = &[
     case("leftovers.all-addresses-can-be-used", &spec::ASSIGN, all_used),
 ];
 
-fn none<'a>(scene: &'a Scene<'a>, work: impl FnOnce(&'a Scene<'a>) -> Verdict) -> Verdict {
+/// The work gives its containers, so that nothing goes because a namespace goes: a runtime removes it after DEL.
+fn none<'a>(scene: &'a Scene<'a>, work: impl FnOnce(&'a Scene<'a>) -> Verdict<Vec<Pod>>) -> Verdict {
     let warm = scene.attach()?;
     scene.del(&warm).done()?;
     drop(warm);
     let before = settled(scene)?;
-    work(scene)?;
+    let _pods = work(scene)?;
     eventually(|| {
         let after = look::snapshot(scene.place())?;
         let left: Vec<&String> = after.difference(&before).collect();
