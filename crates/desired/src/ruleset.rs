@@ -10,11 +10,12 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use ripstop_fabric::paths;
 use ripstop_netmodel::{NFT_TABLE, NftTable, link_table};
 use ripstop_nft::model::{
     Chain, Hook, Policy, Rule, Set, Statement, Table, TableFamily, Type, Value, build::*, priority,
 };
-use ripstop_objects::{BackendKind, Network, Wiring};
+use ripstop_objects::{Network, Wiring};
 use ripstop_tables::{PodRow, Tables};
 use ripstop_types::{Family, Mac};
 
@@ -50,7 +51,7 @@ pub fn ruleset(tables: &Tables) -> Table {
     }
     let tunnel_ports: BTreeSet<Port> = networks
         .iter()
-        .filter(|network| network.spec.backend.kind != BackendKind::HostGw)
+        .filter(|network| paths::tunnel_link(network).is_some())
         .map(|network| network.spec.backend.port.into())
         .collect();
     if !tunnel_ports.is_empty() {
