@@ -68,8 +68,14 @@ pub fn start(
     thread::Builder::new()
         .name("kernel".into())
         .spawn(move || {
-            let opened = open(wanted);
-            let Ok((mut worker, result, own)) = opened.map_err(|error| first.send(Err(error))) else { return };
+            let (mut worker, result, own) = match open(wanted) {
+                Ok(opened) => opened,
+                Err(error) => {
+                    // Who waits for it tells it.
+                    let _ = first.send(Err(error));
+                    return;
+                }
+            };
             let reference = result.reference.clone();
             if first.send(Ok(result)).is_err() {
                 return;

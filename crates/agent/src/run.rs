@@ -124,28 +124,9 @@ impl Shell {
     fn start(options: &AgentOptions, config: AgentConfig, node: NodeName, lock: &files::Lock) -> anyhow::Result<Self> {
         let clock = Clock::start();
         let (to_self, queue) = unbounded_channel();
-        let identity = files::identity(&config)?;
         let boot_files = BootFiles::new(&config.run_dir);
-        let pods = files::pods(&boot_files, &config.run_dir, lock);
-        let (snapshot, problem) = files::snapshot(&config, &node);
-        for problem in pods.problems.into_iter().chain(problem) {
-            tracing::warn!("{problem}");
-        }
         let at = clock.now();
-        let mut start = Start {
-            config: config.clone(),
-            node: node.clone(),
-            identity,
-            run: at.wall.0,
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            facts: HostFacts::default(),
-            observed: Vec::new(),
-            pods: pods.rows,
-            lost: pods.lost,
-            preferred: files::flannel_subnets(),
-            snapshot,
-            held: true,
-        };
+        let mut start = left_behind(&config, &node, at, &boot_files, lock)?;
         // What the last run wanted, so that what it left is recognised.
         let last = start.clone();
         let wanted = move |facts: &HostFacts| {
@@ -357,6 +338,36 @@ impl Shell {
         tracing::info!("the agent stops; pods go on");
         Ok(code)
     }
+}
+
+/// What the last run and the machine left, as far as files tell: a start without its view of the kernel.
+fn left_behind(
+    config: &AgentConfig,
+    node: &NodeName,
+    at: Moment,
+    boot_files: &BootFiles,
+    lock: &files::Lock,
+) -> anyhow::Result<Start> {
+    let identity = files::identity(config)?;
+    let pods = files::pods(boot_files, &config.run_dir, lock);
+    let (snapshot, problem) = files::snapshot(config, node);
+    for problem in pods.problems.into_iter().chain(problem) {
+        tracing::warn!("{problem}");
+    }
+    Ok(Start {
+        config: config.clone(),
+        node: node.clone(),
+        identity,
+        run: at.wall.0,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        facts: HostFacts::default(),
+        observed: Vec::new(),
+        pods: pods.rows,
+        lost: pods.lost,
+        preferred: files::flannel_subnets(),
+        snapshot,
+        held: true,
+    })
 }
 
 fn open_recording(options: &AgentOptions) -> anyhow::Result<Option<BufWriter<File>>> {

@@ -11,7 +11,7 @@ use ripstop_cni_spec::wire::{Request, Response};
 use ripstop_cni_spec::{Code, Error, TypedCall};
 use ripstop_desired::{LEASES, Source};
 use ripstop_fabric::{host, wiring};
-use ripstop_ipam::{Attachment, LeaseFault, LeaseRequest, Window};
+use ripstop_ipam::{Attachment, Lease, LeaseFault, LeaseRequest, Window};
 use ripstop_netmodel::{Entry, Key, Kind, Model, NFT_TABLE, Ns, RecordScope, Resource};
 use ripstop_objects::{Network, NetworkName};
 use ripstop_plan::{Action, Step};
@@ -161,18 +161,27 @@ impl Core {
             }
             Err(fault) => return Begun::Answer(Response::failed(lease_error(&fault))),
         };
-        let row = PodRow {
+        let row = PodRow { netns: netns.into(), mtu, ..self.new_pod(typed, attachment, &network, &lease) };
+        let last = self.completion(&row);
+        let scope = self.put_pod(row);
+        self.run_for_call(scope, last, call);
+        Begun::Stage(Stage::Running)
+    }
+
+    /// The row of a pod that has its addresses; its namespace and MTU come from elsewhere.
+    fn new_pod(&self, typed: &TypedCall, attachment: &Attachment, network: &Network, lease: &Lease) -> PodRow {
+        PodRow {
             attachment: attachment.clone(),
             pod: lease.pod.clone(),
             network: network.name.clone(),
             config_name: typed.conf.name.as_str().into(),
-            netns: netns.into(),
+            netns: "".into(),
             ips: lease.ips.clone(),
             ranges: self.ranges_of(&network.name, &lease.ips),
             mac: lease.mac,
             host_link: self.free_pod_link(attachment),
             host_mac: wiring::pod_link_mac(attachment, network.spec.wiring),
-            mtu,
+            mtu: 0,
             fixed_mtu: typed.conf.mtu.is_some(),
             wiring: network.spec.wiring,
             bandwidth: bandwidth(typed),
@@ -180,11 +189,7 @@ impl Core {
             request: typed.id.as_str().into(),
             since: lease.since,
             boot_id: lease.boot.clone(),
-        };
-        let last = self.completion(&row);
-        let scope = self.put_pod(row);
-        self.run_for_call(scope, last, call);
-        Begun::Stage(Stage::Running)
+        }
     }
 
     /// The node's ranges that these addresses lie in.

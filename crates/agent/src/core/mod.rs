@@ -245,12 +245,8 @@ impl Core {
             seen: Revision::default(),
             tables,
         };
-        for (level, note) in notes {
-            core.log(level, note);
-        }
-        for note in book_notes {
-            core.log(Level::Warn, note.to_string());
-        }
+        notes.into_iter().for_each(|(level, note)| core.log(level, note));
+        book_notes.into_iter().for_each(|note| core.log(Level::Warn, note.to_string()));
         core.first_plans(&lost);
         let outputs = std::mem::take(&mut core.outputs);
         (core, outputs)

@@ -98,7 +98,7 @@ impl Core {
         let Some(deletion) = self.deleting.remove(&operation) else { return };
         let (call, node) = (deletion.call, deletion.node.clone());
         let refusal = match answer {
-            Answer::Done(_) if operation % EACH == 0 => return self.delete_rest(deletion),
+            Answer::Done(_) if operation.is_multiple_of(EACH) => return self.delete_rest(deletion),
             Answer::Done(_) => None,
             Answer::Conflict(_) => Some(format!("node/{node} changed meanwhile: it is alive")),
             Answer::Failed => {

@@ -14,6 +14,8 @@ use crate::print::Out;
 /// fish: ripstop completion fish > ~/.config/fish/completions/ripstop.fish
 #[derive(Debug, Args)]
 #[command(verbatim_doc_comment)]
+// A shell's array, not a link.
+#[allow(rustdoc::broken_intra_doc_links)]
 pub struct Completion {
     /// The shell
     #[arg(value_name = "SHELL", value_enum)]
