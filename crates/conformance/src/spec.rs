@@ -330,6 +330,7 @@ sentences! {
 }
 
 #[cfg(test)]
+#[allow(clippy::print_stdout)] // A test says why it does not run.
 mod tests {
     use super::*;
 
