@@ -1,6 +1,6 @@
 //! The state of one node as values: what should be (desired) and what is (observed) have the same shape.
 //!
-//! A [`Model`] is an ordered map from [`Key`] to [`Entry`]. Each resource is a plain struct in [`resource`] that
+//! A [`Model`] is an ordered map from [`Key`] to [`Entry`]. Each resource is a plain struct that
 //! implements [`Resource`]; nothing here knows why an object is wanted, how it is written, or when. Two models share
 //! memory through [`std::sync::Arc`], so "desired" and "last applied" of the same object cost one copy.
 //!

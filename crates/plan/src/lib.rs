@@ -4,9 +4,9 @@
 //! inverse. A refusal is a step with a sentence. What is printed is what runs: the executor takes nothing but steps.
 //! Not here: how a step is written to the kernel, or when.
 //!
-//! Invariants: steps that create or change come in the order of [`ripstop_netmodel::Key`], removals in the reverse order and behind them,
-//! except where a removal must make room; what only one link can have is given up before another takes it; irreversible
-//! steps come last; a plan of two equal models is empty.
+//! Invariants: steps that create or change come in the order of [`ripstop_netmodel::Key`], removals in the reverse order
+//! and behind them, except where a removal must make room; what only one link can have is given up before another takes
+//! it; irreversible steps come last; a plan of two equal models is empty.
 
 mod contest;
 mod diff;

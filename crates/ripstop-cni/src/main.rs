@@ -4,7 +4,7 @@
 //!
 //! A runtime starts this program for every call, so it is made to start fast. The profile `plugin` builds
 //! it, for x86_64, without std and without a C library: a static program of some tens of kilobytes that enters at `_start`,
-//! takes its memory from one arena, and makes only the system calls it needs ([`start`]). Every other build has the
+//! takes its memory from one arena, and makes only the system calls it needs (module `start`). Every other build has the
 //! same code on std, which then gives only the entry, the allocator and the panic handler.
 //!
 //! Invariants: what is printed on standard output is a result, a version, or an error object of the specification; the

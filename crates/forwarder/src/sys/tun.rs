@@ -43,7 +43,7 @@ pub fn create(device: &IfName) -> io::Result<()> {
 /// nexthop objects on the device; so whoever holds this bridges the death of a forwarder.
 ///
 /// # Errors
-/// As [`queue`].
+/// Where the device is missing, is none with several queues, or may not be opened.
 pub fn hold(device: &IfName) -> io::Result<OwnedFd> {
     let fd = queue(device)?;
     let mut request = request(device, libc::IFF_DETACH_QUEUE);
