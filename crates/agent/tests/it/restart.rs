@@ -88,6 +88,34 @@ fn a_restarted_agent_has_nothing_to_do() {
 }
 
 #[test]
+fn a_restart_without_a_snapshot_writes_nothing_anew() {
+    if !is_root() {
+        return;
+    }
+    for (wiring, backend) in [("routed", "host-gw"), ("routed", "vxlan"), ("bridge", "vxlan")] {
+        let plan = Plan { wiring, backend, families: Families::Dual, store: StoreAt::Here, ..Plan::default() };
+        let mut world = World::start(plan);
+        world.add_peer();
+        let pod = world.pod("web");
+        assert!(soon(|| world.rows("/v1/paths").iter().all(|path| path["state"] == "realised")));
+        world.settle();
+        let before = kernel(&world);
+        world.kill_agent();
+        std::fs::remove_file(world.dir.path().join("state/snapshot.json")).unwrap();
+        world.start_agent();
+        world.wait_ready();
+        world.settle();
+        let done = journal(&world);
+        // What nobody knows of yet is refused to be removed, which changes nothing either.
+        let written = |row: &&String| !row.contains("record claims/") && !row.contains("refuse");
+        let kernel_steps: Vec<&String> = done.iter().filter(written).collect();
+        assert!(kernel_steps.is_empty(), "{wiring} {backend}: {kernel_steps:#?}");
+        assert_eq!(kernel(&world), before, "{wiring} {backend}");
+        world.check(&pod).done();
+    }
+}
+
+#[test]
 fn an_add_that_was_answered_stands_whatever_comes_next() {
     if !is_root() {
         return;

@@ -2,7 +2,8 @@
 //!
 //! A table cannot be read back rule by rule in the model's words, but it carries a digest of what was written, and the
 //! kernel's dump has a digest too: where both agree with the wanted table's, the wanted table is what is there. Where
-//! they do not, a placeholder is shown that equals no table anybody wants.
+//! they agree with each other only, what stands for a table of that digest is shown; otherwise a placeholder that equals
+//! no table anybody wants.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -187,18 +188,17 @@ fn is_ours(table: &ObservedTable) -> bool {
 
 fn insert_table(found: &ObservedTable, desired: &Model, model: &mut Model) {
     let key = Key::NftTable { family: found.family, name: found.name.clone() };
-    let wanted = match desired.get(&key).map(|entry| &entry.object) {
-        Some(Object::NftTable(wanted)) if found.intact && found.digest == Some(encode::digest(&wanted.table)) => {
-            Some(wanted.table.clone())
-        }
-        _ => None,
+    let written = found.digest.filter(|_| found.intact);
+    let table = match (desired.get(&key).map(|entry| &entry.object), written) {
+        (Some(Object::NftTable(wanted)), Some(digest)) if digest == encode::digest(&wanted.table) => wanted.clone(),
+        (_, Some(digest)) => NftTable::written(found.family, &found.name, digest),
+        (_, None) => NftTable { table: Table::new(found.family, &found.name).comment(Comment::from(ALTERED)) },
     };
-    let altered = || Table::new(found.family, &found.name).comment(Comment::from(ALTERED));
     let owner = match (link_of_table(found.family, found.name.as_str()), found.comment()) {
         (None, _) => Some(Owner::agent()),
         (Some(_), comment) => comment.map(Owner::from_mark),
     };
-    model.insert(NftTable { table: wanted.unwrap_or_else(altered) }, owner);
+    model.insert(table, owner);
 }
 
 fn insert_element(key: ElementKey, body: ElementBody, model: &mut Model) {
