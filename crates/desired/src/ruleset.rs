@@ -127,8 +127,20 @@ pub(crate) fn of_pod(tables: &Tables, row: &PodRow) -> Option<NftTable> {
     };
     let dropped = Rule::new([counter(), drop()]).comment("a pod sends from its own addresses");
     let chain = Chain::ingress(row.host_link.clone(), priority::FILTER).policy(Policy::Drop);
-    let table = Table::new(TableFamily::Netdev, link_table(&row.host_link)?).comment(&row.owner());
+    let table = Table::new(TableFamily::Netdev, link_table(&row.host_link)?).comment(comment(row).as_str());
     Some(NftTable { table: table.chain("from-pod", chain.rules(rules).rule(dropped)) })
+}
+
+/// The owner. Of a bridged pod, before it, what nothing else on the host tells: its addresses.
+fn comment(row: &PodRow) -> String {
+    let owner = row.owner();
+    match row.wiring {
+        Wiring::Routed => owner.to_string(),
+        Wiring::Bridge => {
+            let ips: String = row.ips.iter().map(|ip| format!(" {ip}")).collect();
+            format!("{}{ips} {owner}", row.mac)
+        }
+    }
 }
 
 /// The addresses of a family, if there are any.

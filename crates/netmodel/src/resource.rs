@@ -461,10 +461,11 @@ impl Resource for Qdisc {
 
 impl NftTable {
     /// What stands for a table that is in the kernel as it was written, of a definition with this digest. Rules cannot be
-    /// read back, but whoever wants the table of that digest has it.
+    /// read back, but whoever wants the table of that digest has it. `told` is what its own comment says beside the owner.
     #[must_use]
-    pub fn written(family: TableFamily, name: &Name, digest: Digest) -> Self {
-        Self { table: Table::new(family, name).comment(Comment::from(format!("written as {digest}").as_str())) }
+    pub fn written(family: TableFamily, name: &Name, digest: Digest, told: &str) -> Self {
+        let told = if told.is_empty() { String::new() } else { format!("; {told}") };
+        Self { table: Table::new(family, name).comment(Comment::from(format!("written as {digest}{told}").as_str())) }
     }
 }
 
@@ -474,8 +475,14 @@ impl Resource for NftTable {
     }
 
     fn satisfied_by(&self, observed: &Self) -> bool {
-        let written = || Self::written(self.table.family, &self.table.name, ripstop_nft::encode::digest(&self.table));
-        self == observed || (observed.table.comment.is_some() && *observed == written())
+        let written =
+            || Self::written(self.table.family, &self.table.name, ripstop_nft::encode::digest(&self.table), "");
+        let same = |found: &Comment| {
+            let mark = found.as_str().split("; ").next();
+            written().table.comment.is_some_and(|written| mark == Some(written.as_str()))
+        };
+        let has_rules = |table: &Table| !table.chains.is_empty() || !table.sets.is_empty();
+        self == observed || (!has_rules(&observed.table) && observed.table.comment.as_ref().is_some_and(same))
     }
 }
 

@@ -7,8 +7,8 @@ use std::net::IpAddr;
 
 use ripstop_fabric::wiring;
 use ripstop_ipam::Attachment;
-use ripstop_netmodel::{Key, Link, Model, Ns, Object};
-use ripstop_nft::model::{IfPattern, KeyPart, TableFamily, Value};
+use ripstop_netmodel::{Key, Link, Model, Ns, Object, link_table};
+use ripstop_nft::model::TableFamily;
 use ripstop_objects::{Network, NetworkName, Wiring};
 use ripstop_tables::{Bandwidth, PodRow, PodState, Shaping, Tables};
 use ripstop_types::{IfName, Mac, Millis, PodName};
@@ -75,28 +75,34 @@ fn host_link<'m>(observed: &'m Model, name: &IfName) -> Option<&'m Link> {
     }
 }
 
-/// What the ruleset lets the link send from, and the hardware address beside it.
+/// The pod's addresses and its hardware address: a routed pod's are the link's neighbours, a bridged one's stand in the
+/// comment of the link's own table.
 fn addresses(observed: &Model, link: &IfName, wiring: Wiring) -> (Vec<IpAddr>, Option<Mac>) {
-    let family = if wiring == Wiring::Bridge { TableFamily::Bridge } else { TableFamily::Inet };
     let (mut ips, mut mac) = (Vec::new(), None);
-    for (key, entry) in observed.iter() {
-        match (key, &entry.object) {
-            (Key::NftElement(element), _) if element.family == family => match element.key.parts.as_slice() {
-                [KeyPart::Value(Value::IfName(IfPattern::Exact(of))), KeyPart::Value(value)] if of == link => {
-                    match value {
-                        Value::Ipv4(ip) => ips.push(IpAddr::V4(*ip)),
-                        Value::Ipv6(ip) => ips.push(IpAddr::V6(*ip)),
-                        Value::Ether(found) => mac = Some(*found),
-                        _ => {}
-                    }
+    match wiring {
+        Wiring::Routed => {
+            for (key, entry) in observed.iter() {
+                if let (Key::Neighbour { link: of, .. }, Object::Neighbour(neighbour)) = (key, &entry.object)
+                    && of == link
+                {
+                    mac = Some(neighbour.mac);
+                    ips.push(neighbour.ip);
                 }
-                _ => {}
-            },
-            (Key::Neighbour { link: of, .. }, Object::Neighbour(neighbour)) if of == link => mac = Some(neighbour.mac),
-            _ => {}
+            }
+        }
+        Wiring::Bridge => {
+            let table = link_table(link).map(|name| Key::NftTable { family: TableFamily::Netdev, name });
+            if let Some(Object::NftTable(found)) = table.and_then(|key| Some(&observed.get(&key)?.object)) {
+                let comment = found.table.comment.as_ref().map_or("", |comment| comment.as_str());
+                for word in comment.split_once("; ").map_or("", |(_, told)| told).split(' ') {
+                    ips.extend(word.parse::<IpAddr>().ok());
+                    mac = mac.or(word.parse().ok());
+                }
+            }
         }
     }
     ips.sort();
+    ips.dedup();
     (ips, mac)
 }
 

@@ -335,9 +335,11 @@ impl Core {
             if let Some(address) = Cidr::new(*ip, len) {
                 result.ips.push(IpConfig { address, gateway, interface: Some(index) });
             }
-            let all = Prefix::default_route(Family::of(*ip));
-            if let Some(dst) = Cidr::new(all.addr(), 0).filter(|_| self.has_route(row, all)) {
-                result.routes.push(ResultRoute::new(dst, gateway));
+            let family = Family::of(*ip);
+            let networks = self.tables.networks.values().filter_map(|network| network.value.spec.ranges.get(family));
+            for to in [Prefix::default_route(family)].into_iter().chain(networks).filter(|to| self.has_route(row, *to))
+            {
+                result.routes.extend(Cidr::new(to.addr(), to.len()).map(|dst| ResultRoute::new(dst, gateway)));
             }
         }
         let dns = typed.conf.dns();

@@ -255,7 +255,7 @@ fn bridged_vxlan_dual_stack() {
         ("bridge", "fdb del 0a:52:49:50:02:02 dev ript1 dst 172.30.1.2".into()),
         ("bridge", "fdb replace 0a:52:49:50:02:02 dev ript1 dst 172.30.1.9".into()),
         ("ip", "neigh del 10.244.200.1 dev ript1".into()),
-        ("ip", "neigh del fd00:244:0:c8::1 dev ript1".into()),
+        ("ip", "neigh flush fe80::/10 dev ript1 nud permanent".into()),
         ("ip", "neigh flush dev ript1 nud permanent".into()),
         ("ip", "-6 route del fd00:244:0:c8::/64".into()),
         (

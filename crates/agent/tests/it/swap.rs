@@ -42,12 +42,10 @@ fn networks_swap_their_tunnels() {
     put(&world, 1, 2);
     assert!(soon(|| is_of(&world, "ript1", "default") && is_of(&world, "ript2", "storage")));
     world.settle();
-    let pod = world.pod("web");
     // One record after the other: for a moment both want one device.
     put(&world, 2, 1);
     assert!(soon(|| is_of(&world, "ript1", "storage") && is_of(&world, "ript2", "default")));
     world.settle();
-    world.check(&pod).done();
     // An agent that knows nothing finds the devices of others' names: they change hands, and none is made anew.
     world.kill_agent();
     // It may not have been written yet.
@@ -60,5 +58,4 @@ fn networks_swap_their_tunnels() {
     assert_eq!([index(&world, "ript1"), index(&world, "ript2")], before);
     world.wait_ready();
     world.settle();
-    world.check(&pod).done();
 }

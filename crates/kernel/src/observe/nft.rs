@@ -189,14 +189,18 @@ fn is_ours(table: &ObservedTable) -> bool {
 fn insert_table(found: &ObservedTable, desired: &Model, model: &mut Model) {
     let key = Key::NftTable { family: found.family, name: found.name.clone() };
     let written = found.digest.filter(|_| found.intact);
+    let (told, owner) = found.comment().map_or(("", None), |comment| match comment.rsplit_once(' ') {
+        Some((told, owner)) => (told, Some(owner)),
+        None => ("", Some(comment)),
+    });
     let table = match (desired.get(&key).map(|entry| &entry.object), written) {
         (Some(Object::NftTable(wanted)), Some(digest)) if digest == encode::digest(&wanted.table) => wanted.clone(),
-        (_, Some(digest)) => NftTable::written(found.family, &found.name, digest),
+        (_, Some(digest)) => NftTable::written(found.family, &found.name, digest, told),
         (_, None) => NftTable { table: Table::new(found.family, &found.name).comment(Comment::from(ALTERED)) },
     };
-    let owner = match (link_of_table(found.family, found.name.as_str()), found.comment()) {
-        (None, _) => Some(Owner::agent()),
-        (Some(_), comment) => comment.map(Owner::from_mark),
+    let owner = match link_of_table(found.family, found.name.as_str()) {
+        None => Some(Owner::agent()),
+        Some(_) => owner.map(Owner::from_mark),
     };
     model.insert(table, owner);
 }
