@@ -68,7 +68,7 @@ impl Core {
     pub(super) fn note_pod_files(&mut self, lost: &[Arc<str>]) {
         let rows: Vec<Arc<PodRow>> = self.tables.pods.values().cloned().collect();
         for row in rows {
-            for entry in pods::remembered(&self.tables, &row) {
+            for entry in pods::remembered(&self.tables, &row, &self.applied) {
                 self.applied.insert_entry(Arc::new(entry));
             }
         }

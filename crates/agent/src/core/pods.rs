@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use ripstop_ipam::{Attachment, HostLink, Lease, LeaseState, Sight};
-use ripstop_netmodel::{Entry, Key, Model, Ns, Object, RecordScope, Resource};
+use ripstop_netmodel::{Entry, Key, LinkKind, Model, Ns, Object, RecordScope, Resource};
 use ripstop_tables::{Change, PodRow, PodState, Tables};
 
 use super::{Core, Level};
@@ -54,9 +54,21 @@ pub(super) fn host_link(row: &PodRow) -> Option<HostLink> {
     (row.state == PodState::Ready).then(|| HostLink { index: 0, altname: row.host_link.as_str().into() })
 }
 
-/// What was written for a row in an earlier run and cannot be read whole: its file, and its namespace's objects.
-pub(super) fn remembered(tables: &Tables, row: &PodRow) -> Vec<Entry> {
+/// What was written for a row in an earlier run and cannot be read whole: its file, and its namespace's objects. Both ends
+/// of its pair were given one MTU, which the host's end shows in `observed` also where the network is not known yet.
+pub(super) fn remembered(tables: &Tables, row: &PodRow, observed: &Model) -> Vec<Entry> {
+    let mtu = observed.get(&row.host_key()).and_then(|entry| match &entry.object {
+        Object::Link(link) => link.mtu,
+        _ => None,
+    });
     let mut entries = ripstop_desired::pod_objects(tables, row);
+    for entry in &mut entries {
+        if let Object::Link(link) = &mut entry.object
+            && link.kind == LinkKind::VethPeer
+        {
+            link.mtu = mtu.or(link.mtu);
+        }
+    }
     entries.retain(|entry| match entry.object.key() {
         Key::Record { scope: RecordScope::Boot(_), .. } => true,
         key => matches!(key.ns(), Some(Ns::Path(_))),
