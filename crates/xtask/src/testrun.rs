@@ -130,7 +130,7 @@ fn build(workspace: &Workspace, choice: &Choice) -> Result<Option<Vec<Program>>>
         let output = cargo.stderr(Stdio::inherit()).output().context("cargo")?;
         Ok(output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned()))
     };
-    let messages = match cargo(&["build", "--bins"])? {
+    let messages = match cargo(&["build", "--bins", "--examples"])? {
         Some(_) => cargo(&["test", "--no-run", "--tests"])?,
         None => None,
     };
