@@ -1,6 +1,6 @@
 //! The one thread that talks to the kernel, and the one that listens to it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use ripstop_kernel::{Applier, BootFiles, Changed, Fault, Monitor, Observer, OnError, OwnTraffic, StepError};
-use ripstop_netmodel::{Entry, HostFacts, Key, Kind, Model, Object, Sysctl};
+use ripstop_netmodel::{Entry, HostFacts, Key, Kind, Model, Ns, Object, Sysctl};
 use ripstop_plan::Plan;
 use ripstop_tables::{FaultCause, Input, StepFault};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -52,14 +52,22 @@ pub struct Found {
     pub reference: Model,
 }
 
-/// Starts both threads; answers with what is there and where to send jobs. `wanted` says, of what the host is given, which
-/// settings and tables an agent wants.
+/// What an agent wants of a host, before it has looked at it.
+pub struct Wanted {
+    /// Settings and tables, by which those that are there are recognised.
+    pub reference: Model,
+    /// What pods of an earlier run have in their namespaces.
+    pub pods: BTreeSet<Key>,
+}
+
+/// Starts both threads; answers with what is there and where to send jobs. `wanted` says, of what the host is given, what an
+/// agent wants.
 ///
 /// # Errors
 /// Where the kernel refuses a socket or cannot be read.
 pub fn start(
     files: BootFiles,
-    wanted: impl FnOnce(&HostFacts) -> Model + Send + 'static,
+    wanted: impl FnOnce(&HostFacts) -> Wanted + Send + 'static,
     queue: UnboundedSender<Message>,
 ) -> anyhow::Result<(Found, mpsc::Sender<Job>)> {
     let (jobs, inbox) = mpsc::channel();
@@ -95,16 +103,35 @@ pub fn start(
 
 type Opened = (Worker, Found, Arc<OwnTraffic>);
 
-fn open(wanted: impl FnOnce(&HostFacts) -> Model) -> anyhow::Result<Opened> {
+fn open(wanted: impl FnOnce(&HostFacts) -> Wanted) -> anyhow::Result<Opened> {
     let applier = Applier::open()?;
     let mut observer = Observer::open()?;
     let facts = observer.facts()?;
-    let reference = wanted(&facts);
-    let observed = entries(&observer.host(&reference)?);
+    let Wanted { reference, pods } = wanted(&facts);
+    let mut observed = entries(&observer.host(&reference)?);
+    observed.append(&mut inside(&mut observer, pods));
     let found = Found { facts, observed, reference };
     let own = applier.own();
     let worker = Worker { applier, observer, files: None, reference: Model::new(), settings: Settings::default() };
     Ok((worker, found, own))
+}
+
+/// What there is in pods' namespaces under these keys. A namespace that cannot be read is left out.
+fn inside(observer: &mut Observer, keys: BTreeSet<Key>) -> Vec<Entry> {
+    let mut of_pod: BTreeMap<Ns, BTreeSet<Key>> = BTreeMap::new();
+    for key in keys {
+        if let Some(ns) = key.ns() {
+            of_pod.entry(ns.clone()).or_default().insert(key);
+        }
+    }
+    let mut found = Vec::new();
+    for (ns, keys) in of_pod {
+        match observer.observe_keys(&keys, &Model::new()) {
+            Ok(model) => found.append(&mut entries(&model)),
+            Err(error) => tracing::debug!("{ns}: {error}"),
+        }
+    }
+    found
 }
 
 struct Worker {

@@ -20,7 +20,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 
 use crate::core::{Core, Level, Output};
-use crate::kernel_thread::{self, Job};
+use crate::kernel_thread::{self, Job, Wanted};
 use crate::metrics::Metrics;
 use crate::store_lane::{self, StoreCell, Write as StoreWrite};
 use crate::{files, http, logging, socket};
@@ -131,7 +131,7 @@ impl Shell {
         let last = start.clone();
         let wanted = move |facts: &HostFacts| {
             let (core, _) = Core::start(at, Start { facts: facts.clone(), ..last });
-            reference(core.desired())
+            Wanted { reference: reference(core.desired()), pods: core.pod_keys() }
         };
         let (found, jobs) = kernel_thread::start(boot_files, wanted, to_self.clone())?;
         let reference = found.reference;

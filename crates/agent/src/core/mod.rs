@@ -42,7 +42,7 @@ use ripstop_desired::Desired;
 use ripstop_fabric::hygiene;
 use ripstop_ipam::ranges::{ClaimKey, Claimant, Liveness, RangeEngine, Slot, Stored};
 use ripstop_ipam::{Attachment, LeaseBook, OwnRange};
-use ripstop_netmodel::{Entry, Key, Kind, Model};
+use ripstop_netmodel::{Entry, Key, Kind, Model, Ns, Resource};
 use ripstop_objects::NetworkName;
 use ripstop_plan::{Plan, Step};
 use ripstop_tables::{Change, ForeignDrop, Input, Moment, PodRow, Snapshot, Start, Tables};
@@ -194,7 +194,9 @@ impl Core {
         let me = claimant(&start);
         let boot = me.boot.clone();
         let ranges = start.snapshot.as_ref().and_then(|snapshot| snapshot.ranges.clone());
-        let observed: Model = start.observed.iter().cloned().collect();
+        let (inside, observed): (Vec<Entry>, Vec<Entry>) =
+            start.observed.iter().cloned().partition(|entry| matches!(entry.object.key().ns(), Some(Ns::Path(_))));
+        let (inside, observed): (Model, Model) = (inside.into_iter().collect(), observed.into_iter().collect());
         let timings = start.config.timings;
         let held = start.held;
         let (mut pods, notes) = pods::admit(&boot, &start.pods, &observed);
@@ -247,19 +249,19 @@ impl Core {
         };
         notes.into_iter().for_each(|(level, note)| core.log(level, note));
         book_notes.into_iter().for_each(|note| core.log(Level::Warn, note.to_string()));
-        core.first_plans(&lost);
+        core.first_plans(&lost, &inside);
         let outputs = std::mem::take(&mut core.outputs);
         (core, outputs)
     }
 
     /// Compares everything that is there with everything that should be.
-    fn first_plans(&mut self, lost: &[Arc<str>]) {
+    fn first_plans(&mut self, lost: &[Arc<str>], inside: &Model) {
         self.tell_foreign_drops();
         self.refresh_realised();
         self.refresh_sends();
         self.want_ranges();
         self.sync_ranges();
-        self.note_pod_files(lost);
+        self.note_pod_files(lost, inside);
         self.desired = Desired::of(&self.tables);
         let everything: BTreeSet<Key> = self.applied.keys().chain(self.desired.model().keys()).cloned().collect();
         self.dirty.extend(everything);

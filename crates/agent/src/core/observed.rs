@@ -63,12 +63,12 @@ impl Core {
         true
     }
 
-    /// Puts the pods' files into `applied`: they were read, so they are there; and those that could not be read, which
-    /// are no row's file.
-    pub(super) fn note_pod_files(&mut self, lost: &[Arc<str>]) {
+    /// Puts what pods have beside the host's ends into `applied`: their files were read, so they are there; and those that
+    /// could not be read, which are no row's file.
+    pub(super) fn note_pod_files(&mut self, lost: &[Arc<str>], inside: &Model) {
         let rows: Vec<Arc<PodRow>> = self.tables.pods.values().cloned().collect();
         for row in rows {
-            for entry in pods::remembered(&self.tables, &row, &self.applied) {
+            for entry in pods::remembered(&self.tables, &row, &self.applied, inside) {
                 self.applied.insert_entry(Arc::new(entry));
             }
         }

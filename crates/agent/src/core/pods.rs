@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use ripstop_ipam::{Attachment, HostLink, Lease, LeaseState, Sight};
-use ripstop_netmodel::{Entry, Key, LinkKind, Model, Ns, Object, RecordScope, Resource};
+use ripstop_netmodel::{Entry, Key, Kind, LinkKind, Model, Ns, Object, RecordScope, Resource};
 use ripstop_tables::{Change, PodRow, PodState, Tables};
 
 use super::{Core, Level};
@@ -54,29 +54,49 @@ pub(super) fn host_link(row: &PodRow) -> Option<HostLink> {
     (row.state == PodState::Ready).then(|| HostLink { index: 0, altname: row.host_link.as_str().into() })
 }
 
-/// What was written for a row in an earlier run and cannot be read whole: its file, and its namespace's objects. Both ends
-/// of its pair were given one MTU, which the host's end shows in `observed` also where the network is not known yet.
-pub(super) fn remembered(tables: &Tables, row: &PodRow, observed: &Model) -> Vec<Entry> {
+/// What there is of a row outside the host's namespace: its file, and its namespace's objects. `inside` is what was read in
+/// pods' namespaces. One that was not looked into, or has another's interface by now, is taken to have what is wanted
+/// there; its link has the MTU that the host's end shows in `observed`, for both ends were given one.
+pub(super) fn remembered(tables: &Tables, row: &PodRow, observed: &Model, inside: &Model) -> Vec<Entry> {
+    let eth = Key::Link { ns: row.ns(), name: row.attachment.ifname.clone() };
+    let is_ours = |entry: &Arc<Entry>| matches!(&entry.object, Object::Link(link) if link.mac == Some(row.mac));
+    let looked_into = inside.get(&eth).is_some_and(is_ours);
     let mtu = observed.get(&row.host_key()).and_then(|entry| match &entry.object {
         Object::Link(link) => link.mtu,
         _ => None,
     });
-    let mut entries = ripstop_desired::pod_objects(tables, row);
-    for entry in &mut entries {
-        if let Object::Link(link) = &mut entry.object
-            && link.kind == LinkKind::VethPeer
-        {
-            link.mtu = mtu.or(link.mtu);
+    let entries = ripstop_desired::pod_objects(tables, row).into_iter();
+    let known = entries.filter_map(|mut entry| match entry.object.key() {
+        Key::Record { scope: RecordScope::Boot(_), .. } => Some(entry),
+        key if matches!(key.ns(), Some(Ns::Path(_))) && (!looked_into || key.kind() == Kind::Sysctl) => {
+            if let Object::Link(link) = &mut entry.object
+                && link.kind == LinkKind::VethPeer
+            {
+                link.mtu = mtu.or(link.mtu);
+            }
+            Some(entry)
         }
-    }
-    entries.retain(|entry| match entry.object.key() {
-        Key::Record { scope: RecordScope::Boot(_), .. } => true,
-        key => matches!(key.ns(), Some(Ns::Path(_))),
+        key => {
+            let mut there = (**inside.get(&key)?).clone();
+            if let (Object::Link(wanted), Object::Link(there)) = (&entry.object, &mut there.object) {
+                // The kernel does not tell which end of a pair was made for the other.
+                there.kind.clone_from(&wanted.kind);
+            }
+            Some(Entry { owner: entry.owner, ..there })
+        }
     });
-    entries
+    known.collect()
 }
 
 impl Core {
+    /// What to read in pods' namespaces before a start: all that a pod that stands would have there.
+    #[must_use]
+    pub fn pod_keys(&self) -> BTreeSet<Key> {
+        let standing = |row: &Arc<PodRow>| PodRow { state: PodState::Ready, ..(**row).clone() };
+        let keys = self.tables.pods.values().flat_map(|row| ripstop_desired::inspect_keys(&self.tables, &standing(row)));
+        keys.filter(|key| matches!(key.ns(), Some(Ns::Path(_)))).collect()
+    }
+
     /// A look at every pod's link; removes those that were gone in two looks.
     pub(super) fn look_for_orphans(&mut self) -> BTreeSet<Change> {
         let (applied, tables, leaving) = (&self.applied, &self.tables, &self.leaving);

@@ -395,3 +395,30 @@ fn another_machine_with_the_nodes_name_is_refused() {
     let store = world.store.as_ref().unwrap();
     assert!(soon(|| store.get(ripstop_store::Kind::Alive, "n1").is_some()));
 }
+
+#[test]
+fn what_went_in_a_pod_while_no_agent_ran_comes_back() {
+    if !is_root() {
+        return;
+    }
+    for wiring in ["routed", "bridge"] {
+        let plan = Plan { wiring, families: Families::Dual, store: StoreAt::Here, ..Plan::default() };
+        let mut world = World::start(plan);
+        let (pod, other) = (world.pod("web"), world.pod("other"));
+        world.settle();
+        let inside = || ["-4 route", "-6 route", "-o link"].map(|what| pod.ns.ip(what)).concat();
+        let before = inside();
+        world.kill_agent();
+        // As a process killed in the middle of a change leaves it: one route shorter, another missing.
+        let routes = pod.ns.ip("-4 route show default");
+        pod.ns.ip(&format!("route change {} mtu 1300", routes.trim()));
+        pod.ns.ip("-6 route del default");
+        pod.ns.ip("link set eth0 mtu 1320");
+        assert_ne!(inside(), before, "{wiring}");
+        world.start_agent();
+        world.wait_ready();
+        assert!(soon(|| inside() == before), "{wiring}: {}\nis not\n{before}", inside());
+        world.check(&pod).done();
+        world.check(&other).done();
+    }
+}
