@@ -230,9 +230,17 @@ fn in_pod(part: &mut Part, tables: &Tables, row: &PodRow, ip: IpAddr, len: u8, g
     };
     if let Some(dst) = dst {
         let onlink = !is_first && row.wiring == Wiring::Routed;
+        let mtu = mtu.map(|mtu| if family == Family::V6 { apart_from_link(mtu) } else { mtu });
         let target = RouteTarget::Via { link: eth, gateway, onlink };
         part.add(Route { ns: row.ns(), table: 254, dst, metric: 0, target, src: None, mtu });
     }
+}
+
+/// An MTU for an IPv6 route over a link that grows from this MTU: the kernel raises a route whose MTU is the link's along
+/// with the link (`rt6_mtu_change_route`), and leaves one that is less alone. Not below what every link must carry (RFC
+/// 8200, section 5).
+fn apart_from_link(mtu: u32) -> u32 {
+    mtu.saturating_sub(1).max(1280)
 }
 
 /// A token bucket: the burst as asked, at least a few packets and what passes in 4 ms, since a timer that comes late must

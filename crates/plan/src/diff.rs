@@ -330,7 +330,8 @@ impl Differ<'_> {
                     make.push((place(&key, wanted), step(Action::Create, &key, None, Some(wanted), reason)));
                 }
                 (Verdict::Update(reason), Some(is), Some(wanted)) => {
-                    make.push((place(&key, wanted), step(Action::Update, &key, Some(is), Some(wanted), reason)));
+                    let at = if only_grows(is, wanted) { grown(&key) } else { place(&key, wanted) };
+                    make.push((at, step(Action::Update, &key, Some(is), Some(wanted), reason)));
                 }
                 (Verdict::Remake(reason), Some(is), Some(wanted)) => {
                     let at = place(&key, wanted);
@@ -414,6 +415,17 @@ pub(crate) fn place(key: &Key, entry: &Entry) -> (Kind, Stage, Key) {
         _ => Stage::First,
     };
     (key.kind(), stage, key.clone())
+}
+
+/// Whether nothing but a larger MTU is new of a link.
+fn only_grows(is: &Entry, wanted: &Entry) -> bool {
+    let (Object::Link(is), Object::Link(wanted)) = (&is.object, &wanted.object) else { return false };
+    wanted.mtu > is.mtu && wanted.satisfied_by(&Link { mtu: wanted.mtu, ..is.clone() })
+}
+
+/// Where a link's larger MTU comes: behind the routes, of which one may say that what is sent stays as short as it was.
+fn grown(key: &Key) -> (Kind, Stage, Key) {
+    (Kind::Route, Stage::Third, key.clone())
 }
 
 /// Where an object comes, counted from the last, among those that are removed: in the reverse of the order in which it

@@ -31,14 +31,16 @@ fn a_second_interface_of_the_same_name_is_refused_and_changes_nothing() {
 #[test]
 fn a_namespace_that_is_gone_is_an_error_for_what_is_made_and_none_for_what_is_removed() {
     on_a_node(|mut node| {
-        let pod = Pod::new();
+        let mut pod = Pod::new();
+        // That of a thread that has ended. The number of a closed descriptor would soon be another test's.
+        let thread = std::thread::spawn(|| std::fs::read_link("/proc/thread-self").unwrap()).join().unwrap();
+        pod.path = format!("/proc/{}/ns/net", thread.display());
         let objects = [
             address(pod.ns(), "eth0", "10.244.1.5", 32, Scope::Global),
             route(pod.ns(), "0.0.0.0/0", to_link("eth0")).into(),
             sysctl(pod.ns(), Some("eth0"), "net/ipv4/conf/eth0/rp_filter", "1"),
         ];
         let pair = pair(&pod, "ripab12", 2);
-        drop(pod);
         for object in objects.iter().chain(&pair) {
             let fault = node.try_make(object.clone()).unwrap_err();
             assert!(fault.fault.is_namespace_gone(), "{fault}");

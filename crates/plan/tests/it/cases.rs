@@ -116,6 +116,33 @@ fn a_pod_leaves_by_its_link_and_its_file_goes_last() {
     );
 }
 
+/// What a pod sends is never longer than what the links of others take: its link grows behind the route that says what it
+/// sends, and shrinks before that.
+#[test]
+fn a_link_grows_behind_routes_and_shrinks_before_them() {
+    let of = |link_mtu, route_mtu| {
+        let [host, end, _] = pair("rippa", &pod(1), "eth0");
+        let gateway = route(&pod(1), "0.0.0.0/0", via("eth0", "169.254.1.1", true));
+        model([
+            Link { mtu: Some(link_mtu), ..host }.into(),
+            Link { mtu: Some(link_mtu), ..end }.into(),
+            Route { mtu: route_mtu, ..gateway }.into(),
+        ])
+    };
+    assert_told(
+        &planned(&of(1450, None), &of(1500, Some(1450))),
+        "1 update route 0.0.0.0/0 in /run/netns/p1 (differs in mtu: null, wanted 1450; undo: update route 0.0.0.0/0 in /run/netns/p1)
+         2 update link rippa (differs in mtu: 1450, wanted 1500; undo: update link rippa)
+         3 update link eth0 in /run/netns/p1 (differs in mtu: 1450, wanted 1500; undo: update link eth0 in /run/netns/p1)",
+    );
+    assert_told(
+        &planned(&of(1500, Some(1450)), &of(1450, None)),
+        "1 update link rippa (differs in mtu: 1500, wanted 1450; undo: update link rippa)
+         2 update link eth0 in /run/netns/p1 (differs in mtu: 1500, wanted 1450; undo: update link eth0 in /run/netns/p1)
+         3 update route 0.0.0.0/0 in /run/netns/p1 (differs in mtu: 1450, wanted null; undo: update route 0.0.0.0/0 in /run/netns/p1)",
+    );
+}
+
 /// What is remembered of a pod's namespace is not removed there when the link has gone: the path may be another pod's.
 #[test]
 fn a_namespace_without_our_link_is_left_alone() {
