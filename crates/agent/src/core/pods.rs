@@ -93,7 +93,8 @@ impl Core {
     #[must_use]
     pub fn pod_keys(&self) -> BTreeSet<Key> {
         let standing = |row: &Arc<PodRow>| PodRow { state: PodState::Ready, ..(**row).clone() };
-        let keys = self.tables.pods.values().flat_map(|row| ripstop_desired::inspect_keys(&self.tables, &standing(row)));
+        let keys =
+            self.tables.pods.values().flat_map(|row| ripstop_desired::inspect_keys(&self.tables, &standing(row)));
         keys.filter(|key| matches!(key.ns(), Some(Ns::Path(_)))).collect()
     }
 

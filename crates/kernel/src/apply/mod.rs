@@ -7,6 +7,7 @@
 //! Not here: which steps, and whether a failure undoes what came before.
 
 mod conflict;
+mod deferred;
 mod hint;
 mod jump;
 mod link;

@@ -67,7 +67,7 @@ impl<'a> Run<'a> {
             }
         }
         self.flush_all();
-        self.finish_starts();
+        self.wait_for_deferred_work();
         let outcomes = self.results.into_iter().zip(self.steps).enumerate();
         outcomes
             .map(|(index, (result, step))| {
@@ -75,19 +75,6 @@ impl<'a> Run<'a> {
                 Outcome { index, result: result.unwrap_or(Err(Fault::NotRun)).map_err(fault) }
             })
             .collect()
-    }
-
-    /// The end of a pair that came up first drops what it sends until the kernel's deferred work has seen the other end
-    /// (`linkwatch_event`, net/core/link_watch.c), up to a second later. Being asked for the link does that work at once.
-    fn finish_starts(&mut self) {
-        for (step, result) in self.steps.iter().zip(&self.results) {
-            if let (Action::Create, Some(Ok(())), Some(entry)) = (step.action, result, &step.after)
-                && let Object::Link(Link { ns: Ns::Host, kind: LinkKind::Veth(_), name, .. }) = &entry.object
-            {
-                // What it answers does not matter: a link that is gone again starts nothing.
-                let _ = self.applier.route.call(wire::link::get(name));
-            }
-        }
     }
 
     pub(super) fn stopped(&self) -> bool {

@@ -68,6 +68,7 @@ pub(crate) const RTA_VIA: u16 = 18;
 pub(crate) const RTA_NH_ID: u16 = 30;
 pub(crate) const RTAX_MTU: u16 = 2;
 pub(crate) const RTN_UNICAST: u8 = 1;
+pub(crate) const RTN_LOCAL: u8 = 2;
 pub(crate) const RTN_UNREACHABLE: u8 = 7;
 pub(crate) const RT_TABLE_MAIN: u32 = 254;
 pub(crate) const RT_SCOPE_UNIVERSE: u8 = 0;

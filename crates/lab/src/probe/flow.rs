@@ -16,6 +16,8 @@ pub(super) struct Flow {
     pub(super) dup: u64,
     pub(super) reordered: u64,
     pub(super) max_gap: u64,
+    /// When the first and the last of those were sent that have no echo, as far as that is known.
+    pub(super) unanswered: Option<(u64, u64)>,
     pub(super) delays: Histogram,
     /// Probes from `base` on, oldest first.
     window: VecDeque<Slot>,
@@ -36,8 +38,11 @@ struct Slot {
 impl Flow {
     /// A probe is about to be sent; answers its number.
     pub(super) fn send(&mut self, now: u64) -> u64 {
-        while let Some(slot) = self.window.front().filter(|slot| now.saturating_sub(slot.sent) > MEMORY) {
-            self.open -= usize::from(!slot.back);
+        while let Some(slot) = self.window.front().copied().filter(|slot| now.saturating_sub(slot.sent) > MEMORY) {
+            if !slot.back {
+                self.open -= 1;
+                self.unanswered = Some((self.unanswered.map_or(slot.sent, |(first, _)| first), slot.sent));
+            }
             self.window.pop_front();
             self.base += 1;
         }
@@ -94,6 +99,9 @@ impl Flow {
 
     /// Closes the account. If the last probes were lost, the time since the last echo is a gap.
     pub(super) fn close(&mut self) {
+        for slot in self.window.iter().filter(|slot| !slot.back) {
+            self.unanswered = Some((self.unanswered.map_or(slot.sent, |(first, _)| first), slot.sent));
+        }
         if let Some(last) = self.last_arrival
             && self.window.back().is_some_and(|slot| !slot.back)
         {
@@ -199,6 +207,7 @@ mod tests {
         }
         flow.close();
         assert_eq!((flow.lost(), flow.max_gap), (20, 21 * MS));
+        assert_eq!(flow.unanswered, Some((40 * MS, 59 * MS)));
         for n in 100..150 {
             flow.send(n * MS);
         }

@@ -58,6 +58,10 @@ pub struct PairReport {
     pub reordered: u64,
     /// The longest time without an echo, in milliseconds.
     pub max_gap_ms: f64,
+    /// When the first probe without an echo was sent, in milliseconds from the start; none where all came back.
+    pub first_lost_ms: Option<f64>,
+    /// The same of the last.
+    pub last_lost_ms: Option<f64>,
     /// The time from probe to echo that half of all do not exceed, in microseconds.
     pub rtt_p50_us: Option<f64>,
     /// The same for 99 of 100.
@@ -104,6 +108,8 @@ impl PairReport {
             dup: flow.dup,
             reordered: flow.reordered,
             max_gap_ms: millis(flow.max_gap),
+            first_lost_ms: flow.unanswered.map(|(first, _)| millis(first)),
+            last_lost_ms: flow.unanswered.map(|(_, last)| millis(last)),
             rtt_p50_us: micros(&flow.delays, 500),
             rtt_p99_us: micros(&flow.delays, 990),
         }

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use ripstop_lab::probe::Pairs;
-use ripstop_lab::{Backend, Families, Options, RangeMode, Target, Wiring};
+use ripstop_lab::{Backend, Families, Options, PodSpec, RangeMode, Target, Wiring};
 
 use super::{lab, pods, rows};
 
@@ -124,4 +124,29 @@ fn addresses(frame: &[u8], at: usize) -> Option<(IpAddr, IpAddr)> {
     }
     let four = |n: usize| IpAddr::from([header[n], header[n + 1], header[n + 2], header[n + 3]]);
     Some((four(12), four(16)))
+}
+
+/// When ADD is answered the pod is on the network, also the first of a node: nothing that it sends at once waits or is
+/// lost.
+#[test]
+fn a_new_pods_first_packets_arrive() {
+    for (name, wiring) in [("t-first-r", Wiring::Routed), ("t-first-b", Wiring::Bridge)] {
+        let options =
+            Options { nodes: 2, wiring, backend: Backend::HostGw, families: Families::Dual, ..Options::named(name) };
+        let Some(lab) = lab(options) else { return };
+        for (number, node) in [1, 2, 1, 2, 1, 1].into_iter().enumerate() {
+            let new = format!("new{number}");
+            lab.pod_add(&PodSpec::new(&new, node)).unwrap();
+            let peers: Vec<_> =
+                (0..number).map(|peer| (new.parse().unwrap(), format!("new{peer}").parse().unwrap())).collect();
+            if peers.is_empty() {
+                continue;
+            }
+            let prober = lab.probe(1000, &Pairs::Of(peers)).unwrap();
+            std::thread::sleep(Duration::from_millis(50));
+            let report = prober.stop().unwrap();
+            assert!(report.received > 0 && report.lost == 0, "{name} {new}: {report:?}");
+        }
+        lab.down().unwrap();
+    }
 }
