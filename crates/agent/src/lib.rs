@@ -7,8 +7,8 @@
 //!   clock ──────────────┘     └── questions of the HTTP socket (they read, and change nothing)
 //! ```
 //!
-//! One thread runs the loop and everything asynchronous; one thread talks to the kernel, because more would only queue
-//! on its lock; one waits for the kernel's notifications. No process is executed.
+//! One thread runs the loop and the sockets; one talks to the store; one to the kernel, because more would only queue on
+//! its lock; one waits for the kernel's notifications; one writes the snapshot. No process is executed.
 //!
 //! Not here: decisions (crates `fabric`, `ipam`), netlink (`kernel`), the command line.
 
@@ -20,6 +20,7 @@ mod logging;
 mod metrics;
 mod replay;
 mod run;
+mod snapshot_lane;
 mod socket;
 mod store_lane;
 mod take_out;

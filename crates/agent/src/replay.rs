@@ -27,8 +27,10 @@ pub fn replay(path: &Path, out: &mut dyn Write) -> anyhow::Result<()> {
     for (number, stamped) in inputs {
         let stamped = stamped?;
         let name = stamped.input.name();
-        let outputs = core.handle(stamped.at, stamped.input);
-        write_outputs(out, number + 1, name, &outputs)?;
+        core.take_in(stamped.at, stamped.input);
+        if !stamped.more {
+            write_outputs(out, number + 1, name, &core.conclude())?;
+        }
     }
     Ok(())
 }

@@ -13,20 +13,28 @@ use ripstop_cni_spec::wire::{Request, Response};
 use ripstop_kernel::BootFiles;
 use ripstop_netmodel::{HostFacts, Kind, Model, Ns};
 use ripstop_objects::AgentConfig;
-use ripstop_tables::{Input, Moment, Recording, Stamped, Start};
+use ripstop_tables::{Input, Moment, Recording, Stamped, Start, StoreInput};
 use ripstop_types::{Millis, NodeName};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::mpsc::{Receiver, UnboundedReceiver, UnboundedSender, channel, unbounded_channel};
 use tokio::sync::oneshot;
 
 use crate::core::{Core, Level, Output};
 use crate::kernel_thread::{self, Job, Wanted};
 use crate::metrics::Metrics;
-use crate::store_lane::{self, StoreCell, Write as StoreWrite};
+use crate::snapshot_lane::Writer;
+use crate::store_lane::{self, Lane, StoreCell, Write as StoreWrite};
 use crate::{files, http, logging, socket};
+
+/// So much of what the store says is acted upon at once: in its list there are thousands of records, and each would have a
+/// plan of its own. Not more, so that a call waits for some milliseconds at most.
+const BATCH: usize = 256;
 
 /// A snapshot is written at most this long after a change.
 const SNAPSHOT_DELAY: Duration = Duration::from_millis(500);
+
+/// Pause before a snapshot that could not be written is tried again.
+const SNAPSHOT_RETRY: Duration = Duration::from_secs(1);
 
 /// How an agent is started.
 #[derive(Debug, Clone)]
@@ -59,6 +67,8 @@ pub enum Message {
     },
     /// A question, which reads and changes nothing.
     Ask(Question),
+    /// The snapshot could not be written.
+    Unsaved,
 }
 
 /// Reads the core and what is counted.
@@ -103,10 +113,10 @@ fn node_name(config: &AgentConfig) -> anyhow::Result<NodeName> {
 
 struct Shell {
     core: Core,
-    config: AgentConfig,
     clock: Clock,
     queue: UnboundedReceiver<Message>,
-    to_self: UnboundedSender<Message>,
+    /// What the store says. Apart from the queue, so that nothing waits behind a list.
+    news: Receiver<StoreInput>,
     jobs: mpsc::Sender<Job>,
     writes: UnboundedSender<StoreWrite>,
     recording: Option<BufWriter<File>>,
@@ -114,10 +124,10 @@ struct Shell {
     answers: BTreeMap<u64, oneshot::Sender<Result<(), String>>>,
     next_call: u64,
     reference: Model,
+    snapshot: Writer,
     snapshot_at: Option<Instant>,
-    /// No snapshot is kept any more.
-    forgotten: bool,
     metrics: Metrics,
+    _lane: Lane,
 }
 
 impl Shell {
@@ -145,22 +155,24 @@ impl Shell {
         };
         let mut recording = open_recording(options)?;
         if let Some(out) = &mut recording {
-            record(out, at, Input::Start(Box::new(start.clone())))?;
+            record(out, at, Input::Start(Box::new(start.clone())), false)?;
         }
         let (core, outputs) = Core::start(at, start);
-        let (writes, lane) = unbounded_channel();
+        let (writes, to_write) = unbounded_channel();
         let store = StoreCell::default();
-        tokio::spawn(store_lane::run(config.store.clone(), host, lane, to_self.clone(), store.clone()));
+        let (to_news, news) = channel(BATCH);
+        let ways = store_lane::Ways { writes: to_write, news: to_news, queue: to_self.clone() };
+        let lane = Lane::start(config.store.clone(), host, ways, store.clone())?;
+        let snapshot = Writer::start(config.clone(), to_self.clone())?;
         let plugins = socket::listen(&config.run_dir.join("cni.sock"))?;
         tokio::spawn(socket::serve_plugins(plugins, to_self.clone()));
-        http::start(&config, to_self.clone(), store)?;
+        http::start(&config, to_self, store)?;
         tracing::info!("agent {} of node {node} is up", env!("CARGO_PKG_VERSION"));
         let mut shell = Self {
             core,
-            config,
             clock,
             queue,
-            to_self,
+            news,
             jobs,
             writes,
             recording,
@@ -168,9 +180,10 @@ impl Shell {
             answers: BTreeMap::new(),
             next_call: 1,
             reference,
+            snapshot,
             snapshot_at: None,
-            forgotten: false,
             metrics: Metrics::default(),
+            _lane: lane,
         };
         shell.carry_out(outputs);
         Ok(shell)
@@ -179,10 +192,12 @@ impl Shell {
     async fn work(mut self) -> anyhow::Result<ExitCode> {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut news = Vec::with_capacity(BATCH);
         loop {
             let tick = self.clock.at(self.core.next_tick());
             let wake = self.snapshot_at.map_or(tick, |snapshot| snapshot.min(tick));
             tokio::select! {
+                _ = self.news.recv_many(&mut news, BATCH), if !self.news.is_closed() => self.hear(&mut news),
                 message = self.queue.recv() => match message {
                     Some(message) => self.take(message),
                     None => return Err(anyhow!("the agent's queue ended")),
@@ -213,6 +228,7 @@ impl Shell {
                 self.feed(input(call));
             }
             Message::Ask(question) => question(&self.core, &self.metrics),
+            Message::Unsaved => self.snapshot_at = Some(Instant::now() + SNAPSHOT_RETRY),
         }
     }
 
@@ -221,17 +237,34 @@ impl Shell {
         self.next_call
     }
 
-    fn feed(&mut self, input: Input) {
+    /// Takes in what the store has said, and acts upon it once.
+    fn hear(&mut self, news: &mut Vec<StoreInput>) {
         let at = self.clock.now();
+        let mut left = news.len();
+        for input in news.drain(..) {
+            left -= 1;
+            self.take_in(at, Input::Store(input), left > 0);
+        }
+        let outputs = self.core.conclude();
+        self.carry_out(outputs);
+    }
+
+    fn feed(&mut self, input: Input) {
+        self.take_in(self.clock.now(), input, false);
+        let outputs = self.core.conclude();
+        self.carry_out(outputs);
+    }
+
+    /// Hands an input to the core; whether `more` come before it is asked what to do.
+    fn take_in(&mut self, at: Moment, input: Input, more: bool) {
         self.metrics.count_input(input.name());
         if let Some(out) = &mut self.recording
-            && let Err(error) = record(out, at, input.clone())
+            && let Err(error) = record(out, at, input.clone(), more)
         {
             tracing::warn!("the recording ends here: {error}");
             self.recording = None;
         }
-        let outputs = self.core.handle(at, input);
-        self.carry_out(outputs);
+        self.core.take_in(at, input);
     }
 
     fn carry_out(&mut self, outputs: Vec<Output>) {
@@ -262,12 +295,8 @@ impl Shell {
                         let _ = answer.send(result);
                     }
                 }
-                Output::Save { generation } => {
-                    if self.save() {
-                        let _ = self.to_self.send(Message::Input(Input::Saved { generation }));
-                    }
-                }
-                Output::Forget => self.forget(),
+                Output::Save { generation } => self.snapshot.save(self.core.snapshot(), Some(generation)),
+                Output::Forget => self.snapshot.forget(),
                 Output::Log { level, text } => match level {
                     Level::Warn => tracing::warn!("{text}"),
                     Level::Info => tracing::info!("{text}"),
@@ -301,37 +330,13 @@ impl Shell {
     fn save_if_due(&mut self) {
         if self.snapshot_at.is_some_and(|at| Instant::now() >= at) {
             self.snapshot_at = None;
-            if !self.save() {
-                self.snapshot_at = Some(Instant::now() + Duration::from_secs(1));
-            }
+            self.snapshot.save(self.core.snapshot(), None);
         }
     }
 
-    /// Removes the snapshot. What is saved from then on would say what is no longer so.
-    fn forget(&mut self) {
-        self.forgotten = true;
-        if let Err(error) = files::remove_snapshot(&self.config) {
-            tracing::warn!("{error:#}");
-        }
-    }
-
-    fn save(&self) -> bool {
-        if self.forgotten {
-            return true;
-        }
-        let path = files::snapshot_path(&self.config);
-        let written = serde_json::to_vec(&self.core.snapshot()).map_err(anyhow::Error::new);
-        match written.and_then(|text| files::write_atomic(&path, &text)) {
-            Ok(()) => true,
-            Err(error) => {
-                tracing::warn!("{error:#}; a restart without the store would not know the cluster");
-                false
-            }
-        }
-    }
-
-    fn stop(&mut self, code: ExitCode) -> anyhow::Result<ExitCode> {
-        self.save();
+    fn stop(mut self, code: ExitCode) -> anyhow::Result<ExitCode> {
+        self.snapshot.save(self.core.snapshot(), None);
+        self.snapshot.finish();
         if let Some(out) = &mut self.recording {
             out.flush()?;
         }
@@ -376,9 +381,11 @@ fn open_recording(options: &AgentOptions) -> anyhow::Result<Option<BufWriter<Fil
     Ok(Some(BufWriter::new(file)))
 }
 
-fn record(out: &mut BufWriter<File>, at: Moment, input: Input) -> anyhow::Result<()> {
-    Recording::write(out, &Stamped { at, input })?;
-    out.flush()?;
+fn record(out: &mut BufWriter<File>, at: Moment, input: Input, more: bool) -> anyhow::Result<()> {
+    Recording::write(out, &Stamped { at, input, more })?;
+    if !more {
+        out.flush()?;
+    }
     Ok(())
 }
 

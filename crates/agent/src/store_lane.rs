@@ -2,8 +2,10 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use anyhow::Context;
 use ripstop_netmodel::{Key, Object, Record, RecordGuard, RecordScope};
 use ripstop_objects::{EtcdConfig, StoreConfig};
 use ripstop_plan::{Action, Plan, Step};
@@ -12,7 +14,8 @@ use ripstop_store::{
 };
 use ripstop_tables::{Input, StoreInput, StoreResult};
 use ripstop_types::{NodeName, Revision};
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
+use tokio::sync::mpsc::{Sender, UnboundedReceiver, UnboundedSender};
+use tokio::sync::oneshot;
 
 use crate::run::Message;
 
@@ -37,14 +40,56 @@ pub struct Host {
     pub addresses: Vec<IpAddr>,
 }
 
+/// What comes and where it goes.
+pub struct Ways {
+    /// Plans for the store.
+    pub writes: UnboundedReceiver<Write>,
+    /// For what the store says.
+    pub news: Sender<StoreInput>,
+    /// For what became of the plans.
+    pub queue: UnboundedSender<Message>,
+}
+
+/// The lane's thread: reading a list of thousands of records keeps nothing else waiting there. Dropped, it ends, and the
+/// store is closed; what is under way is not waited for.
+pub struct Lane {
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Lane {
+    /// Starts it.
+    ///
+    /// # Errors
+    /// Where the system has no thread left.
+    pub fn start(config: StoreConfig, host: Host, ways: Ways, ready: StoreCell) -> anyhow::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (stop, stopped) = oneshot::channel();
+        let work = move || {
+            runtime.block_on(async {
+                tokio::select! {
+                    () = run(config, host, ways, ready) => {}
+                    // Its end is the sign.
+                    _ = stopped => {}
+                }
+            });
+        };
+        let thread = thread::Builder::new().name("store".into()).spawn(work).context("cannot start a thread")?;
+        Ok(Self { stop: Some(stop), thread: Some(thread) })
+    }
+}
+
+impl Drop for Lane {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        // A panic in it was reported where it happened.
+        let _ = self.thread.take().map(JoinHandle::join);
+    }
+}
+
 /// Opens the store as often as it takes, then watches it and runs writes in order.
-pub async fn run(
-    config: StoreConfig,
-    host: Host,
-    mut writes: UnboundedReceiver<Write>,
-    queue: UnboundedSender<Message>,
-    ready: StoreCell,
-) {
+async fn run(config: StoreConfig, host: Host, ways: Ways, ready: StoreCell) {
+    let Ways { mut writes, news, queue } = ways;
     let mut told = false;
     let store = loop {
         match open(&config, &host) {
@@ -52,7 +97,7 @@ pub async fn run(
             Err(error) => {
                 if !told {
                     told = true;
-                    send(&queue, StoreInput::Away { reason: error.to_string() });
+                    send(&news, StoreInput::Away { reason: error.to_string() }).await;
                 }
             }
         }
@@ -62,15 +107,14 @@ pub async fn run(
         }
     };
     if told {
-        send(&queue, StoreInput::Back);
+        send(&news, StoreInput::Back).await;
     }
     tracing::info!("store: {}", store.name());
     ready.set(store.clone());
     let mut events = store.watch(&Kind::ALL);
-    let to = queue.clone();
     tokio::spawn(async move {
         while let Some(event) = events.recv().await {
-            send(&to, input(event));
+            send(&news, input(event)).await;
         }
     });
     while let Some(write) = writes.recv().await {
@@ -131,9 +175,9 @@ fn etcd_options(config: &EtcdConfig, host: &Host) -> EtcdOptions {
     }
 }
 
-fn send(queue: &UnboundedSender<Message>, input: StoreInput) {
+async fn send(news: &Sender<StoreInput>, input: StoreInput) {
     // The agent is ending where this fails.
-    let _ = queue.send(Message::Input(Input::Store(input)));
+    let _ = news.send(input).await;
 }
 
 fn refuse(queue: &UnboundedSender<Message>, write: &Write, why: &str) {

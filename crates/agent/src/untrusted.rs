@@ -56,6 +56,7 @@ impl Agent {
             match message {
                 Message::Ask(question) => question(&self.core, &metrics),
                 Message::Input(input) => drop(self.core.handle(self.at, input)),
+                Message::Unsaved => {}
                 Message::Operate { input, answer } => {
                     let outputs = self.core.handle(self.at, input(1));
                     let result = outputs.into_iter().find_map(|output| match output {
@@ -110,7 +111,10 @@ pub fn recording(bytes: &[u8]) -> usize {
     let plans = |outputs: &[Output]| outputs.iter().filter(|output| matches!(output, Output::Apply { .. })).count();
     let mut count = plans(&outputs);
     for stamped in inputs {
-        count += plans(&core.handle(stamped.at, stamped.input));
+        core.take_in(stamped.at, stamped.input);
+        if !stamped.more {
+            count += plans(&core.conclude());
+        }
     }
     count
 }

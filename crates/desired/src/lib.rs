@@ -21,14 +21,14 @@ mod source;
 pub use guard::may_delete;
 pub use pod::{inspect_keys, objects as pod_objects};
 pub use ruleset::ruleset;
-pub use source::{Source, sources_of};
+pub use source::Source;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use ripstop_netmodel::{Entry, Key, Model, Object};
 use ripstop_tables::{Change, Tables};
-use ripstop_types::Owner;
+use ripstop_types::{Owner, Prefix};
 
 /// Folder of /run/ripstop in which pods' files lie.
 pub const LEASES: &str = "leases";
@@ -41,13 +41,15 @@ pub struct Desired {
     holder: BTreeMap<Key, Source>,
     /// Objects that a source wants under a key another source has.
     waiting: BTreeMap<Key, BTreeMap<Source, Arc<Entry>>>,
+    /// This node's ranges of each network when all parts were made last.
+    own_ranges: Vec<Vec<Prefix>>,
 }
 
 impl Desired {
     /// The model for these tables.
     #[must_use]
     pub fn of(tables: &Tables) -> Self {
-        let mut desired = Self::default();
+        let mut desired = Self { own_ranges: own_ranges(tables), ..Self::default() };
         for source in source::all(tables) {
             desired.make(tables, &source);
         }
@@ -62,8 +64,14 @@ impl Desired {
     /// Brings the model up to date after changes; answers with the keys to compare anew.
     pub fn update(&mut self, tables: &Tables, changes: &BTreeSet<Change>) -> BTreeSet<Key> {
         let mut touched = BTreeSet::new();
-        for source in sources_of(tables, changes, self.keys_of.keys()) {
-            touched.append(&mut self.make(tables, &source));
+        let own_ranges = own_ranges(tables);
+        let moved = own_ranges != self.own_ranges;
+        if changes.iter().any(|change| source::touches_all(tables, change, moved)) {
+            self.own_ranges = own_ranges;
+        }
+        for source in source::sources_of(tables, changes, self.keys_of.keys(), moved) {
+            // Not `append`, which walks both sets.
+            touched.extend(self.make(tables, &source));
         }
         touched
     }
@@ -149,6 +157,10 @@ impl Desired {
         }
         true
     }
+}
+
+fn own_ranges(tables: &Tables) -> Vec<Vec<Prefix>> {
+    tables.networks.keys().map(|name| network::own_ranges(tables, name)).collect()
 }
 
 /// A list of objects with one owner.

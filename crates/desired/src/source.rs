@@ -57,20 +57,25 @@ pub(crate) fn all(tables: &Tables) -> BTreeSet<Source> {
     sources
 }
 
+/// Whether every part is touched. `moved` says whether this node's ranges are others than they were: a range gives every
+/// route to pods its source.
+pub(crate) fn touches_all(tables: &Tables, change: &Change, moved: bool) -> bool {
+    match change {
+        Change::Claim(node) => *node == tables.node && moved,
+        Change::Facts | Change::Withdrawn | Change::Network(_) | Change::Known(StoreKind::Networks) => true,
+        _ => false,
+    }
+}
+
 /// The parts that changes touch. `present` are the parts the model has: what vanished from the tables is among them.
-pub fn sources_of<'a>(
+pub(crate) fn sources_of<'a>(
     tables: &Tables,
     changes: &BTreeSet<Change>,
     present: impl Iterator<Item = &'a Source>,
+    moved: bool,
 ) -> BTreeSet<Source> {
     let mut sources = BTreeSet::new();
-    let touches_all = |change: &Change| match change {
-        // A range of this node gives every route to pods its source.
-        Change::Claim(node) => *node == tables.node,
-        Change::Facts | Change::Withdrawn | Change::Network(_) | Change::Known(StoreKind::Networks) => true,
-        _ => false,
-    };
-    if changes.iter().any(touches_all) {
+    if changes.iter().any(|change| touches_all(tables, change, moved)) {
         sources.extend(all(tables));
         sources.extend(present.cloned());
         return sources;
@@ -91,6 +96,9 @@ pub fn sources_of<'a>(
             Change::Node(_) => {
                 sources.insert(Source::Records);
             }
+            Change::Claim(_) => {
+                sources.extend(all(tables).into_iter().filter(|source| !matches!(source, Source::Peer(..))));
+            }
             Change::Pod(attachment) => {
                 sources.insert(Source::Pod(attachment.clone()));
                 // One pod's interfaces share its routes and may send from each other's addresses.
@@ -100,12 +108,7 @@ pub fn sources_of<'a>(
                 sources.insert(Source::Records);
             }
             // Signs of life come all the time, and nothing here depends on them.
-            Change::Alive(_)
-            | Change::Claim(_)
-            | Change::Facts
-            | Change::Network(_)
-            | Change::Withdrawn
-            | Change::Store => {}
+            Change::Alive(_) | Change::Facts | Change::Network(_) | Change::Withdrawn | Change::Store => {}
         }
     }
     sources

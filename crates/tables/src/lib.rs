@@ -23,5 +23,5 @@ pub use pod::{Bandwidth, PodRow, PodState, Shaping};
 pub use record::{Recording, RecordingFault, Stamped};
 pub use ripstop_netmodel::{ForeignDrop, HostFacts, HostLink};
 pub use ripstop_types::StoreKind;
-pub use snapshot::{SNAPSHOT_VERSION, Snapshot, SnapshotFault, SnapshotRecord};
+pub use snapshot::{SNAPSHOT_VERSION, Snapshot, SnapshotFault, SnapshotRecord, SnapshotRows};
 pub use state::{Change, Knowledge, Row, StoreState, Tables};

@@ -13,6 +13,9 @@ pub struct Stamped {
     pub at: Moment,
     /// What.
     pub input: Input,
+    /// What follows from it was decided together with what follows from the next.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub more: bool,
 }
 
 /// Why a recording cannot be read or written.

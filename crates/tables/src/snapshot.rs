@@ -1,17 +1,72 @@
 //! What an agent keeps for its next start: the cluster's records as last read.
+//!
+//! Taking it and writing it are apart: [`SnapshotRows`] shares the tables' rows, so it is taken between two inputs and
+//! written by another thread. What is read again is a [`Snapshot`], of which any record may be unreadable.
 
 use std::sync::Arc;
 
 use ripstop_ipam::ranges::RangeSnapshot;
+use ripstop_objects::{Network, NodeRecord, RangeClaim, Record};
 use ripstop_types::{NodeName, Revision};
-use serde::{Deserialize, Serialize};
+use serde::ser::SerializeSeq;
+use serde::{Deserialize, Serialize, Serializer};
 
-use crate::{NexthopIds, StoreKind};
+use crate::{NexthopIds, Row, StoreKind};
 
 /// Version of the format. A snapshot of another version is not read: the store is asked instead.
 pub const SNAPSHOT_VERSION: u32 = 1;
 
-/// A snapshot of the tables.
+/// The tables as they are to be kept. Serialised, it is a [`Snapshot`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct SnapshotRows {
+    pub(crate) node: NodeName,
+    pub(crate) known: Vec<StoreKind>,
+    pub(crate) networks: Vec<Row<Network>>,
+    pub(crate) nodes: Vec<Row<NodeRecord>>,
+    pub(crate) claims: Vec<Row<RangeClaim>>,
+    pub(crate) nexthop_ids: Arc<NexthopIds>,
+    pub(crate) ranges: Option<RangeSnapshot>,
+}
+
+impl Serialize for SnapshotRows {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Whole<'a> {
+            version: u32,
+            node: &'a NodeName,
+            known: &'a [StoreKind],
+            #[serde(serialize_with = "records")]
+            records: &'a SnapshotRows,
+            nexthop_ids: &'a NexthopIds,
+            ranges: &'a Option<RangeSnapshot>,
+        }
+        let (node, known, nexthop_ids, ranges) = (&self.node, &self.known, &self.nexthop_ids, &self.ranges);
+        Whole { version: SNAPSHOT_VERSION, node, known, records: self, nexthop_ids, ranges }.serialize(to)
+    }
+}
+
+fn records<S: Serializer>(rows: &SnapshotRows, to: S) -> Result<S::Ok, S::Error> {
+    let mut list = to.serialize_seq(Some(rows.networks.len() + rows.nodes.len() + rows.claims.len()))?;
+    rows.networks.iter().try_for_each(|row| record(row, &mut list))?;
+    rows.nodes.iter().try_for_each(|row| record(row, &mut list))?;
+    rows.claims.iter().try_for_each(|row| record(row, &mut list))?;
+    list.end()
+}
+
+/// Writes a row as a [`SnapshotRecord`].
+fn record<T: Record, L: SerializeSeq>(row: &Row<T>, list: &mut L) -> Result<(), L::Error> {
+    #[derive(Serialize)]
+    struct One<'a, T> {
+        kind: StoreKind,
+        key: String,
+        value: &'a T,
+        revision: Revision,
+    }
+    list.serialize_element(&One { kind: T::KIND, key: row.value.key(), value: &*row.value, revision: row.revision })
+}
+
+/// A snapshot as it is read.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Snapshot {

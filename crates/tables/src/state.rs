@@ -12,7 +12,7 @@ use ripstop_objects::{
 };
 use ripstop_types::{Family, IfName, NodeName, Prefix, Revision};
 
-use crate::{NexthopIds, PodRow, SNAPSHOT_VERSION, Snapshot, SnapshotRecord, Start, StoreInput, StoreKind, Withdrawn};
+use crate::{NexthopIds, PodRow, SnapshotRows, Start, StoreInput, StoreKind, Withdrawn};
 
 /// How far a kind of record is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -26,12 +26,18 @@ pub enum Knowledge {
 }
 
 /// A row with the revision it came with.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, PartialEq)]
 pub struct Row<T> {
     /// The value.
     pub value: Arc<T>,
     /// The store's revision.
     pub revision: Revision,
+}
+
+impl<T> Clone for Row<T> {
+    fn clone(&self) -> Self {
+        Self { value: self.value.clone(), revision: self.revision }
+    }
 }
 
 /// What an input touched.
@@ -108,7 +114,7 @@ pub struct Tables {
     /// How packets leave now for each peer of a network that is migrating.
     pub sends: BTreeMap<(NetworkName, NodeName, Family), Encapsulation>,
     /// Nexthop ids of peers.
-    pub nexthop_ids: NexthopIds,
+    pub nexthop_ids: Arc<NexthopIds>,
     /// Whether the store answers.
     pub store: StoreState,
     /// How much of ours is taken out of the kernel.
@@ -153,7 +159,7 @@ impl Tables {
             prepared: BTreeMap::new(),
             migrated: BTreeMap::new(),
             sends: BTreeMap::new(),
-            nexthop_ids: NexthopIds::default(),
+            nexthop_ids: Arc::default(),
             store: StoreState::Connecting,
             withdrawn: Withdrawn::Nothing,
             namesake_gone: false,
@@ -166,7 +172,7 @@ impl Tables {
             tables.pods.insert(row.attachment.clone(), Arc::new(row));
         }
         if let Some(snapshot) = start.snapshot {
-            tables.nexthop_ids = snapshot.nexthop_ids;
+            tables.nexthop_ids = snapshot.nexthop_ids.into();
             for record in snapshot.records {
                 tables.put(record.kind, &record.key, &record.value, record.revision, &mut BTreeSet::new());
             }
@@ -238,27 +244,15 @@ impl Tables {
 
     /// What outlives the process.
     #[must_use]
-    pub fn snapshot(&self, ranges: Option<RangeSnapshot>) -> Snapshot {
-        let mut records = Vec::new();
-        let mut add = |kind, key: String, value, revision| {
-            records.push(SnapshotRecord { kind, key: key.into(), value, revision });
-        };
-        for row in self.networks.values() {
-            add(StoreKind::Networks, row.value.key(), row.value.encode(), row.revision);
-        }
-        for row in self.nodes.values() {
-            add(StoreKind::Nodes, row.value.key(), row.value.encode(), row.revision);
-        }
-        for row in self.claims.values() {
-            add(StoreKind::Claims, row.value.key(), row.value.encode(), row.revision);
-        }
+    pub fn snapshot(&self, ranges: Option<RangeSnapshot>) -> SnapshotRows {
         // Signs of life are not kept: they say something about now.
         let known = [StoreKind::Networks, StoreKind::Nodes, StoreKind::Claims];
-        Snapshot {
-            version: SNAPSHOT_VERSION,
+        SnapshotRows {
             node: self.node.clone(),
             known: known.into_iter().filter(|kind| self.knows(*kind)).collect(),
-            records,
+            networks: self.networks.values().cloned().collect(),
+            nodes: self.nodes.values().cloned().collect(),
+            claims: self.claims.values().cloned().collect(),
             nexthop_ids: self.nexthop_ids.clone(),
             ranges,
         }
@@ -365,7 +359,7 @@ impl Tables {
             return;
         }
         if owner != self.node {
-            self.nexthop_ids.assign(&place.0, &owner);
+            Arc::make_mut(&mut self.nexthop_ids).assign(&place.0, &owner);
         }
         self.ranges_of.entry(owner.clone()).or_default().insert(place);
         changes.insert(Change::Claim(owner));
@@ -375,7 +369,7 @@ impl Tables {
         if let Some(ranges) = self.ranges_of.get_mut(node) {
             ranges.remove(place);
             if !ranges.iter().any(|(network, _)| *network == place.0) {
-                self.nexthop_ids.release(&place.0, node);
+                Arc::make_mut(&mut self.nexthop_ids).release(&place.0, node);
             }
             if ranges.is_empty() {
                 self.ranges_of.remove(node);

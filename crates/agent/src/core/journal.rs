@@ -24,34 +24,43 @@ pub struct Row {
 /// The journal.
 #[derive(Debug, Default)]
 pub(super) struct Journal {
-    rows: VecDeque<Row>,
-    /// Rows that fell out at the front.
+    noted: VecDeque<Noted>,
+    /// Steps that fell out at the front.
     dropped: usize,
 }
 
+/// A step as it is kept: a row is made of it for who asks.
+#[derive(Debug)]
+struct Noted {
+    step: Step,
+    state: &'static str,
+    error: Option<String>,
+}
+
 impl Journal {
-    pub(super) fn rows(&self) -> impl Iterator<Item = &Row> {
-        self.rows.iter()
+    pub(super) fn rows(&self) -> impl Iterator<Item = Row> {
+        self.noted.iter().zip(self.dropped + 1..).map(|(noted, number)| Row {
+            step: StepView { state: Some(noted.state.into()), ..noted.step.view(number) },
+            error: noted.error.clone(),
+        })
     }
 
     /// Writes a step down and answers with its number.
-    pub(super) fn note(&mut self, step: &Step, state: &str) -> usize {
-        if self.rows.len() == KEPT {
-            self.rows.pop_front();
+    pub(super) fn note(&mut self, step: &Step, state: &'static str) -> usize {
+        if self.noted.len() == KEPT {
+            self.noted.pop_front();
             self.dropped += 1;
         }
-        let number = self.dropped + self.rows.len() + 1;
-        let view = StepView { state: Some(state.into()), ..step.view(number) };
-        self.rows.push_back(Row { step: view, error: None });
-        number
+        self.noted.push_back(Noted { step: step.clone(), state, error: None });
+        self.dropped + self.noted.len()
     }
 
     /// A step ended.
-    pub(super) fn settle(&mut self, number: usize, state: &str, error: Option<String>) {
+    pub(super) fn settle(&mut self, number: usize, state: &'static str, error: Option<String>) {
         let place = number.checked_sub(self.dropped + 1);
-        if let Some(row) = place.and_then(|place| self.rows.get_mut(place)) {
-            row.step.state = Some(state.into());
-            row.error = error;
+        if let Some(noted) = place.and_then(|place| self.noted.get_mut(place)) {
+            noted.state = state;
+            noted.error = error;
         }
     }
 }
@@ -86,7 +95,7 @@ mod tests {
         assert_eq!(numbers.last(), Some(&(KEPT + 3)));
         journal.settle(1, "done", None);
         journal.settle(KEPT + 2, "failed", Some("why".into()));
-        let rows: Vec<&Row> = journal.rows().collect();
+        let rows: Vec<Row> = journal.rows().collect();
         assert_eq!(rows.len(), KEPT);
         assert_eq!(rows[0].step.step, 4);
         assert!(rows.iter().filter(|row| row.step.state.as_deref() != Some("running")).count() == 1);

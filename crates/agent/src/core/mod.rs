@@ -45,7 +45,7 @@ use ripstop_ipam::{Attachment, LeaseBook, OwnRange};
 use ripstop_netmodel::{Entry, Key, Kind, Model, Ns, Resource};
 use ripstop_objects::NetworkName;
 use ripstop_plan::{Plan, Step};
-use ripstop_tables::{Change, ForeignDrop, Input, Moment, PodRow, Snapshot, Start, Tables};
+use ripstop_tables::{Change, ForeignDrop, Input, Moment, PodRow, SnapshotRows, Start, Tables};
 use ripstop_types::{Millis, NodeName, Prefix, Revision};
 
 use self::call::{Pending, Stage};
@@ -181,6 +181,10 @@ pub struct Core {
     patience: Patience,
     /// When a stage of a migration that the kernel has reached may be spoken of.
     draining: BTreeMap<(NetworkName, Revision, migration::Stage), Millis>,
+    /// What was taken in and has not been acted upon.
+    changes: BTreeSet<Change>,
+    /// What of it waits until something may be planned.
+    put_off: BTreeSet<Change>,
     outputs: Vec<Output>,
     at: Moment,
     /// The last revision that the store's watch has brought.
@@ -242,6 +246,8 @@ impl Core {
             told_drops: BTreeSet::new(),
             patience: Patience::new(at.now),
             draining: BTreeMap::new(),
+            changes: BTreeSet::new(),
+            put_off: BTreeSet::new(),
             outputs: Vec::new(),
             at,
             seen: Revision::default(),
@@ -270,6 +276,12 @@ impl Core {
 
     /// Takes in one input and says what to do.
     pub fn handle(&mut self, at: Moment, input: Input) -> Vec<Output> {
+        self.take_in(at, input);
+        self.conclude()
+    }
+
+    /// Takes in one of several inputs: what follows from all of them is decided once, by [`Self::conclude`].
+    pub fn take_in(&mut self, at: Moment, input: Input) {
         self.at = at;
         let changes = match input {
             // A start comes once, to `Core::start`; a second one in a recording is passed over.
@@ -311,6 +323,12 @@ impl Core {
             }
             Input::Tick => self.tick(),
         };
+        self.changes.extend(changes);
+    }
+
+    /// Says what to do about what was taken in.
+    pub fn conclude(&mut self) -> Vec<Output> {
+        let changes = std::mem::take(&mut self.changes);
         self.settle(changes);
         std::mem::take(&mut self.outputs)
     }
@@ -332,7 +350,7 @@ impl Core {
 
     /// What outlives the process.
     #[must_use]
-    pub fn snapshot(&self) -> Snapshot {
+    pub fn snapshot(&self) -> SnapshotRows {
         self.tables.snapshot(Some(self.engine.snapshot()))
     }
 
@@ -374,7 +392,7 @@ impl Core {
     }
 
     /// The last steps that were sent out, oldest first.
-    pub fn journal(&self) -> impl Iterator<Item = &JournalRow> {
+    pub fn journal(&self) -> impl Iterator<Item = JournalRow> {
         self.journal.rows()
     }
 
@@ -407,6 +425,7 @@ impl Core {
             if changes.is_empty() {
                 changes = self.refresh_stages();
             }
+            self.put_off(&mut changes);
             if changes.is_empty() {
                 break;
             }

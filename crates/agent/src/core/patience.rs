@@ -3,10 +3,12 @@
 //! A snapshot may be older than the kernel: what the last process read and did in its last moments is not in it. Two pauses
 //! keep an agent that starts from taking such things back:
 //!
-//! - At its start it waits for the store, for a moment. Where the store is away, it goes by the snapshot.
+//! - At its start it waits for the store, for a moment, and until the range it claims is its own: every route to a peer has
+//!   an address of it as its source, and would be written twice. Where the store is away, it goes by the snapshot.
 //! - A change of a network is in the snapshot before it is in the kernel.
 //!
-//! CNI calls do not wait: what they change is their own.
+//! CNI calls do not wait: what they change is their own. The parts of peers are not made meanwhile: of thousands each would
+//! be made once a record, and again with the range.
 
 use std::collections::BTreeSet;
 
@@ -48,9 +50,27 @@ impl Core {
         let is_read = |kind: &StoreKind| self.tables.knowledge(*kind) == Knowledge::Synced;
         let kinds = [StoreKind::Networks, StoreKind::Nodes, StoreKind::Claims];
         let is_away = matches!(self.tables.store, StoreState::Away(_));
-        let store = (!is_away && !kinds.iter().all(is_read)).then_some(patience.store_until);
+        let is_starting = patience.store_until > self.at.now && !is_away;
+        let store = is_starting && (!kinds.iter().all(is_read) || self.is_claiming());
+        let store = store.then_some(patience.store_until);
         let saved = (patience.unsaved > 0).then_some(patience.saved_until);
         store.into_iter().chain(saved).filter(|until| *until > self.at.now).max()
+    }
+
+    /// Whether a range will be this node's soon, as far as it can see.
+    fn is_claiming(&self) -> bool {
+        self.engine.owned().iter().any(|owned| matches!(owned.phase, "claiming" | "checking" | "confirming"))
+    }
+
+    /// Takes changes of peers out while nothing may be planned, and puts them back when something may.
+    pub(super) fn put_off(&mut self, changes: &mut BTreeSet<Change>) {
+        if !self.must_wait() {
+            changes.extend(std::mem::take(&mut self.put_off));
+            return;
+        }
+        let own = &self.tables.node;
+        let of_peer = |change: &Change| matches!(change, Change::Node(node) | Change::Claim(node) if node != own);
+        self.put_off.extend(changes.extract_if(.., of_peer));
     }
 
     /// Has changed networks written before they are acted upon.

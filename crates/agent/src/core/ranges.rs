@@ -51,11 +51,11 @@ impl Core {
         self.wanted_slots = wanted;
     }
 
-    /// What the store says of claims, for the engine.
+    /// What the store says of claims, for the engine. The tables have it already.
     pub(super) fn range_store_event(&mut self, input: &StoreInput) {
         match input {
-            StoreInput::Put { kind: StoreKind::Claims, key, value, revision } => {
-                if let Some((key, claim)) = read_claim(key, value) {
+            StoreInput::Put { kind: StoreKind::Claims, key, revision, .. } => {
+                if let Some((key, claim)) = self.claim_at(key, *revision) {
                     if self.listing_claims {
                         self.listed.insert(key, Stored { revision: *revision, claim });
                     } else {
@@ -80,6 +80,13 @@ impl Core {
             }
             _ => {}
         }
+    }
+
+    /// The claim that came with this revision; none where it could not be read.
+    fn claim_at(&self, key: &str, revision: Revision) -> Option<(ClaimKey, Claim)> {
+        let row = self.tables.claims.get(&ripstop_objects::parse_claim_key(key)?)?;
+        let record = (row.revision == revision).then_some(&row.value)?;
+        Some((ClaimKey::new(record.network.as_str(), record.range), claim_of(record)))
     }
 
     /// Gives the engine an event and carries out what it answers.
@@ -153,11 +160,9 @@ impl Core {
         if own == self.tables.own_ranges {
             return BTreeSet::new();
         }
-        let touched: BTreeSet<NetworkName> = own.keys().chain(self.tables.own_ranges.keys()).cloned().collect();
         self.tables.own_ranges = own;
         self.snapshot_due = true;
-        // Routes to peers carry this node's address as their source, pods' routes too: all of the network is touched.
-        touched.into_iter().map(Change::Network).collect()
+        BTreeSet::from([Change::Claim(self.tables.node.clone())])
     }
 
     /// An operator gives a range back, this node's or a dead node's.
@@ -290,11 +295,6 @@ fn requests(network: &Network, pod_cidrs: &[Prefix], preferred: &[Prefix]) -> Ve
         Some(request)
     };
     Family::BOTH.into_iter().filter_map(request).collect()
-}
-
-fn read_claim(key: &str, value: &serde_json::Value) -> Option<(ClaimKey, Claim)> {
-    let record = RangeClaim::decode(key, value).ok()?;
-    Some((ClaimKey::new(record.network.as_str(), record.range), claim_of(&record)))
 }
 
 fn claim_of(record: &RangeClaim) -> Claim {

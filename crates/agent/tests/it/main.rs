@@ -4,12 +4,15 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
+#[path = "../../../tables/tests/scenario/mod.rs"]
+mod scenario;
 mod support;
 
 mod bandwidth;
 mod capabilities;
 mod check;
 mod crash;
+mod crowd;
 mod egress;
 mod foreign;
 mod hold;

@@ -10,7 +10,7 @@ use ripstop_plan::{Action, diff_all};
 use ripstop_tables::{PodRow, PodState, Start, StoreKind, Tables};
 
 use crate::clusters;
-use crate::scenario::{Scenario, facts, start};
+use crate::scenario::{Scenario, facts, kept, start};
 
 /// A node that has read these kinds and found nothing.
 fn knowing(kinds: &[StoreKind]) -> Tables {
@@ -131,7 +131,7 @@ fn a_refusal_says_what_is_not_known() {
 
 #[test]
 fn what_a_snapshot_said_is_known() {
-    let snapshot = clusters::routed_vxlan_dual().tables.snapshot(None);
+    let snapshot = kept(&clusters::routed_vxlan_dual().tables, None);
     let tables = Tables::new(Start { snapshot: Some(snapshot), ..start(facts()) });
     for (key, entry) in everything().iter() {
         let is_record = matches!(key, Key::Record { scope: RecordScope::Cluster(_), .. });

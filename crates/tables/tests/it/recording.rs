@@ -12,7 +12,7 @@ use ripstop_tables::{
 use ripstop_types::{Millis, Owner, Revision};
 use serde_json::{Value, json, value::to_raw_value};
 
-use crate::scenario::{Scenario, facts, network, node, node_record, pod_row, start};
+use crate::scenario::{Scenario, facts, kept, network, node, node_record, pod_row, start};
 
 fn at(now: u64) -> Moment {
     Moment { now: Millis(now), wall: Millis(1_700_000_000_000 + now) }
@@ -58,7 +58,7 @@ fn every_input() -> Vec<Input> {
     let kind = StoreKind::Nodes;
     vec![
         Input::Start(Box::new(begin)),
-        Input::Start(Box::new(Start { snapshot: Some(s.tables.snapshot(None)), held: true, ..start(facts()) })),
+        Input::Start(Box::new(Start { snapshot: Some(kept(&s.tables, None)), held: true, ..start(facts()) })),
         Input::Store(StoreInput::Put { kind, key: "n2".into(), value: record.clone(), revision }),
         Input::Store(StoreInput::Delete { kind, key: "n2".into(), revision }),
         Input::Store(StoreInput::Reset { kind }),
@@ -102,7 +102,7 @@ fn every_input() -> Vec<Input> {
 fn write(inputs: Vec<Input>) -> String {
     let mut out = Vec::new();
     for (n, input) in (0u64..).zip(inputs) {
-        Recording::write(&mut out, &Stamped { at: at(n), input }).unwrap();
+        Recording::write(&mut out, &Stamped { at: at(n), input, more: false }).unwrap();
     }
     String::from_utf8(out).unwrap()
 }
@@ -151,7 +151,7 @@ fn secrets_of_a_configuration_are_not_written() {
     assert!(!line.contains("hunter2"), "{line}");
     assert!(line.contains("redacted") && line.contains("ingressRate"), "the rest is there: {line}");
     // What was given is left as it was: only the recording is redacted.
-    let stamped = Stamped { at: at(0), input: cni(&config) };
+    let stamped = Stamped { at: at(0), input: cni(&config), more: false };
     Recording::write(&mut Vec::new(), &stamped).unwrap();
     let Input::Cni { request, .. } = &stamped.input else { panic!("{stamped:?}") };
     assert!(request.config.get().contains("hunter2"));

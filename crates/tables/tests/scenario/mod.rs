@@ -9,12 +9,13 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ripstop_ipam::Attachment;
+use ripstop_ipam::ranges::RangeSnapshot;
 use ripstop_netmodel::{HostFacts, HostLink};
 use ripstop_objects::{
     AgentConfig, AliveRecord, ClaimState, Network, NetworkName, NetworkSpec, NodeAddress, NodeIdentity, NodeRecord,
     RangeClaim, Ranges, Receive, Record, VxlanReceive, Wiring, claim_key,
 };
-use ripstop_tables::{Bandwidth, Change, PodRow, PodState, Start, StoreInput, StoreKind, Tables};
+use ripstop_tables::{Bandwidth, Change, PodRow, PodState, Snapshot, Start, StoreInput, StoreKind, Tables};
 use ripstop_types::{Family, IfName, Labels, Mac, Millis, NodeName, Prefix, Revision};
 
 /// The tables and the store's next revision.
@@ -22,6 +23,12 @@ use ripstop_types::{Family, IfName, Labels, Mac, Millis, NodeName, Prefix, Revis
 pub struct Scenario {
     pub tables: Tables,
     pub revision: u64,
+}
+
+/// The snapshot that these tables would be restarted with: written and read again.
+pub fn kept(tables: &Tables, ranges: Option<RangeSnapshot>) -> Snapshot {
+    let text = serde_json::to_vec(&tables.snapshot(ranges)).unwrap();
+    Snapshot::decode(&text, &tables.node).unwrap()
 }
 
 pub fn name(text: &str) -> IfName {

@@ -1,0 +1,114 @@
+//! The one thread that writes the snapshot: a cluster's records are megabytes of text, and the disk is waited for.
+//!
+//! Invariants: what is written last is what was handed in last, and was whole at every moment; an answer comes when what it
+//! was asked for with, or something later, is on the disk; behind [`Writer::forget`] nothing is written any more.
+
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::thread::{self, JoinHandle};
+
+use anyhow::Context;
+use ripstop_objects::AgentConfig;
+use ripstop_tables::{Input, SnapshotRows};
+use tokio::sync::mpsc::UnboundedSender;
+
+use crate::files;
+use crate::run::Message;
+
+enum Job {
+    /// Write this, and say so with the number, if there is one.
+    Save(Box<SnapshotRows>, Option<u64>),
+    /// Remove it, write none any more, and say so.
+    Forget(Sender<()>),
+}
+
+/// The way to the thread.
+pub struct Writer {
+    jobs: Sender<Job>,
+    thread: JoinHandle<()>,
+}
+
+impl Writer {
+    /// Starts the thread. [`Input::Saved`] and [`Message::Unsaved`] go to the queue.
+    ///
+    /// # Errors
+    /// Where the system has no thread left.
+    pub fn start(config: AgentConfig, queue: UnboundedSender<Message>) -> anyhow::Result<Self> {
+        let (jobs, inbox) = mpsc::channel();
+        let work = move || {
+            let mut forgotten = false;
+            while let Ok(job) = inbox.recv() {
+                serve(job, &inbox, &config, &queue, &mut forgotten);
+            }
+        };
+        let thread = thread::Builder::new().name("snapshot".into()).spawn(work).context("cannot start a thread")?;
+        Ok(Self { jobs, thread })
+    }
+
+    /// Has the snapshot written. Where several wait, the last one stands for all.
+    pub fn save(&self, rows: SnapshotRows, generation: Option<u64>) {
+        if self.jobs.send(Job::Save(Box::new(rows), generation)).is_err() {
+            tracing::warn!("the thread that writes the snapshot has ended; restart the agent");
+        }
+    }
+
+    /// Removes the snapshot. What is saved from then on would say what is no longer so.
+    pub fn forget(&self) {
+        let (done, is_done) = mpsc::channel();
+        if self.jobs.send(Job::Forget(done)).is_ok() {
+            // An error says that the thread has ended, which was told.
+            let _ = is_done.recv();
+        }
+    }
+
+    /// Waits until everything handed in is written.
+    pub fn finish(self) {
+        drop(self.jobs);
+        if self.thread.join().is_err() {
+            tracing::warn!("the last snapshot was not written");
+        }
+    }
+}
+
+/// Does a job and those that came meanwhile.
+fn serve(
+    job: Job,
+    inbox: &Receiver<Job>,
+    config: &AgentConfig,
+    queue: &UnboundedSender<Message>,
+    forgotten: &mut bool,
+) {
+    let mut latest = None;
+    let mut generations = Vec::new();
+    for job in std::iter::once(job).chain(inbox.try_iter()) {
+        match job {
+            Job::Save(rows, generation) => {
+                latest = Some(rows);
+                generations.extend(generation);
+            }
+            Job::Forget(done) => {
+                *forgotten = true;
+                if let Err(error) = files::remove_snapshot(config) {
+                    tracing::warn!("{error:#}");
+                }
+                // Who asked waits for it.
+                let _ = done.send(());
+            }
+        }
+    }
+    let Some(rows) = latest else { return };
+    let written = if *forgotten { Ok(()) } else { write(config, &rows) };
+    // Where nobody takes the answers, the agent ends.
+    match written {
+        Ok(()) => generations.into_iter().for_each(|generation| {
+            let _ = queue.send(Message::Input(Input::Saved { generation }));
+        }),
+        Err(error) => {
+            tracing::warn!("{error:#}; a restart without the store would not know the cluster");
+            let _ = queue.send(Message::Unsaved);
+        }
+    }
+}
+
+fn write(config: &AgentConfig, rows: &SnapshotRows) -> anyhow::Result<()> {
+    files::write_atomic(&files::snapshot_path(config), &serde_json::to_vec(rows)?)
+}

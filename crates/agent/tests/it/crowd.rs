@@ -1,0 +1,193 @@
+//! Thousands of peers through the core alone: what they cost grows with their count and not faster, and each is written
+//! once.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use ripstop_agent::core::{Core, Output};
+use ripstop_netmodel::{Key, Object, RouteTarget};
+use ripstop_objects::{BackendKind, ClaimState, Network, Receive, Record};
+use ripstop_plan::{Action, Step};
+use ripstop_tables::{Input, Moment, StoreInput, StoreKind, StoreResult};
+use ripstop_types::{Mac, Millis, Revision};
+use rustix::time::{ClockId, clock_gettime};
+
+use crate::scenario::{alive, claim, facts, host_link, name, network, node_record, start};
+
+/// So many records are taken in before it is decided what follows.
+const BATCH: usize = 256;
+
+/// A core with a kernel and a store that do at once what they are told.
+struct World {
+    core: Core,
+    at: Moment,
+    revision: u64,
+    /// What the watch has not told yet.
+    news: VecDeque<StoreInput>,
+    /// Steps for the kernel, by plan.
+    plans: Vec<Vec<Step>>,
+}
+
+impl World {
+    fn new() -> Self {
+        let at = Moment { now: Millis(1_000_000), wall: Millis(1_000_000) };
+        let mut facts = facts();
+        facts.links.insert(name("eth0"), host_link(1500, &["172.30.1.11/16"]));
+        let (core, outputs) = Core::start(at, start(facts));
+        let mut world = Self { core, at, revision: 1, news: VecDeque::new(), plans: Vec::new() };
+        world.carry_out(outputs);
+        world
+    }
+
+    fn show(&mut self, record: &impl Record, kind: StoreKind) {
+        self.revision += 1;
+        let revision = Revision(self.revision);
+        self.news.push_back(StoreInput::Put { kind, key: record.key().into(), value: record.encode(), revision });
+    }
+
+    fn sync(&mut self, kind: StoreKind) {
+        self.news.push_back(StoreInput::Synced { kind, revision: Revision(self.revision) });
+    }
+
+    /// The store's lists, as a watch begins with them.
+    fn list(&mut self, network: &Network, peers: u32) {
+        let named = |peer: u32| format!("peer{peer:05}");
+        self.show(network, StoreKind::Networks);
+        self.sync(StoreKind::Networks);
+        for peer in 0..peers {
+            let address = format!("172.30.{}.{}/16", 100 + (peer >> 8), peer & 255);
+            let mut record = node_record(&named(peer), &[&address]);
+            for receive in &mut record.receives {
+                if let Receive::Vxlan(vxlan) = receive {
+                    let [.., high, low] = peer.to_be_bytes();
+                    vxlan.mac = Mac::local([0, 0, 1, high, low]);
+                }
+            }
+            self.show(&record, StoreKind::Nodes);
+        }
+        self.sync(StoreKind::Nodes);
+        for peer in 0..peers {
+            let range = format!("10.{}.{}.0/24", peer >> 8, peer & 255);
+            self.show(&claim(&named(peer), "default", &range, ClaimState::Held), StoreKind::Claims);
+        }
+        self.sync(StoreKind::Claims);
+        self.sync(StoreKind::Alive);
+    }
+
+    /// Tells everything there is to tell, and what follows from it.
+    fn settle(&mut self) {
+        while !self.news.is_empty() {
+            for _ in 0..BATCH.min(self.news.len()) {
+                let input = self.news.pop_front().unwrap();
+                self.core.take_in(self.at, Input::Store(input));
+            }
+            let outputs = self.core.conclude();
+            self.carry_out(outputs);
+        }
+    }
+
+    fn feed(&mut self, input: Input) {
+        let outputs = self.core.handle(self.at, input);
+        self.carry_out(outputs);
+    }
+
+    fn carry_out(&mut self, outputs: Vec<Output>) {
+        for output in outputs {
+            match output {
+                Output::Apply { plan, steps, .. } => {
+                    let results = vec![Some(Ok(())); steps.steps.len()];
+                    self.plans.push(steps.steps);
+                    self.feed(Input::Applied { plan, results });
+                }
+                Output::Store { plan, steps } => {
+                    let results = steps.steps.iter().map(|step| self.write(step)).collect();
+                    self.feed(Input::Stored { plan, results });
+                }
+                Output::Save { generation } => self.feed(Input::Saved { generation }),
+                _ => {}
+            }
+        }
+    }
+
+    fn write(&mut self, step: &Step) -> StoreResult {
+        let Key::Record { scope: ripstop_netmodel::RecordScope::Cluster(kind), key } = &step.key else { panic!() };
+        let Some(Object::Record(record)) = step.after.as_ref().map(|entry| &entry.object) else { panic!() };
+        self.revision += 1;
+        let (kind, revision) = (StoreKind::parse(kind).unwrap(), Revision(self.revision));
+        let value = serde_json::from_str(&record.value).unwrap();
+        self.news.push_back(StoreInput::Put { kind, key: key.clone(), value, revision });
+        StoreResult::Done(revision)
+    }
+
+    fn steps(&self) -> impl Iterator<Item = &Step> {
+        self.plans.iter().flatten()
+    }
+}
+
+fn joined(backend: BackendKind, peers: u32) -> World {
+    let mut world = World::new();
+    world.list(&network("default", &["10.0.0.0/8"], |spec| spec.backend.kind = backend), peers);
+    world.settle();
+    world
+}
+
+#[test]
+fn a_node_that_joins_thousands_writes_each_object_once() {
+    const PEERS: usize = 2_000;
+    for (backend, objects) in [(BackendKind::HostGw, 2), (BackendKind::Vxlan, 4)] {
+        let world = joined(backend, PEERS as u32);
+        let mut written: BTreeMap<&Key, usize> = BTreeMap::new();
+        for step in world.steps().filter(|step| step.owner.to_string().starts_with("node/peer")) {
+            assert_eq!(step.action, Action::Create, "{}", step.key);
+            *written.entry(&step.key).or_default() += 1;
+        }
+        assert!(written.len() >= objects * PEERS, "{backend:?}: {} objects", written.len());
+        let twice: Vec<String> = written.iter().filter(|(_, n)| **n > 1).map(|(key, _)| key.to_string()).collect();
+        assert!(twice.is_empty(), "{backend:?}: written more than once: {twice:?}");
+        let routes = world.steps().filter_map(|step| match &step.after.as_ref()?.object {
+            Object::Route(route) if matches!(route.target, RouteTarget::Nexthop(_)) => Some(route.src.is_some()),
+            _ => None,
+        });
+        let routes: Vec<bool> = routes.collect();
+        assert_eq!(routes.len(), PEERS, "{backend:?}");
+        assert!(routes.iter().all(|src| *src), "{backend:?}: every route has this node's address as its source");
+        // The node's own, and one for the peers; not one a peer.
+        assert!(world.plans.len() <= 6, "{backend:?}: {} plans", world.plans.len());
+    }
+}
+
+#[test]
+fn a_sign_of_life_leads_to_nothing() {
+    let mut world = joined(BackendKind::Vxlan, 500);
+    let before = world.plans.len();
+    for sequence in 1..3 {
+        for peer in 0..500 {
+            world.show(&alive(&format!("peer{peer:05}"), sequence), StoreKind::Alive);
+        }
+        world.settle();
+    }
+    assert_eq!(world.plans.len(), before);
+}
+
+/// The work for eight times the peers is about eight times the work: 64 times would be one walk over all for each.
+#[test]
+fn the_work_grows_with_the_count_of_peers_and_not_with_its_square() {
+    let cost = |peers| {
+        let once = || {
+            let begun = spent();
+            let world = joined(BackendKind::Vxlan, peers);
+            let took = spent() - begun;
+            assert!(world.steps().count() > 4 * peers as usize);
+            took
+        };
+        (0..3).map(|_| once()).min().unwrap()
+    };
+    let (few, many) = (cost(500), cost(4_000));
+    assert!(many < few * 24, "500 peers take {few:?} of a CPU, 4,000 take {many:?}");
+}
+
+/// CPU time of this thread: what else the machine does is not in it.
+fn spent() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap())
+}
