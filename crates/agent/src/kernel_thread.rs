@@ -1,6 +1,6 @@
 //! The one thread that talks to the kernel, and the one that listens to it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use ripstop_kernel::{Applier, BootFiles, Changed, Fault, Monitor, Observer, OnError, OwnTraffic, StepError};
 use ripstop_netmodel::{Entry, HostFacts, Key, Kind, Model, Ns, Object, Sysctl};
-use ripstop_plan::Plan;
+use ripstop_plan::{Plan, Step};
 use ripstop_tables::{FaultCause, Input, StepFault};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::sync::mpsc::UnboundedSender;
@@ -27,6 +27,9 @@ const DEAF: Duration = Duration::from_secs(1);
 
 /// Settings below /proc/sys change without a notification: they are looked at this often.
 const LOOK: Duration = Duration::from_millis(500);
+
+/// So many steps of a plan are done before a call may have its turn.
+const SLICE: usize = 512;
 
 /// Something for the kernel thread.
 pub enum Job {
@@ -112,7 +115,14 @@ fn open(wanted: impl FnOnce(&HostFacts) -> Wanted) -> anyhow::Result<Opened> {
     observed.append(&mut inside(&mut observer, pods));
     let found = Found { facts, observed, reference };
     let own = applier.own();
-    let worker = Worker { applier, observer, files: None, reference: Model::new(), settings: Settings::default() };
+    let worker = Worker {
+        applier,
+        observer,
+        files: None,
+        reference: Model::new(),
+        settings: Settings::default(),
+        later: VecDeque::new(),
+    };
     Ok((worker, found, own))
 }
 
@@ -140,6 +150,8 @@ struct Worker {
     files: Option<BootFiles>,
     reference: Model,
     settings: Settings,
+    /// Jobs that calls have overtaken.
+    later: VecDeque<Job>,
 }
 
 /// The wanted settings below /proc/sys, shared with the thread that looks at them.
@@ -169,60 +181,78 @@ impl Settings {
 
 impl Worker {
     fn work(&mut self, inbox: &mpsc::Receiver<Job>, queue: &UnboundedSender<Message>) {
-        let send = |input| queue.send(Message::Input(input)).is_ok();
-        while let Ok(job) = inbox.recv() {
-            let goes_on = match job {
-                Job::Apply { plan, steps, stop_on_error } => {
-                    let results = self.apply(&steps, stop_on_error);
-                    send(Input::Applied { plan, results })
-                }
-                Job::Inspect { call, keys } => {
-                    let found = self.observer.observe_keys(&keys, &self.reference);
-                    send(Input::Inspected {
-                        call,
-                        found: found.map(|model| entries(&model)).map_err(|e| e.to_string()),
-                    })
-                }
-                Job::Observe { kinds } => match self.observe(&kinds) {
-                    Ok(model) => send(Input::Observed { kinds, entries: entries(&model) }),
-                    Err(error) => {
-                        tracing::warn!("{error}; reading again with the next change");
-                        true
+        while !queue.is_closed() {
+            self.serve_calls(inbox, queue);
+            let Some(job) = self.later.pop_front().or_else(|| inbox.recv().ok()) else { break };
+            match job {
+                Job::Apply { plan, steps, stop_on_error: false } => {
+                    let mut results = Vec::with_capacity(steps.steps.len());
+                    for slice in slices(&steps.steps) {
+                        if !results.is_empty() {
+                            self.serve_calls(inbox, queue);
+                        }
+                        results.append(&mut self.apply(slice, false));
                     }
-                },
-                Job::Facts => match self.observer.facts() {
-                    Ok(facts) => send(Input::Facts(facts)),
-                    Err(error) => {
-                        tracing::warn!("{error}; reading again with the next change");
-                        true
-                    }
-                },
-                Job::Reference(reference) => {
-                    self.settings.set(&reference);
-                    self.reference = reference;
-                    true
+                    send(queue, Input::Applied { plan, results });
                 }
-            };
-            if !goes_on {
-                break;
+                job => self.serve(job, queue),
             }
         }
         self.applier.flush();
+    }
+
+    /// Does what runtimes wait for, and puts the rest off: a plan for thousands of peers takes its time.
+    fn serve_calls(&mut self, inbox: &mpsc::Receiver<Job>, queue: &UnboundedSender<Message>) {
+        while let Ok(job) = inbox.try_recv() {
+            match job {
+                // A call's plan may make what the reference speaks of.
+                Job::Reference(_) | Job::Inspect { .. } | Job::Apply { stop_on_error: true, .. } => {
+                    self.serve(job, queue);
+                }
+                job => self.later.push_back(job),
+            }
+        }
+    }
+
+    fn serve(&mut self, job: Job, queue: &UnboundedSender<Message>) {
+        match job {
+            Job::Apply { plan, steps, stop_on_error } => {
+                let results = self.apply(&steps.steps, stop_on_error);
+                send(queue, Input::Applied { plan, results });
+            }
+            Job::Inspect { call, keys } => {
+                let found = self.observer.observe_keys(&keys, &self.reference);
+                let found = found.map(|model| entries(&model)).map_err(|e| e.to_string());
+                send(queue, Input::Inspected { call, found });
+            }
+            Job::Observe { kinds } => match self.observe(&kinds) {
+                Ok(model) => send(queue, Input::Observed { kinds, entries: entries(&model) }),
+                Err(error) => tracing::warn!("{error}; reading again with the next change"),
+            },
+            Job::Facts => match self.observer.facts() {
+                Ok(facts) => send(queue, Input::Facts(facts)),
+                Err(error) => tracing::warn!("{error}; reading again with the next change"),
+            },
+            Job::Reference(reference) => {
+                self.settings.set(&reference);
+                self.reference = reference;
+            }
+        }
     }
 
     fn observe(&mut self, kinds: &BTreeSet<Kind>) -> Result<Model, ripstop_kernel::ObserveError> {
         self.observer.kinds(|kind| kinds.contains(&kind), &self.reference)
     }
 
-    fn apply(&mut self, plan: &Plan, stop_on_error: bool) -> Vec<Option<Result<(), StepFault>>> {
-        let mut results = vec![None; plan.steps.len()];
+    fn apply(&mut self, steps: &[Step], stop_on_error: bool) -> Vec<Option<Result<(), StepFault>>> {
+        let mut results = vec![None; steps.len()];
         let Some(files) = &mut self.files else { return results };
         let on_error = if stop_on_error { OnError::Stop } else { OnError::Continue };
-        for outcome in self.applier.run(&plan.steps, on_error, files) {
+        for outcome in self.applier.run(steps, on_error, files) {
             let result = match outcome.result {
                 Ok(()) => Some(Ok(())),
                 Err(StepError { fault: Fault::NotRun, .. }) => None,
-                Err(error) => Some(Err(fault(&error, plan.steps.get(outcome.index).map(|step| &step.key)))),
+                Err(error) => Some(Err(fault(&error, steps.get(outcome.index).map(|step| &step.key)))),
             };
             if let Some(place) = results.get_mut(outcome.index) {
                 *place = result;
@@ -230,6 +260,29 @@ impl Worker {
         }
         results
     }
+}
+
+fn send(queue: &UnboundedSender<Message>, input: Input) {
+    // The agent is ending where this fails, which the loop sees.
+    let _ = queue.send(Message::Input(input));
+}
+
+/// A plan in parts that each take some milliseconds. Not parted: what a table of nftables is replaced with, which is one
+/// transaction, and links with what is made on them.
+fn slices(steps: &[Step]) -> impl Iterator<Item = &[Step]> {
+    let replaces = steps.iter().any(|step| step.key.kind() == Kind::NftTable);
+    let may_begin = move |step: &Step| match step.key.kind() {
+        Kind::Neighbour | Kind::Fdb | Kind::Nexthop | Kind::Route => step.key.ns() == Some(&Ns::Host),
+        Kind::NftElement => !replaces,
+        _ => false,
+    };
+    let mut rest = steps;
+    std::iter::from_fn(move || {
+        let place = rest.iter().skip(SLICE).position(may_begin).map_or(rest.len(), |place| place + SLICE);
+        let (slice, behind) = rest.split_at(place);
+        rest = behind;
+        (!slice.is_empty()).then_some(slice)
+    })
 }
 
 fn fault(error: &StepError, key: Option<&Key>) -> StepFault {
@@ -282,7 +335,7 @@ fn watch(own: Arc<OwnTraffic>, jobs: mpsc::Sender<Job>, queue: UnboundedSender<M
                 // What cannot be set is not asked for again and again.
                 let found = settings.odd();
                 if !found.is_empty() && found != odd {
-                    changed.kinds.insert(Kind::Sysctl);
+                    changed.kinds.extend([Kind::Sysctl, Kind::LinkSysctl]);
                     // Some are wanted because of what was found there.
                     changed.facts = true;
                 }
@@ -345,4 +398,40 @@ fn tell(jobs: &mpsc::Sender<Job>, mut changed: Changed) -> bool {
     }
     let facts = !changed.facts || jobs.send(Job::Facts).is_ok();
     facts && (changed.kinds.is_empty() || jobs.send(Job::Observe { kinds: changed.kinds }).is_ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use ripstop_netmodel::{Nexthop, Resource, Sysctl};
+    use ripstop_plan::Action;
+    use ripstop_types::Owner;
+
+    use super::*;
+
+    fn step(object: impl Into<Object>) -> Step {
+        let object = object.into();
+        Step {
+            action: Action::Create,
+            key: object.key(),
+            after: Some(Arc::new(Entry { object, owner: None })),
+            before: None,
+            owner: Owner::agent(),
+            reason: "missing".into(),
+        }
+    }
+
+    #[test]
+    fn a_long_plan_is_parted_where_nothing_hangs_together() {
+        let setting =
+            |n: usize| step(Sysctl { ns: Ns::Host, link: None, path: format!("net/{n}").into(), value: "1".into() });
+        let nexthop = |n: usize| {
+            let (id, gateway) = (0x5200_0000 + n as u32, std::net::Ipv4Addr::from_bits(n as u32).into());
+            step(Nexthop { id, link: "eth0".parse().unwrap(), gateway, onlink: false })
+        };
+        let steps: Vec<Step> = (0..SLICE + 9).map(setting).chain((0..2 * SLICE).map(nexthop)).collect();
+        let parts: Vec<&[Step]> = slices(&steps).collect();
+        assert_eq!(parts.iter().map(|part| part.len()).collect::<Vec<_>>(), [SLICE + 9, SLICE, SLICE]);
+        assert_eq!(parts.concat(), steps);
+        assert_eq!(slices(&[]).count(), 0);
+    }
 }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, anyhow};
 use ripstop_cni_spec::wire::{Request, Response};
 use ripstop_kernel::BootFiles;
-use ripstop_netmodel::{HostFacts, Kind, Model, Ns};
+use ripstop_netmodel::{HostFacts, Model};
 use ripstop_objects::AgentConfig;
 use ripstop_tables::{Input, Moment, Recording, Stamped, Start, StoreInput};
 use ripstop_types::{Millis, NodeName};
@@ -19,7 +19,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::{Receiver, UnboundedReceiver, UnboundedSender, channel, unbounded_channel};
 use tokio::sync::oneshot;
 
-use crate::core::{Core, Level, Output};
+use crate::core::{Core, Level, Output, reference};
 use crate::kernel_thread::{self, Job, Wanted};
 use crate::metrics::Metrics;
 use crate::snapshot_lane::Writer;
@@ -387,14 +387,6 @@ fn record(out: &mut BufWriter<File>, at: Moment, input: Input, more: bool) -> an
         out.flush()?;
     }
     Ok(())
-}
-
-/// The wanted settings below /proc/sys and tables.
-fn reference(desired: &Model) -> Model {
-    let kinds = [Kind::Sysctl, Kind::NftTable];
-    let wanted = desired.iter().take_while(|(key, _)| key.kind() <= Kind::NftTable);
-    let wanted = wanted.filter(|(key, _)| kinds.contains(&key.kind()) && key.ns() == Some(&Ns::Host));
-    wanted.map(|(_, entry)| (**entry).clone()).collect()
 }
 
 /// Monotonic time for decisions, wall time for people.

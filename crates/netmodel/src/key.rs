@@ -172,6 +172,18 @@ impl Key {
         }
     }
 
+    /// The smallest key of a kind in the agent's namespace, of the kinds that are few.
+    pub fn first_of(kind: Kind) -> Option<Self> {
+        let (ns, path) = (Ns::Host, Arc::from(""));
+        Some(match kind {
+            Kind::Sysctl => Self::Sysctl { ns, path },
+            Kind::NftTable => Self::NftTable { family: TableFamily::Inet, name: Name::from("A") },
+            // The first character that a name may have.
+            Kind::LinkSysctl => Self::LinkSysctl { ns, link: "!".parse().ok()?, path },
+            _ => return None,
+        })
+    }
+
     /// A route of the main table with the default metric.
     pub fn main_route(ns: Ns, dst: Prefix) -> Self {
         Self::Route { ns, table: 254, dst, metric: 0 }

@@ -30,7 +30,7 @@ mod withdraw;
 pub use claims::{ClaimView, Problem};
 pub use journal::Row as JournalRow;
 pub use migration::{MigrationAction, MigrationRequest, MigrationView};
-pub(crate) use observed::host_kinds;
+pub(crate) use observed::{host_kinds, reference};
 pub use status::Status;
 pub use view::{IpamView, LeaseView, NetworkView, NodeView, PathView, PodView, RouteView};
 

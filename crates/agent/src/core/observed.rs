@@ -112,9 +112,21 @@ impl Core {
     }
 }
 
+/// The kinds of which the kernel shows something that is recognised by what is wanted.
+const REFERENCE: [Kind; 3] = [Kind::Sysctl, Kind::NftTable, Kind::LinkSysctl];
+
 /// Whether what the kernel shows under a key is recognised by what is wanted there.
 pub(super) fn is_reference(key: &Key) -> bool {
-    matches!(key.kind(), Kind::Sysctl | Kind::LinkSysctl | Kind::NftTable) && key.ns() == Some(&Ns::Host)
+    REFERENCE.contains(&key.kind()) && key.ns() == Some(&Ns::Host)
+}
+
+/// What is wanted of what [`is_reference`] speaks of. Of other kinds, of which there may be thousands, nothing is looked at.
+pub(crate) fn reference(desired: &Model) -> Model {
+    let firsts = REFERENCE.into_iter().filter_map(|kind| Some((kind, Key::first_of(kind)?)));
+    // The agent's namespace comes before every pod's.
+    let in_host =
+        |(kind, first)| desired.range(first).take_while(move |(key, _)| key.kind() == kind && is_reference(key));
+    firsts.flat_map(in_host).map(|(_, entry)| (**entry).clone()).collect()
 }
 
 /// The kinds of which everything of ours in the host's namespace can be read.
