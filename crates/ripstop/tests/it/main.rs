@@ -11,3 +11,4 @@ mod help;
 mod installing;
 mod refusing;
 mod running;
+mod runtimes;
