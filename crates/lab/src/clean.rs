@@ -6,7 +6,8 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use crate::error::{LabError, Result};
 use crate::layout::{Layout, NETNS_DIR};
@@ -22,6 +23,8 @@ use crate::state::{self, State};
 pub(crate) const LOCK_LIMIT: Duration = Duration::from_secs(60);
 /// A process that starts children while it is being killed is caught in one of so many rounds.
 const ROUNDS: u32 = 20;
+/// How long a control group may take to be let go.
+const GROUP_LIMIT: Duration = Duration::from_secs(5);
 const CGROUPS: &str = "/sys/fs/cgroup";
 
 /// Removes everything of a lab. Succeeds if there is nothing.
@@ -42,9 +45,7 @@ pub(crate) fn clean(layout: &Layout) -> Result<()> {
     for name in namespaces(layout) {
         space::netns_del(&name)?;
     }
-    for dir in control_groups(layout) {
-        remove_control_group(&dir);
-    }
+    remove_control_groups(layout);
     places::unregister(layout)
 }
 
@@ -77,7 +78,7 @@ fn kill_recorded(layout: &Layout) {
         return;
     }
     let inits = state.machines.values().filter_map(|machine| machine.init);
-    process::kill_all(&inits.chain(state.store).collect(), END_LIMIT);
+    process::kill_all(&inits.chain(state.store.values().copied()).collect(), END_LIMIT);
 }
 
 fn kill_found(layout: &Layout) -> Result<()> {
@@ -115,6 +116,19 @@ fn control_groups(layout: &Layout) -> Vec<PathBuf> {
         found.extend(entries(&dir).into_iter().filter(|name| owned(layout, &foreign, name)).map(|name| dir.join(name)));
     }
     found
+}
+
+/// Tries until all are gone: the kernel keeps the group of an ended process a moment longer.
+fn remove_control_groups(layout: &Layout) {
+    let begun = Instant::now();
+    loop {
+        let groups = control_groups(layout);
+        groups.iter().for_each(|dir| remove_control_group(dir));
+        if groups.is_empty() || begun.elapsed() >= GROUP_LIMIT {
+            return;
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
 }
 
 /// A control group goes when its children are gone; its files cannot be removed and need not be.

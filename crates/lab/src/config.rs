@@ -42,7 +42,7 @@ fn store(layout: &Layout, options: &Options, node: u32) -> Value {
         StoreKind::Embedded => json!({ "embedded": { "socket": layout.store_socket() } }),
         StoreKind::Etcd => {
             let subnet = layout::subnet_of(node, options.subnets);
-            let endpoint = |member| layout::etcd_endpoint(member, subnet, options.families.v4());
+            let endpoint = |member| layout::etcd_endpoint(options.etcd_scheme(), member, subnet, options.families.v4());
             json!({ "etcd": { "endpoints": (0..options.etcd_members).map(endpoint).collect::<Vec<_>>() } })
         }
     }

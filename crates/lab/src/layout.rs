@@ -165,13 +165,19 @@ pub fn etcd_port(member: u16) -> u16 {
     2379 + 10 * member
 }
 
+/// The port on the router's loopback on which a member says how it is: `/health`, `/metrics`.
+#[must_use]
+pub fn etcd_metrics_port(member: u16) -> u16 {
+    etcd_port(member) + 2
+}
+
 /// Where a member of a lab's etcd is, as seen from a subnet: at the router. IPv4 unless there is none.
 #[must_use]
-pub fn etcd_endpoint(member: u16, subnet: u32, v4: bool) -> String {
+pub fn etcd_endpoint(scheme: &str, member: u16, subnet: u32, v4: bool) -> String {
     let port = etcd_port(member);
     match router_addresses(subnet) {
-        (ip, _) if v4 => format!("http://{ip}:{port}"),
-        (_, ip) => format!("http://[{ip}]:{port}"),
+        (ip, _) if v4 => format!("{scheme}://{ip}:{port}"),
+        (_, ip) => format!("{scheme}://[{ip}]:{port}"),
     }
 }
 
@@ -223,8 +229,8 @@ mod tests {
         assert_eq!(node_v4(200, 2).to_string(), "172.30.2.210");
         assert_eq!(node_v6(3, 12).to_string(), "fd00:30:12::13");
         assert_eq!(node_v6(190, 200).to_string(), "fd00:30:200::200");
-        assert_eq!(etcd_endpoint(0, 2, true), "http://172.30.2.1:2379");
-        assert_eq!(etcd_endpoint(1, 2, false), "http://[fd00:30:2::1]:2389");
+        assert_eq!(etcd_endpoint("http", 0, 2, true), "http://172.30.2.1:2379");
+        assert_eq!(etcd_endpoint("https", 1, 2, false), "https://[fd00:30:2::1]:2389");
         assert_eq!(pod_cidrs(7), ("10.244.7.0/24".into(), "fd00:244:0:7::/64".into()));
     }
 

@@ -1,5 +1,6 @@
 //! A node's switches: its cable, its power, its agent.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -38,29 +39,38 @@ impl Lab {
         cables::plug(&self.layout, OUTSIDE, plugged)
     }
 
-    /// Sends the store's server a signal.
+    /// Sends the store's server, or all members of etcd, a signal.
     pub fn store_signal(&self, signal: Signal) -> Result<()> {
-        let store = self.store()?;
-        if !store.signal(signal) {
+        let members: Vec<u16> = self.store()?.into_keys().collect();
+        members.into_iter().try_for_each(|member| self.store_member_signal(member, signal))
+    }
+
+    /// Sends one member of etcd, counted from 0, a signal.
+    pub fn store_member_signal(&self, member: u16, signal: Signal) -> Result<()> {
+        let servers = self.store()?;
+        let server =
+            servers.get(&member).ok_or_else(|| LabError::usage(format!("the store has no member {member}")))?;
+        if !server.signal(signal) {
             return Err(LabError::failed("the store does not run"));
         }
         if signal == Signal::KILL {
-            store.kill(END_LIMIT);
+            server.kill(END_LIMIT);
         }
         Ok(())
     }
 
-    /// Lets a paused store go on, or starts it again on its file.
+    /// Lets paused servers of the store go on, and starts those that have ended again on their files.
     pub fn store_heal(&self) -> Result<()> {
-        if self.store()?.signal(Signal::CONT) {
-            return Ok(());
+        for server in self.store()?.values() {
+            server.signal(Signal::CONT);
         }
         store::start(&self.layout, &self.programs, &self.state()?.options)
     }
 
-    /// The store's server; it may have ended.
-    pub fn store(&self) -> Result<ProcessId> {
-        self.state()?.store.ok_or_else(|| LabError::usage("this lab has no store"))
+    /// The store's servers by member; they may have ended.
+    fn store(&self) -> Result<BTreeMap<u16, ProcessId>> {
+        let servers = self.state()?.store;
+        if servers.is_empty() { Err(LabError::usage("this lab has no store")) } else { Ok(servers) }
     }
 }
 

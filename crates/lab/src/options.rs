@@ -114,6 +114,8 @@ pub struct Options {
     pub store: StoreKind,
     /// How many members etcd has, 1 to 9, where it is the store; they are on ports of the router ten apart.
     pub etcd_members: u16,
+    /// More arguments of each member of etcd; with `--cert-file` among them clients speak TLS.
+    pub etcd_args: Vec<String>,
     /// Where a node's range comes from.
     pub range_mode: RangeMode,
     /// Whether nodes run an agent and the lab a store; without them a lab is bare machines.
@@ -149,6 +151,7 @@ impl Default for Options {
             families: Families::V4,
             store: StoreKind::Embedded,
             etcd_members: 1,
+            etcd_args: Vec::new(),
             range_mode: RangeMode::Lease,
             agents: true,
             ripstop: None,
@@ -169,6 +172,13 @@ impl Options {
     #[must_use]
     pub fn named(name: &str) -> Self {
         Self { name: name.into(), ..Self::default() }
+    }
+
+    /// What an endpoint of etcd begins with.
+    #[must_use]
+    pub fn etcd_scheme(&self) -> &'static str {
+        let tls = self.etcd_args.iter().any(|arg| arg.starts_with("--cert-file"));
+        if tls { "https" } else { "http" }
     }
 
     /// Refuses what is out of range, and what this version cannot do yet.

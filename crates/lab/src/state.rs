@@ -37,8 +37,8 @@ pub struct State {
     pub machines: BTreeMap<String, Machine>,
     /// Pods by name.
     pub pods: BTreeMap<String, Pod>,
-    /// The store's server.
-    pub store: Option<ProcessId>,
+    /// The store's servers by member, counted from 0; the embedded store has one.
+    pub store: BTreeMap<u16, ProcessId>,
     /// How many containers were ever made; part of the next one's id.
     pub containers: u64,
 }
@@ -126,7 +126,7 @@ impl State {
             ready: false,
             machines: nodes.chain([(layout::OUTSIDE.to_owned(), outside)]).collect(),
             pods: BTreeMap::new(),
-            store: None,
+            store: BTreeMap::new(),
             containers: 0,
         }
     }

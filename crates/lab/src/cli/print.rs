@@ -168,7 +168,7 @@ impl<'a> Status<'a> {
         Self {
             name: state.lab.clone(),
             ready: state.ready,
-            store: state.store.filter(|store| store.alive()).map(|store| store.pid),
+            store: state.store.values().find(|store| store.alive()).map(|store| store.pid),
             nodes: state.nodes().map(|(number, machine)| NodeRow::of(lab, state, number, machine)).collect(),
             pods: state.pods.values().map(PodRow::from).collect(),
         }

@@ -24,6 +24,9 @@ pub fn lab(options: Options) -> Option<Lab> {
     assert!(plugin.exists(), "{} is missing: build the whole workspace first", plugin.display());
     let lab = Lab::up(&Options { ripstop: Some(ripstop), plugin: Some(plugin), replace: true, ..options });
     let lab = lab.unwrap();
+    if !lab.state().unwrap().options.agents {
+        return Some(lab);
+    }
     let nodes: Vec<u32> = lab.state().unwrap().nodes().map(|(number, _)| number).collect();
     for node in &nodes {
         until("every path is settled", || {

@@ -37,10 +37,9 @@ done </proc/self/cgroup'"#;
 const ENTER: &str = r#"for tree in /sys/fs/cgroup/*/; do echo 0 > "$tree/cgroup.procs"; done
 exec unshare --cgroup "$@""#;
 
-/// A lab whose nodes run containers. It goes down with this value, and the control groups after it.
+/// A lab whose nodes run containers.
 pub struct Cloud {
-    /// Taken when it goes down.
-    lab: Option<Lab>,
+    lab: Lab,
     groups: Groups,
     image: PathBuf,
 }
@@ -52,34 +51,27 @@ impl Cloud {
         fs::create_dir_all(&dir).unwrap();
         // libcni keeps its results here on every host; a lab's node hangs its own folder over it.
         fs::create_dir_all("/var/lib/cni").unwrap();
-        let groups = Groups { name: format!("ripstop-{}", lab.layout().lab()) };
-        Self { image: image::make(&dir), groups, lab: Some(lab) }
+        // By its name the lab knows what to remove.
+        let groups = Groups { name: lab.layout().netns("runtime") };
+        Self { image: image::make(&dir), groups, lab }
     }
 
     pub fn lab(&self) -> &Lab {
-        self.lab.as_ref().unwrap()
+        &self.lab
     }
 
     /// A node that has just booted.
     pub fn machine(&self, node: u32) -> Machine<'_> {
-        let dir = self.lab().layout().machine_dir(&format!("n{node}")).join("runtime");
-        let machine = Machine { lab: self.lab(), node, image: &self.image, groups: &self.groups, dir };
+        let dir = self.lab.layout().machine_dir(&format!("n{node}")).join("runtime");
+        let machine = Machine { lab: &self.lab, node, image: &self.image, groups: &self.groups, dir };
         machine.furnish();
         machine
     }
 
     /// Takes it down; an error is one of the test.
-    pub fn down(mut self) {
-        self.lab.take().unwrap().down().unwrap();
-        self.groups.remove();
+    pub fn down(self) {
+        self.lab.down().unwrap();
         assert!(self.groups.folders().is_empty(), "left: {:?}", self.groups.folders());
-    }
-}
-
-impl Drop for Cloud {
-    fn drop(&mut self) {
-        drop(self.lab.take());
-        self.groups.remove();
     }
 }
 
@@ -110,14 +102,6 @@ impl Groups {
     fn folders(&self) -> Vec<PathBuf> {
         trees().into_iter().map(|tree| tree.join(&self.name)).filter(|path| path.exists()).collect()
     }
-
-    /// The kernel lets go of a killed process's group a moment later.
-    fn remove(&self) {
-        let begun = Instant::now();
-        while self.folders().iter().any(|folder| !remove_tree(folder)) && begun.elapsed() < Duration::from_secs(5) {
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    }
 }
 
 /// The roots of the hierarchies.
@@ -127,16 +111,6 @@ fn trees() -> Vec<PathBuf> {
     }
     let entries = fs::read_dir(CGROUPS).unwrap().map(|entry| entry.unwrap().path());
     entries.filter(|path| path.is_dir() && !path.is_symlink()).collect()
-}
-
-/// Removes a control group and those below it, without which it cannot go.
-fn remove_tree(folder: &Path) -> bool {
-    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-        if entry.path().is_dir() {
-            remove_tree(&entry.path());
-        }
-    }
-    fs::remove_dir(folder).is_ok()
 }
 
 /// A node that runs containers.
