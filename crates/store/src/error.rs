@@ -107,6 +107,14 @@ impl StoreError {
         matches!(self, Self::Away { maybe_applied: true, .. })
     }
 
+    /// What is behind it, for a text that says itself that the store is away.
+    pub fn reason(&self) -> String {
+        match self {
+            Self::Away { tried, cause, .. } => format!("{tried}: {cause}"),
+            other => other.to_string(),
+        }
+    }
+
     /// Whether the same call may succeed later without anyone changing anything.
     pub fn is_passing(&self) -> bool {
         matches!(self, Self::Away { .. } | Self::Full { .. } | Self::NoSpace { .. })

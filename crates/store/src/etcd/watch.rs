@@ -117,7 +117,7 @@ impl Pump {
                 Status::Up(_) | Status::Seeking => {}
                 Status::Down(fault) => {
                     if !std::mem::replace(&mut self.away, true) {
-                        self.send(Event::Away { reason: fault.to_string() }).await?;
+                        self.send(Event::Away { reason: fault.reason() }).await?;
                     }
                 }
                 Status::Closed => return Err(Gone),
