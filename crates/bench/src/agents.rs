@@ -106,7 +106,7 @@ impl Crowd {
         // The pattern of all peers: a real node, gone before anything is measured.
         let agent = scene.agent("pattern", &netns, &spec(backend))?;
         agent.wait_ready()?;
-        peers.write("pattern", count)?;
+        peers.write("pattern", 0..count)?;
         drop(agent);
         peers.forget("pattern")?;
         scene.drop_netns("pattern")?;
@@ -275,7 +275,7 @@ fn run_script(scene: &Scene, script: &str) -> Result<f64> {
 }
 
 /// Times since `started` at which 99 % and all of `count` /24 routes were in the kernel of the calling thread's namespace.
-fn await_routes(started: Instant, count: u32) -> Result<(Duration, Duration)> {
+pub fn await_routes(started: Instant, count: u32) -> Result<(Duration, Duration)> {
     let most = count - count / 100;
     let mut reached = None;
     while started.elapsed() < Duration::from_secs(60) {
@@ -321,7 +321,7 @@ fn check_fdb(netns: &Path, count: u32) -> Result<()> {
 }
 
 /// A goal for which no rival runs on this machine.
-fn alone(what: &str, reach: &str, ours: String, good: bool) -> Goal {
+pub fn alone(what: &str, reach: &str, ours: String, good: bool) -> Goal {
     Goal {
         what: what.into(),
         reach: reach.into(),

@@ -8,9 +8,11 @@
 
 #![allow(clippy::print_stdout, reason = "results are this program's stdout")]
 
+mod adds;
 mod agents;
 mod cni;
 mod cpu;
+mod etcd;
 mod load;
 mod path;
 mod peers;
@@ -37,9 +39,11 @@ const MARKS: [&str; 3] = ["run", "goals", "details"];
 /// A group of measurements by its name.
 type Group = (&'static str, fn(&Programs, usize) -> Result<Section>);
 
-const GROUPS: [Group; 7] = [
+const GROUPS: [Group; 9] = [
     ("cni", cni::one_by_one),
     ("burst", cni::at_once),
+    ("adds", |programs, rounds| adds::thousand(programs, (rounds / 5).max(1))),
+    ("etcd", etcd::etcd),
     ("cluster", |programs, _| agents::cluster(programs)),
     ("thousand", agents::thousand),
     ("ten-thousand", agents::ten_thousand),

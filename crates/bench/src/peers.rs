@@ -4,6 +4,7 @@
 //! records have in this version.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -12,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 use ripstop_objects::{AliveRecord, NodeRecord, RangeClaim, Receive, Record, alive_key, node_key};
-use ripstop_store::{Expect, Kind, Remote, Store};
+use ripstop_store::{Etcd, EtcdOptions, Expect, Kind, Remote, Store};
 use ripstop_types::{Mac, NodeName, Prefix};
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinSet;
@@ -20,22 +21,29 @@ use tokio::task::JoinSet;
 /// Writes under way at one time.
 const TOGETHER: u32 = 256;
 
-/// A connection to a scene's store.
+/// A connection to a store.
 pub struct Peers {
     runtime: Runtime,
-    store: Arc<Remote>,
+    store: Arc<dyn Store>,
 }
 
 impl Peers {
-    /// Connects.
+    /// Connects to a scene's store.
     pub fn connect(socket: &Path) -> Result<Self> {
         let runtime = runtime()?;
         let store = Arc::new(runtime.block_on(Remote::connect(socket))?);
         Ok(Self { runtime, store })
     }
 
-    /// Writes `count` peers after the pattern of a real node.
-    pub fn write(&self, pattern: &str, count: u32) -> Result<()> {
+    /// Connects to etcd, from where the calling thread is and stays.
+    pub fn connect_etcd(endpoint: &str) -> Result<Self> {
+        let runtime = runtime()?;
+        let store = Arc::new(runtime.block_on(Etcd::connect(EtcdOptions::new([endpoint.to_owned()])))?);
+        Ok(Self { runtime, store })
+    }
+
+    /// Writes peers of these numbers after the pattern of a real node.
+    pub fn write(&self, pattern: &str, numbers: Range<u32>) -> Result<()> {
         self.runtime.block_on(async {
             let nodes = self.store.list(Kind::Nodes).await?;
             let node = nodes.iter().find(|record| record.key == pattern).context("the pattern's record")?;
@@ -44,9 +52,9 @@ impl Peers {
             let claims = claims.iter().filter_map(|record| RangeClaim::decode(&record.key, &record.value).ok());
             let claim =
                 claims.into_iter().find(|claim| claim.node.as_str() == pattern).context("the pattern's claim")?;
-            for first in (0..count).step_by(TOGETHER as usize) {
+            for first in numbers.clone().step_by(TOGETHER as usize) {
                 let mut writes = JoinSet::new();
-                for peer in first..(first + TOGETHER).min(count) {
+                for peer in first..(first + TOGETHER).min(numbers.end) {
                     let (node, claim) = (peer_node(&node, peer)?, peer_claim(&claim, peer)?);
                     let store = self.store.clone();
                     writes.spawn(async move {
