@@ -6,9 +6,11 @@
 mod asking;
 mod changing;
 mod cluster;
+mod etcd;
 mod fake;
 mod help;
 mod installing;
+mod plain_host;
 mod refusing;
 mod running;
 mod runtimes;
