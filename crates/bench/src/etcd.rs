@@ -102,7 +102,8 @@ fn requests(lab: &Lab) -> Result<BTreeMap<String, f64>> {
 
 fn section(most: &Spread, all: &Spread, rates: &BTreeMap<&str, f64>) -> Section {
     let signs = rates.get("Put").copied().unwrap_or_default();
-    let others: f64 = rates.iter().filter(|(method, _)| **method != "Put").map(|(_, rate)| rate).sum();
+    // The sum of nothing is a negative zero.
+    let others = 0.0 + rates.iter().filter(|(method, _)| **method != "Put").map(|(_, rate)| rate).sum::<f64>();
     let mut table = Table::new(&["node on etcd among 100 simulated peers, vxlan", "measured"]);
     table.row(&["start to 99 % of the peers' routes, ms: min / median / max".into(), most.text(0)]);
     table.row(&["start to all routes, ms: min / median / max".into(), all.text(0)]);

@@ -242,6 +242,11 @@ fn killed_while_attaching(containerd: &mut Containerd<'_>, lab: &Lab) {
     }
     containerd.gets_from_itself(&again);
     containerd.remove(&again.id);
+    println!(
+        "forgotten by containerd: {:?}, {} pods",
+        containerd.machine.namespaces(),
+        containerd.machine.pods().len()
+    );
     // A namespace that the runtime forgot keeps its address until it is gone: it may be in use.
     for namespace in containerd.machine.namespaces() {
         let path = format!("/run/netns/{namespace}");

@@ -235,6 +235,7 @@ fn killed_while_attaching(podman: &Podman<'_>, lab: &Lab) {
     assert!(started, "the pod does not start");
     podman.machine.addresses();
     podman.remove("torn");
+    println!("forgotten by podman: {:?}", podman.machine.namespaces());
     // The namespace of the first start is podman's to lose; what was in it is ours.
     for namespace in podman.machine.namespaces() {
         let path = format!("/run/netns/{namespace}");
