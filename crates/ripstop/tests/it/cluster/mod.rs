@@ -55,10 +55,22 @@ pub fn rows(lab: &Lab, node: u32, path: &str) -> Vec<Value> {
 }
 
 /// Waits up to ten seconds for something to become true.
-pub fn until(what: &str, mut is: impl FnMut() -> bool) {
+pub fn until(what: &str, is: impl FnMut() -> bool) {
+    within(Duration::from_secs(10), what, is);
+}
+
+/// How long what other programs have a part in may take on a busy machine: runtimes that start, leaders that are chosen.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Waits for something to become true that other programs have a part in.
+pub fn patiently(what: &str, is: impl FnMut() -> bool) {
+    within(PATIENCE, what, is);
+}
+
+fn within(limit: Duration, what: &str, mut is: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !is() {
-        assert!(begun.elapsed() < Duration::from_secs(10), "not within 10 s: {what}");
+        assert!(begun.elapsed() < limit, "not within {limit:?}: {what}");
         std::thread::sleep(Duration::from_millis(20));
     }
 }

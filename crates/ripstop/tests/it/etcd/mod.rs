@@ -7,15 +7,11 @@ mod trust;
 
 use std::collections::BTreeMap;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
 
 use ripstop_lab::layout::{etcd_metrics_port, etcd_port};
 use ripstop_lab::{Lab, Options, StoreKind, Target};
 
-use crate::cluster::{lab as any_lab, pods, rows, until};
-
-/// How long what follows a lost leader or a lost connection may take on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+use crate::cluster::{PATIENCE, lab as any_lab, patiently, pods, rows, until};
 
 /// A lab on etcd; `None`, with the reason printed, where it cannot be made.
 fn lab(options: Options) -> Option<Lab> {
@@ -44,13 +40,13 @@ fn page(lab: &Lab, member: u16, page: &str) -> Option<String> {
 }
 
 /// Requests that a member has taken, by method.
-fn requests(lab: &Lab, member: u16) -> BTreeMap<String, u64> {
+fn requests(lab: &Lab, member: u16) -> BTreeMap<String, f64> {
     let metrics = page(lab, member, "metrics").unwrap();
     let started = metrics.lines().filter_map(|line| line.strip_prefix("grpc_server_started_total{"));
     let counted = started.filter_map(|line| {
         let (labels, count) = line.split_once("} ")?;
         let method = labels.split("grpc_method=\"").nth(1)?.split('"').next()?;
-        Some((method.to_owned(), count.parse::<f64>().ok()? as u64))
+        Some((method.to_owned(), count.parse().ok()?))
     });
     counted.collect()
 }
@@ -61,15 +57,6 @@ fn store_is(lab: &Lab, node: u32, here: bool) {
         let status = lab.agent_json(node, "/v1/status").unwrap();
         (status["store"] == "here") == here
     });
-}
-
-/// Waits until something becomes true that takes connections to be given up or leaders to be chosen.
-fn patiently(what: &str, mut is: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !is() {
-        assert!(begun.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
-        std::thread::sleep(Duration::from_millis(50));
-    }
 }
 
 /// A pod's first address.

@@ -4,7 +4,7 @@ use std::process::Command;
 
 use ripstop_lab::{Backend, Lab, Options};
 
-use super::{ctl, ip, lab, patiently, pods, reaches, rows};
+use super::{PATIENCE, ctl, ip, lab, patiently, pods, reaches, rows};
 
 fn status(lab: &Lab, node: u32) -> String {
     let output = Command::new(env!("CARGO_BIN_EXE_ripstop"))
@@ -48,7 +48,7 @@ fn foreign_objects_under_our_keys_are_named_and_the_last_good_state_stays() {
     // An agent that starts with nothing but this goes on as well, and what is put right is right.
     lab.node(1).kill_agent(false).unwrap();
     std::thread::sleep(std::time::Duration::from_millis(300));
-    lab.wait_ready(&[1], super::PATIENCE).unwrap();
+    lab.wait_ready(&[1], PATIENCE).unwrap();
     reaches(&lab, "p1", &ip(&lab, "p2"));
     for (key, value) in &good {
         ctl(&lab, &["put", &format!("/ripstop/{key}"), value.trim()]);

@@ -9,7 +9,7 @@ use ripstop_lab::probe::Pairs;
 use ripstop_lab::{Backend, Lab, Options, PodSpec, Target};
 use serde_json::json;
 
-use super::{ip, lab, patiently, pods, reaches, store_is};
+use super::{PATIENCE, ip, lab, patiently, pods, reaches, store_is};
 
 /// An authority with a folder for what it signs.
 pub struct Authority {
@@ -145,7 +145,7 @@ fn told(lab: &Lab, config: &Path, text: &str, words: &[&str]) {
     std::fs::write(config, text).unwrap();
     lab.node(1).stop_agent(false).unwrap();
     std::thread::sleep(std::time::Duration::from_millis(300));
-    lab.wait_ready(&[1], super::PATIENCE).unwrap();
+    lab.wait_ready(&[1], PATIENCE).unwrap();
     let mut said = String::new();
     patiently(&format!("status says {words:?}"), || {
         let output = Command::new(env!("CARGO_BIN_EXE_ripstop"))

@@ -4,14 +4,13 @@ use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::Stdio;
-use std::time::Duration;
 
 use ripstop_lab::{Backend, Families, Lab, Options, Running, Wiring};
 
 use super::cri::{Cri, PodConfig};
 use super::image;
 use super::machine::{Cloud, Machine};
-use super::{installed, lab, until};
+use super::{installed, lab, patiently};
 
 /// containerd on one node.
 struct Containerd<'a> {
@@ -156,8 +155,8 @@ fn containerds_pods_talk_inside_and_between_nodes_and_survive_its_restart() {
     one.gets_from_itself(&web);
     one.remove(&web.id);
     two.remove(&other.id);
-    one.machine.is_clean(Duration::from_secs(20));
-    two.machine.is_clean(Duration::from_secs(20));
+    one.machine.is_clean();
+    two.machine.is_clean();
     drop((one, two));
     cloud.down();
 }
@@ -169,7 +168,7 @@ fn a_reboot_under_containerds_pods_leaks_nothing_and_they_come_anew() {
     let (web, other) = (one.web("web", 0), two.web("other", 0));
     one.kill();
     one.machine.reboot();
-    one.machine.is_clean(Duration::from_secs(20));
+    one.machine.is_clean();
     one.start();
     // It remembers a pod that is no more. kubelet makes the next one, and removes the old.
     assert_eq!(one.cri().pods(), [(web.id.clone(), false)]);
@@ -182,7 +181,7 @@ fn a_reboot_under_containerds_pods_leaks_nothing_and_they_come_anew() {
     }
     assert_eq!(again.addresses, one.machine.addresses());
     one.remove(&again.id);
-    one.machine.is_clean(Duration::from_secs(20));
+    one.machine.is_clean();
     drop((one, two));
     cloud.down();
 }
@@ -208,7 +207,7 @@ fn namespace_goes_first(containerd: &Containerd<'_>) {
     containerd.machine.exec(&["umount", "-l", &path]);
     containerd.machine.exec(&["rm", &path]);
     containerd.remove(&web.id);
-    containerd.machine.is_clean(Duration::from_secs(40));
+    containerd.machine.is_clean();
 }
 
 /// kubelet stops a pod as often as it likes.
@@ -219,7 +218,7 @@ fn stopped_twice(containerd: &Containerd<'_>) {
     assert_eq!(containerd.machine.pods().len(), 0);
     containerd.cri().remove_pod(&web.id).unwrap();
     containerd.cri().remove_pod(&web.id).unwrap();
-    containerd.machine.is_clean(Duration::from_secs(20));
+    containerd.machine.is_clean();
 }
 
 /// The runtime is killed while the plugin waits for an agent that does not answer yet.
@@ -228,12 +227,12 @@ fn killed_while_attaching(containerd: &mut Containerd<'_>, lab: &Lab) {
     std::thread::scope(|scope| {
         let (config, cri) = (containerd.config("torn", 0), containerd.cri.take().unwrap());
         let asked = scope.spawn(move || cri.run_pod(&config));
-        until("the plugin waits for the agent", || !plugins(&containerd.machine).is_empty());
+        patiently("the plugin waits for the agent", || !plugins(&containerd.machine).is_empty());
         containerd.kill();
         asked.join().unwrap().unwrap_err();
     });
     lab.node(1).resume_agent().unwrap();
-    until("the plugin has ended", || plugins(&containerd.machine).is_empty());
+    patiently("the plugin has ended", || plugins(&containerd.machine).is_empty());
     containerd.start();
     // kubelet finds no pod of this name that is ready, makes the next one and removes what is left of the first.
     let again = containerd.web("torn", 1);
@@ -253,7 +252,7 @@ fn killed_while_attaching(containerd: &mut Containerd<'_>, lab: &Lab) {
         containerd.machine.exec(&["umount", "-l", &path]);
         containerd.machine.exec(&["rm", &path]);
     }
-    containerd.machine.is_clean(Duration::from_secs(60));
+    containerd.machine.is_clean();
 }
 
 /// Running plugins, by their pids inside the node.

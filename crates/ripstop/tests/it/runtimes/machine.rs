@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use ripstop_lab::{Lab, Target};
 use serde_json::Value;
 
-use super::{image, rows, until};
+use super::{PATIENCE, image, patiently, rows};
 
 const CGROUPS: &str = "/sys/fs/cgroup";
 
@@ -217,7 +217,7 @@ impl Machine<'_> {
     }
 
     /// Nothing of any pod is left: no row, no lease, no link, no table, no namespace, nothing to do.
-    pub fn is_clean(&self, within: Duration) {
+    pub fn is_clean(&self) {
         let layout = self.lab.layout();
         let leases = layout.machine_dir(&format!("n{}", self.node)).join("run/leases");
         let begun = Instant::now();
@@ -238,7 +238,7 @@ impl Machine<'_> {
             if left.is_empty() {
                 return;
             }
-            assert!(begun.elapsed() < within, "left on n{}: {left:#?}", self.node);
+            assert!(begun.elapsed() < PATIENCE, "left on n{}: {left:#?}", self.node);
             std::thread::sleep(Duration::from_millis(100));
         }
     }
@@ -249,7 +249,7 @@ impl Machine<'_> {
         node.off().unwrap();
         node.on().unwrap();
         self.furnish();
-        until("the agent knows its peers again", || {
+        patiently("the agent knows its peers again", || {
             let paths = rows(self.lab, self.node, "/v1/paths");
             !paths.is_empty() && paths.iter().all(|path| path["state"] == "realised")
         });

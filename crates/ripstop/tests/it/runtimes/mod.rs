@@ -11,7 +11,7 @@ mod podman;
 
 use std::process::{Command, Stdio};
 
-use crate::cluster::{lab, rows, until};
+use crate::cluster::{PATIENCE, lab, patiently, rows};
 
 /// Whether these programs are here, and what the image is made of; if not, says what is missing.
 fn installed(programs: &[&str]) -> bool {

@@ -5,14 +5,13 @@
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::process::{Command, Output};
-use std::time::Duration;
 
 use ripstop_lab::{Backend, Families, Lab, Options, Wiring};
 use serde_json::json;
 
 use super::image;
 use super::machine::{Cloud, Machine};
-use super::{installed, lab, until};
+use super::{installed, lab, patiently};
 
 const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
@@ -150,8 +149,8 @@ fn podmans_pods_talk_inside_and_between_nodes_and_survive_their_monitors() {
     two.gets("asker", web[0], 80);
     one.remove("web");
     two.remove("other");
-    one.machine.is_clean(Duration::from_secs(20));
-    two.machine.is_clean(Duration::from_secs(20));
+    one.machine.is_clean();
+    two.machine.is_clean();
     cloud.down();
 }
 
@@ -163,7 +162,7 @@ fn a_reboot_under_podmans_pods_leaks_nothing_and_they_come_anew() {
     two.web("other");
     one.machine.reboot();
     // No pod runs, none has an address, and the peer's pod is where it was.
-    one.machine.is_clean(Duration::from_secs(20));
+    one.machine.is_clean();
     one.run(&["pod", "start", "web"]);
     one.gets("asker", LOCALHOST, 8080);
     one.gets("asker", two.machine.addresses()[0], 80);
@@ -171,7 +170,7 @@ fn a_reboot_under_podmans_pods_leaks_nothing_and_they_come_anew() {
         two.gets("asker", address, 80);
     }
     one.remove("web");
-    one.machine.is_clean(Duration::from_secs(20));
+    one.machine.is_clean();
     cloud.down();
 }
 
@@ -196,7 +195,7 @@ fn namespace_goes_first(podman: &Podman<'_>) {
     podman.machine.exec(&["umount", "-l", &format!("/run/netns/{namespace}")]);
     podman.machine.exec(&["rm", &format!("/run/netns/{namespace}")]);
     podman.output(&["pod", "rm", "-f", "-t", "0", "early"]);
-    podman.machine.is_clean(Duration::from_secs(40));
+    podman.machine.is_clean();
 }
 
 /// Somebody detached the pod before podman does.
@@ -215,7 +214,7 @@ fn detached_twice(podman: &Podman<'_>) {
     }
     assert_eq!(podman.machine.pods().len(), 0);
     podman.remove("twice");
-    podman.machine.is_clean(Duration::from_secs(20));
+    podman.machine.is_clean();
 }
 
 /// Podman is killed while the plugin waits for an agent that does not answer yet.
@@ -223,12 +222,14 @@ fn killed_while_attaching(podman: &Podman<'_>, lab: &Lab) {
     podman.pod_create("torn");
     lab.node(1).pause_agent().unwrap();
     let start = podman.machine.spawn(&mut podman.command(&["pod", "start", "torn"]));
-    until("the plugin waits for the agent", || {
+    patiently("the plugin waits for the agent", || {
         podman.machine.exec(&["sh", "-c", "pidof ripstop-cni || true"]).trim().contains(|c: char| c.is_ascii_digit())
     });
     drop(start);
     lab.node(1).resume_agent().unwrap();
-    until("the plugin has ended", || podman.machine.exec(&["sh", "-c", "pidof ripstop-cni || true"]).trim().is_empty());
+    patiently("the plugin has ended", || {
+        podman.machine.exec(&["sh", "-c", "pidof ripstop-cni || true"]).trim().is_empty()
+    });
     // Podman has forgotten how far it was. It asks for the same interface in a new namespace, is told of the old one,
     // detaches that, and can start.
     let started = (0..3).any(|_| podman.output(&["pod", "start", "torn"]).status.success());
@@ -247,5 +248,5 @@ fn killed_while_attaching(podman: &Podman<'_>, lab: &Lab) {
         podman.machine.exec(&["umount", "-l", &path]);
         podman.machine.exec(&["rm", &path]);
     }
-    podman.machine.is_clean(Duration::from_secs(40));
+    podman.machine.is_clean();
 }
