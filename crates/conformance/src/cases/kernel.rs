@@ -237,10 +237,11 @@ fn loopback(scene: &Scene<'_>) -> Verdict {
     Ok(())
 }
 
-/// Makes an interface in a container that is not the plugin's.
+/// Makes an interface in a container that is not the plugin's. It has no link-local address, which the kernel would still be
+/// trying while the case runs.
 pub fn foreign_interface(pod: &Pod, name: &str, address: &str) -> Verdict<Link> {
     let lines = format!(
-        "link add {name} type veth peer name {name}p\nlink set {name} up\nlink set {name}p up\naddr add {address} dev {name}\n"
+        "link add {name} type veth peer name {name}p\nlink set {name} addrgenmode none\nlink set {name} up\nlink set {name}p up\naddr add {address} dev {name}\n"
     );
     tool(pod.place(), "ip", &["-batch", "-"], &lines)?;
     look::find(pod.place(), name)?.map_or_else(|| skip("an interface cannot be made in a container"), Ok)

@@ -32,6 +32,8 @@ fn a_cluster_takes_nodes_and_pods_and_loses_nothing_while_etcd_is_killed() {
     assert_eq!(lab.node_add().unwrap(), 3);
     lab.pod_add(&PodSpec::new("p3", 3)).unwrap();
     reaches(&lab, "p1", &ip(&lab, "p3"));
+    // What an agent needs to start without the store is in its snapshot a second after it came about.
+    std::thread::sleep(Duration::from_millis(1500));
     // etcd dies: pods come and go within their node's range, and agents die and come back.
     lab.store_signal(Signal::KILL).unwrap();
     for node in [1, 2, 3] {
