@@ -146,6 +146,11 @@ pub fn pod_row(text: &str) -> serde_json::Result<PodRow> {
     serde_json::from_str(text)
 }
 
+/// Where the forwarder of the backend `udp` answers.
+pub fn forwarder_socket(config: &AgentConfig) -> PathBuf {
+    config.run_dir.join("udp-forward.sock")
+}
+
 /// Where the snapshot lies.
 pub fn snapshot_path(config: &AgentConfig) -> PathBuf {
     config.state_dir.join("snapshot.json")

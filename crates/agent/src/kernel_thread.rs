@@ -1,7 +1,7 @@
 //! The one thread that talks to the kernel, and the one that listens to it.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -14,6 +14,7 @@ use ripstop_tables::{FaultCause, Input, StepFault};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::sync::mpsc::UnboundedSender;
 
+use crate::forwarder;
 use crate::run::Message;
 
 /// Notifications come in bursts: the kernel is read when there was none for so long,
@@ -41,6 +42,8 @@ pub enum Job {
     Observe { kinds: BTreeSet<Kind> },
     /// Read what the host is given.
     Facts,
+    /// A forwarder came, which is to be asked what it goes by, or went.
+    Forwarder(bool),
     /// The wanted settings below /proc/sys and tables: what is read is recognised by them.
     Reference(Model),
 }
@@ -70,6 +73,7 @@ pub struct Wanted {
 /// Where the kernel refuses a socket or cannot be read.
 pub fn start(
     files: BootFiles,
+    forwarder: PathBuf,
     wanted: impl FnOnce(&HostFacts) -> Wanted + Send + 'static,
     queue: UnboundedSender<Message>,
 ) -> anyhow::Result<(Found, mpsc::Sender<Job>)> {
@@ -79,7 +83,7 @@ pub fn start(
     thread::Builder::new()
         .name("kernel".into())
         .spawn(move || {
-            let (mut worker, result, own) = match open(wanted) {
+            let (mut worker, result, own) = match open(wanted, &forwarder) {
                 Ok(opened) => opened,
                 Err(error) => {
                     // Who waits for it tells it.
@@ -93,6 +97,7 @@ pub fn start(
             }
             let settings = Settings::default();
             settings.set(&reference);
+            forwarder::watch(forwarder, worker.forwarder, to_self.clone());
             watch(own, to_self, queue.clone(), settings.clone());
             worker.reference = reference;
             worker.settings = settings;
@@ -106,10 +111,11 @@ pub fn start(
 
 type Opened = (Worker, Found, Arc<OwnTraffic>);
 
-fn open(wanted: impl FnOnce(&HostFacts) -> Wanted) -> anyhow::Result<Opened> {
-    let applier = Applier::open()?;
-    let mut observer = Observer::open()?;
-    let facts = observer.facts()?;
+fn open(wanted: impl FnOnce(&HostFacts) -> Wanted, socket: &Path) -> anyhow::Result<Opened> {
+    let applier = Applier::open()?.with_forwarder(socket.to_owned());
+    let mut observer = Observer::open()?.with_forwarder(socket.to_owned());
+    let forwarder = forwarder::answers(socket);
+    let facts = HostFacts { forwarder, ..observer.facts()? };
     let Wanted { reference, pods } = wanted(&facts);
     let mut observed = entries(&observer.host(&reference)?);
     observed.append(&mut inside(&mut observer, pods));
@@ -122,6 +128,7 @@ fn open(wanted: impl FnOnce(&HostFacts) -> Wanted) -> anyhow::Result<Opened> {
         reference: Model::new(),
         settings: Settings::default(),
         later: VecDeque::new(),
+        forwarder,
     };
     Ok((worker, found, own))
 }
@@ -152,6 +159,8 @@ struct Worker {
     settings: Settings,
     /// Jobs that calls have overtaken.
     later: VecDeque<Job>,
+    /// Whether a forwarder answers.
+    forwarder: bool,
 }
 
 /// The wanted settings below /proc/sys, shared with the thread that looks at them.
@@ -225,14 +234,13 @@ impl Worker {
                 let found = found.map(|model| entries(&model)).map_err(|e| e.to_string());
                 send(queue, Input::Inspected { call, found });
             }
-            Job::Observe { kinds } => match self.observe(&kinds) {
-                Ok(model) => send(queue, Input::Observed { kinds, entries: entries(&model) }),
-                Err(error) => tracing::warn!("{error}; reading again with the next change"),
-            },
-            Job::Facts => match self.observer.facts() {
-                Ok(facts) => send(queue, Input::Facts(facts)),
-                Err(error) => tracing::warn!("{error}; reading again with the next change"),
-            },
+            Job::Observe { kinds } => self.tell(kinds, queue),
+            Job::Facts => self.tell_facts(queue),
+            Job::Forwarder(there) => {
+                self.forwarder = there;
+                self.tell(BTreeSet::from([Kind::Forwarder, Kind::ForwarderPeer]), queue);
+                self.tell_facts(queue);
+            }
             Job::Reference(reference) => {
                 self.settings.set(&reference);
                 self.reference = reference;
@@ -240,8 +248,18 @@ impl Worker {
         }
     }
 
-    fn observe(&mut self, kinds: &BTreeSet<Kind>) -> Result<Model, ripstop_kernel::ObserveError> {
-        self.observer.kinds(|kind| kinds.contains(&kind), &self.reference)
+    fn tell(&mut self, kinds: BTreeSet<Kind>, queue: &UnboundedSender<Message>) {
+        match self.observer.kinds(|kind| kinds.contains(&kind), &self.reference) {
+            Ok(model) => send(queue, Input::Observed { kinds, entries: entries(&model) }),
+            Err(error) => tracing::warn!("{error}; reading again with the next change"),
+        }
+    }
+
+    fn tell_facts(&mut self, queue: &UnboundedSender<Message>) {
+        match self.observer.facts() {
+            Ok(facts) => send(queue, Input::Facts(HostFacts { forwarder: self.forwarder, ..facts })),
+            Err(error) => tracing::warn!("{error}; reading again with the next change"),
+        }
     }
 
     fn apply(&mut self, steps: &[Step], stop_on_error: bool) -> Vec<Option<Result<(), StepFault>>> {

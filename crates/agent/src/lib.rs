@@ -14,6 +14,7 @@
 
 pub mod core;
 mod files;
+mod forwarder;
 mod http;
 mod kernel_thread;
 mod logging;

@@ -143,7 +143,8 @@ impl Shell {
             let (core, _) = Core::start(at, Start { facts: facts.clone(), ..last });
             Wanted { reference: reference(core.desired()), pods: core.pod_keys() }
         };
-        let (found, jobs) = kernel_thread::start(boot_files, wanted, to_self.clone())?;
+        let (found, jobs) =
+            kernel_thread::start(boot_files, files::forwarder_socket(&config), wanted, to_self.clone())?;
         let reference = found.reference;
         start.facts = found.facts;
         start.observed = found.observed;

@@ -23,7 +23,7 @@ pub fn take_out(config: &Path, what: Withdrawn) -> anyhow::Result<()> {
     let config = if config.exists() { run::read_config(config)? } else { AgentConfig::default() };
     let _lock = files::lock(&config)?;
     let mut files = BootFiles::new(&config.run_dir);
-    let mut found = Observer::open()?.host(&Model::new())?;
+    let mut found = Observer::open()?.with_forwarder(files::forwarder_socket(&config)).host(&Model::new())?;
     if what == Withdrawn::Everything {
         let (records, faults) = files.list(LEASES);
         if let Some(fault) = faults.first() {
@@ -37,7 +37,7 @@ pub fn take_out(config: &Path, what: Withdrawn) -> anyhow::Result<()> {
         found.retain(|key, _| what == Withdrawn::Jumps && key.kind() == Kind::ForwardJump);
     }
     let plan = ripstop_plan::diff_all(&found, &Model::new(), &|_: &_, _: &Entry| Ok(()));
-    let mut applier = Applier::open()?;
+    let mut applier = Applier::open()?.with_forwarder(files::forwarder_socket(&config));
     let outcomes = applier.run(&plan.steps, OnError::Continue, &mut files);
     applier.flush();
     let faults: Vec<String> =

@@ -31,11 +31,16 @@ pub fn may_delete(tables: &Tables, key: &Key, entry: &Entry) -> Result<(), Strin
     }
     let needed: &[StoreKind] = match key {
         Key::Record { .. } | Key::Qdisc { .. } | Key::Sysctl { .. } | Key::LinkSysctl { .. } => &[],
-        Key::Link { .. } | Key::NftTable { .. } | Key::ForwardJump { .. } => &[StoreKind::Networks],
-        Key::Address { .. } => &[StoreKind::Networks, StoreKind::Claims],
-        Key::NftElement(_) | Key::Neighbour { .. } | Key::Fdb { .. } | Key::Nexthop { .. } | Key::Route { .. } => {
-            &[StoreKind::Networks, StoreKind::Nodes, StoreKind::Claims]
+        Key::Link { .. } | Key::NftTable { .. } | Key::ForwardJump { .. } | Key::Forwarder { .. } => {
+            &[StoreKind::Networks]
         }
+        Key::Address { .. } => &[StoreKind::Networks, StoreKind::Claims],
+        Key::NftElement(_)
+        | Key::Neighbour { .. }
+        | Key::Fdb { .. }
+        | Key::ForwarderPeer { .. }
+        | Key::Nexthop { .. }
+        | Key::Route { .. } => &[StoreKind::Networks, StoreKind::Nodes, StoreKind::Claims],
     };
     match needed.iter().find(|kind| tables.knowledge(**kind) == Knowledge::Unknown) {
         None => Ok(()),

@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use ripstop_fabric::{egress, host, paths, wiring};
-use ripstop_netmodel::{Address, Entry, Link, LinkKind, Ns, Route, RouteTarget, Scope, Sysctl};
-use ripstop_objects::{Network, NetworkName, Wiring};
+use ripstop_fabric::{egress, forwarder, host, paths, wiring};
+use ripstop_netmodel::{Address, Entry, Forwarder, Link, LinkKind, Ns, Route, RouteTarget, Scope, Sysctl};
+use ripstop_objects::{Encapsulation, Network, NetworkName, Wiring};
 use ripstop_tables::Tables;
 use ripstop_types::{Family, IfName, Prefix};
 
@@ -57,7 +57,7 @@ pub(crate) fn objects(tables: &Tables, network: &Network) -> Vec<Entry> {
         // The kernel solicits a neighbour on behalf of a forwarded packet from a link-local address only.
         part.add(Address { ns: Ns::Host, link, ip: wiring::router(Family::V6), len: 64, scope: Scope::Link });
     }
-    tunnel(&mut part, tables, network);
+    tunnels(&mut part, tables, network);
     if network.migration.is_some() {
         loose_sources(&mut part, tables, network);
     }
@@ -126,29 +126,44 @@ fn loose_sources(part: &mut Part, tables: &Tables, network: &Network) {
     if let Some(uplink) = host::uplink(tables, Family::V4) {
         loosen(uplink, None);
     }
-    if let Some(tunnel) = paths::tunnel_link(network) {
+    for (_, tunnel) in paths::tunnel_links(network) {
         loosen(&tunnel.clone(), Some(tunnel));
     }
 }
 
-fn tunnel(part: &mut Part, tables: &Tables, network: &Network) {
-    let Some(name) = paths::tunnel_link(network) else { return };
+fn tunnels(part: &mut Part, tables: &Tables, network: &Network) {
     let Some(local) = host::outer_family(tables).and_then(|family| host::address(tables, family)) else { return };
-    if let Some(ip) = own_ip(tables, &network.name, Family::V4) {
-        // A peer may answer by another way than it was asked. On a link without an address the kernel takes such a packet
-        // for forged, even where its reverse-path filter is loose (`__fib_validate_source`).
-        part.add(Address { ns: Ns::Host, link: name.clone(), ip, len: 32, scope: Scope::Link });
+    for (encapsulation, name) in paths::tunnel_links(network) {
+        if let Some(ip) = own_ip(tables, &network.name, Family::V4) {
+            // A peer may answer by another way than it was asked. On a link without an address the kernel takes such a
+            // packet for forged, even where its reverse-path filter is loose (`__fib_validate_source`).
+            part.add(Address { ns: Ns::Host, link: name.clone(), ip, len: 32, scope: Scope::Link });
+        }
+        let backend = network.spec.backend;
+        let (kind, mac, word) = match encapsulation {
+            Encapsulation::Udp => (LinkKind::Tun, None, "udp"),
+            Encapsulation::Vxlan | Encapsulation::None => {
+                let kind = LinkKind::Vxlan { vni: backend.vni, port: backend.port, local: local.ip };
+                (kind, Some(paths::tunnel_mac(&tables.node, network)), "tunnel")
+            }
+        };
+        part.add(Link {
+            ns: Ns::Host,
+            name,
+            kind,
+            mtu: host::tunnel_mtu(tables, network, encapsulation),
+            mac,
+            up: true,
+            master: None,
+            altname: Some(format!("ripstop.{word}.{}", network.name).into()),
+            port: None,
+            no_link_local: true,
+        });
     }
-    part.add(Link {
-        ns: Ns::Host,
-        name,
-        kind: LinkKind::Vxlan { vni: network.spec.backend.vni, port: network.spec.backend.port, local: local.ip },
-        mtu: host::tunnel_mtu(tables, network),
-        mac: Some(paths::tunnel_mac(&tables.node, network)),
-        up: true,
-        master: None,
-        altname: Some(format!("ripstop.tunnel.{}", network.name).into()),
-        port: None,
-        no_link_local: true,
-    });
+    // Where no forwarder runs nobody can be told; its device and the routes stay as they are.
+    if let Some(link) = forwarder::device(network).filter(|_| tables.facts.forwarder)
+        && let Some(listen) = forwarder::listen(tables, network)
+    {
+        part.add(Forwarder { link, listen: vec![listen] });
+    }
 }

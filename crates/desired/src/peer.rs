@@ -1,7 +1,8 @@
-//! What one peer means for this node: a nexthop, routes, and the tunnel's neighbour and forwarding entry.
+//! What one peer means for this node: a nexthop, routes, and the tunnel's neighbour and forwarding entry, or the
+//! forwarder's entry.
 
-use ripstop_fabric::{egress, paths};
-use ripstop_netmodel::{Entry, Fdb, Neighbour, Nexthop, NftElement, Ns, Route, RouteTarget};
+use ripstop_fabric::{egress, forwarder, paths};
+use ripstop_netmodel::{Entry, Fdb, ForwarderPeer, Neighbour, Nexthop, NftElement, Ns, Route, RouteTarget};
 use ripstop_nft::model::{ElementBody, ElementKey, Key as ElementValue, Name, TableFamily};
 use ripstop_objects::{Network, NodeRecord};
 use ripstop_tables::Tables;
@@ -17,7 +18,13 @@ pub(crate) fn objects(tables: &Tables, network: &Network, peer: &NodeRecord) -> 
     if peer.name == tables.node {
         return part.entries;
     }
-    if paths::tunnel_link(network).is_some() {
+    if let Some(link) = forwarder::device(network).filter(|_| tables.facts.forwarder)
+        && let Some(known) = forwarder::peer(tables, network, peer)
+    {
+        let forwarder::Peer { name, to, also_from, ranges } = known;
+        part.add(ForwarderPeer { link, peer: name.into(), to, also_from, ranges });
+    }
+    if paths::tunnel_links(network).next().is_some() {
         for address in &peer.addresses {
             part.add(NftElement {
                 key: ElementKey {
@@ -52,9 +59,11 @@ fn routes(part: &mut Part, tables: &Tables, network: &Network, peer: &NodeRecord
         Ok(path) => {
             let onlink = path.tunnel.is_some();
             part.add(Nexthop { id, link: path.link.clone(), gateway: path.gateway, onlink });
-            if let Some(end) = path.tunnel {
-                part.add(Neighbour { ns: Ns::Host, link: path.link.clone(), ip: path.gateway, mac: end.mac });
-                part.add(Fdb { link: path.link, mac: end.mac, dst: end.outer });
+            if let Some(end) = path.tunnel
+                && let Some(mac) = end.mac
+            {
+                part.add(Neighbour { ns: Ns::Host, link: path.link.clone(), ip: path.gateway, mac });
+                part.add(Fdb { link: path.link, mac, dst: end.outer });
             }
             RouteTarget::Nexthop(id)
         }

@@ -15,7 +15,7 @@ use ripstop_netmodel::{NFT_TABLE, NftTable, link_table};
 use ripstop_nft::model::{
     Chain, Hook, Policy, Rule, Set, Statement, Table, TableFamily, Type, Value, build::*, priority,
 };
-use ripstop_objects::{Network, Wiring};
+use ripstop_objects::{Encapsulation, Network, Wiring};
 use ripstop_tables::{PodRow, Tables};
 use ripstop_types::{Family, Mac};
 
@@ -51,8 +51,13 @@ pub fn ruleset(tables: &Tables) -> Table {
     }
     let tunnel_ports: BTreeSet<Port> = networks
         .iter()
-        .filter(|network| paths::tunnel_link(network).is_some())
-        .map(|network| network.spec.backend.port.into())
+        .flat_map(|network| {
+            paths::tunnel_links(network).map(|(encapsulation, _)| (network.spec.backend, encapsulation))
+        })
+        .map(|(backend, encapsulation)| match encapsulation {
+            Encapsulation::Udp => backend.udp_port.into(),
+            Encapsulation::Vxlan | Encapsulation::None => backend.port.into(),
+        })
         .collect();
     if !tunnel_ports.is_empty() {
         table = tunnel_guard(table, &tunnel_ports);

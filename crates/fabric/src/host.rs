@@ -6,6 +6,8 @@ use ripstop_objects::{BackendKind, Encapsulation, Network, NodeAddress};
 use ripstop_tables::{HostLink, Tables};
 use ripstop_types::{Family, IfName, Prefix};
 
+use crate::paths;
+
 /// The link that carries the node's traffic of a family: the configured one, otherwise that of the default route,
 /// otherwise the first that is up and has an address.
 pub fn uplink(tables: &Tables, family: Family) -> Option<&IfName> {
@@ -60,23 +62,19 @@ pub fn link_mtu(tables: &Tables, network: &Network) -> Option<u32> {
     network.backends().filter_map(|kind| mtu_by(tables, network, kind)).max()
 }
 
-/// The MTU of a network's tunnel device.
-pub fn tunnel_mtu(tables: &Tables, network: &Network) -> Option<u32> {
-    mtu_by(tables, network, BackendKind::Vxlan)
+fn mtu_by(tables: &Tables, network: &Network, kind: BackendKind) -> Option<u32> {
+    tunnel_mtu(tables, network, paths::most_by(kind))
 }
 
-fn mtu_by(tables: &Tables, network: &Network, kind: BackendKind) -> Option<u32> {
+/// The longest packet of a network that an encapsulation carries.
+pub fn tunnel_mtu(tables: &Tables, network: &Network, encapsulation: Encapsulation) -> Option<u32> {
     if let Some(mtu) = network.spec.backend.mtu {
         return Some(mtu);
     }
     let outer = outer_family(tables)?;
     let uplinks = Family::BOTH.into_iter().filter_map(|family| tables.facts.links.get(uplink(tables, family)?));
     let smallest = uplinks.map(|link| link.mtu).min()?;
-    let overhead = match kind {
-        BackendKind::HostGw => Encapsulation::None.overhead(outer),
-        BackendKind::Vxlan | BackendKind::Auto => Encapsulation::Vxlan.overhead(outer),
-    };
-    Some(smallest.saturating_sub(overhead))
+    Some(smallest.saturating_sub(encapsulation.overhead(outer)))
 }
 
 /// Whether `ip` lies in the subnet of this node's own address of its family.

@@ -6,6 +6,7 @@
 //! - [`egress`]: which destinations see a pod's own address.
 //! - [`hygiene`]: what of the host gets in the way of pods, and what is done about it.
 //! - [`migration`]: how a network goes from one backend to another without losing a packet.
+//! - [`forwarder`]: what the forwarder of the backend `udp` goes by.
 //! - [`publish`]: what this node tells its peers.
 //!
 //! Not here: kernel objects. A decision says "to that gateway by VXLAN", never how that is written.
@@ -13,6 +14,7 @@
 //! Invariants: the same tables give the same decision; a refusal is a value with a sentence.
 
 pub mod egress;
+pub mod forwarder;
 mod hash;
 pub mod host;
 pub mod hygiene;

@@ -14,11 +14,11 @@
 //! So no node sends what another does not receive, and no pod sends what another's link would not take. A node that does
 //! not answer keeps the migration from ending; it is named, and can be skipped.
 
-use ripstop_objects::{Encapsulation, Network, NodeRecord};
+use ripstop_objects::{BackendKind, Encapsulation, Network, NodeRecord};
 use ripstop_tables::Tables;
 use ripstop_types::{Family, NodeName, Revision};
 
-use crate::paths;
+use crate::{forwarder, paths};
 
 /// How long a packet may be under way between a pod and the wire, in milliseconds: longer than a busy machine's queues keep
 /// it. What was sent before a change has arrived before the next.
@@ -97,20 +97,33 @@ fn revision(tables: &Tables, network: &Network) -> Revision {
     tables.networks.get(&network.name).map(|row| row.revision).unwrap_or_default()
 }
 
-/// Whether this network could be carried by a backend between all nodes that are known.
+/// Whether this node receives by the backend to which a network goes, as far as that is not in the kernel alone.
+pub fn receives(tables: &Tables, network: &Network) -> bool {
+    network.spec.backend.kind != BackendKind::Udp || forwarder::receives(tables, network)
+}
+
+/// Whether this network could be carried by its backend between all nodes that are known.
 ///
 /// # Errors
-/// A sentence for each pair of nodes that it could not.
+/// A sentence for each node or pair of nodes that it could not.
 pub fn check(tables: &Tables, network: &Network) -> Result<(), Vec<String>> {
-    use ripstop_objects::BackendKind;
-    if network.spec.backend.kind != BackendKind::HostGw {
-        return Ok(());
-    }
-    let mut faults = Vec::new();
     let nodes: Vec<&NodeRecord> = tables.nodes.values().map(|row| &*row.value).collect();
-    for (place, one) in nodes.iter().enumerate() {
-        for other in &nodes[place + 1..] {
-            faults.extend(network.spec.families().find_map(|family| apart(one, other, family)));
+    let mut faults = Vec::new();
+    match network.spec.backend.kind {
+        BackendKind::Vxlan | BackendKind::Auto => {}
+        BackendKind::HostGw => {
+            for (place, one) in nodes.iter().enumerate() {
+                for other in &nodes[place + 1..] {
+                    faults.extend(network.spec.families().find_map(|family| apart(one, other, family)));
+                }
+            }
+        }
+        BackendKind::Udp => {
+            let without = nodes.iter().filter(|node| !node.forwarder && node.udp().is_none());
+            let sentence = |node: &&NodeRecord| {
+                format!("no forwarder runs on node/{}, which udp needs: {}", node.name, forwarder::REMEDY)
+            };
+            faults.extend(without.map(sentence));
         }
     }
     if faults.is_empty() { Ok(()) } else { Err(faults) }
@@ -124,7 +137,7 @@ fn apart(one: &NodeRecord, other: &NodeRecord, family: Family) -> Option<String>
     };
     (!here.prefix.contains(there.ip)).then(|| {
         format!(
-            "a router stands between node/{} at {} and node/{} at {}: host-gw carries packets inside one subnet only; accepted: auto, vxlan",
+            "a router stands between node/{} at {} and node/{} at {}: host-gw carries packets inside one subnet only; accepted: auto, vxlan, udp",
             one.name, here.ip, other.name, there.ip
         )
     })

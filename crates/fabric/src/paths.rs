@@ -6,7 +6,7 @@ use ripstop_objects::{BackendKind, Encapsulation, Network, NodeRecord};
 use ripstop_tables::Tables;
 use ripstop_types::{Family, IfName, Mac, NodeName};
 
-use crate::{host, migration, wiring};
+use crate::{forwarder, host, migration, wiring};
 
 /// The way to a peer's pods of one family.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,8 +30,8 @@ pub struct Path {
 pub struct TunnelEnd {
     /// Its outer address.
     pub outer: IpAddr,
-    /// Hardware address of its inner frames.
-    pub mac: Mac,
+    /// Hardware address of its inner frames, where there are frames.
+    pub mac: Option<Mac>,
 }
 
 /// Why there is no path: a sentence without a full stop.
@@ -73,6 +73,7 @@ pub(crate) fn by_backend(
     match kind {
         BackendKind::HostGw => plain(tables, peer, family),
         BackendKind::Vxlan => vxlan(tables, network, peer, family),
+        BackendKind::Udp => udp(tables, network, peer, family),
         BackendKind::Auto => match plain(tables, peer, family) {
             Ok(path) => Ok(path),
             Err(_) => vxlan(tables, network, peer, family),
@@ -80,11 +81,26 @@ pub(crate) fn by_backend(
     }
 }
 
-/// The tunnel device of a network, where one of its backends may use one.
-pub fn tunnel_link(network: &Network) -> Option<IfName> {
-    let tunnels = |kind| matches!(kind, BackendKind::Vxlan | BackendKind::Auto);
+/// The encapsulation that a backend uses at most.
+pub(crate) fn most_by(kind: BackendKind) -> Encapsulation {
+    match kind {
+        BackendKind::HostGw => Encapsulation::None,
+        BackendKind::Vxlan | BackendKind::Auto => Encapsulation::Vxlan,
+        BackendKind::Udp => Encapsulation::Udp,
+    }
+}
+
+/// The VXLAN device of a network, where one of its backends may use one.
+pub fn vxlan_link(network: &Network) -> Option<IfName> {
     // "ript" and at most eight digits fit a name.
-    network.backends().any(tunnels).then(|| format!("ript{}", network.spec.backend.vni).parse().ok())?
+    let link = || format!("ript{}", network.spec.backend.vni).parse().ok();
+    network.backends().any(|kind| most_by(kind) == Encapsulation::Vxlan).then(link)?
+}
+
+/// The tunnel devices of a network, with what packets that leave by them have around them. In a migration there may be two.
+pub fn tunnel_links(network: &Network) -> impl Iterator<Item = (Encapsulation, IfName)> {
+    let vxlan = vxlan_link(network).map(|link| (Encapsulation::Vxlan, link));
+    vxlan.into_iter().chain(forwarder::device(network).map(|link| (Encapsulation::Udp, link)))
 }
 
 /// The hardware address of this node's tunnel device of a network: of its name, so the same after a restart.
@@ -154,13 +170,56 @@ fn vxlan(tables: &Tables, network: &Network, peer: &NodeRecord, family: Family) 
         // is moved (`ip6_route_check_nh_onlink`).
         Family::V6 => IpAddr::V6(link_local(theirs.mac)),
     };
-    let link = tunnel_link(network).ok_or_else(|| NoPath::Refused("the network has no tunnel".into()))?;
+    let link = vxlan_link(network).ok_or_else(|| NoPath::Refused("the network has no tunnel".into()))?;
     Ok(Path {
         peer: peer.name.clone(),
         family,
         encapsulation: Encapsulation::Vxlan,
         link,
         gateway,
-        tunnel: Some(TunnelEnd { outer, mac: theirs.mac }),
+        tunnel: Some(TunnelEnd { outer, mac: Some(theirs.mac) }),
+    })
+}
+
+fn udp(tables: &Tables, network: &Network, peer: &NodeRecord, family: Family) -> Result<Path, NoPath> {
+    let port = network.spec.backend.udp_port;
+    let outer_family = host::outer_family(tables)
+        .ok_or_else(|| NoPath::Refused("this node has no address on its uplink, which udp needs".into()))?;
+    let theirs = peer.udp().ok_or_else(|| {
+        NoPath::Pending(if peer.forwarder {
+            format!("{} has not published that it receives udp yet", peer.name)
+        } else {
+            format!("no forwarder runs on {}, so it does not receive udp: {}", peer.name, forwarder::REMEDY)
+        })
+    })?;
+    if theirs.port != port {
+        return Err(NoPath::Refused(format!(
+            "{} receives udp on port {}, this node sends to {port}: the network's backend.udpPort differs",
+            peer.name, theirs.port
+        )));
+    }
+    let outer = theirs.outer(outer_family).ok_or_else(|| {
+        NoPath::Refused(format!("{} has no {outer_family} address for outer packets, which this node sends", peer.name))
+    })?;
+    // The device carries packets without frames, so a gateway only names the peer; it is of the same kind as in a tunnel
+    // with frames, which it may take the place of.
+    let gateway = match family {
+        Family::V4 => tables
+            .ranges(&peer.name, &network.name, family)
+            .next()
+            .and_then(|range| wiring::node_ip(&range))
+            .ok_or_else(|| {
+                NoPath::Pending(format!("{} owns no {family} range of network {} yet", peer.name, network.name))
+            })?,
+        Family::V6 => IpAddr::V6(link_local(crate::hash::mac(&["udp", peer.name.as_str()]))),
+    };
+    let link = forwarder::device(network).ok_or_else(|| NoPath::Refused("the network has no tunnel".into()))?;
+    Ok(Path {
+        peer: peer.name.clone(),
+        family,
+        encapsulation: Encapsulation::Udp,
+        link,
+        gateway,
+        tunnel: Some(TunnelEnd { outer, mac: None }),
     })
 }

@@ -6,11 +6,12 @@ use ripstop_objects::{Network, NodeRecord, Receive, VxlanReceive};
 use ripstop_tables::{Row, Tables};
 use ripstop_types::{Family, Revision};
 
-use crate::{host, paths, wiring};
+use crate::{forwarder, host, paths, wiring};
 
 /// This node's record; `None` until it has an address.
 ///
-/// A way to receive is named only when its device is in the kernel: a peer that reads it may send at once.
+/// A way to receive is named only when its device is in the kernel, and that of the backend `udp` when a forwarder is set
+/// up: a peer that reads it may send at once.
 pub fn record(tables: &Tables) -> Option<NodeRecord> {
     let addresses = host::addresses(tables);
     if addresses.is_empty() {
@@ -18,6 +19,7 @@ pub fn record(tables: &Tables) -> Option<NodeRecord> {
     }
     let mut receives = vec![Receive::Plain];
     receives.extend(tables.networks.values().filter_map(|row| vxlan(tables, &row.value)).map(Receive::Vxlan));
+    receives.extend(forwarder::receive(tables));
     // In a migration a node speaks of a network when nothing of its own is left to do.
     let is_prepared = |network: &Row<Network>| {
         network.value.migration.is_none() || tables.prepared.get(&network.value.name) == Some(&network.revision)
@@ -33,6 +35,7 @@ pub fn record(tables: &Tables) -> Option<NodeRecord> {
         addresses,
         receives,
         prefers: Vec::new(),
+        forwarder: tables.facts.forwarder,
         pod_mtu: tables.networks.values().filter_map(|row| host::pod_mtu(tables, &row.value)).min(),
         networks: revisions(&mut tables.networks.values().filter(|row| realised(row))),
         migrated: tables.migrated.clone(),
@@ -42,7 +45,7 @@ pub fn record(tables: &Tables) -> Option<NodeRecord> {
 }
 
 fn vxlan(tables: &Tables, network: &Network) -> Option<VxlanReceive> {
-    let link = paths::tunnel_link(network)?;
+    let link = paths::vxlan_link(network)?;
     if !tables.realised.contains(&link) {
         return None;
     }

@@ -39,10 +39,25 @@ impl Client {
     /// # Errors
     /// Where nobody listens there.
     pub fn connect(socket: &Path) -> Result<Self, ClientFault> {
+        Self::connect_within(socket, PATIENCE)
+    }
+
+    /// Connects; each answer may take this long.
+    ///
+    /// # Errors
+    /// Where nobody listens there.
+    pub fn connect_within(socket: &Path, patience: Duration) -> Result<Self, ClientFault> {
         let stream = UnixStream::connect(socket)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.set_write_timeout(Some(PATIENCE))?;
+        stream.set_read_timeout(Some(patience))?;
+        stream.set_write_timeout(Some(patience))?;
         Ok(Self(BufReader::new(stream)))
+    }
+
+    /// Blocks until the forwarder at the other end is gone.
+    pub fn wait_end(self) {
+        // Nobody asked, so nothing is said: what comes is the end.
+        let mut stream = self.0.get_ref();
+        let _ = stream.set_read_timeout(None).and_then(|()| stream.read(&mut [0]));
     }
 
     /// Puts a set-up in force.
@@ -51,6 +66,17 @@ impl Client {
     /// Where it is refused.
     pub fn set(&mut self, setup: &Setup) -> Result<(), ClientFault> {
         match self.ask(&Request::Set(setup.clone()))? {
+            Answer::Ok => Ok(()),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// Has it forward nothing.
+    ///
+    /// # Errors
+    /// Where the socket fails.
+    pub fn clear(&mut self) -> Result<(), ClientFault> {
+        match self.ask(&Request::Clear)? {
             Answer::Ok => Ok(()),
             other => Err(unexpected(other)),
         }

@@ -48,6 +48,8 @@ pub struct Peer {
 pub enum Request {
     /// Forward by this from now on. Answered when every thread does; a set-up that is refused changes nothing.
     Set(Setup),
+    /// Forward nothing, let go of device and addresses, and forget the set-up.
+    Clear,
     /// The set-up in force.
     Get,
     /// Counters.

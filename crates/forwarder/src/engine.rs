@@ -39,7 +39,7 @@ pub enum EngineFault {
         error: io::Error,
     },
     /// An address cannot be listened on.
-    #[error("listen: {address}: {error}")]
+    #[error("listen: {address}: {error}{}", remedy(.error))]
     Listen {
         /// The address.
         address: SocketAddr,
@@ -52,6 +52,16 @@ pub enum EngineFault {
     /// A thread does not answer.
     #[error("thread {0} did not take the set-up within {limit} s", limit = RENEWAL.as_secs())]
     Stuck(usize),
+}
+
+/// What to do about an address that cannot be listened on.
+fn remedy(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            "; another program has the port: end it, or give the network's backend another port"
+        }
+        _ => "",
+    }
 }
 
 /// What threads forward by. Never changed, only replaced.
@@ -132,6 +142,13 @@ struct Device {
     name: IfName,
     queues: Vec<Arc<OwnedFd>>,
     offloads: Offloads,
+}
+
+impl Device {
+    /// Whether the device of that name is still the one whose queues these are.
+    fn is_there(&self) -> bool {
+        self.queues.iter().all(|queue| tun::is_attached(queue.as_fd()))
+    }
 }
 
 struct Listener {
@@ -242,7 +259,7 @@ impl Engine {
     pub fn set(&mut self, setup: Setup) -> Result<(), EngineFault> {
         setup.check()?;
         let lost = self.shared.lost.load(Ordering::Acquire);
-        let kept = self.device.as_ref().is_some_and(|device| device.name == setup.device && !lost);
+        let kept = self.device.as_ref().is_some_and(|device| device.name == setup.device && !lost && device.is_there());
         let opened = if kept { None } else { Some(open(&setup.device, self.queues)?) };
         let listeners = self.listen(&setup)?;
         if let Some(opened) = opened {
@@ -255,6 +272,15 @@ impl Engine {
         self.setup = Some(setup);
         self.start()?;
         self.await_threads(version)
+    }
+
+    /// Ends the threads and lets go of everything.
+    pub fn clear(&mut self) {
+        self.stop();
+        self.shared.lost.store(false, Ordering::Release);
+        (self.setup, self.device) = (None, None);
+        self.listeners.clear();
+        self.shared.publish(Generation::default());
     }
 
     /// Lets the threads run, if they do not.

@@ -20,6 +20,8 @@
 //! → {"set":{"device":"ripudp0","listen":["172.30.1.11:8285"],
 //!           "peers":[{"name":"n2","to":"172.30.1.12:8285","ranges":["10.244.2.0/24"]}]}}
 //! ← "ok"                                          or {"refused":"peers: n2 is listed twice"}
+//! → "clear"                                       forward nothing any more
+//! ← "ok"
 //! → "get"
 //! ← {"setup":{…}}                                 {"setup":null} before the first
 //! → "stats"
@@ -27,7 +29,7 @@
 //! ```
 //!
 //! `set` is complete and replaces what was before, for all threads, before it is answered; a refused one changes nothing.
-//! The device must exist (the agent's plan makes it first), persistent and with several queues.
+//! The device must exist (the agent's plan makes it first, see [`make`]), persistent and with several queues.
 //!
 //! # What happens when something ends
 //!
@@ -63,4 +65,4 @@ mod worker;
 pub use client::{Client, ClientFault};
 pub use engine::EngineFault;
 pub use server::{Ended, Options, StartFault, run};
-pub use sys::tun::{create, hold};
+pub use sys::tun::{Made, create, hold, make};

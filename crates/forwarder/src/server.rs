@@ -227,6 +227,7 @@ impl Server {
             };
             let answer = match request {
                 Request::Set(setup) => self.set(setup),
+                Request::Clear => self.clear(),
                 Request::Get => Answer::Setup(self.engine().setup().cloned()),
                 Request::Stats => Answer::Stats(self.engine().stats()),
                 Request::HandOver => {
@@ -250,6 +251,12 @@ impl Server {
         if let Err(error) = state::write(&self.state, &setup) {
             tracing::warn!("{}: {error}", self.state.display());
         }
+        Answer::Ok
+    }
+
+    fn clear(&self) -> Answer {
+        self.engine().clear();
+        state::forget(&self.state);
         Answer::Ok
     }
 

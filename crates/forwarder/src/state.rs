@@ -31,6 +31,15 @@ pub fn write(file: &Path, setup: &Setup) -> io::Result<()> {
     fs::rename(&new, file)
 }
 
+/// Removes it, so that the next start forwards nothing.
+pub fn forget(file: &Path) {
+    if let Err(error) = fs::remove_file(file)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        tracing::warn!("{}: {error}", file.display());
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -43,6 +52,9 @@ mod tests {
         let setup = Setup { device: "ripudp0".parse().unwrap(), listen: Vec::new(), peers: Vec::new() };
         write(&file, &setup).unwrap();
         assert_eq!(read(&file), Some(setup));
+        forget(&file);
+        assert_eq!(read(&file), None);
+        forget(&file);
         fs::write(&file, b"{\"device\":").unwrap();
         assert_eq!(read(&file), None);
     }

@@ -60,6 +60,9 @@ pub enum Fault {
         /// What usually is behind it.
         cause: Option<Box<str>>,
     },
+    /// The forwarder of the backend `udp` does not do it.
+    #[error("{0}")]
+    Forwarder(Box<str>),
     /// The step asks for something the kernel has no form for.
     #[error("{0}")]
     Unsupported(Box<str>),

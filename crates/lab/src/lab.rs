@@ -248,8 +248,8 @@ impl Lab {
             std::fs::write(&path, text).attempt(|| format!("write {}", path.display()))?;
         }
         cables::lay_machine(&self.layout, name, machine)?;
-        let agent = machine.node.filter(|_| state.options.agents).map(|_| self.agent_command(&state.options));
-        let init = self.boot(name, agent)?;
+        let runs_agent = machine.node.is_some() && state.options.agents;
+        let init = self.boot(name, runs_agent.then_some(&state.options))?;
         State::update(&self.layout, |state| {
             if let Some(machine) = state.machines.get_mut(name) {
                 machine.init = Some(init);
@@ -269,10 +269,19 @@ impl Lab {
         }
     }
 
-    fn boot(&self, name: &str, agent: Option<AgentCommand>) -> Result<ProcessId> {
+    /// How a node's forwarder is started. It waits until its agent tells it something.
+    fn forwarder_command(&self) -> AgentCommand {
+        let argv = vec![self.programs.ripstop.display().to_string(), "udp-forward".into()];
+        AgentCommand { argv, env: std::collections::BTreeMap::new() }
+    }
+
+    fn boot(&self, name: &str, agents: Option<&Options>) -> Result<ProcessId> {
         let dir: PathBuf = self.layout.machine_dir(name);
         let log = dir.join("init.log");
-        let spec = Spec { lab: self.layout.lab().into(), name: name.into(), role: Role::Machine, dir, agent };
+        let agent = agents.map(|options| self.agent_command(options));
+        let forwarder = agents.map(|_| self.forwarder_command());
+        let spec =
+            Spec { lab: self.layout.lab().into(), name: name.into(), role: Role::Machine, dir, agent, forwarder };
         let place = Place::host().in_netns(&self.layout.netns_path(name))?.with_new(MACHINE_SPACES);
         start_init(&self.programs.ripstop, &place, &spec, &log)
     }

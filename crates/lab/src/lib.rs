@@ -44,7 +44,7 @@ mod target;
 pub use cables::{ip_batch, settings, settle};
 pub use capture::Capture;
 pub use error::{LabError, Result};
-pub use init::{AgentCommand, Report, node_init};
+pub use init::{AgentCommand, Program, Report, node_init};
 pub use lab::Lab;
 pub use node::Node;
 pub use options::{Backend, Families, Options, RangeMode, StoreKind, Wiring};

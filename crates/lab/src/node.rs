@@ -9,7 +9,7 @@ use rustix::process::Signal;
 use crate::cables;
 use crate::clean::LOCK_LIMIT;
 use crate::error::{LabError, Result};
-use crate::init::{AgentCommand, Order, Report};
+use crate::init::{Act, AgentCommand, Order, Program, Report};
 use crate::lab::Lab;
 use crate::layout::{OUTSIDE, node_name};
 use crate::lock::{Hold, Lock};
@@ -124,43 +124,63 @@ impl Node<'_> {
 
     /// Kills the agent with SIGKILL. It is started again at once, unless `hold`.
     pub fn kill_agent(&self, hold: bool) -> Result<()> {
-        self.signal_agent(libc::SIGKILL, hold)
+        self.signal(Program::Agent, libc::SIGKILL, hold)
     }
 
     /// Asks the agent to end with SIGTERM. It is started again when it has ended, unless `hold`.
     pub fn stop_agent(&self, hold: bool) -> Result<()> {
-        self.signal_agent(libc::SIGTERM, hold)
+        self.signal(Program::Agent, libc::SIGTERM, hold)
     }
 
     /// Stops the agent where it is.
     pub fn pause_agent(&self) -> Result<()> {
-        self.signal_agent(libc::SIGSTOP, false)
+        self.signal(Program::Agent, libc::SIGSTOP, false)
     }
 
     /// Lets a paused agent go on.
     pub fn resume_agent(&self) -> Result<()> {
-        self.signal_agent(libc::SIGCONT, false)
+        self.signal(Program::Agent, libc::SIGCONT, false)
     }
 
     /// Starts an agent again that was killed with `hold`.
     pub fn release_agent(&self) -> Result<()> {
-        self.order(&Order::Release).map(drop)
+        self.release(Program::Agent)
     }
 
     /// From its next start on, the agent is this command: an upgrade. In a lab without agents it is started now.
     pub fn replace_agent(&self, agent: AgentCommand) -> Result<()> {
-        self.order(&Order::Replace { agent }).map(drop)
+        self.order(Program::Agent, Act::Replace { command: agent }).map(drop)
     }
 
     /// What its init knows of the agent.
     pub fn report(&self) -> Result<Report> {
-        self.order(&Order::Report)
+        self.report_of(Program::Agent)
+    }
+
+    /// What its init knows of a program.
+    pub fn report_of(&self, program: Program) -> Result<Report> {
+        self.order(program, Act::Report)
     }
 
     /// The agent's process on the host; none while it does not run.
     pub fn agent(&self) -> Result<Option<ProcessId>> {
+        self.process(Program::Agent)
+    }
+
+    /// A program's process on the host; none while it does not run.
+    pub fn process(&self, program: Program) -> Result<Option<ProcessId>> {
         let init = self.lab.init_of(&self.name())?;
-        Ok(self.report()?.pid.and_then(|inner| process::by_inner_pid(init, inner)))
+        Ok(self.report_of(program)?.pid.and_then(|inner| process::by_inner_pid(init, inner)))
+    }
+
+    /// Sends a program a signal. It is started again when that ends it, unless `hold`.
+    pub fn signal(&self, program: Program, signal: i32, hold: bool) -> Result<()> {
+        self.order(program, Act::Signal { signal, hold }).map(drop)
+    }
+
+    /// Starts a program again that was held.
+    pub fn release(&self, program: Program) -> Result<()> {
+        self.order(program, Act::Release).map(drop)
     }
 
     /// Waits until the agent is ready.
@@ -220,12 +240,8 @@ impl Node<'_> {
         })
     }
 
-    fn signal_agent(&self, signal: i32, hold: bool) -> Result<()> {
-        self.order(&Order::Signal { signal, hold }).map(drop)
-    }
-
-    fn order(&self, order: &Order) -> Result<Report> {
+    fn order(&self, program: Program, act: Act) -> Result<Report> {
         self.record()?;
-        machine::order(&self.lab.layout, &self.name(), order)
+        machine::order(&self.lab.layout, &self.name(), &Order { program, act })
     }
 }

@@ -194,9 +194,8 @@ impl Options {
             )));
         }
         let waiting = match (self.backend, self.range_mode) {
-            (Backend::Udp, ..) => Some(("--backend udp", "vxlan, host-gw and auto")),
-            (Backend::Ipip, ..) => Some(("--backend ipip", "vxlan, host-gw and auto")),
-            (Backend::Bgp, ..) => Some(("--backend bgp", "vxlan, host-gw and auto")),
+            (Backend::Ipip, ..) => Some(("--backend ipip", "vxlan, host-gw, udp and auto")),
+            (Backend::Bgp, ..) => Some(("--backend bgp", "vxlan, host-gw, udp and auto")),
             (.., RangeMode::Blocks) => Some(("--range-mode blocks", "lease and pod-cidr")),
             _ => None,
         };
@@ -233,8 +232,7 @@ mod tests {
 
     #[test]
     fn what_does_not_exist_yet_is_refused_by_name() {
-        let cases: [(Options, &str); 4] = [
-            (Options { backend: Backend::Udp, ..Options::default() }, "--backend udp is not available yet"),
+        let cases: [(Options, &str); 3] = [
             (Options { backend: Backend::Ipip, ..Options::default() }, "--backend ipip is not available yet"),
             (Options { backend: Backend::Bgp, ..Options::default() }, "--backend bgp is not available yet"),
             (Options { range_mode: RangeMode::Blocks, ..Options::default() }, "--range-mode blocks is not available"),

@@ -169,6 +169,7 @@ impl Lab {
             role: Role::Pod,
             dir: self.layout.dir().into(),
             agent: None,
+            forwarder: None,
         };
         start_init(&self.programs.ripstop, &place, &spec, &self.layout.machine_dir(&node).join("pods.log"))
     }

@@ -20,6 +20,8 @@ pub enum Target {
     Node(u32),
     /// A node's agent.
     Agent(u32),
+    /// A node's forwarder.
+    Forwarder(u32),
     /// The client outside the cluster.
     Outside,
     /// What joins the subnets.
@@ -40,7 +42,10 @@ impl FromStr for Target {
         match text.split_once('/') {
             Some(("node", digits)) => Ok(Self::Node(number(digits)?)),
             Some(("agent", digits)) => Ok(Self::Agent(number(digits)?)),
-            Some(_) => Err(LabError::usage(format!("{text:?} is not a target: POD, node/N, agent/N, outside, store"))),
+            Some(("forwarder", digits)) => Ok(Self::Forwarder(number(digits)?)),
+            Some(_) => Err(LabError::usage(format!(
+                "{text:?} is not a target: POD, node/N, agent/N, forwarder/N, outside, store"
+            ))),
             None if text == OUTSIDE => Ok(Self::Outside),
             None if text == ROUTER => Ok(Self::Router),
             None if text == "store" => Ok(Self::Store),
@@ -55,6 +60,7 @@ impl fmt::Display for Target {
             Self::Pod(name) => f.write_str(name),
             Self::Node(number) => write!(f, "node/{number}"),
             Self::Agent(number) => write!(f, "agent/{number}"),
+            Self::Forwarder(number) => write!(f, "forwarder/{number}"),
             Self::Outside => f.write_str(OUTSIDE),
             Self::Router => f.write_str(ROUTER),
             Self::Store => f.write_str("store"),
@@ -114,7 +120,7 @@ impl Lab {
                 let sandbox = pod.sandbox.ok_or_else(|| LabError::failed(format!("pod {name} is not running yet")))?;
                 Place::beside(sandbox)
             }
-            Target::Node(number) | Target::Agent(number) => {
+            Target::Node(number) | Target::Agent(number) | Target::Forwarder(number) => {
                 self.state()?.node(*number)?;
                 Place::beside(self.init_of(&node_name(*number))?)
             }
@@ -128,7 +134,7 @@ impl Lab {
     pub fn netns_of(&self, target: &Target) -> Result<PathBuf> {
         let part = match target {
             Target::Pod(name) => self.pod(name)?.name,
-            Target::Node(number) | Target::Agent(number) => {
+            Target::Node(number) | Target::Agent(number) | Target::Forwarder(number) => {
                 self.state()?.node(*number)?;
                 node_name(*number)
             }
@@ -174,7 +180,7 @@ mod tests {
 
     #[test]
     fn targets_read_as_they_print() {
-        for text in ["web", "node/1", "agent/12", "outside", "router", "store"] {
+        for text in ["web", "node/1", "agent/12", "forwarder/2", "outside", "router", "store"] {
             assert_eq!(text.parse::<Target>().unwrap().to_string(), text);
         }
         for text in ["node/0", "node/x", "node/", "pod/web", "agent/-1"] {

@@ -26,6 +26,9 @@ pub struct HostFacts {
     /// The kernel's limits of neighbour tables, by family; none where they cannot be changed here.
     #[serde(default)]
     pub neighbour_limits: BTreeMap<Family, NeighbourLimits>,
+    /// Whether a forwarder of the backend `udp` answers, or did so a moment ago.
+    #[serde(default)]
+    pub forwarder: bool,
 }
 
 /// A link that is not ours.

@@ -53,6 +53,8 @@ pub enum Kind {
     Address,
     Neighbour,
     Fdb,
+    Forwarder,
+    ForwarderPeer,
     Nexthop,
     Route,
     Qdisc,
@@ -83,6 +85,10 @@ pub enum Key {
     Neighbour { ns: Ns, link: IfName, ip: IpAddr },
     /// A forwarding entry of a VXLAN device: which remote VTEP has this MAC.
     Fdb { link: IfName, mac: Mac },
+    /// What the forwarder of the backend `udp` goes by: behind its device, before the routes that lead to it.
+    Forwarder { link: IfName },
+    /// What it knows of a peer.
+    ForwarderPeer { link: IfName, peer: Arc<str> },
     /// A nexthop object of the agent's namespace.
     Nexthop { id: u32 },
     /// A route. `metric` 0 is the family's default.
@@ -105,6 +111,8 @@ impl Key {
             Self::Address { .. } => Kind::Address,
             Self::Neighbour { .. } => Kind::Neighbour,
             Self::Fdb { .. } => Kind::Fdb,
+            Self::Forwarder { .. } => Kind::Forwarder,
+            Self::ForwarderPeer { .. } => Kind::ForwarderPeer,
             Self::Nexthop { .. } => Kind::Nexthop,
             Self::Route { .. } => Kind::Route,
             Self::Qdisc { .. } => Kind::Qdisc,
@@ -119,6 +127,8 @@ impl Key {
             | Self::NftElement(_)
             | Self::ForwardJump { .. }
             | Self::Fdb { .. }
+            | Self::Forwarder { .. }
+            | Self::ForwarderPeer { .. }
             | Self::Nexthop { .. } => Some(&Ns::Host),
             Self::Sysctl { ns, .. }
             | Self::Link { ns, .. }
@@ -144,6 +154,8 @@ impl Key {
             | Self::NftTable { .. }
             | Self::ForwardJump { .. }
             | Self::Link { .. }
+            | Self::Forwarder { .. }
+            | Self::ForwarderPeer { .. }
             | Self::Nexthop { .. }
             | Self::Route { .. } => None,
         }
@@ -206,6 +218,8 @@ impl fmt::Display for Key {
             Self::Address { link, ip, .. } => write!(f, "address {ip} dev {link}")?,
             Self::Neighbour { link, ip, .. } => write!(f, "neighbour {ip} dev {link}")?,
             Self::Fdb { link, mac } => write!(f, "fdb {mac} dev {link}")?,
+            Self::Forwarder { link } => write!(f, "forwarder dev {link}")?,
+            Self::ForwarderPeer { link, peer } => write!(f, "peer {peer} of the forwarder dev {link}")?,
             Self::Nexthop { id } => write!(f, "nexthop id {id}")?,
             Self::Route { dst, table: 254, metric: 0, .. } => write!(f, "route {dst}")?,
             Self::Route { dst, table, metric, .. } => write!(f, "route {dst} table {table} metric {metric}")?,

@@ -14,8 +14,8 @@ mod resource;
 pub use facts::{ForeignDrop, HostFacts, HostLink, NeighbourLimits};
 pub use key::{Key, Kind, Ns, RecordScope};
 pub use resource::{
-    Address, BridgePort, Encapsulation, Fdb, ForwardJump, Link, LinkKind, Neighbour, Nexthop, NftElement, NftTable,
-    Object, Qdisc, Record, RecordGuard, Resource, Route, RouteTarget, Scope, Sysctl, Veth,
+    Address, BridgePort, Encapsulation, Fdb, ForwardJump, Forwarder, ForwarderPeer, Link, LinkKind, Neighbour, Nexthop,
+    NftElement, NftTable, Object, Qdisc, Record, RecordGuard, Resource, Route, RouteTarget, Scope, Sysctl, Veth,
 };
 
 use std::collections::BTreeMap;

@@ -1,6 +1,6 @@
 //! The resources: plain values, one struct each.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use ripstop_nft::Digest;
@@ -69,6 +69,8 @@ pub enum LinkKind {
         /// Outer source address.
         local: IpAddr,
     },
+    /// A TUN device with several queues that stays when none of them is open (linux/if_tun.h).
+    Tun,
     /// An intermediate functional block device: shapes what a link receives.
     Ifb,
     /// `lo`, which is there and only set up.
@@ -146,6 +148,30 @@ pub struct Fdb {
     pub mac: Mac,
     /// Outer destination.
     pub dst: IpAddr,
+}
+
+/// What the forwarder of the backend `udp` goes by. It is a process: the set-up is there while one runs that has it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Forwarder {
+    /// The TUN device.
+    pub link: IfName,
+    /// Where datagrams are taken, and what they are sent from.
+    pub listen: Vec<SocketAddr>,
+}
+
+/// What a forwarder knows of a peer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ForwarderPeer {
+    /// The TUN device of the forwarder.
+    pub link: IfName,
+    /// The peer's name in the forwarder.
+    pub peer: Arc<str>,
+    /// Where its datagrams go.
+    pub to: SocketAddr,
+    /// Further addresses that its datagrams may come from, in order.
+    pub also_from: Vec<IpAddr>,
+    /// The inner addresses behind it, in order.
+    pub ranges: Vec<Prefix>,
 }
 
 /// A nexthop object (`RTM_NEWNEXTHOP`, linux/nexthop.h).
@@ -314,6 +340,8 @@ pub enum Object {
     Address(Address),
     Neighbour(Neighbour),
     Fdb(Fdb),
+    Forwarder(Forwarder),
+    ForwarderPeer(ForwarderPeer),
     Nexthop(Nexthop),
     Route(Route),
     Qdisc(Qdisc),
@@ -349,7 +377,22 @@ macro_rules! each_resource {
     };
 }
 
-each_resource!(Record, Sysctl, NftTable, NftElement, ForwardJump, Link, Address, Neighbour, Fdb, Nexthop, Route, Qdisc);
+each_resource!(
+    Record,
+    Sysctl,
+    NftTable,
+    NftElement,
+    ForwardJump,
+    Link,
+    Address,
+    Neighbour,
+    Fdb,
+    Forwarder,
+    ForwarderPeer,
+    Nexthop,
+    Route,
+    Qdisc
+);
 
 impl Resource for Link {
     fn key(&self) -> Key {
@@ -403,6 +446,26 @@ impl Resource for Neighbour {
 impl Resource for Fdb {
     fn key(&self) -> Key {
         Key::Fdb { link: self.link.clone(), mac: self.mac }
+    }
+
+    fn satisfied_by(&self, observed: &Self) -> bool {
+        self == observed
+    }
+}
+
+impl Resource for Forwarder {
+    fn key(&self) -> Key {
+        Key::Forwarder { link: self.link.clone() }
+    }
+
+    fn satisfied_by(&self, observed: &Self) -> bool {
+        self == observed
+    }
+}
+
+impl Resource for ForwarderPeer {
+    fn key(&self) -> Key {
+        Key::ForwarderPeer { link: self.link.clone(), peer: self.peer.clone() }
     }
 
     fn satisfied_by(&self, observed: &Self) -> bool {

@@ -26,7 +26,7 @@ pub fn check_network_against_host(network: &Network, host: &[NodeAddress]) -> Re
     faults.into_result()
 }
 
-/// Checks networks against each other: names, ranges, and VXLAN parameters.
+/// Checks networks against each other: names, ranges, and the tunnels' parameters.
 ///
 /// # Errors
 /// One fault for each pair that cannot exist together, at the later of the two.
@@ -56,9 +56,26 @@ pub fn check_networks(networks: &[Network]) -> Result<(), Faults> {
                     format!("{}, but {} has port {} with VNI {}", ours.port, earlier.owner(), theirs.port, ours.vni);
                 faults.push(fault(network, "spec.backend.port", found, "one port for each VNI"));
             }
+            check_udp_ports(network, earlier, &mut faults);
         }
     }
     faults.into_result()
+}
+
+/// One forwarder serves a node's networks, on a port that no VXLAN device has.
+fn check_udp_ports(network: &Network, earlier: &Network, faults: &mut Faults) {
+    let (ours, theirs) = (network.spec.backend, earlier.spec.backend);
+    let (is_udp, was_udp) = (ours.kind == BackendKind::Udp, theirs.kind == BackendKind::Udp);
+    if is_udp && was_udp && ours.udp_port != theirs.udp_port {
+        let found = format!("{}, but {} has {}", ours.udp_port, earlier.owner(), theirs.udp_port);
+        faults.push(fault(network, "spec.backend.udpPort", found, "one port for all networks of the backend udp"));
+    } else if is_udp && may_encapsulate(&earlier.spec) && ours.udp_port == theirs.port {
+        let found = format!("{}, on which {} has vxlan", ours.udp_port, earlier.owner());
+        faults.push(fault(network, "spec.backend.udpPort", found, "a port that no network has vxlan on"));
+    } else if was_udp && may_encapsulate(&network.spec) && ours.port == theirs.udp_port {
+        let found = format!("{}, on which {} has udp", ours.port, earlier.owner());
+        faults.push(fault(network, "spec.backend.port", found, "a port that no network has udp on"));
+    }
 }
 
 fn may_encapsulate(spec: &NetworkSpec) -> bool {
@@ -122,6 +139,9 @@ pub fn check_change(old: &Network, new: &Network, in_use: &[Prefix]) -> Result<(
     if may_encapsulate(was) && may_encapsulate(is) {
         fixed("spec.backend.vni", was.backend.vni.to_string(), is.backend.vni.to_string());
         fixed("spec.backend.port", was.backend.port.to_string(), is.backend.port.to_string());
+    }
+    if was.backend.kind == BackendKind::Udp && is.backend.kind == BackendKind::Udp {
+        fixed("spec.backend.udpPort", was.backend.udp_port.to_string(), is.backend.udp_port.to_string());
     }
     for used in in_use {
         check_still_inside(old, new, *used, &mut faults);

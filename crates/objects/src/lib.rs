@@ -27,9 +27,9 @@ pub use fault::{Fault, Faults, Note};
 pub use migration::Migration;
 pub use network::{
     API_VERSION, Backend, BackendKind, Bounds, Masquerade, Network, NetworkName, NetworkSpec, NodeRangeLen, RangeMode,
-    Ranges, ToNodes, Wiring,
+    Ranges, ToNodes, UDP_PORT, Wiring,
 };
 pub use record::{
     AliveRecord, ClaimState, Encapsulation, FLANNEL_MACHINE, NodeAddress, NodeIdentity, NodeRecord, RangeClaim,
-    Receive, Record, VxlanReceive, alive_key, claim_key, network_key, node_key, parse_claim_key,
+    Receive, Record, UdpReceive, VxlanReceive, alive_key, claim_key, network_key, node_key, parse_claim_key,
 };

@@ -50,7 +50,7 @@ impl Network {
     /// migration, the one that is being left takes it back, and the same goes on with it.
     ///
     /// # Errors
-    /// A third backend in the middle of a migration: one fault.
+    /// A third backend in the middle of a migration, or one port for two tunnels: one fault.
     pub fn succeeding(mut self, there: &Self) -> Result<Self, Fault> {
         let (was, is) = (there.spec.backend.kind, self.spec.backend.kind);
         self.migration = match &there.migration {
@@ -72,10 +72,29 @@ impl Network {
                 return Err(Fault::new(self.owner().as_str(), "spec.backend.type", found, accepted));
             }
         };
-        if self.migration.is_some() && is == BackendKind::HostGw {
-            // A backend without a tunnel says nothing of the tunnel that is being left.
-            (self.spec.backend.vni, self.spec.backend.port) = (there.spec.backend.vni, there.spec.backend.port);
+        if self.migration.is_some() {
+            // A backend says nothing of the tunnel that is being left.
+            let (own, theirs) = (&mut self.spec.backend, &there.spec.backend);
+            if !matches!(is, BackendKind::Vxlan | BackendKind::Auto) {
+                (own.vni, own.port) = (theirs.vni, theirs.port);
+            }
+            if is != BackendKind::Udp {
+                own.udp_port = theirs.udp_port;
+            }
+            self.check_ports()?;
         }
         Ok(self)
+    }
+
+    /// While a network goes from one tunnel to the other, both are there, each on its port.
+    fn check_ports(&self) -> Result<(), Fault> {
+        let backend = &self.spec.backend;
+        let of_vxlan = |kind| matches!(kind, BackendKind::Vxlan | BackendKind::Auto);
+        let both = self.backends().any(of_vxlan) && self.backends().any(|kind| kind == BackendKind::Udp);
+        if !both || backend.port != backend.udp_port {
+            return Ok(());
+        }
+        let found = format!("found {} for vxlan and for udp, between which the network goes", backend.port);
+        Err(Fault::new(self.owner().as_str(), "spec.backend.udpPort", found, "two ports"))
     }
 }

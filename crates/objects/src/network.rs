@@ -287,24 +287,47 @@ impl Wiring {
 }
 
 /// How packets reach other nodes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Backend {
     /// Which encapsulation is wanted.
-    #[serde(rename = "type")]
     pub kind: BackendKind,
     /// VXLAN network identifier, 1 to 16777215. Default 1.
     pub vni: u32,
     /// VXLAN's UDP port. Default 8472, Linux' own; IANA's is 4789.
     pub port: u16,
+    /// The UDP port of the backend `udp`. Default 8285, Flannel's.
+    pub udp_port: u16,
     /// MTU of pods in bytes; none: the uplink's less what the encapsulation adds.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub mtu: Option<u32>,
 }
 
+/// Flannel's port of the backend `udp`.
+pub const UDP_PORT: u16 = 8285;
+
 impl Default for Backend {
     fn default() -> Self {
-        Self { kind: BackendKind::default(), vni: 1, port: 8472, mtu: None }
+        Self { kind: BackendKind::default(), vni: 1, port: 8472, udp_port: UDP_PORT, mtu: None }
+    }
+}
+
+impl Serialize for Backend {
+    /// `udpPort` stands where it says something: without it, `port` of the type `udp` is read as its own.
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Document {
+            #[serde(rename = "type")]
+            kind: BackendKind,
+            vni: u32,
+            port: u16,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            udp_port: Option<u16>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            mtu: Option<u32>,
+        }
+        let Self { kind, vni, port, udp_port, mtu } = *self;
+        let says = kind == BackendKind::Udp || udp_port != UDP_PORT;
+        Document { kind, vni, port, udp_port: says.then_some(udp_port), mtu }.serialize(serializer)
     }
 }
 
@@ -319,6 +342,8 @@ pub enum BackendKind {
     HostGw,
     /// VXLAN to every peer.
     Vxlan,
+    /// The forwarder's UDP datagrams to every peer, one packet a datagram.
+    Udp,
 }
 
 impl BackendKind {
@@ -328,6 +353,7 @@ impl BackendKind {
             Self::Auto => "auto",
             Self::HostGw => "host-gw",
             Self::Vxlan => "vxlan",
+            Self::Udp => "udp",
         }
     }
 }

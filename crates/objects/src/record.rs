@@ -49,6 +49,9 @@ pub struct NodeRecord {
     pub receives: Vec<Receive>,
     /// Encapsulations it would rather receive, best first; empty: as its networks say.
     pub prefers: Vec<Encapsulation>,
+    /// Whether a forwarder runs on it, so that it could receive by the backend `udp`.
+    #[serde(skip_serializing_if = "is_false")]
+    pub forwarder: bool,
     /// MTU of its pods in bytes, once known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pod_mtu: Option<u32>,
@@ -81,6 +84,20 @@ impl NodeRecord {
             _ => None,
         })
     }
+
+    /// Where datagrams of the backend `udp` are taken.
+    pub fn udp(&self) -> Option<&UdpReceive> {
+        self.receives.iter().find_map(|receive| match receive {
+            Receive::Udp(udp) => Some(udp),
+            _ => None,
+        })
+    }
+}
+
+// serde's signature.
+#[allow(clippy::trivially_copy_pass_by_ref)]
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// Which machine, and since which boot.
@@ -111,6 +128,8 @@ pub enum Receive {
     Plain,
     /// By VXLAN.
     Vxlan(VxlanReceive),
+    /// By the forwarder of the backend `udp`.
+    Udp(UdpReceive),
 }
 
 /// A VTEP: the parameters a sender needs (RFC 7348).
@@ -155,6 +174,30 @@ impl VxlanReceive {
     }
 }
 
+/// Where a forwarder takes datagrams.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct UdpReceive {
+    /// UDP port.
+    pub port: u16,
+    /// Outer IPv4 address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outer_v4: Option<Ipv4Addr>,
+    /// Outer IPv6 address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outer_v6: Option<Ipv6Addr>,
+}
+
+impl UdpReceive {
+    /// The outer address of a family.
+    pub fn outer(&self, family: Family) -> Option<IpAddr> {
+        match family {
+            Family::V4 => self.outer_v4.map(IpAddr::V4),
+            Family::V6 => self.outer_v6.map(IpAddr::V6),
+        }
+    }
+}
+
 /// What is put around a packet on its way to a peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -164,6 +207,8 @@ pub enum Encapsulation {
     None,
     /// VXLAN.
     Vxlan,
+    /// A UDP datagram, nothing between its header and the packet.
+    Udp,
 }
 
 impl Encapsulation {
@@ -172,6 +217,7 @@ impl Encapsulation {
         match self {
             Self::None => "host-gw",
             Self::Vxlan => "vxlan",
+            Self::Udp => "udp",
         }
     }
 
@@ -182,6 +228,9 @@ impl Encapsulation {
             // Outer IP header, UDP 8, VXLAN 8, inner Ethernet 14.
             (Self::Vxlan, Family::V4) => 50,
             (Self::Vxlan, Family::V6) => 70,
+            // Outer IP header, UDP 8.
+            (Self::Udp, Family::V4) => 28,
+            (Self::Udp, Family::V6) => 48,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! What an object hangs on in the kernel, and what goes or changes when that is taken away.
 //!
 //! Facts of the kernel, not decisions: a link takes its addresses, neighbours, nexthops and routes along, a nexthop its
-//! routes, a veth its other end, a table its elements, an IPv4 address the routes that have it as their source, and a
+//! routes, a forwarder's device its set-up and with it the peers, a veth its other end, a table its elements, an IPv4 address the routes that have it as their source, and a
 //! table loses the chains at the ingress of a link that goes.
 
 use std::collections::BTreeSet;
@@ -17,6 +17,8 @@ pub(crate) fn hangs_on(object: &Object) -> Vec<Key> {
     let mut keys: Vec<Key> = object.key().parent().filter(is_known).into_iter().collect();
     match object {
         Object::Nexthop(nexthop) => keys.push(link_key(&Ns::Host, &nexthop.link)),
+        Object::Forwarder(forwarder) => keys.push(link_key(&Ns::Host, &forwarder.link)),
+        Object::ForwarderPeer(peer) => keys.push(Key::Forwarder { link: peer.link.clone() }),
         Object::Route(route) => match &route.target {
             RouteTarget::Nexthop(id) => keys.push(Key::Nexthop { id: *id }),
             RouteTarget::Via { link, .. } | RouteTarget::Link(link) => keys.push(link_key(&route.ns, link)),
@@ -109,7 +111,14 @@ fn with(model: &Model, key: &Key, others: Others) -> BTreeSet<Key> {
                 let nexthops = model.range(Key::Nexthop { id: 0 }).take_while(|(key, _)| is_nexthop(key));
                 let through = |object: &Object| matches!(object, Object::Nexthop(nexthop) if nexthop.link == *name);
                 keys.extend(nexthops.filter(|(_, entry)| through(&entry.object)).map(|(key, _)| key.clone()));
+                let forwarder = Key::Forwarder { link: name.clone() };
+                keys.extend(model.get(&forwarder).map(|_| forwarder));
             }
+        }
+        Key::Forwarder { link } => {
+            let first = Key::ForwarderPeer { link: link.clone(), peer: "".into() };
+            let of_it = |key: &Key| matches!(key, Key::ForwarderPeer { link: of, .. } if of == link);
+            keys.extend(model.range(first).map(|(key, _)| key.clone()).take_while(of_it));
         }
         Key::Nexthop { id } => keys.extend(routes(model, &Ns::Host, |target| *target == RouteTarget::Nexthop(*id))),
         Key::Address { ns, link, ip } if ip.is_ipv4() && !stays(model, ns, link, *ip, others) => {

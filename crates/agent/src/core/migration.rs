@@ -9,10 +9,10 @@ use std::sync::Arc;
 use ripstop_desired::Source;
 pub(super) use ripstop_fabric::migration::Stage;
 use ripstop_fabric::migration::{self, DRAIN_MS};
-use ripstop_fabric::paths;
+use ripstop_fabric::{forwarder, paths};
 use ripstop_ipam::ranges::Life;
 use ripstop_netmodel::{Key, Object};
-use ripstop_objects::{BackendKind, Encapsulation, Network, NetworkName};
+use ripstop_objects::{BackendKind, Encapsulation, Network, NetworkName, NodeRecord};
 use ripstop_tables::{Change, PodRow, PodState};
 use ripstop_types::{Family, Millis, NodeName, Revision};
 use serde::{Deserialize, Serialize};
@@ -80,9 +80,10 @@ impl Core {
         let mut draining = BTreeMap::new();
         for (name, revision) in self.migrating() {
             // What comes later is made as it should be from the start.
-            let is_prepared = self.tables.prepared.get(&name) == Some(&revision) || self.is_done(&name);
-            let has_migrated =
-                self.tables.networks.get(&name).is_some_and(|row| migration::has_migrated(&self.tables, &row.value));
+            let Some(network) = self.tables.networks.get(&name).map(|row| &row.value) else { continue };
+            let is_prepared = self.tables.prepared.get(&name) == Some(&revision)
+                || (migration::receives(&self.tables, network) && self.is_done(&name));
+            let has_migrated = migration::has_migrated(&self.tables, network);
             for (stage, is_reached, reached) in
                 [(Stage::Moving, is_prepared, &mut prepared), (Stage::Migrated, has_migrated, &mut migrated)]
             {
@@ -132,7 +133,7 @@ impl Core {
     /// How packets leave now for each peer.
     fn sent_by(&self, name: &NetworkName) -> BTreeMap<(NetworkName, NodeName, Family), Encapsulation> {
         let Some(network) = self.tables.networks.get(name).map(|row| &*row.value) else { return BTreeMap::new() };
-        let tunnel = paths::tunnel_link(network);
+        let tunnels: Vec<_> = paths::tunnel_links(network).collect();
         let mut sends = BTreeMap::new();
         for peer in self.tables.peers() {
             for family in network.spec.families() {
@@ -140,10 +141,8 @@ impl Core {
                 if let Some(Object::Nexthop(nexthop)) =
                     self.applied.get(&Key::Nexthop { id }).map(|entry| &entry.object)
                 {
-                    let encapsulation = match &tunnel {
-                        Some(tunnel) if nexthop.link == *tunnel => Encapsulation::Vxlan,
-                        _ => Encapsulation::None,
-                    };
+                    let tunnel = tunnels.iter().find(|(_, link)| *link == nexthop.link);
+                    let encapsulation = tunnel.map_or(Encapsulation::None, |(encapsulation, _)| *encapsulation);
                     sends.insert((name.clone(), peer.value.name.clone(), family), encapsulation);
                 }
             }
@@ -211,7 +210,7 @@ impl Core {
                         (if stage == Stage::Moving { "moving" } else { "preparing" }, Some(format!("{life}; {remedy}")))
                     }
                     _ if migration.paused => ("stopped", Some("`ripstop migrate backend --continue` goes on".into())),
-                    Stage::Preparing => ("preparing", Some("it does not receive both ways yet".into())),
+                    Stage::Preparing => ("preparing", Some(unprepared(network, node))),
                     Stage::Moving => ("moving", self.unmoved(network, &node.name)),
                 };
                 views.push(MigrationView {
@@ -240,4 +239,12 @@ impl Core {
             .collect();
         (!waiting.is_empty()).then(|| format!("waits for {}", waiting.join(", ")))
     }
+}
+
+/// Why a node does not receive by the new backend.
+fn unprepared(network: &Network, node: &NodeRecord) -> String {
+    if network.spec.backend.kind == BackendKind::Udp && !node.forwarder && node.udp().is_none() {
+        return format!("no forwarder runs there: {}", forwarder::REMEDY);
+    }
+    "it does not receive both ways yet".into()
 }

@@ -3,8 +3,10 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use ripstop_fabric::forwarder;
 use ripstop_netmodel::{Entry, Key, Kind, LinkKind, Model, Ns, Object, Record, RecordGuard, RecordScope, Resource};
 use ripstop_tables::{Change, PodRow, PodState};
+use ripstop_types::IfName;
 
 use super::{Core, Level, pods};
 
@@ -29,6 +31,10 @@ impl Core {
                 self.applied.insert_entry(entry.clone());
             }
         }
+        if kinds.contains(&Kind::Forwarder) {
+            // One that comes is told at once what it does not know.
+            self.failed.retain(|key, _| !matches!(key.kind(), Kind::Forwarder | Kind::ForwarderPeer));
+        }
         if !kinds.contains(&Kind::Link) {
             return BTreeSet::new();
         }
@@ -47,20 +53,28 @@ impl Core {
         };
         let mut realised = BTreeSet::new();
         for row in self.tables.networks.values() {
-            let names = [
-                Some(ripstop_fabric::wiring::node_link(&row.value.name)),
-                ripstop_fabric::paths::tunnel_link(&row.value),
-            ];
-            for name in names.into_iter().flatten() {
+            let node_link = ripstop_fabric::wiring::node_link(&row.value.name);
+            for name in [Some(node_link), ripstop_fabric::paths::vxlan_link(&row.value)].into_iter().flatten() {
                 let key = Key::Link { ns: Ns::Host, name };
                 realised.extend(self.applied.get(&key).and_then(|entry| shared(entry)));
             }
+            realised.extend(forwarder::device(&row.value).filter(|device| self.forwards_by(device)));
         }
         if realised == self.tables.realised {
             return false;
         }
         self.tables.realised = realised;
         true
+    }
+
+    /// Whether the forwarder is set up. One that has just died comes back with what it had.
+    fn forwards_by(&self, device: &IfName) -> bool {
+        let key = Key::Forwarder { link: device.clone() };
+        let is_set = match (self.applied.get(&key), self.desired.model().get(&key)) {
+            (Some(is), Some(wanted)) => wanted.object.satisfied_by(&is.object),
+            _ => false,
+        };
+        self.tables.facts.forwarder && (is_set || self.tables.realised.contains(device))
     }
 
     /// Puts what pods have beside the host's ends into `applied`: their files were read, so they are there; and those that
@@ -140,6 +154,8 @@ pub(crate) fn host_kinds() -> BTreeSet<Kind> {
         Kind::Address,
         Kind::Neighbour,
         Kind::Fdb,
+        Kind::Forwarder,
+        Kind::ForwarderPeer,
         Kind::Nexthop,
         Kind::Route,
         Kind::Qdisc,

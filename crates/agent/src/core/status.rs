@@ -1,6 +1,6 @@
 //! Whether this agent is ready, and what is wrong if not.
 
-use ripstop_fabric::{host, hygiene};
+use ripstop_fabric::{forwarder, host, hygiene};
 use ripstop_ipam::RangeUsage;
 use ripstop_netmodel::Key;
 use ripstop_objects::{NetworkName, Wiring, check_network_against_host, check_networks, check_node_name};
@@ -8,7 +8,7 @@ use ripstop_tables::{ForeignDrop, Knowledge, StoreKind, StoreState, Tables, With
 use ripstop_types::Family;
 use serde::{Deserialize, Serialize};
 
-use super::{Core, withdraw};
+use super::{Core, view, withdraw};
 
 /// Why an agent that holds does nothing.
 pub(super) const HELD: &str = "the agent was started with --hold and changes nothing; `ripstop resume` lets it go on";
@@ -176,6 +176,10 @@ impl Core {
         let mut warnings = Vec::new();
         if let StoreState::Away(_) = &self.tables.store {
             warnings.push(store_sentence(&self.tables));
+        }
+        let mut by_udp = self.tables.networks.values().filter(|row| forwarder::device(&row.value).is_some());
+        if let Some(row) = by_udp.next().filter(|_| !self.tables.facts.forwarder) {
+            warnings.push(format!("{}: {}", row.value.owner(), view::no_forwarder()));
         }
         let drops = self.tables.facts.foreign_drops.iter();
         warnings.extend(drops.filter(|drop| hygiene::jump_chain(drop).is_none()).map(foreign_drop_sentence));

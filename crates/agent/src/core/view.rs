@@ -5,11 +5,11 @@ use std::net::IpAddr;
 use ripstop_cni_spec::result::{Interface, IpConfig, Route as ResultRoute};
 use ripstop_cni_spec::wire::Response;
 use ripstop_cni_spec::{Cidr, TypedCall};
-use ripstop_fabric::paths::NoPath;
-use ripstop_fabric::{host, paths, wiring};
+use ripstop_fabric::paths::{NoPath, Path};
+use ripstop_fabric::{forwarder, host, paths, wiring};
 use ripstop_ipam::ranges::Life;
-use ripstop_netmodel::{Key, Ns, Object, RouteTarget};
-use ripstop_objects::{FLANNEL_MACHINE, Receive, Wiring};
+use ripstop_netmodel::{Key, Ns, Object, Resource, RouteTarget};
+use ripstop_objects::{Encapsulation, FLANNEL_MACHINE, Network, Receive, Wiring};
 use ripstop_tables::{PodRow, PodState};
 use ripstop_types::{Family, Prefix};
 use serde::Serialize;
@@ -216,7 +216,7 @@ impl Core {
                 for family in network.spec.families() {
                     let path = paths::path(&self.tables, network, peer, family);
                     let state = match &path {
-                        Ok(_) => self.path_state(network.name.as_str(), &peer.name, family),
+                        Ok(path) => self.path_state(network, path),
                         Err(NoPath::Pending(why)) => format!("pending: {why}"),
                         Err(NoPath::Refused(why)) => format!("refused: {why}"),
                     };
@@ -238,19 +238,33 @@ impl Core {
         views
     }
 
-    fn path_state(&self, network: &str, peer: &ripstop_types::NodeName, family: Family) -> String {
-        let Ok(network) = network.parse() else { return "pending".into() };
-        let mut ranges = self.tables.ranges(peer, &network, family).peekable();
-        if ranges.peek().is_none() {
+    fn path_state(&self, network: &Network, path: &Path) -> String {
+        let ranges: Vec<Prefix> = self.tables.ranges(&path.peer, &network.name, path.family).collect();
+        if ranges.is_empty() {
             return "pending: the peer owns no range yet".into();
         }
-        for range in ranges {
-            let key = Key::main_route(Ns::Host, range);
+        let mut keys = Vec::new();
+        if path.encapsulation == Encapsulation::Udp {
+            if !self.tables.facts.forwarder {
+                return format!("pending: {}", no_forwarder());
+            }
+            let link = path.link.clone();
+            keys.push(Key::Link { ns: Ns::Host, name: link.clone() });
+            keys.push(Key::Forwarder { link: link.clone() });
+            let known = self.tables.nodes.get(&path.peer);
+            let known = known.and_then(|row| forwarder::peer(&self.tables, network, &row.value));
+            keys.extend(known.map(|known| Key::ForwarderPeer { link, peer: known.name.into() }));
+        }
+        keys.extend(ranges.into_iter().map(|range| Key::main_route(Ns::Host, range)));
+        for key in keys {
             if let Some(failure) = self.failed.get(&key) {
                 return format!("failed: {}", failure.why);
             }
-            let wanted = self.desired.model().get(&key).map(|entry| &entry.object);
-            if self.applied.get(&key).map(|entry| &entry.object) != wanted || wanted.is_none() {
+            let is_there = match (self.desired.model().get(&key), self.applied.get(&key)) {
+                (Some(wanted), Some(is)) => wanted.object.satisfied_by(&is.object),
+                _ => false,
+            };
+            if !is_there {
                 return "pending".into();
             }
         }
@@ -350,9 +364,15 @@ impl Core {
     }
 }
 
+/// What a node says whose network uses the backend `udp`, and that has no forwarder.
+pub(super) fn no_forwarder() -> String {
+    format!("no forwarder runs on this node, so nothing passes by udp: {}", forwarder::REMEDY)
+}
+
 fn receive(receive: &Receive) -> String {
     match receive {
         Receive::Plain => "host-gw".into(),
         Receive::Vxlan(vxlan) => format!("vxlan/{}/{}", vxlan.vni, vxlan.port),
+        Receive::Udp(udp) => format!("udp/{}", udp.port),
     }
 }

@@ -1,6 +1,6 @@
 //! The clusters of the stories, seen from node n1.
 
-use ripstop_objects::{BackendKind, NetworkSpec, NodeRecord, Receive, Wiring};
+use ripstop_objects::{BackendKind, NetworkSpec, NodeRecord, Receive, UdpReceive, Wiring};
 use ripstop_tables::{PodState, Shaping};
 
 use crate::scenario::{Scenario, pod_row};
@@ -21,6 +21,8 @@ pub fn all() -> Vec<(&'static str, Scenario)> {
         ("routed-vxlan-dual", routed_vxlan_dual()),
         ("bridge-vxlan", bridge_vxlan()),
         ("auto-two-subnets", auto_two_subnets()),
+        ("udp-dual", udp_dual()),
+        ("udp-no-forwarder", udp_no_forwarder()),
         ("v6-only", v6_only()),
         ("bandwidth", bandwidth()),
         ("peer-refused", peer_refused()),
@@ -52,6 +54,24 @@ pub fn bridge_vxlan() -> Scenario {
     .peer("n2", &["172.30.1.12/24"], &["10.244.2.0/24", "fd00:10:0:2::/64"])
     .pod(pod_row("a", "default", &["10.244.1.7", "fd00:10:0:1::7"], Wiring::Bridge))
     .pod(pod_row("b", "default", &["10.244.1.8"], Wiring::Bridge))
+}
+
+/// Everything by the forwarder.
+pub fn udp_dual() -> Scenario {
+    let udp = |record: &mut NodeRecord| {
+        let outer_v4 = Some("172.30.2.12".parse().unwrap());
+        record.receives.push(Receive::Udp(UdpReceive { port: 8285, outer_v4, outer_v6: None }));
+    };
+    base(DUAL, &["10.244.1.0/24", "fd00:10:0:1::/64"], |spec| spec.backend.kind = BackendKind::Udp)
+        .facts(|facts| facts.forwarder = true)
+        .realised(&["rip0", "ripudp0"])
+        .peer_with("n2", &["172.30.2.12/24", "fd00:30:2::12/64"], &["10.244.2.0/24", "fd00:10:0:2::/64"], udp)
+        .pod(pod_row("a", "default", &["10.244.1.7", "fd00:10:0:1::7"], Wiring::Routed))
+}
+
+/// The same while nobody forwards: device and routes are there, and nobody can be told of peers.
+pub fn udp_no_forwarder() -> Scenario {
+    udp_dual().facts(|facts| facts.forwarder = false)
 }
 
 /// A near peer without encapsulation, a far one with.

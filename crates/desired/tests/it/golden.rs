@@ -44,6 +44,11 @@ fn words(object: &Object) -> String {
         Object::Address(address) => format!("/{} scope {:?}", address.len, address.scope).to_lowercase(),
         Object::Neighbour(neighbour) => format!("lladdr {}", neighbour.mac),
         Object::Fdb(fdb) => format!("dst {}", fdb.dst),
+        Object::Forwarder(forwarder) => format!("listen {:?}", forwarder.listen),
+        Object::ForwarderPeer(peer) => {
+            let prefixes: String = peer.ranges.iter().map(|range| format!(" {range}")).collect();
+            format!("to {} also from {:?} ranges{prefixes}", peer.to, peer.also_from)
+        }
         Object::Nexthop(nexthop) => {
             let onlink = if nexthop.onlink { " onlink" } else { "" };
             format!("via {} dev {}{onlink}", nexthop.gateway, nexthop.link)
@@ -78,6 +83,7 @@ fn link_words(link: &Link) -> String {
         LinkKind::VethPeer => "veth-peer".into(),
         LinkKind::Bridge => "bridge".into(),
         LinkKind::Vxlan { vni, port, local } => format!("vxlan id {vni} dstport {port} local {local}"),
+        LinkKind::Tun => "tun".into(),
         LinkKind::Ifb => "ifb".into(),
         LinkKind::Loopback => "loopback".into(),
         LinkKind::Other(kind) => format!("other {kind}"),

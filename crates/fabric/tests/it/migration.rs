@@ -5,10 +5,10 @@
 //! every step, a packet from any pod to any other must arrive: the receiver takes its encapsulation, and no link on the way is
 //! smaller than the sender's packets, and the receiver does not take it for forged. In the end, all of them have the new backend and nothing of the old.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ripstop_fabric::migration::{self, has_migrated, is_over};
-use ripstop_fabric::{host, paths, publish};
+use ripstop_fabric::{forwarder, host, paths, publish};
 use ripstop_objects::{BackendKind, ClaimState, Encapsulation, Network, NetworkName, NodeRecord, Record};
 use ripstop_tables::{StoreInput, StoreKind};
 use ripstop_types::Family::V4;
@@ -34,7 +34,9 @@ impl Dice {
 /// What is in a node's kernel.
 #[derive(Debug, Clone, Default, PartialEq)]
 struct Kernel {
-    tunnel: bool,
+    tunnels: BTreeSet<Encapsulation>,
+    /// Peers that the forwarder knows; what others send is a stranger's.
+    knows: BTreeSet<NodeName>,
     /// Packets may come by another way than that by which they are answered.
     loose: bool,
     link_mtu: u32,
@@ -53,6 +55,8 @@ struct Cluster {
     log: Vec<(StoreKind, String, serde_json::Value)>,
     members: Vec<Member>,
     two_subnets: bool,
+    /// Whether every node has heard of every other.
+    settled: bool,
 }
 
 fn name_of(n: usize) -> String {
@@ -62,7 +66,7 @@ fn name_of(n: usize) -> String {
 impl Cluster {
     /// A cluster that has settled on a backend.
     fn on(kind: BackendKind, two_subnets: bool) -> Self {
-        let mut cluster = Self { log: Vec::new(), members: Vec::new(), two_subnets };
+        let mut cluster = Self { log: Vec::new(), members: Vec::new(), two_subnets, settled: false };
         cluster.write(&network("default", &["10.244.0.0/16"], |spec| spec.backend.kind = kind));
         for n in 0..NODES {
             cluster.write(&claim(&name_of(n), "default", &format!("10.244.{}.0/24", n + 1), ClaimState::Held));
@@ -73,6 +77,7 @@ impl Cluster {
         let mut dice = Dice(1);
         cluster.walk(&mut dice, 4_000, false);
         cluster.is_whole(kind);
+        cluster.settled = true;
         cluster
     }
 
@@ -82,6 +87,7 @@ impl Cluster {
         let uplink = facts.links.get_mut(&name("eth0")).unwrap();
         uplink.addresses = vec![(format!("172.30.{subnet}.{}", 11 + n).parse().unwrap(), 24)];
         uplink.mtu = UPLINK;
+        facts.forwarder = true;
         let mut scenario = Scenario::with(start(facts));
         scenario.tables.node = node(&name_of(n));
         scenario.tables.identity.machine_id = format!("machine-{}", name_of(n));
@@ -161,7 +167,10 @@ impl Cluster {
                 let to = self.members.iter().find(|member| member.scenario.tables.node == *peer).unwrap();
                 let carried = UPLINK - encapsulation.overhead(V4);
                 let told = || format!("{} to {peer}: {:?} -> {:?}", name_of(n), from.kernel, to.kernel);
-                assert!(*encapsulation == Encapsulation::None || to.kernel.tunnel, "not received: {}", told());
+                let received = *encapsulation == Encapsulation::None || to.kernel.tunnels.contains(encapsulation);
+                assert!(received, "not received: {}", told());
+                let known = to.kernel.knows.contains(&from.scenario.tables.node) || !self.settled;
+                assert!(*encapsulation != Encapsulation::Udp || known, "a stranger's: {}", told());
                 let back = to.kernel.sends.get(&from.scenario.tables.node);
                 let same = back.is_none_or(|back| back == encapsulation);
                 assert!(same || to.kernel.loose, "taken for forged: {}", told());
@@ -174,14 +183,22 @@ impl Cluster {
     }
 
     fn is_whole(&self, kind: BackendKind) {
-        let mtu = if kind == BackendKind::HostGw { UPLINK } else { UPLINK - 50 };
+        let tunnel = match kind {
+            BackendKind::HostGw => Encapsulation::None,
+            BackendKind::Vxlan | BackendKind::Auto => Encapsulation::Vxlan,
+            BackendKind::Udp => Encapsulation::Udp,
+        };
+        let mtu = UPLINK - tunnel.overhead(V4);
         for member in &self.members {
             let tables = &member.scenario.tables;
             let network = &tables.networks[&network_name("default")].value;
             assert_eq!((network.spec.backend.kind, &network.migration), (kind, &None), "{}", tables.node);
             assert_eq!(member.kernel, member.wanted(), "{}", tables.node);
             assert_eq!((member.kernel.link_mtu, member.kernel.route_mtu), (mtu, mtu));
-            assert_eq!(member.kernel.tunnel, kind != BackendKind::HostGw);
+            let tunnels = Some(tunnel).filter(|tunnel| *tunnel != Encapsulation::None);
+            assert_eq!(member.kernel.tunnels, tunnels.into_iter().collect());
+            let known = if kind == BackendKind::Udp { self.members.len() - 1 } else { 0 };
+            assert_eq!(member.kernel.knows.len(), known);
             assert_eq!(member.kernel.sends.len(), self.members.len() - 1);
         }
     }
@@ -201,7 +218,15 @@ impl Member {
             Some((peer.name.clone(), paths::path(tables, &network, peer, V4).ok()?.encapsulation))
         };
         Kernel {
-            tunnel: paths::tunnel_link(&network).is_some(),
+            tunnels: paths::tunnel_links(&network).map(|(tunnel, _)| tunnel).collect(),
+            knows: match forwarder::device(&network) {
+                Some(_) => tables
+                    .peers()
+                    .filter(|row| forwarder::peer(tables, &network, &row.value).is_some())
+                    .map(|row| row.value.name.clone())
+                    .collect(),
+                None => BTreeSet::new(),
+            },
             loose: self.kernel.loose || network.migration.is_some(),
             link_mtu: host::link_mtu(tables, &network).unwrap(),
             route_mtu: host::pod_mtu(tables, &network).unwrap(),
@@ -218,14 +243,19 @@ impl Member {
     /// links come first; the other way round for what shrinks.
     fn does(&mut self, dice: &mut Dice) {
         let wanted = self.wanted();
-        match dice.below(5) {
-            0 if !self.kernel.tunnel || self.kernel.sends == wanted.sends => self.kernel.tunnel = wanted.tunnel,
+        match dice.below(6) {
+            // The forwarder's set-up and its peers are one plan.
+            0 if wanted.tunnels.is_superset(&self.kernel.tunnels) || self.kernel.sends == wanted.sends => {
+                (self.kernel.tunnels, self.kernel.knows) = (wanted.tunnels, wanted.knows);
+            }
+            4 if self.kernel.tunnels == wanted.tunnels => self.kernel.knows = wanted.knows,
             1 if wanted.link_mtu >= self.kernel.route_mtu => self.kernel.link_mtu = wanted.link_mtu,
             2 if wanted.route_mtu <= self.kernel.link_mtu => self.kernel.route_mtu = wanted.route_mtu,
             3 => self.kernel.loose = wanted.loose,
             _ => {
                 for (peer, how) in &wanted.sends {
-                    if self.kernel.sends.get(peer) != Some(how) && (*how == Encapsulation::None || self.kernel.tunnel) {
+                    let leaves = *how == Encapsulation::None || self.kernel.tunnels.contains(how);
+                    if self.kernel.sends.get(peer) != Some(how) && leaves {
                         self.kernel.sends.insert(peer.clone(), *how);
                         break;
                     }
@@ -238,18 +268,19 @@ impl Member {
     /// Compares what it has done with what it decided.
     fn notices(&mut self) {
         let wanted = self.wanted();
-        let links = ["rip0", "ript1"].into_iter().filter(|link| *link == "rip0" || self.kernel.tunnel);
-        self.scenario.tables.realised = links.map(name).collect();
+        let has = |tunnel| self.kernel.tunnels.contains(&tunnel);
+        let links = [("rip0", true), ("ript1", has(Encapsulation::Vxlan)), ("ripudp0", has(Encapsulation::Udp))];
+        self.scenario.tables.realised = links.iter().filter(|link| link.1).map(|link| name(link.0)).collect();
         let Some(network) = self.network() else { return };
         let revision = self.scenario.tables.networks[&network.name].revision;
-        let own = |kernel: &Kernel| (kernel.tunnel, kernel.loose, kernel.link_mtu, kernel.route_mtu);
+        let own = |kernel: &Kernel| (kernel.tunnels.clone(), kernel.loose, kernel.link_mtu, kernel.route_mtu);
         let tables = &mut self.scenario.tables;
         if network.migration.is_none() {
             tables.prepared.clear();
             tables.migrated.clear();
             return;
         }
-        if own(&wanted) == own(&self.kernel) {
+        if own(&wanted) == own(&self.kernel) && migration::receives(tables, &network) {
             tables.prepared.insert(network.name.clone(), revision);
         }
         if has_migrated(tables, &network) {
@@ -271,7 +302,7 @@ impl Again for Network {
 
 #[test]
 fn a_packet_arrives_at_every_moment_of_every_migration() {
-    use BackendKind::{Auto, HostGw, Vxlan};
+    use BackendKind::{Auto, HostGw, Udp, Vxlan};
     let moves = [
         (Vxlan, HostGw, false),
         (HostGw, Vxlan, false),
@@ -279,6 +310,12 @@ fn a_packet_arrives_at_every_moment_of_every_migration() {
         (Auto, HostGw, false),
         (Vxlan, Auto, true),
         (Auto, Vxlan, true),
+        (Udp, Vxlan, true),
+        (Vxlan, Udp, true),
+        (Udp, HostGw, false),
+        (HostGw, Udp, false),
+        (Udp, Auto, true),
+        (Auto, Udp, true),
     ];
     for (from, to, two_subnets) in moves {
         for seed in 1..=12 {
@@ -346,8 +383,27 @@ fn host_gw_is_refused_where_a_router_stands_between() {
     let faults = migration::check(tables, &network).unwrap_err();
     assert_eq!(faults.len(), 4, "each pair of both subnets: {faults:?}");
     assert!(
-        faults[0].contains("node/n1 at 172.30.1.11") && faults[0].contains("accepted: auto, vxlan"),
+        faults[0].contains("node/n1 at 172.30.1.11") && faults[0].contains("accepted: auto, vxlan, udp"),
         "{}",
         faults[0]
+    );
+}
+
+#[test]
+fn udp_is_refused_where_a_node_has_no_forwarder() {
+    let mut cluster = Cluster::on(BackendKind::Vxlan, true);
+    let mut network = cluster.members[0].network().unwrap();
+    network.spec.backend.kind = BackendKind::Udp;
+    assert_eq!(migration::check(&cluster.members[0].scenario.tables, &network), Ok(()));
+    cluster.members[2].scenario.tables.facts.forwarder = false;
+    cluster.says(2);
+    for _ in 0..cluster.log.len() {
+        cluster.reads(0);
+    }
+    let faults = migration::check(&cluster.members[0].scenario.tables, &network).unwrap_err();
+    assert_eq!(
+        faults,
+        ["no forwarder runs on node/n3, which udp needs: start `ripstop udp-forward` there (systemctl enable --now \
+          ripstop-udp-forward)"]
     );
 }

@@ -3,8 +3,10 @@
 //! This node is n1 at 172.30.1.11/24 and fd00:30:1::11/64. A near peer is in both subnets, a far one in neither.
 
 use ripstop_fabric::egress::{always_plain, sees_pods};
-use ripstop_fabric::paths::{path, tunnel_link, tunnel_mac};
-use ripstop_objects::{BackendKind, ClaimState, Encapsulation, Network, NodeRecord, Receive, ToNodes, VxlanReceive};
+use ripstop_fabric::paths::{path, tunnel_mac, vxlan_link};
+use ripstop_objects::{
+    BackendKind, ClaimState, Encapsulation, Network, NodeRecord, Receive, ToNodes, UdpReceive, VxlanReceive,
+};
 use ripstop_types::Family::{self, V4, V6};
 
 use crate::scenario::{Scenario, claim, ip, network, network_name, node, node_record, prefix};
@@ -31,7 +33,8 @@ fn way(s: &Scenario, family: Family) -> String {
         Err(refusal) => refusal.to_string(),
         Ok(path) => {
             assert_eq!((path.peer.as_str(), path.family), ("n2", family));
-            let tunnel = path.tunnel.map_or(String::new(), |end| format!(" to {} at {}", end.mac, end.outer));
+            let station = |mac: Option<ripstop_types::Mac>| mac.map_or(String::new(), |mac| format!(" to {mac}"));
+            let tunnel = path.tunnel.map_or(String::new(), |end| format!("{} at {}", station(end.mac), end.outer));
             format!("{} by {} via {}{tunnel}", path.encapsulation, path.link, path.gateway)
         }
     }
@@ -173,12 +176,53 @@ fn of_several_ranges_the_first_names_the_gateway() {
     assert_eq!(way(&tiny, V4), "n2 owns no IPv4 range of network default yet");
 }
 
+fn udp_at(port: u16) -> impl Fn(&mut NodeRecord) {
+    move |record| {
+        let outer_v4 = Some("172.30.2.12".parse().unwrap());
+        record.receives.push(Receive::Udp(UdpReceive { port, outer_v4, outer_v6: None }));
+    }
+}
+
+#[test]
+fn udp_leads_to_the_forwarders_device_wherever_the_peer_is() {
+    let by_udp = |change: &dyn Fn(&mut NodeRecord)| cluster(BackendKind::Udp, FAR, change);
+    let s = by_udp(&udp_at(8285));
+    assert_eq!(way(&s, V4), "udp by ripudp0 via 10.244.2.1 at 172.30.2.12");
+    assert!(way(&s, V6).starts_with("udp by ripudp0 via fe80::"), "{}", way(&s, V6));
+    assert_eq!(
+        way(&by_udp(&udp_at(9000)), V4),
+        "n2 receives udp on port 9000, this node sends to 8285: the network's backend.udpPort differs"
+    );
+    assert_eq!(
+        way(&by_udp(&|_| {}), V4),
+        "no forwarder runs on n2, so it does not receive udp: start `ripstop udp-forward` there (systemctl enable --now \
+         ripstop-udp-forward)"
+    );
+    assert_eq!(way(&by_udp(&|record| record.forwarder = true), V4), "n2 has not published that it receives udp yet");
+}
+
+/// It has an entry before it says that it receives: what it sends first is no stranger's.
+#[test]
+fn the_forwarder_knows_a_peer_as_soon_as_it_has_an_address() {
+    let known = |change: &dyn Fn(&mut NodeRecord)| {
+        let s = cluster(BackendKind::Udp, FAR, change);
+        let peer = s.tables.nodes[&node("n2")].value.clone();
+        ripstop_fabric::forwarder::peer(&s.tables, &default_network(&s), &peer)
+    };
+    let silent = known(&|_| {}).unwrap();
+    assert_eq!((silent.name.as_str(), silent.to), ("default/n2", "172.30.2.12:8285".parse().unwrap()));
+    assert_eq!(silent.also_from, [ip("fd00:30:2::12")]);
+    assert_eq!(silent.ranges, [prefix("10.244.2.0/24"), prefix("fd00:10:0:2::/64")]);
+    assert_eq!(known(&udp_at(9000)).unwrap().to, "172.30.2.12:9000".parse().unwrap());
+    assert_eq!(known(&|record| record.addresses.retain(|address| address.ip.is_ipv6())), None);
+}
+
 #[test]
 fn a_tunnel_has_one_name_and_address_however_often_it_is_made() {
     let of = |vni: u32, kind| {
         network("default", &["10.244.0.0/16"], |spec| (spec.backend.vni, spec.backend.kind) = (vni, kind))
     };
-    let link = |vni, kind| tunnel_link(&of(vni, kind)).map(|link| link.to_string());
+    let link = |vni, kind| vxlan_link(&of(vni, kind)).map(|link| link.to_string());
     assert_eq!(link(1, BackendKind::HostGw), None);
     assert_eq!(link(1, BackendKind::Vxlan).as_deref(), Some("ript1"));
     assert_eq!(link(16_777_215, BackendKind::Auto).as_deref(), Some("ript16777215"), "fits the kernel's 15 bytes");

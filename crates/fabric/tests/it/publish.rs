@@ -50,6 +50,23 @@ fn a_tunnel_that_is_left_over_is_not_told() {
     assert_eq!(record(&s.tables).unwrap().receives, [Receive::Plain]);
 }
 
+/// Its device says nothing yet: without a forwarder that is set up, what is sent there is lost.
+#[test]
+fn udp_is_told_when_a_forwarder_is_set_up() {
+    let s = cluster(BackendKind::Udp);
+    let told = record(&s.tables).unwrap();
+    assert_eq!((told.udp(), told.forwarder), (None, false));
+    let s = s.facts(|facts| facts.forwarder = true);
+    let told = record(&s.tables).unwrap();
+    assert_eq!((told.udp(), told.forwarder), (None, true));
+    let s = s.realised(&["rip0", "ripudp0"]);
+    let told = record(&s.tables).unwrap();
+    let udp = told.udp().unwrap();
+    assert_eq!((udp.port, udp.outer_v4, udp.outer_v6), (8285, Some("172.30.1.11".parse().unwrap()), None));
+    let left = cluster(BackendKind::HostGw).realised(&["rip0", "ripudp0"]);
+    assert_eq!(record(&left.tables).unwrap().udp(), None, "a device that is left over");
+}
+
 #[test]
 fn who_and_where_the_node_is() {
     let mut s = cluster(BackendKind::Auto).network("storage", &["10.9.0.0/16"], |spec| spec.backend.mtu = Some(1400));

@@ -11,6 +11,9 @@ use crate::frame::vnet;
 
 const FLAGS: libc::c_int = libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR | libc::IFF_MULTI_QUEUE;
 
+/// A new device and no other (`linux/if_tun.h`).
+const EXCLUSIVE: libc::c_int = 0x8000;
+
 /// Opens one more queue of a device. It is non-blocking.
 ///
 /// # Errors
@@ -25,18 +28,49 @@ pub fn queue(device: &IfName) -> io::Result<OwnedFd> {
     {
         return Err(io::Error::from_raw_os_error(libc::ENODEV));
     }
-    attach(device)
+    attach(device, FLAGS)
 }
 
-/// Makes a device that stays when its queues are closed, with one queue that is not kept. For tests and measurements: on
-/// a node the agent makes it.
+/// A device that was just made. It goes when this value goes, unless it was [kept](Made::keep): whoever dies before it has
+/// marked the device as its own leaves none behind.
+#[derive(Debug)]
+pub struct Made(OwnedFd);
+
+/// Makes a device.
 ///
 /// # Errors
-/// As `TUNSETIFF`.
+/// EBUSY where the name is taken; as `TUNSETIFF` otherwise.
+pub fn make(device: &IfName) -> io::Result<Made> {
+    attach(device, FLAGS | EXCLUSIVE).map(Made)
+}
+
+impl Made {
+    /// Lets the device stay when its queues are closed, and holds its carrier as [`hold`] does.
+    ///
+    /// # Errors
+    /// As `TUNSETPERSIST` and `TUNSETQUEUE`.
+    pub fn keep(self, device: &IfName) -> io::Result<OwnedFd> {
+        // SAFETY: TUNSETPERSIST takes a number.
+        check(unsafe { libc::ioctl(self.0.as_raw_fd(), libc::TUNSETPERSIST, 1) })?;
+        detach(&self.0, device)?;
+        Ok(self.0)
+    }
+}
+
+/// Makes a device that stays, for tests and measurements: on a node the agent makes it.
+///
+/// # Errors
+/// As [`make`].
 pub fn create(device: &IfName) -> io::Result<()> {
-    let fd = attach(device)?;
-    // SAFETY: TUNSETPERSIST takes a number.
-    check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNSETPERSIST, 1) }).map(drop)
+    make(device)?.keep(device).map(drop)
+}
+
+/// Whether the device that a queue was opened at is there.
+pub fn is_attached(fd: BorrowedFd<'_>) -> bool {
+    // SAFETY: an ifreq is plain bytes, for which zeros are a value.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    // SAFETY: TUNGETIFF writes an ifreq, to which the pointer is.
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNGETIFF, &raw mut request) }).is_ok()
 }
 
 /// A queue that takes no packets. While any queue is open the device keeps its carrier, and with it the kernel keeps
@@ -46,16 +80,19 @@ pub fn create(device: &IfName) -> io::Result<()> {
 /// Where the device is missing, is none with several queues, or may not be opened.
 pub fn hold(device: &IfName) -> io::Result<OwnedFd> {
     let fd = queue(device)?;
-    let mut request = request(device, libc::IFF_DETACH_QUEUE);
-    // SAFETY: TUNSETQUEUE reads an ifreq, to which the pointer is.
-    check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNSETQUEUE, &raw mut request) })?;
+    detach(&fd, device)?;
     Ok(fd)
 }
 
-fn attach(device: &IfName) -> io::Result<OwnedFd> {
-    let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NONBLOCK;
-    let fd = open("/dev/net/tun", flags, Mode::empty())?;
-    let mut request = request(device, FLAGS);
+fn detach(fd: &OwnedFd, device: &IfName) -> io::Result<()> {
+    let mut request = request(device, libc::IFF_DETACH_QUEUE);
+    // SAFETY: TUNSETQUEUE reads an ifreq, to which the pointer is.
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNSETQUEUE, &raw mut request) }).map(drop)
+}
+
+fn attach(device: &IfName, flags: libc::c_int) -> io::Result<OwnedFd> {
+    let fd = open("/dev/net/tun", OFlags::RDWR | OFlags::CLOEXEC | OFlags::NONBLOCK, Mode::empty())?;
+    let mut request = request(device, flags);
     // SAFETY: TUNSETIFF reads and writes an ifreq, to which the pointer is.
     check(unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNSETIFF, &raw mut request) })?;
     Ok(fd)
@@ -68,7 +105,8 @@ fn request(device: &IfName, flags: libc::c_int) -> libc::ifreq {
     for (place, byte) in request.ifr_name.iter_mut().zip(device.as_str().bytes()) {
         *place = byte.cast_signed();
     }
-    request.ifr_ifru.ifru_flags = libc::c_short::try_from(flags).unwrap_or_default();
+    // The kernel takes the field for sixteen bits without a sign.
+    request.ifr_ifru.ifru_flags = u16::try_from(flags).unwrap_or_default().cast_signed();
     request
 }
 

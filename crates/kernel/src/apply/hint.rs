@@ -44,6 +44,7 @@ fn word(kind: &LinkKind) -> &str {
         LinkKind::Veth(_) | LinkKind::VethPeer => "veth",
         LinkKind::Bridge => "bridge",
         LinkKind::Vxlan { .. } => "vxlan",
+        LinkKind::Tun => "TUN",
         LinkKind::Ifb => "ifb",
         LinkKind::Loopback => "loopback",
         LinkKind::Other(kind) => kind,

@@ -14,7 +14,7 @@ use crate::wire::link::RawLink;
 use std::os::fd::{AsFd, AsRawFd};
 
 /// Drivers of the links we make.
-const KINDS: [&str; 4] = ["veth", "bridge", "vxlan", "ifb"];
+const KINDS: [&str; 5] = ["veth", "bridge", "vxlan", "tun", "ifb"];
 
 impl Run<'_> {
     /// Makes a link, or makes the one that is there so.
@@ -37,6 +37,9 @@ impl Run<'_> {
     }
 
     fn create_link(&mut self, i: usize, link: &Link) -> Result<bool, Fault> {
+        if link.kind == LinkKind::Tun {
+            return self.create_tun(i, link);
+        }
         let peer_ns = match &link.kind {
             LinkKind::Veth(veth) => self.space(&veth.ns)?.pod.as_ref().map(|pod| pod.netns.as_fd().as_raw_fd()),
             _ => None,
@@ -86,7 +89,7 @@ impl Run<'_> {
     }
 
     /// Remembers a link and, of a pair just made, its other end.
-    fn learn(&mut self, link: &Link, made: &RawLink, fresh: bool) {
+    pub(super) fn learn(&mut self, link: &Link, made: &RawLink, fresh: bool) {
         self.spaces.entry(Ns::Host).or_default().links.insert(link.name.clone(), made.into());
         if let (LinkKind::Veth(veth), Some(index), true) = (&link.kind, made.peer_index, fresh) {
             let known = Known { index, mac: Some(veth.mac), mtu: link.mtu };
@@ -104,7 +107,7 @@ impl Run<'_> {
     }
 
     /// Everything but the making: mark, master, MTU, address, up.
-    fn finish_link(&mut self, i: usize, link: &Link, there: &RawLink, fresh: bool) -> Result<bool, Fault> {
+    pub(super) fn finish_link(&mut self, i: usize, link: &Link, there: &RawLink, fresh: bool) -> Result<bool, Fault> {
         let mut messages = Vec::new();
         if let Some(altname) = link.altname.as_deref()
             && !there.altnames.iter().any(|name| **name == *altname)
@@ -143,7 +146,12 @@ impl Run<'_> {
         let mut faults = answers.into_iter().filter_map(|answer| answer.result.err());
         match faults.find(|error| !is_without_ipv6(key, error)) {
             Some(error) => Err(self.explain(i, link, error)),
-            None => Ok(true),
+            None => {
+                if link.kind == LinkKind::Tun {
+                    self.applier.hold(&link.name);
+                }
+                Ok(true)
+            }
         }
     }
 
@@ -212,6 +220,7 @@ impl Run<'_> {
         match &link.kind {
             LinkKind::Veth(veth) => self.has_other_end(there, veth),
             LinkKind::Vxlan { vni, port, local } => Ok(there.vxlan == Some((*vni, *port, *local))),
+            LinkKind::Tun => Ok(there.tun && marked(there, link)),
             _ => Ok(marked(there, link)),
         }
     }
@@ -246,6 +255,7 @@ impl Run<'_> {
             return Err(Fault::Foreign { holder: format!("a link {name} of {found}").into() });
         }
         self.spaces.entry(Ns::Host).or_default().links.remove(name);
+        self.applier.holds.remove(name);
         // The same link twice is removed once; making the same name again comes after the removal.
         self.departing.push((i, there.index));
         Ok(false)
@@ -264,6 +274,7 @@ fn driver(kind: &LinkKind) -> &str {
         LinkKind::Veth(_) | LinkKind::VethPeer => "veth",
         LinkKind::Bridge => "bridge",
         LinkKind::Vxlan { .. } => "vxlan",
+        LinkKind::Tun => "tun",
         LinkKind::Ifb => "ifb",
         LinkKind::Loopback => "device",
         LinkKind::Other(kind) => kind,

@@ -8,6 +8,7 @@
 
 mod conflict;
 mod deferred;
+mod forwarder;
 mod hint;
 mod jump;
 mod link;
@@ -16,10 +17,15 @@ mod run;
 mod space;
 
 pub(crate) use conflict::routes;
+pub(crate) use forwarder::connect;
 
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use ripstop_plan::Step;
+use ripstop_types::IfName;
 
 use crate::error::{ObserveError, StepError};
 use crate::netlink::{Protocol, Socket};
@@ -55,6 +61,10 @@ pub struct Applier {
     nft: Socket,
     reaper: Reaper,
     own: Arc<OwnTraffic>,
+    /// The forwarder's control socket.
+    forwarder: Option<PathBuf>,
+    /// Keep the carrier of TUN devices, and with it nexthops, while no forwarder runs.
+    holds: BTreeMap<IfName, OwnedFd>,
 }
 
 impl Applier {
@@ -71,7 +81,16 @@ impl Applier {
         own.add_port(route.port());
         own.add_port(nft.port());
         let reaper = Reaper::start(Arc::clone(&own)).map_err(|e| ObserveError::new("a netlink socket", e))?;
-        Ok(Self { host, route, nft, reaper, own })
+        let mut applier = Self { host, route, nft, reaper, own, forwarder: None, holds: BTreeMap::new() };
+        applier.hold_all();
+        Ok(applier)
+    }
+
+    /// Where a forwarder answers; without it steps for one fail.
+    #[must_use]
+    pub fn with_forwarder(mut self, socket: PathBuf) -> Self {
+        self.forwarder = Some(socket);
+        self
     }
 
     /// For [`crate::Monitor::open`]: lets it tell this applier's writes from changes by others.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ripstop_netmodel::{Entry, Key, Link, LinkKind, Ns, Object, RecordScope, Route, RouteTarget};
+use ripstop_netmodel::{Entry, Key, LINK_PREFIX, Link, LinkKind, Ns, Object, RecordScope, Route, RouteTarget};
 use ripstop_plan::{Action, Step};
 use ripstop_types::IfName;
 
@@ -23,6 +23,8 @@ pub(super) struct Run<'a> {
     pub(super) spaces: BTreeMap<Ns, Space>,
     /// nftables steps that will be one transaction.
     pub(super) nft: Vec<usize>,
+    /// Steps for the forwarder, which go to it together.
+    pub(super) forwarder: Vec<usize>,
     /// Pairs just made that are still down: step and index.
     pub(super) starting: Vec<(usize, u32)>,
     /// Links that will be removed together: step and index.
@@ -49,6 +51,7 @@ impl<'a> Run<'a> {
             steps,
             spaces: BTreeMap::new(),
             nft: Vec::new(),
+            forwarder: Vec::new(),
             starting: Vec::new(),
             departing: Vec::new(),
             owned_routes: BTreeMap::new(),
@@ -103,7 +106,15 @@ impl<'a> Run<'a> {
                     self.settle(i, result);
                 }
             }
+            Key::Forwarder { .. } | Key::ForwarderPeer { .. } => {
+                self.flush_nft();
+                self.flush_links();
+                self.start_links();
+                self.flush(&Ns::Host);
+                self.forwarder.push(i);
+            }
             Key::NftTable { .. } | Key::NftElement(_) => {
+                self.flush_forwarder();
                 self.flush_links();
                 self.flush(&Ns::Host);
                 self.nft.push(i);
@@ -117,6 +128,7 @@ impl<'a> Run<'a> {
             }
             _ => {
                 self.flush_nft();
+                self.flush_forwarder();
                 match (&step.key, step.action) {
                     (Key::Link { ns: Ns::Host, .. }, Action::Delete) => {}
                     // The tables at the ingress of links come behind the last of them.
@@ -300,8 +312,12 @@ impl<'a> Run<'a> {
         if let Some(known) = self.space(ns)?.links.get(link) {
             return Ok(*known);
         }
-        let found = find_link(self.socket(ns)?, link)?;
-        let known = Known::from(&found.ok_or_else(|| Fault::NoLink { link: link.clone() })?);
+        let found = find_link(self.socket(ns)?, link)?.ok_or_else(|| Fault::NoLink { link: link.clone() })?;
+        if *ns == Ns::Host && link.as_str().starts_with(LINK_PREFIX) && !found.is_ours() {
+            let kind = found.kind.as_deref().unwrap_or("device");
+            return Err(Fault::Foreign { holder: format!("a link {link} of kind {kind}").into() });
+        }
+        let known = Known::from(&found);
         self.space(ns)?.links.insert(link.clone(), known);
         Ok(known)
     }
@@ -309,6 +325,7 @@ impl<'a> Run<'a> {
     /// Sends everything that waits: the agent's own namespace first.
     pub(super) fn flush_all(&mut self) {
         self.flush_nft();
+        self.flush_forwarder();
         self.flush_links();
         self.start_links();
         for ns in self.spaces.keys().cloned().collect::<Vec<_>>() {

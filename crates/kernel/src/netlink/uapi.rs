@@ -107,6 +107,11 @@ pub(crate) const IFLA_BRPORT_MODE: u16 = 4;
 pub(crate) const IFLA_BRPORT_LEARNING: u16 = 8;
 pub(crate) const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
 pub(crate) const IN6_ADDR_GEN_MODE_NONE: u8 = 1;
+/// Of a TUN device (`linux/if_link.h`).
+pub(crate) const IFLA_TUN_TYPE: u16 = 3;
+pub(crate) const IFLA_TUN_VNET_HDR: u16 = 5;
+pub(crate) const IFLA_TUN_PERSIST: u16 = 6;
+pub(crate) const IFLA_TUN_MULTI_QUEUE: u16 = 7;
 pub(crate) const IFLA_VXLAN_ID: u16 = 1;
 pub(crate) const IFLA_VXLAN_LOCAL: u16 = 4;
 pub(crate) const IFLA_VXLAN_LEARNING: u16 = 7;

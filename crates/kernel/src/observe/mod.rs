@@ -4,11 +4,13 @@
 //! no form in the model (a foreign route, a learned neighbour) is left out, except what [`HostFacts`] has a place for.
 
 pub(crate) mod facts;
+mod forwarder;
 pub(crate) mod jump;
 pub(crate) mod nft;
 mod space;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 
 use ripstop_netmodel::{HostFacts, Key, Kind, Model, Ns, Object, Sysctl};
 
@@ -23,6 +25,7 @@ pub struct Observer {
     host: Netns,
     route: Socket,
     nft: Socket,
+    forwarder: Option<PathBuf>,
 }
 
 impl Observer {
@@ -34,12 +37,20 @@ impl Observer {
     pub fn open() -> Result<Self, ObserveError> {
         let open = |protocol| Socket::open(protocol).map_err(|e| ObserveError::new("a netlink socket", e));
         let host = Netns::current().map_err(|e| ObserveError::netns(&e))?;
-        Ok(Self { host, route: open(Protocol::Route)?, nft: open(Protocol::Netfilter)? })
+        Ok(Self { host, route: open(Protocol::Route)?, nft: open(Protocol::Netfilter)?, forwarder: None })
+    }
+
+    /// Where a forwarder answers; without it none is asked.
+    #[must_use]
+    pub fn with_forwarder(mut self, socket: PathBuf) -> Self {
+        self.forwarder = Some(socket);
+        self
     }
 
     /// Everything of ours in the agent's namespace: links named `rip*` that carry a mark, with their addresses, permanent
     /// neighbours, forwarding entries and queueing discipline; nexthop objects of our ids and routes of our protocol; tables named
-    /// `ripstop` with their elements, and links' own; jumps of ours in iptables' tables. Owners are read from the links'
+    /// `ripstop` with their elements, and links' own; jumps of ours in iptables' tables; what the forwarder goes by, where one
+    /// answers. Owners are read from the links'
     /// alternative names and the comments of elements and links' tables; what hangs on a link has its link's owner.
     ///
     /// `desired` says which settings below /proc/sys are read, and lets tables be recognised: a table that is what
@@ -63,6 +74,9 @@ impl Observer {
         nft::ours(&mut self.nft, &asked, desired, &mut model)?;
         if asked(Kind::ForwardJump) {
             jump::read(&mut self.nft, &mut model)?;
+        }
+        if let Some(socket) = self.forwarder.as_deref().filter(|_| forwarder::KINDS.into_iter().any(&asked)) {
+            forwarder::read(socket, &mut model);
         }
         let settings = desired.keys().filter(|key| key.ns() == Some(&Ns::Host) && asked(key.kind()));
         read_settings(&Ns::Host, settings, &mut model)?;

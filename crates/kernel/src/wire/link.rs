@@ -34,6 +34,8 @@ pub(crate) struct RawLink {
     pub(crate) altnames: Vec<Box<str>>,
     group: u32,
     pub(crate) vxlan: Option<(u32, u16, IpAddr)>,
+    /// A TUN device as the forwarder needs it: it stays, and has several queues with headers.
+    pub(crate) tun: bool,
     pub(crate) port: Option<BridgePort>,
     /// The kernel makes no link-local address: told so, or there is no IPv6 on the link.
     pub(crate) no_link_local: bool,
@@ -59,6 +61,7 @@ impl RawLink {
             altnames: alt_names(attrs.nested(IFLA_PROP_LIST)),
             group: attrs.u32(IFLA_GROUP).unwrap_or(0),
             vxlan: (kind == Some("vxlan")).then(|| read_vxlan(data)).flatten(),
+            tun: kind == Some("tun") && read_tun(data),
             port: (info.str(IFLA_INFO_SLAVE_KIND) == Some("bridge"))
                 .then(|| read_port(info.nested(IFLA_INFO_SLAVE_DATA))),
             no_link_local: inet6.u8(IFLA_INET6_ADDR_GEN_MODE).is_none_or(|mode| mode == IN6_ADDR_GEN_MODE_NONE),
@@ -90,7 +93,7 @@ impl RawLink {
             name.rsplit_once('.').map(|(name, _)| name)
         };
         let text = match kind {
-            "network" | "tunnel" => format!("network/{name}"),
+            "network" | "tunnel" | "udp" => format!("network/{name}"),
             "container" => format!("container/{}", one_interface().unwrap_or(name)),
             "pod" => format!("pod/{}", one_interface().unwrap_or(name).replacen('.', "/", 1)),
             _ => mark.to_owned(),
@@ -125,6 +128,7 @@ impl RawLink {
             (Some("veth"), _) => LinkKind::VethPeer,
             (Some("bridge"), _) => LinkKind::Bridge,
             (Some("vxlan"), Some((vni, port, local))) => LinkKind::Vxlan { vni: *vni, port: *port, local: *local },
+            (Some("tun"), _) if self.tun => LinkKind::Tun,
             (Some("ifb"), _) => LinkKind::Ifb,
             (None, _) if self.flags & IFF_LOOPBACK != 0 => LinkKind::Loopback,
             (kind, _) => LinkKind::Other(kind.unwrap_or("device").into()),
@@ -145,6 +149,12 @@ fn read_vxlan(data: Attrs<'_>) -> Option<(u32, u16, IpAddr)> {
     // A device without a source address is none of ours; the unspecified address says so without losing the rest.
     let local = local.unwrap_or(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED));
     Some((data.u32(IFLA_VXLAN_ID)?, data.be16(IFLA_VXLAN_PORT)?, local))
+}
+
+fn read_tun(data: Attrs<'_>) -> bool {
+    let is_set = |kind| data.u8(kind).is_some_and(|value| value != 0);
+    data.u8(IFLA_TUN_TYPE).is_some_and(|kind| i32::from(kind) == libc::IFF_TUN)
+        && [IFLA_TUN_VNET_HDR, IFLA_TUN_PERSIST, IFLA_TUN_MULTI_QUEUE].into_iter().all(is_set)
 }
 
 /// The settings of a bridge port in a message of the bridge's own family; `None` if it is another message.
@@ -216,7 +226,8 @@ pub(crate) fn create(link: &Link, master: Option<u32>, peer_ns: Option<i32>) -> 
         LinkKind::Bridge => "bridge",
         LinkKind::Vxlan { .. } => "vxlan",
         LinkKind::Ifb => "ifb",
-        LinkKind::VethPeer | LinkKind::Loopback | LinkKind::Other(_) => return None,
+        // A TUN device is made by its driver's own call.
+        LinkKind::VethPeer | LinkKind::Tun | LinkKind::Loopback | LinkKind::Other(_) => return None,
     };
     Some(message.nest(IFLA_LINKINFO, |m| {
         let m = m.str(IFLA_INFO_KIND, kind);

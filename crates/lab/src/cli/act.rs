@@ -9,6 +9,7 @@ use rustix::process::Signal;
 use super::{CaptureArgs, FaultAction, LabAction, LabCommand, PodAction, PodAddArgs, ProbeArgs, UpArgs, labels, print};
 use crate::clean;
 use crate::error::{LabError, Result};
+use crate::init::Program;
 use crate::interrupt;
 use crate::lab::Lab;
 use crate::options::Families;
@@ -123,27 +124,49 @@ fn fault(lab: &Lab, action: &FaultAction) -> Result<()> {
         FaultAction::Kill { target: Target::Node(node) | Target::Agent(node), hold } => {
             lab.node(*node).kill_agent(*hold)
         }
-        FaultAction::Kill { target: Target::Store, .. } => lab.store_signal(Signal::KILL),
-        FaultAction::Kill { target, .. } => {
-            refuse("kill", target, "node/N and agent/N mean the agent, store the store")
+        FaultAction::Kill { target: Target::Forwarder(node), hold } => {
+            lab.node(*node).signal(Program::Forwarder, libc::SIGKILL, *hold)
         }
+        FaultAction::Kill { target: Target::Store, .. } => lab.store_signal(Signal::KILL),
+        FaultAction::Kill { target, .. } => refuse("kill", target, PROGRAMS),
         FaultAction::Pause { target: Target::Node(node) | Target::Agent(node) } => lab.node(*node).pause_agent(),
+        FaultAction::Pause { target: Target::Forwarder(node) } => {
+            lab.node(*node).signal(Program::Forwarder, libc::SIGSTOP, false)
+        }
         FaultAction::Pause { target: Target::Store } => lab.store_signal(Signal::STOP),
-        FaultAction::Pause { target } => refuse("pause", target, "node/N and agent/N mean the agent, store the store"),
+        FaultAction::Pause { target } => refuse("pause", target, PROGRAMS),
         FaultAction::Off { target: Target::Node(node) } => lab.node(*node).off(),
         FaultAction::Off { target } => refuse("switch off", target, "node/N has a switch"),
         FaultAction::Heal { target: Target::Node(node) } => heal_node(lab.node(*node)),
         FaultAction::Heal { target: Target::Agent(node) } => heal_agent(lab.node(*node)),
+        FaultAction::Heal { target: Target::Forwarder(node) } => heal_forwarder(lab.node(*node)),
         FaultAction::Heal { target: Target::Outside } => lab.plug_outside(true),
         FaultAction::Heal { target: Target::Store } => lab.store_heal(),
-        FaultAction::Heal { target } => refuse("heal", target, "node/N, agent/N, outside and store can be broken"),
+        FaultAction::Heal { target } => {
+            refuse("heal", target, "node/N, agent/N, forwarder/N, outside and store can be broken")
+        }
     }
 }
+
+const PROGRAMS: &str = "node/N and agent/N mean the agent, forwarder/N the forwarder, store the store";
 
 fn heal_node(node: Node<'_>) -> Result<()> {
     node.on()?;
     node.mend()?;
+    heal_forwarder(node)?;
     heal_agent(node)
+}
+
+/// Lets the forwarder run, as [`heal_agent`] does the agent.
+fn heal_forwarder(node: Node<'_>) -> Result<()> {
+    let report = node.report_of(Program::Forwarder)?;
+    if report.starts > 0 {
+        node.release(Program::Forwarder)?;
+    }
+    match report.pid {
+        Some(_) => node.signal(Program::Forwarder, libc::SIGCONT, false),
+        None => Ok(()),
+    }
 }
 
 /// Lets the agent run, whether it was killed for good, paused or neither, and returns when it is ready.

@@ -168,18 +168,18 @@ pub enum FaultAction {
         #[arg(value_parser = target)]
         target: Target,
     },
-    /// Kill with SIGKILL: the agent of node/N (or agent/N), or the store. An agent is started again at once
+    /// Kill with SIGKILL: the agent of node/N (or agent/N), forwarder/N, or the store. The first two are started again at once
     Kill {
-        /// node/N, agent/N or store
+        /// node/N, agent/N, forwarder/N or store
         #[arg(value_parser = target)]
         target: Target,
-        /// Do not start the agent again until it is healed
+        /// Do not start it again until it is healed
         #[arg(long)]
         hold: bool,
     },
-    /// Stop where it is: the agent of node/N (or agent/N), or the store
+    /// Stop where it is: the agent of node/N (or agent/N), forwarder/N, or the store
     Pause {
-        /// node/N, agent/N or store
+        /// node/N, agent/N, forwarder/N or store
         #[arg(value_parser = target)]
         target: Target,
     },
@@ -191,7 +191,7 @@ pub enum FaultAction {
     },
     /// Undo all of these
     Heal {
-        /// node/N, agent/N, outside or store
+        /// node/N, agent/N, forwarder/N, outside or store
         #[arg(value_parser = target)]
         target: Target,
     },
@@ -331,6 +331,7 @@ mod tests {
             "probe --rate 1000 --pairs all --for 10s -o json",
             "fault cut node/1",
             "fault kill agent/2 --hold",
+            "fault kill forwarder/1",
             "fault pause store",
             "fault heal node/1",
             "capture web --out /tmp/x.pcapng",

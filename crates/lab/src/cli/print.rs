@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::OutputForm;
 use crate::error::{Attempt, Result};
+use crate::init::Program;
 use crate::lab::Lab;
 use crate::probe::Report;
 use crate::state::{Machine, Pod, State};
@@ -67,11 +68,15 @@ pub(super) fn status(lab: &Lab, form: OutputForm) -> Result<()> {
             .into(),
             dash(node.init),
             dash(node.agent),
+            dash(node.forwarder),
             node.starts.to_string(),
             if node.ready { "yes".into() } else { node.reason.clone().unwrap_or("no".into()) },
         ]
     });
-    table(&["NODE", "SUBNET", "ADDRESSES", "CABLE", "INIT", "AGENT", "STARTS", "READY"], &rows.collect::<Vec<_>>())?;
+    table(
+        &["NODE", "SUBNET", "ADDRESSES", "CABLE", "INIT", "AGENT", "FORWARDER", "STARTS", "READY"],
+        &rows.collect::<Vec<_>>(),
+    )?;
     lines([format!("store {}, {} pods", dash(status.store), status.pods.len())].iter())
 }
 
@@ -158,6 +163,7 @@ struct NodeRow {
     plugged: bool,
     init: Option<i32>,
     agent: Option<i32>,
+    forwarder: Option<i32>,
     starts: u64,
     ready: bool,
     reason: Option<String>,
@@ -192,6 +198,7 @@ impl NodeRow {
             plugged: node.plugged(),
             init: init.map(|init| init.pid),
             agent: init.and(report.pid).and_then(|_| node.agent().ok().flatten()).map(|agent| agent.pid),
+            forwarder: init.and_then(|_| node.process(Program::Forwarder).ok().flatten()).map(|process| process.pid),
             starts: report.starts,
             ready: ready.is_ok(),
             reason: ready.err(),

@@ -2,7 +2,7 @@
 //!
 //! Both are this program again, started by the lab under the hidden command [`COMMAND`] with one JSON argument, a
 //! [`Spec`]. A machine's init is process 1 of a pid namespace: when it is killed, the kernel ends everything in the
-//! machine. It mounts what the machine needs, starts the agent, and starts it again when it dies.
+//! machine. It mounts what the machine needs, starts agent and forwarder, and starts them again when they die.
 //!
 //! Not here: anything that needs the network; the lab made that before.
 
@@ -40,6 +40,34 @@ pub struct Spec {
     pub dir: PathBuf,
     /// The agent to keep running.
     pub agent: Option<AgentCommand>,
+    /// The forwarder to keep running.
+    #[serde(default)]
+    pub forwarder: Option<AgentCommand>,
+}
+
+/// What a machine's init keeps running.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Program {
+    /// The agent.
+    #[default]
+    Agent,
+    /// The forwarder of the backend `udp`.
+    Forwarder,
+}
+
+impl Program {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::Agent, Self::Forwarder];
+
+    /// The word for people, and the name of the log.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Agent => "agent",
+            Self::Forwarder => "forwarder",
+        }
+    }
 }
 
 /// What an init holds.
@@ -61,32 +89,41 @@ pub struct AgentCommand {
     pub env: BTreeMap<String, String>,
 }
 
-/// What can be asked of a machine's init: one JSON object a line, answered by one line.
+/// What can be asked of a machine's init about a program: one JSON object a line, answered by one line.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", tag = "do")]
-pub enum Order {
+pub struct Order {
+    /// The program.
+    pub program: Program,
+    /// What is to be done.
+    pub act: Act,
+}
+
+/// What can be done with a program.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Act {
     /// Only report.
     Report,
-    /// Send the agent a signal; `hold`: do not start it again when it dies.
+    /// Send it a signal; `hold`: do not start it again when it dies.
     Signal {
         /// The signal's number.
         signal: i32,
-        /// Whether the agent stays away.
+        /// Whether it stays away.
         hold: bool,
     },
-    /// Start the agent again if it was held.
+    /// Start it again if it was held.
     Release,
     /// From the next start on, run this; at once if nothing was to run so far.
     Replace {
         /// What to run.
-        agent: AgentCommand,
+        command: AgentCommand,
     },
 }
 
-/// What a machine's init knows about its agent.
+/// What a machine's init knows about a program.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Report {
-    /// The agent's pid inside the machine; none while it does not run.
+    /// Its pid inside the machine; none while it does not run.
     pub pid: Option<i32>,
     /// How often it was started.
     pub starts: u64,
@@ -172,6 +209,7 @@ mod tests {
             role: Role::Machine,
             dir: "/run/ripstop-lab/x/n1".into(),
             agent: Some(AgentCommand { argv: vec!["ripstop".into(), "agent".into()], env: BTreeMap::new() }),
+            forwarder: None,
         };
         let text = serde_json::to_string(&spec).unwrap();
         assert_eq!(parse([text.into()]).unwrap(), spec);
@@ -185,8 +223,12 @@ mod tests {
 
     #[test]
     fn orders_are_one_line_of_json() {
-        let order = Order::Signal { signal: 9, hold: true };
-        assert_eq!(serde_json::to_string(&order).unwrap(), r#"{"do":"signal","signal":9,"hold":true}"#);
-        assert_eq!(serde_json::to_string(&Order::Report).unwrap(), r#"{"do":"report"}"#);
+        let order = Order { program: Program::Forwarder, act: Act::Signal { signal: 9, hold: true } };
+        assert_eq!(
+            serde_json::to_string(&order).unwrap(),
+            r#"{"program":"forwarder","act":{"signal":{"signal":9,"hold":true}}}"#
+        );
+        let order = Order { program: Program::Agent, act: Act::Report };
+        assert_eq!(serde_json::to_string(&order).unwrap(), r#"{"program":"agent","act":"report"}"#);
     }
 }

@@ -1,4 +1,4 @@
-//! A machine's process 1: reaps what dies, keeps the agent running, takes orders on a socket.
+//! A machine's process 1: reaps what dies, keeps agent and forwarder running, takes orders on a socket.
 //!
 //! One thread and one poll loop, so that an order and a death never meet half way.
 
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, WaitOptions, WaitStatus, wait};
 
-use super::{AgentCommand, Order, Report, Spec};
+use super::{Act, AgentCommand, Order, Program, Report, Spec};
 use crate::error::{Attempt, Result};
 
 /// The wait before a program that dies at once is started again doubles from the first to the second value.
@@ -32,24 +32,36 @@ pub(super) fn run(spec: Spec) -> Result<Infallible> {
     let listener = UnixListener::bind(&socket).attempt(doing)?;
     listener.set_nonblocking(true).attempt(doing)?;
     let deaths = child_signals().attempt(|| "watch for ended processes".into())?;
-    let mut keeper = Keeper::new(spec);
-    keeper.start_if_due();
+    let mut keepers = Program::ALL.map(|program| Keeper::new(&spec, program));
+    keepers.iter_mut().for_each(Keeper::start_if_due);
     super::announce()?;
     loop {
-        wait_for(&listener, &deaths, keeper.next_start);
+        wait_for(&listener, &deaths, keepers.iter().filter_map(|keeper| keeper.next_start).min());
         drain(&deaths);
-        keeper.reap();
+        reap(&mut keepers);
         while let Ok((peer, _)) = listener.accept() {
             // A peer that says nothing sensible only harms itself.
-            let _ = serve(&peer, &mut keeper);
+            let _ = serve(&peer, &mut keepers);
         }
-        keeper.start_if_due();
+        keepers.iter_mut().for_each(Keeper::start_if_due);
     }
 }
 
-/// The agent and what is to become of it.
+/// Reaps everything that has ended.
+fn reap(keepers: &mut [Keeper]) {
+    while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
+        let killed = status.terminating_signal() == Some(libc::SIGKILL);
+        let kept = keepers.iter_mut().find(|keeper| keeper.report.pid == Some(Pid::as_raw(Some(pid))));
+        if let Some(keeper) = kept {
+            keeper.ended(describe(status), killed);
+        }
+    }
+}
+
+/// A program and what is to become of it.
 struct Keeper {
-    agent: Option<AgentCommand>,
+    program: Program,
+    command: Option<AgentCommand>,
     lab: String,
     log: PathBuf,
     next_start: Option<Instant>,
@@ -59,13 +71,18 @@ struct Keeper {
 }
 
 impl Keeper {
-    fn new(spec: Spec) -> Self {
+    fn new(spec: &Spec, program: Program) -> Self {
         let now = Instant::now();
+        let command = match program {
+            Program::Agent => spec.agent.clone(),
+            Program::Forwarder => spec.forwarder.clone(),
+        };
         Self {
-            next_start: spec.agent.is_some().then_some(now),
-            agent: spec.agent,
-            lab: spec.lab,
-            log: spec.dir.join("agent.log"),
+            program,
+            next_start: command.is_some().then_some(now),
+            command,
+            lab: spec.lab.clone(),
+            log: spec.dir.join(format!("{}.log", program.as_str())),
             started: now,
             backoff: BACKOFF.0,
             report: Report::default(),
@@ -86,12 +103,12 @@ impl Keeper {
     }
 
     fn spawn(&self) -> io::Result<i32> {
-        let agent = self.agent.as_ref().ok_or(io::ErrorKind::NotFound)?;
-        let (program, args) = agent.argv.split_first().ok_or(io::ErrorKind::InvalidInput)?;
+        let command = self.command.as_ref().ok_or(io::ErrorKind::NotFound)?;
+        let (program, args) = command.argv.split_first().ok_or(io::ErrorKind::InvalidInput)?;
         let log = File::options().append(true).create(true).open(&self.log)?;
         let child = Command::new(program)
             .args(args)
-            .envs(&agent.env)
+            .envs(&command.env)
             .env(crate::layout::MEMBER, &self.lab)
             .current_dir("/")
             .stdin(Stdio::null())
@@ -100,15 +117,6 @@ impl Keeper {
             .spawn()?;
         // The child is reaped with all others.
         i32::try_from(child.id()).map_err(io::Error::other)
-    }
-
-    /// Reaps everything that has ended.
-    fn reap(&mut self) {
-        while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
-            if Some(Pid::as_raw(Some(pid))) == self.report.pid {
-                self.ended(describe(status), status.terminating_signal() == Some(libc::SIGKILL));
-            }
-        }
     }
 
     /// Notes an end and when to start again: at once after a kill or a long life, later and later otherwise.
@@ -121,21 +129,21 @@ impl Keeper {
         self.next_start = Some(Instant::now() + wait);
     }
 
-    fn obey(&mut self, order: Order) -> Report {
+    fn obey(&mut self, act: Act) -> Report {
         self.report.fault = None;
-        match order {
-            Order::Report => {}
-            Order::Signal { signal, hold } => {
+        match act {
+            Act::Report => {}
+            Act::Signal { signal, hold } => {
                 self.report.held |= hold;
                 self.signal(signal);
             }
-            Order::Release => {
+            Act::Release => {
                 self.report.held = false;
                 self.backoff = BACKOFF.0;
                 self.next_start = self.next_start.map(|_| Instant::now());
             }
-            Order::Replace { agent } => {
-                if self.agent.replace(agent).is_none() {
+            Act::Replace { command } => {
+                if self.command.replace(command).is_none() {
                     self.next_start = Some(Instant::now());
                 }
             }
@@ -145,7 +153,7 @@ impl Keeper {
 
     fn signal(&mut self, signal: i32) {
         let Some(pid) = self.report.pid.filter(|pid| *pid > 1) else {
-            self.report.fault = Some("the agent does not run".into());
+            self.report.fault = Some(format!("the {} does not run", self.program.as_str()));
             return;
         };
         // SAFETY: kill(2) takes plain numbers; the pid is our child, not reaped yet.
@@ -155,16 +163,17 @@ impl Keeper {
     }
 }
 
-fn serve(peer: &UnixStream, keeper: &mut Keeper) -> io::Result<()> {
+fn serve(peer: &UnixStream, keepers: &mut [Keeper]) -> io::Result<()> {
     peer.set_nonblocking(false)?;
     peer.set_read_timeout(Some(ORDER_LIMIT))?;
     peer.set_write_timeout(Some(ORDER_LIMIT))?;
     let mut line = String::new();
     BufReader::new(peer).read_line(&mut line)?;
-    let report = match serde_json::from_str(&line) {
-        Ok(order) => keeper.obey(order),
-        Err(error) => Report { fault: Some(format!("not an order: {error}")), ..keeper.report.clone() },
+    let report = match serde_json::from_str::<Order>(&line) {
+        Ok(order) => keepers.iter_mut().find(|keeper| keeper.program == order.program).map(|k| k.obey(order.act)),
+        Err(error) => Some(Report { fault: Some(format!("not an order: {error}")), ..Report::default() }),
     };
+    let report = report.unwrap_or_default();
     let mut answer = serde_json::to_vec(&report).map_err(io::Error::other)?;
     answer.push(b'\n');
     let mut peer = peer;
@@ -221,13 +230,15 @@ mod tests {
 
     fn keeper() -> Keeper {
         let agent = AgentCommand { argv: vec!["/nonexistent/agent".into()], env: std::collections::BTreeMap::new() };
-        Keeper::new(Spec {
+        let spec = Spec {
             lab: "x".into(),
             name: "n1".into(),
             role: Role::Machine,
             dir: std::env::temp_dir(),
             agent: Some(agent),
-        })
+            forwarder: None,
+        };
+        Keeper::new(&spec, Program::Agent)
     }
 
     #[test]
@@ -250,11 +261,11 @@ mod tests {
         keeper.report.pid = Some(7);
         keeper.ended("signal 9".into(), true);
         assert!(keeper.next_start.unwrap() <= Instant::now());
-        let report = keeper.obey(Order::Signal { signal: 9, hold: true });
+        let report = keeper.obey(Act::Signal { signal: 9, hold: true });
         assert!(report.held);
         assert_eq!(report.fault.as_deref(), Some("the agent does not run"));
         keeper.start_if_due();
         assert_eq!(keeper.report.starts, 0, "a held program is not started");
-        assert!(!keeper.obey(Order::Release).held);
+        assert!(!keeper.obey(Act::Release).held);
     }
 }

@@ -71,13 +71,10 @@ pub(crate) fn net_conf(d: &mut Decoder, node: &Node<'_>, name: NetworkName) -> O
         given.and_then(|node| d.number(&node, 1..=longest)).unwrap_or(default.get(family))
     };
     let node_range_len = NodeRangeLen { v4: len(Family::V4), v6: len(Family::V6) };
-    let backend = match d.required(
-        &fields,
-        "Backend",
-        "a map with Type; without it Flannel means udp, which is not available yet",
-    ) {
+    // Without one Flannel means udp.
+    let backend = match fields.get("Backend") {
         Some(node) => backend(d, &node, ranges),
-        None => Backend::default(),
+        None => Backend { kind: BackendKind::Udp, ..Backend::default() },
     };
     let mut spec = NetworkSpec { node_range_len, backend, ..NetworkSpec::of(ranges) };
     spec.range_min = Bounds { v4: address(d, &fields, "SubnetMin"), v6: address(d, &fields, "IPv6SubnetMin") };
@@ -154,9 +151,11 @@ fn skip_first_range(spec: &mut NetworkSpec) {
     }
 }
 
-const TYPES: [(&str, BackendKind); 2] = [("vxlan", BackendKind::Vxlan), ("host-gw", BackendKind::HostGw)];
+const TYPES: [(&str, BackendKind); 3] =
+    [("vxlan", BackendKind::Vxlan), ("host-gw", BackendKind::HostGw), ("udp", BackendKind::Udp)];
 const OTHER_TYPES: &[&str] =
-    &["udp", "ipip", "wireguard", "ipsec", "alloc", "extension", "tencent-vpc", "ali-vpc", "aws-vpc", "gce"];
+    &["ipip", "wireguard", "ipsec", "alloc", "extension", "tencent-vpc", "ali-vpc", "aws-vpc", "gce"];
+const UDP_FIELDS: &[&str] = &["Type", "Port"];
 const VXLAN_FIELDS: &[&str] = &["Type", "VNI", "Port", "DirectRouting", "Learning", "GBP", "MTU", "MacPrefix", "Name"];
 
 fn backend(d: &mut Decoder, node: &Node<'_>, ranges: Ranges) -> Backend {
@@ -166,13 +165,17 @@ fn backend(d: &mut Decoder, node: &Node<'_>, ranges: Ranges) -> Backend {
     let kind = match kind {
         Some(tree) => d.choice(&Node { tree, path: super::join(&node.path, "Type") }, &TYPES, OTHER_TYPES),
         None => {
-            d.fault(super::join(&node.path, "Type"), "nothing", "vxlan, host-gw");
+            d.fault(super::join(&node.path, "Type"), "nothing", "vxlan, host-gw, udp");
             None
         }
     };
     let Some(kind) = kind else { return backend };
     backend.kind = kind;
-    let known = if kind == BackendKind::HostGw { &VXLAN_FIELDS[..1] } else { VXLAN_FIELDS };
+    let known = match kind {
+        BackendKind::HostGw => &VXLAN_FIELDS[..1],
+        BackendKind::Udp => UDP_FIELDS,
+        BackendKind::Vxlan | BackendKind::Auto => VXLAN_FIELDS,
+    };
     let Some(fields) = d.map(node, known) else { return backend };
     if let Some(vni) = fields.get("VNI").and_then(|node| d.number(&node, rules::VNI)) {
         backend.vni = vni;
@@ -180,7 +183,8 @@ fn backend(d: &mut Decoder, node: &Node<'_>, ranges: Ranges) -> Backend {
     // Flannel takes zero for "the kernel's own", which is the default here too.
     let port = fields.get("Port").filter(|node| *node.tree != Tree::Int(0));
     if let Some(port) = port.and_then(|node| d.number(&node, 1..=65535)) {
-        backend.port = port;
+        let place = if kind == BackendKind::Udp { &mut backend.udp_port } else { &mut backend.port };
+        *place = port;
     }
     if fields.get("DirectRouting").and_then(|node| d.bool(&node)) == Some(true) {
         backend.kind = BackendKind::Auto;

@@ -173,9 +173,13 @@ fn bounds(d: &mut Decoder, node: &Node<'_>) -> Bounds {
     }
 }
 
-const BACKENDS: [(&str, BackendKind); 3] =
-    [("auto", BackendKind::Auto), ("host-gw", BackendKind::HostGw), ("vxlan", BackendKind::Vxlan)];
-const LATER_BACKENDS: &[&str] = &["udp", "ipip", "bgp", "wireguard"];
+const BACKENDS: [(&str, BackendKind); 4] = [
+    ("auto", BackendKind::Auto),
+    ("host-gw", BackendKind::HostGw),
+    ("vxlan", BackendKind::Vxlan),
+    ("udp", BackendKind::Udp),
+];
+const LATER_BACKENDS: &[&str] = &["ipip", "bgp", "wireguard"];
 
 /// A map, or the backend's name alone.
 fn backend(d: &mut Decoder, node: &Node<'_>, ranges: Ranges) -> Option<Backend> {
@@ -184,15 +188,21 @@ fn backend(d: &mut Decoder, node: &Node<'_>, ranges: Ranges) -> Option<Backend> 
         backend.kind = d.choice(node, &BACKENDS, LATER_BACKENDS)?;
         return Some(backend);
     }
-    let fields = d.map(node, &["type", "vni", "port", "learning", "mtu"])?;
+    let fields = d.map(node, &["type", "vni", "port", "udpPort", "learning", "mtu"])?;
     if let Some(kind) = fields.get("type").and_then(|node| d.choice(&node, &BACKENDS, LATER_BACKENDS)) {
         backend.kind = kind;
     }
     if let Some(vni) = fields.get("vni").and_then(|node| d.number(&node, rules::VNI)) {
         backend.vni = vni;
     }
-    if let Some(port) = fields.get("port").and_then(|node| d.number(&node, 1..=65535)) {
-        backend.port = port;
+    let mut port = |key| fields.get(key).and_then(|node| d.number(&node, 1..=65535));
+    match (port("port"), port("udpPort")) {
+        // Of the type udp it is the port that is meant, unless the other is named too.
+        (Some(port), None) if backend.kind == BackendKind::Udp => backend.udp_port = port,
+        (port, udp_port) => {
+            backend.port = port.unwrap_or(backend.port);
+            backend.udp_port = udp_port.unwrap_or(backend.udp_port);
+        }
     }
     if let Some(node) = fields.get("learning")
         && d.bool(&node) == Some(true)

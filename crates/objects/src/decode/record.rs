@@ -10,13 +10,25 @@ use super::tree::{Tree, shown};
 use super::{Decoder, Fields, Node, rules};
 use crate::{
     AliveRecord, ClaimState, Encapsulation, NetworkName, NodeAddress, NodeIdentity, NodeRecord, RangeClaim, Receive,
-    VxlanReceive,
+    UdpReceive, VxlanReceive,
 };
 
+const NODE_FIELDS: &[&str] = &[
+    "name",
+    "identity",
+    "addresses",
+    "receives",
+    "prefers",
+    "forwarder",
+    "podMtu",
+    "networks",
+    "migrated",
+    "version",
+    "labels",
+];
+
 pub(crate) fn node_record(d: &mut Decoder, node: &Node<'_>) -> Option<NodeRecord> {
-    let known =
-        ["name", "identity", "addresses", "receives", "prefers", "podMtu", "networks", "migrated", "version", "labels"];
-    let fields = d.map(node, &known)?;
+    let fields = d.map(node, NODE_FIELDS)?;
     let name = d.required(&fields, "name", "the node's name").and_then(|node| d.parse(&node, "the node's name"));
     let identity = d.required(&fields, "identity", "machineId and bootId").and_then(|node| identity(d, &node));
     let addresses = d.required(&fields, "addresses", "a list of addresses").map(|node| addresses(d, &node));
@@ -29,6 +41,7 @@ pub(crate) fn node_record(d: &mut Decoder, node: &Node<'_>) -> Option<NodeRecord
         addresses: addresses?,
         receives: receives?,
         prefers,
+        forwarder: fields.get("forwarder").and_then(|node| d.bool(&node)).unwrap_or_default(),
         pod_mtu: fields.get("podMtu").and_then(|node| d.number(&node, 576..=65535)),
         networks,
         migrated: fields.get("migrated").map(|node| revisions(d, &node)).unwrap_or_default(),
@@ -119,8 +132,11 @@ fn receives(d: &mut Decoder, node: &Node<'_>) -> Vec<Receive> {
         match item.tree.text_at(&["type"]) {
             Some("plain") => receives.push(Receive::Plain),
             Some("vxlan") => receives.extend(vxlan(d, &item).map(Receive::Vxlan)),
+            Some("udp") => receives.extend(udp(d, &item).map(Receive::Udp)),
             Some(_) => {}
-            None => d.fault(super::join(&item.path, "type"), item.tree, "a map with type, which is plain or vxlan"),
+            None => {
+                d.fault(super::join(&item.path, "type"), item.tree, "a map with type, which is plain, vxlan or udp");
+            }
         }
     }
     receives
@@ -144,12 +160,21 @@ fn vxlan(d: &mut Decoder, node: &Node<'_>) -> Option<VxlanReceive> {
     Some(VxlanReceive { vni: vni?, port: port?, mac: mac?, outer_v4, outer_v6, inner_v4, inner_v6 })
 }
 
+fn udp(d: &mut Decoder, node: &Node<'_>) -> Option<UdpReceive> {
+    let fields = d.map(node, &["type", "port", "outerV4", "outerV6"])?;
+    let port = d.required(&fields, "port", "a UDP port").and_then(|node| d.number(&node, 1..=65535));
+    let outer_v4 = fields.get("outerV4").and_then(|node| d.parse_std::<Ipv4Addr>(&node, "an IPv4 address"));
+    let outer_v6 = fields.get("outerV6").and_then(|node| d.parse_std::<Ipv6Addr>(&node, "an IPv6 address"));
+    Some(UdpReceive { port: port?, outer_v4, outer_v6 })
+}
+
 fn prefers(d: &mut Decoder, node: &Node<'_>) -> Vec<Encapsulation> {
     let mut prefers = Vec::new();
     for item in d.list(node, "encapsulations") {
         match d.text(&item, "an encapsulation") {
             Some("host-gw") => prefers.push(Encapsulation::None),
             Some("vxlan") => prefers.push(Encapsulation::Vxlan),
+            Some("udp") => prefers.push(Encapsulation::Udp),
             _ => {}
         }
     }

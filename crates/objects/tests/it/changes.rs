@@ -1,7 +1,8 @@
 //! Rules that need more than the object.
 
 use ripstop_objects::{
-    NodeAddress, NodeRecord, Record, check_change, check_network_against_host, check_node_name, check_pod_cidrs,
+    NodeAddress, NodeRecord, Record, check_change, check_network_against_host, check_networks, check_node_name,
+    check_pod_cidrs,
 };
 use ripstop_types::Prefix;
 
@@ -135,4 +136,36 @@ fn two_machines_with_one_name_are_told_apart() {
             "node/n1: name: found the name of another machine, m2 at 192.0.2.1, 2001:db8::1, accepted: a name of its own for each machine, or the other machine's record deleted first"
         ]
     );
+}
+
+#[test]
+fn a_move_between_tunnels_keeps_both_ports() {
+    let of = |backend: &str| network("default", &format!("{{ranges: [10.244.0.0/16], backend: {backend}}}")).unwrap();
+    let moved = |from: &str, to: &str| of(to).succeeding(&of(from));
+    let to_udp = moved("{type: vxlan, vni: 7, port: 4789}", "{type: udp, port: 9000}").unwrap();
+    let backend = to_udp.spec.backend;
+    assert_eq!((backend.vni, backend.port, backend.udp_port), (7, 4789, 9000));
+    assert_eq!(moved("{type: udp, port: 9000}", "vxlan").unwrap().spec.backend.udp_port, 9000);
+    let fault = moved("{type: vxlan, port: 4789}", "{type: udp, port: 4789}").unwrap_err().to_string();
+    assert!(fault.starts_with("network/default: spec.backend.udpPort: found 4789 for vxlan and for udp"), "{fault}");
+    assert!(moved("host-gw", "{type: udp, port: 8472}").is_ok(), "no vxlan, no contest");
+}
+
+#[test]
+fn networks_share_the_forwarders_port_and_no_vxlan_device_has_it() {
+    let of = |name: &str, range: &str, backend: &str| {
+        network(name, &format!("{{ranges: [{range}], backend: {backend}}}")).unwrap()
+    };
+    let fault = |a: &str, b: &str| {
+        let faults = check_networks(&[of("a", "10.1.0.0/16", a), of("b", "10.2.0.0/16", b)]);
+        faults.err().map(|faults| lines(&faults).join("\n")).unwrap_or_default()
+    };
+    assert_eq!(fault("udp", "udp"), "");
+    assert_eq!(fault("udp", "{type: host-gw, udpPort: 9000}"), "");
+    assert!(
+        fault("udp", "{type: udp, port: 9000}")
+            .contains("network/b: spec.backend.udpPort: found 9000, but network/a has 8285")
+    );
+    assert!(fault("vxlan", "{type: udp, port: 8472}").contains("found 8472, on which network/a has vxlan"));
+    assert!(fault("udp", "{type: vxlan, port: 8285}").contains("found 8285, on which network/a has udp"));
 }

@@ -73,15 +73,27 @@ fn zero_is_flannels_word_for_nothing() {
 }
 
 #[test]
+fn udp_is_flannels_first_backend() {
+    let port = |text: &str| {
+        let backend = decode(text).0.spec.backend;
+        (backend.kind, backend.udp_port, backend.port)
+    };
+    assert_eq!(port(r#"{"Network": "10.0.0.0/8"}"#), (BackendKind::Udp, 8285, 8472));
+    let own = r#"{"Network": "10.0.0.0/8", "Backend": {"Type": "udp", "Port": 7890}}"#;
+    assert_eq!(port(own), (BackendKind::Udp, 7890, 8472));
+    assert!(faults(&own.replace("7890", "70000"))[0].contains("Backend.Port: found 70000"));
+    assert!(faults(&own.replace("Port", "VNI"))[0].contains("Backend.VNI: found an unknown field"));
+}
+
+#[test]
 fn other_backends_are_refused_by_name() {
-    for kind in ["udp", "ipip", "wireguard", "ipsec", "alloc", "extension", "tencent-vpc"] {
+    for kind in ["ipip", "wireguard", "ipsec", "alloc", "extension", "tencent-vpc"] {
         let faults = faults(&format!(r#"{{"Network": "10.0.0.0/8", "Backend": {{"Type": "{kind}", "PSK": "x"}}}}"#));
         let expected = format!(
-            "network/default: Backend.Type: found {kind}, which is not available yet, accepted: vxlan, host-gw"
+            "network/default: Backend.Type: found {kind}, which is not available yet, accepted: vxlan, host-gw, udp"
         );
         assert_eq!(faults, [expected]);
     }
-    assert!(faults(r#"{"Network": "10.0.0.0/8"}"#)[0].contains("without it Flannel means udp"));
     assert!(faults(r#"{"Network": "10.0.0.0/8", "Backend": {}}"#)[0].contains("Backend.Type: found nothing"));
 }
 

@@ -33,9 +33,9 @@ fn ranges() -> impl Strategy<Value = Ranges> {
 }
 
 fn backend() -> impl Strategy<Value = Backend> {
-    let kinds = prop_oneof![Just(BackendKind::Auto), Just(BackendKind::HostGw), Just(BackendKind::Vxlan)];
-    (kinds, 1u32..=0xff_ffff, 1u16.., proptest::option::of(1280u32..=65535))
-        .prop_map(|(kind, vni, port, mtu)| Backend { kind, vni, port, mtu })
+    let kinds = [BackendKind::Auto, BackendKind::HostGw, BackendKind::Vxlan, BackendKind::Udp];
+    (proptest::sample::select(kinds.to_vec()), 1u32..=0xff_ffff, 1u16.., 1u16.., proptest::option::of(1280u32..=65535))
+        .prop_map(|(kind, vni, port, udp_port, mtu)| Backend { kind, vni, port, udp_port, mtu })
 }
 
 /// A valid spec: lengths, bounds and exclusions are drawn as positions inside the ranges.

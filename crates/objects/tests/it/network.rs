@@ -85,7 +85,7 @@ fn all_faults_come_at_once() {
             "network/default: spec.backend.learning: found true, accepted: false: forwarding entries come from the nodes' records alone",
             "network/default: spec.backend.mtu: found 600, accepted: a number from 1280 to 65535",
             "network/default: spec.backend.port: found 70000, accepted: a number from 1 to 65535",
-            "network/default: spec.backend.type: found wireguard, which is not available yet, accepted: auto, host-gw, vxlan",
+            "network/default: spec.backend.type: found wireguard, which is not available yet, accepted: auto, host-gw, vxlan, udp",
             "network/default: spec.backend.vni: found 0, accepted: a number from 1 to 16777215",
             "network/default: spec.masquerade.toNodes: found maybe, accepted: auto, always, never",
             "network/default: spec.nodeRangeLen.v4: found 31, accepted: a number from 1 to 30",
@@ -98,14 +98,29 @@ fn all_faults_come_at_once() {
 }
 
 #[test]
+fn each_tunnel_has_a_port_of_its_own() {
+    let backend = |text: &str| network("default", &format!("{{ranges: [10.244.0.0/16], backend: {text}}}")).unwrap();
+    let ports = |text: &str| (backend(text).spec.backend.udp_port, backend(text).spec.backend.port);
+    assert_eq!(ports("udp"), (8285, 8472));
+    assert_eq!(ports("{type: udp, port: 9000}"), (9000, 8472));
+    assert_eq!(ports("{type: udp, port: 4789, udpPort: 9000}"), (9000, 4789));
+    assert_eq!(ports("{type: vxlan, port: 4789}"), (8285, 4789));
+    for text in ["udp", "{type: udp, port: 9000}", "vxlan", "{type: vxlan, udpPort: 9000}"] {
+        let written = serde_json::to_string(&backend(text)).unwrap();
+        let read: ripstop_objects::Network = serde_json::from_str(&written).unwrap();
+        assert_eq!(read, backend(text), "{written}");
+    }
+}
+
+#[test]
 fn backends_to_come_are_refused_by_name() {
-    for kind in ["udp", "ipip", "bgp", "wireguard"] {
+    for kind in ["ipip", "bgp", "wireguard"] {
         let faults = faults(&format!("{{ranges: [10.244.0.0/16], backend: {kind}}}"));
         assert_eq!(faults.len(), 1, "{faults:?}");
         assert!(faults[0].contains(&format!("{kind}, which is not available yet")), "{faults:?}");
     }
     let faults = faults("{ranges: [10.244.0.0/16], backend: vxlam}");
-    assert!(faults[0].ends_with("accepted: auto, host-gw, vxlan (did you mean vxlan?)"), "{faults:?}");
+    assert!(faults[0].ends_with("accepted: auto, host-gw, vxlan, udp (did you mean vxlan?)"), "{faults:?}");
 }
 
 #[test]
@@ -113,7 +128,7 @@ fn the_wrong_type_is_named() {
     assert_eq!(
         faults("{ranges: 10.244.0.0/16, exclude: {}, wiring: 4, backend: [], nodeRangeLen: 24}"),
         [
-            "network/default: spec.backend: found a list, accepted: a map with type, vni, port, learning, mtu",
+            "network/default: spec.backend: found a list, accepted: a map with type, vni, port, udpPort, learning, mtu",
             "network/default: spec.exclude: found a map, accepted: a list of an address range, as in 10.244.0.0/16 or fd00:10:244::/48",
             "network/default: spec.nodeRangeLen: found 24, accepted: a map with v4, v6",
             "network/default: spec.ranges: found 10.244.0.0/16, accepted: a list of at most one range a family, as in [10.244.0.0/16]",

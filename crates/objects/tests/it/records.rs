@@ -40,6 +40,24 @@ fn a_node_record_is_read_and_written() {
 }
 
 #[test]
+fn where_a_forwarder_receives_is_read_and_written() {
+    let mut value = node();
+    value["forwarder"] = json!(true);
+    value["receives"].as_array_mut().unwrap().push(json!({"type": "udp", "port": 8285, "outerV4": "192.0.2.1"}));
+    let record = NodeRecord::decode("n1", &value).unwrap();
+    assert_eq!(record.encode(), value);
+    let udp = record.udp().unwrap();
+    assert_eq!((udp.port, udp.outer(Family::V4).unwrap().to_string()), (8285, "192.0.2.1".into()));
+    assert_eq!((udp.outer(Family::V6), record.forwarder), (None, true));
+    value["receives"][2]["port"] = json!(0);
+    let faults = lines(&NodeRecord::decode("n1", &value).unwrap_err());
+    assert_eq!(faults, ["nodes/n1: receives[2].port: found 0, accepted: a number from 1 to 65535"]);
+    // Who does not know this way to receive passes it over, as it does every other.
+    value["receives"][2]["type"] = json!("udp-later");
+    assert_eq!(NodeRecord::decode("n1", &value).unwrap().udp(), None);
+}
+
+#[test]
 fn what_a_newer_version_adds_is_passed_over() {
     let mut value = node();
     value["shoeSize"] = json!(43);

@@ -115,6 +115,8 @@ fn with_needs(desired: &Model, mut keys: BTreeSet<Key>) -> BTreeSet<Key> {
                 });
                 needs.extend(pairs.filter(|pair| pair.contains(&key)).flatten());
             }
+            Object::Forwarder(forwarder) => needs.push(link(&Ns::Host, forwarder.link.clone())),
+            Object::ForwarderPeer(peer) => needs.push(Key::Forwarder { link: peer.link.clone() }),
             Object::Nexthop(nexthop) => needs.push(link(&Ns::Host, nexthop.link.clone())),
             Object::Route(route) => {
                 match &route.target {

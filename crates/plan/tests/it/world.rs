@@ -6,8 +6,9 @@
 use std::net::IpAddr;
 
 use ripstop_netmodel::{
-    Address, BridgePort, Entry, Fdb, Key, Link, LinkKind, Model, Neighbour, Nexthop, NftElement, NftTable, Ns, Object,
-    Qdisc, Record, RecordGuard, RecordScope, Resource, Route, RouteTarget, Scope, Sysctl, Veth, link_table,
+    Address, BridgePort, Entry, Fdb, Forwarder, ForwarderPeer, Key, Link, LinkKind, Model, Neighbour, Nexthop,
+    NftElement, NftTable, Ns, Object, Qdisc, Record, RecordGuard, RecordScope, Resource, Route, RouteTarget, Scope,
+    Sysctl, Veth, link_table,
 };
 use ripstop_nft::model::{
     Chain, ElementBody, ElementKey, Key as ElementValue, KeyPart, Name, Rule, Set, Table, TableFamily, Type, Value,
@@ -211,13 +212,14 @@ fn shared_links(model: &mut Model, dice: &mut Dice) -> Vec<IfName> {
     let (mut vnis, mut names) = (vec![0, 1, 2], vec!["ripstop.network.a", "ripstop.network.b", "ripstop.network.c"]);
     // The last name sorts behind the pods' links: order by name alone would make ports before it.
     for text in ["rip0", "ripa", "ripz"] {
-        let kind = match dice.below(6) {
+        let kind = match dice.below(7) {
             0 => continue,
             1 | 2 => LinkKind::Bridge,
             n @ (3 | 4) => {
                 let port = if n == 3 { 8472 } else { 4789 };
                 LinkKind::Vxlan { vni: deal(dice, &mut vnis), port, local: ip("192.0.2.1") }
             }
+            5 => LinkKind::Tun,
             _ => LinkKind::Ifb,
         };
         if kind == LinkKind::Bridge {
@@ -283,6 +285,9 @@ fn on_link(model: &mut Model, dice: &mut Dice, link: &Link) {
             }
         }
     }
+    if link.kind == LinkKind::Tun && dice.yes() {
+        forwarder(model, dice, &link.name);
+    }
     if dice.one_in(3) {
         let rate = dice.of(&[1_000_000, 2_000_000]);
         put(model, Qdisc { ns: ns.clone(), link: link.name.clone(), rate, burst: 16_000, limit: 32_000 });
@@ -290,6 +295,18 @@ fn on_link(model: &mut Model, dice: &mut Dice, link: &Link) {
     if dice.one_in(3) {
         let (path, value) = (format!("net/ipv6/conf/{dev}/disable_ipv6").into(), dice.of(&["0", "1"]).into());
         put(model, Sysctl { ns: ns.clone(), link: Some(link.name.clone()), path, value });
+    }
+}
+
+fn forwarder(model: &mut Model, dice: &mut Dice, link: &IfName) {
+    let listen = vec![dice.of(&["192.0.2.1:8285", "192.0.2.9:8285"]).parse().unwrap()];
+    put(model, Forwarder { link: link.clone(), listen });
+    for peer in ["a/n2", "a/n3"] {
+        if dice.yes() {
+            let to = dice.of(&["192.0.2.2:8285", "192.0.2.3:8285"]).parse().unwrap();
+            let ranges = vec![prefix("10.5.0.0/24")];
+            put(model, ForwarderPeer { link: link.clone(), peer: peer.into(), to, also_from: Vec::new(), ranges });
+        }
     }
 }
 

@@ -42,8 +42,8 @@ enum What {
 #[derive(Debug, Args)]
 #[command(group(ArgGroup::new("action").required(true).args(["backend", "status", "stop", "go_on", "back", "skip"])))]
 struct Backend {
-    /// The backend that the network shall have: auto, host-gw or vxlan
-    #[arg(value_name = "BACKEND", value_parser = ["auto", "host-gw", "vxlan"])]
+    /// The backend that the network shall have: auto, host-gw, vxlan or udp, for which each node runs a forwarder
+    #[arg(value_name = "BACKEND", value_parser = ["auto", "host-gw", "vxlan", "udp"])]
     backend: Option<String>,
     /// The network
     #[arg(long, value_name = "NAME", default_value = "default")]

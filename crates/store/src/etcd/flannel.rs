@@ -13,7 +13,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ripstop_objects::{
     ClaimState, FLANNEL_MACHINE, Network, NetworkName, NodeAddress, NodeIdentity, NodeRecord, RangeClaim, Receive,
-    VxlanReceive, claim_key, parse_claim_key,
+    UDP_PORT, UdpReceive, VxlanReceive, claim_key, parse_claim_key,
 };
 use ripstop_types::{Family, Mac, NodeName, Prefix};
 use serde::{Deserialize, Serialize};
@@ -119,13 +119,15 @@ impl FlannelOptions {
             IpAddr::V4(ip) => Some(ip),
             IpAddr::V6(_) => None,
         });
-        let plain = record.as_ref().is_some_and(|record| vxlan.is_none() && record.receives_plain());
+        let udp = record.as_ref().and_then(NodeRecord::udp).filter(|_| vxlan.is_none());
+        let plain = record.as_ref().is_some_and(NodeRecord::receives_plain);
         let attrs = Attrs {
             // flanneld reads no record without one.
             public_ip: Some(vxlan.as_ref().and_then(|vxlan| vxlan.outer_v4).or(own).unwrap_or(Ipv4Addr::UNSPECIFIED)),
             public_ipv6: None,
             backend_type: match vxlan {
                 Some(_) => "vxlan".into(),
+                None if udp.is_some() => "udp".into(),
                 None if plain => "host-gw".into(),
                 None => String::new(),
             },
@@ -217,6 +219,7 @@ fn node_record(name: &NodeName, attrs: &Attrs, ranges: &[Prefix]) -> NodeRecord 
     let inner_v6 = if let Some(IpAddr::V6(ip)) = first(Family::V6) { Some(ip) } else { None };
     let receives = match (attrs.backend_type.as_str(), &attrs.backend_data) {
         ("host-gw", _) => vec![Receive::Plain],
+        ("udp", _) => vec![Receive::Udp(UdpReceive { port: UDP_PORT, outer_v4: v4, outer_v6: None })],
         // flanneld's device has its subnet's first address, and listens on Linux' own port.
         ("vxlan", Some(vtep)) => vec![Receive::Vxlan(VxlanReceive {
             vni: vtep.vni,
@@ -235,6 +238,7 @@ fn node_record(name: &NodeName, attrs: &Attrs, ranges: &[Prefix]) -> NodeRecord 
         addresses: addresses.map(|ip| NodeAddress { ip, prefix: Prefix::host(ip) }).collect(),
         receives,
         prefers: Vec::new(),
+        forwarder: false,
         pod_mtu: None,
         networks: BTreeMap::new(),
         migrated: BTreeMap::new(),

@@ -113,6 +113,7 @@ pub fn node_record(name: &str, addresses: &[&str]) -> NodeRecord {
         receives: vec![Receive::Plain, Receive::Vxlan(vxlan(name, &addresses))],
         addresses,
         prefers: Vec::new(),
+        forwarder: false,
         pod_mtu: None,
         networks: BTreeMap::new(),
         migrated: BTreeMap::new(),

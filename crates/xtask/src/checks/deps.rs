@@ -57,10 +57,15 @@ const PURE: &[Row] = &[
 
 /// Crates that touch the world, and the programs.
 const RIM: &[Row] = &[
-    row("kernel", "ripstop-kernel", &["ripstop-types", "ripstop-nft", "ripstop-netmodel", "ripstop-plan"]),
-    row("store", "ripstop-store", &["ripstop-types", "ripstop-objects", "ripstop-plan"]),
     // Carries packets and decides nothing.
     row("forwarder", "ripstop-forwarder", &["ripstop-types"]),
+    // Applies plans, and those of the forwarder by its control socket.
+    row(
+        "kernel",
+        "ripstop-kernel",
+        &["ripstop-types", "ripstop-nft", "ripstop-netmodel", "ripstop-plan", "ripstop-forwarder"],
+    ),
+    row("store", "ripstop-store", &["ripstop-types", "ripstop-objects", "ripstop-plan"]),
     row(
         "agent",
         "ripstop-agent",
