@@ -104,9 +104,21 @@ impl Client {
         }
     }
 
-    /// Asks for everything it has. It goes on forwarding.
-    pub(crate) fn hand_over(&mut self) -> Result<Option<Estate>, ClientFault> {
-        self.say(&Request::HandOver)?;
+    /// Takes what holds the carrier of its device; nothing where it has no device.
+    ///
+    /// # Errors
+    /// Where the socket fails.
+    pub fn hold(&mut self) -> Result<Option<OwnedFd>, ClientFault> {
+        match self.take(&Request::Hold)? {
+            (Answer::Ok, descriptors) => Ok(descriptors.into_iter().next()),
+            (Answer::Refused(_), _) => Ok(None),
+            (other, _) => Err(unexpected(other)),
+        }
+    }
+
+    /// Asks for what comes with descriptors.
+    fn take(&mut self, request: &Request) -> Result<(Answer, Vec<OwnedFd>), ClientFault> {
+        self.say(request)?;
         // Descriptors come with the first byte of the answer, so that is read before the rest of the line.
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(253))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
@@ -124,18 +136,23 @@ impl Client {
             }
         }
         let line = [first.to_vec(), self.line()?].concat();
-        match serde_json::from_slice(&line).map_err(io::Error::from)? {
-            Answer::HandOver { setup: None, .. } => Ok(None),
-            Answer::HandOver { setup: Some(setup), queues }
-                if descriptors.len() == queues * (1 + setup.listen.len()) =>
+        Ok((serde_json::from_slice(&line).map_err(io::Error::from)?, descriptors))
+    }
+
+    /// Asks for everything it has. It goes on forwarding.
+    pub(crate) fn hand_over(&mut self) -> Result<Option<Estate>, ClientFault> {
+        match self.take(&Request::HandOver)? {
+            (Answer::HandOver { setup: None, .. }, _) => Ok(None),
+            (Answer::HandOver { setup: Some(setup), queues }, descriptors)
+                if descriptors.len() == queues * (1 + setup.listen.len()) + 1 =>
             {
                 let mut descriptors = descriptors.into_iter();
-                let mut some = || descriptors.by_ref().take(queues).collect::<Vec<_>>();
-                let first = some();
-                let sockets = setup.listen.iter().map(|_| some()).collect();
-                Ok(Some(Estate { setup, queues: first, sockets }))
+                let first: Vec<OwnedFd> = descriptors.by_ref().take(queues).collect();
+                let hold = descriptors.next().ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof))?;
+                let sockets = setup.listen.iter().map(|_| descriptors.by_ref().take(queues).collect()).collect();
+                Ok(Some(Estate { setup, queues: first, hold, sockets }))
             }
-            other => Err(unexpected(other)),
+            (other, _) => Err(unexpected(other)),
         }
     }
 

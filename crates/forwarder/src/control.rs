@@ -54,6 +54,8 @@ pub enum Request {
     Get,
     /// Counters.
     Stats,
+    /// Send the descriptor that holds the device's carrier.
+    Hold,
     /// Send descriptors and set-up: the client is a forwarder that takes over.
     HandOver,
     /// Stop forwarding: the client has everything it needs.
@@ -66,7 +68,7 @@ pub enum Request {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Answer {
-    /// Done.
+    /// Done. Behind [`Request::Hold`] a descriptor comes with it.
     Ok,
     /// Not done, and why.
     Refused(String),
@@ -74,8 +76,8 @@ pub enum Answer {
     Setup(Option<Setup>),
     /// Counters since the first of the forwarders that took over from each other began.
     Stats(Stats),
-    /// What descriptors come with this line, in this order: the queues, then for each address of `listen` one socket a
-    /// queue. Nothing comes where there is no set-up yet.
+    /// What descriptors come with this line, in this order: the queues, the one that holds the carrier, then for each
+    /// address of `listen` one socket a queue. Nothing comes where there is no set-up yet.
     HandOver {
         /// The set-up in force.
         setup: Option<Setup>,

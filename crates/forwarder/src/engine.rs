@@ -141,6 +141,8 @@ impl Shared {
 struct Device {
     name: IfName,
     queues: Vec<Arc<OwnedFd>>,
+    /// Keeps the carrier where it is given to another.
+    hold: Arc<OwnedFd>,
     offloads: Offloads,
 }
 
@@ -172,6 +174,8 @@ pub struct Estate {
     pub setup: Setup,
     /// The device's queues.
     pub queues: Vec<OwnedFd>,
+    /// What holds its carrier.
+    pub hold: OwnedFd,
     /// Sockets for each address of the set-up, one a queue.
     pub sockets: Vec<Vec<OwnedFd>>,
 }
@@ -207,10 +211,10 @@ impl Engine {
     /// # Errors
     /// Where the descriptors are not what they should be.
     pub fn adopt(estate: Estate) -> Result<Self, EngineFault> {
-        let Estate { setup, queues, sockets } = estate;
+        let Estate { setup, queues, hold, sockets } = estate;
         let mut engine = Self::new(queues.len()).map_err(EngineFault::Thread)?;
         let name = setup.device.clone();
-        engine.device = Some(device(&name, queues).map_err(|error| EngineFault::Device { device: name, error })?);
+        engine.device = Some(device(&name, queues, hold).map_err(|error| EngineFault::Device { device: name, error })?);
         engine.listeners = setup
             .listen
             .iter()
@@ -237,8 +241,14 @@ impl Engine {
     /// Descriptors to hand over, in the order of [`crate::control::Answer::HandOver`].
     #[must_use]
     pub fn descriptors(&self) -> Vec<Arc<OwnedFd>> {
-        let queues = self.device.iter().flat_map(|device| &device.queues);
+        let queues = self.device.iter().flat_map(|device| device.queues.iter().chain([&device.hold]));
         queues.chain(self.listeners.iter().flat_map(|listener| &listener.sockets)).cloned().collect()
+    }
+
+    /// What holds the device's carrier, where there is a device.
+    #[must_use]
+    pub fn hold(&self) -> Option<Arc<OwnedFd>> {
+        self.device.as_ref().map(|device| Arc::clone(&device.hold))
     }
 
     /// Counters so far.
@@ -369,18 +379,20 @@ impl Drop for Engine {
 }
 
 fn open(name: &IfName, queues: usize) -> Result<Device, EngineFault> {
-    (0..queues)
-        .map(|_| tun::queue(name))
-        .collect::<io::Result<Vec<_>>>()
-        .and_then(|queues| device(name, queues))
-        .map_err(|error| EngineFault::Device { device: name.clone(), error })
+    let opened = || {
+        // First: while it is opened nobody reads it.
+        let hold = tun::hold(name)?;
+        device(name, (0..queues).map(|_| tun::queue(name)).collect::<io::Result<Vec<_>>>()?, hold)
+    };
+    opened().map_err(|error| EngineFault::Device { device: name.clone(), error })
 }
 
-fn device(name: &IfName, queues: Vec<OwnedFd>) -> io::Result<Device> {
+fn device(name: &IfName, queues: Vec<OwnedFd>, hold: OwnedFd) -> io::Result<Device> {
     let first = queues.first().ok_or_else(|| io::Error::from_raw_os_error(libc::ENODEV))?;
     let udp = tun::offload(first.as_fd())?;
     if let Err(error) = tun::settle(name) {
         tracing::debug!("{name}: {error}; its first packets may be dropped");
     }
-    Ok(Device { name: name.clone(), queues: queues.into_iter().map(Arc::new).collect(), offloads: Offloads { udp } })
+    let queues = queues.into_iter().map(Arc::new).collect();
+    Ok(Device { name: name.clone(), queues, hold: Arc::new(hold), offloads: Offloads { udp } })
 }

@@ -24,6 +24,8 @@
 //! ← "ok"
 //! → "get"
 //! ← {"setup":{…}}                                 {"setup":null} before the first
+//! → "hold"                                        a queue that takes no packets comes with the answer (`SCM_RIGHTS`)
+//! ← "ok"
 //! → "stats"
 //! ← {"stats":{"peers":{"n2":{"sent":12,…}},"dropped":{"stranger":3}}}
 //! ```
@@ -37,7 +39,8 @@
 //! - **This process, killed**: its supervisor starts another, which reads the last set-up from the state file (below /run, so
 //!   a reboot takes it away with the device) and forwards before any agent speaks. The forwarder writes that file, before it
 //!   answers `set`: nobody else knows what is in force. While no queue is open the device has no carrier, and the kernel drops
-//!   nexthop objects on it; [`hold`] keeps the carrier.
+//!   nexthop objects on it; [`hold`] keeps the carrier. While packets pass, another takes [`Client::hold`] instead: a queue
+//!   that is opened takes packets until it holds.
 //! - **This process, replaced**: one that starts while another answers its socket takes over: it gets queues and sockets
 //!   (`SCM_RIGHTS`) and the set-up, the old one's threads finish what they have read and end, the new one's begin, and takes
 //!   the socket's name. Meanwhile packets wait in the kernel, in the same queues and sockets, so none is lost. If the new

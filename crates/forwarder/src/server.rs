@@ -6,7 +6,7 @@
 use std::fs;
 use std::io::{self, BufRead, BufReader, IoSlice, Read, Write};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -229,6 +229,14 @@ impl Server {
                 Request::Set(setup) => self.set(setup),
                 Request::Clear => self.clear(),
                 Request::Get => Answer::Setup(self.engine().setup().cloned()),
+                Request::Hold => {
+                    let hold = self.engine().hold();
+                    match hold {
+                        Some(hold) => give(&mut reader, &Answer::Ok, &[hold.as_fd()])?,
+                        None => say(&mut reader, &Answer::Refused("there is no device yet".into()))?,
+                    }
+                    continue;
+                }
                 Request::Stats => Answer::Stats(self.engine().stats()),
                 Request::HandOver => {
                     if self.hand_over(&mut reader)? {
@@ -266,16 +274,8 @@ impl Server {
         reader.get_ref().set_read_timeout(Some(PATIENCE))?;
         let descriptors = engine.descriptors();
         let answer = Answer::HandOver { setup: engine.setup().cloned(), queues: engine.queues() };
-        let line = line(&answer)?;
         let fds: Vec<_> = descriptors.iter().map(|fd| fd.as_fd()).collect();
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(253))];
-        let mut control = SendAncillaryBuffer::new(&mut space);
-        if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(&fds)) {
-            return Err(io::Error::other("more descriptors than one message takes"));
-        }
-        // The descriptors travel with the first byte; the rest of the line may need several writes.
-        sendmsg(reader.get_ref(), &[IoSlice::new(&line[..1])], &mut control, SendFlags::NOSIGNAL)?;
-        reader.get_mut().write_all(&line[1..])?;
+        give(reader, &answer, &fds)?;
         if !matches!(next(reader)?, Some(Ok(Request::Stop))) {
             return Ok(false);
         }
@@ -308,6 +308,19 @@ fn line(answer: &Answer) -> io::Result<Vec<u8>> {
     let mut line = serde_json::to_vec(answer)?;
     line.push(b'\n');
     Ok(line)
+}
+
+/// Says an answer with which descriptors go.
+fn give(reader: &mut BufReader<UnixStream>, answer: &Answer, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let line = line(answer)?;
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(253))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
+        return Err(io::Error::other("more descriptors than one message takes"));
+    }
+    // The descriptors travel with the first byte; the rest of the line may need several writes.
+    sendmsg(reader.get_ref(), &[IoSlice::new(&line[..1])], &mut control, SendFlags::NOSIGNAL)?;
+    reader.get_mut().write_all(&line[1..])
 }
 
 fn say(reader: &mut BufReader<UnixStream>, answer: &Answer) -> io::Result<()> {

@@ -34,6 +34,10 @@ const TURNS: usize = 8;
 const PATIENCE_MS: u16 = 20;
 const ATTEMPTS: usize = 5;
 
+/// Like the kernel's own forwarding, which takes the time of whoever sends: behind busy senders packets would pile up in the
+/// device until it drops them.
+const NICE: i32 = -20;
+
 /// Buffers, by number, of a [`Piece`].
 const PACKETS: usize = 0;
 const HEADS: usize = 1;
@@ -98,6 +102,10 @@ impl Worker {
 
     /// Forwards until told to stop.
     pub fn run(mut self) {
+        // Of this thread alone, where that is permitted (CAP_SYS_NICE).
+        if let Err(error) = rustix::process::setpriority_process(None, NICE) {
+            tracing::debug!("thread {}: nice {NICE}: {error}; what waits for it waits longer", self.number);
+        }
         let limit = Timespec { tv_sec: 10, tv_nsec: 0 };
         let mut buffer = [const { std::mem::MaybeUninit::<epoll::Event>::uninit() }; 8];
         loop {

@@ -21,6 +21,7 @@ impl Core {
             .cloned()
             .collect();
         for key in gone {
+            self.forget_forwarder(&key);
             self.applied.remove(&key);
             self.dirty.insert(key);
         }
@@ -65,6 +66,22 @@ impl Core {
         }
         self.tables.realised = realised;
         true
+    }
+
+    /// With its device a forwarder loses what it goes by, whatever it says of it.
+    fn forget_forwarder(&mut self, link: &Key) {
+        let Key::Link { ns: Ns::Host, name } = link else { return };
+        let of_it = |key: &Key| match key {
+            Key::Forwarder { link } | Key::ForwarderPeer { link, .. } => link == name,
+            _ => false,
+        };
+        let first = Key::Forwarder { link: name.clone() };
+        let forwarder = |key: &Key| matches!(key.kind(), Kind::Forwarder | Kind::ForwarderPeer);
+        let keys = self.applied.range(first).map(|(key, _)| key.clone()).take_while(forwarder);
+        for key in keys.filter(of_it).collect::<Vec<_>>() {
+            self.applied.remove(&key);
+            self.dirty.insert(key);
+        }
     }
 
     /// Whether the forwarder is set up. One that has just died comes back with what it had.

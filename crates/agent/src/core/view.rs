@@ -24,6 +24,8 @@ pub struct NodeView {
     pub addresses: Vec<IpAddr>,
     pub ranges: Vec<Prefix>,
     pub receives: Vec<String>,
+    /// Whether a forwarder of the backend `udp` runs on it.
+    pub forwarder: bool,
     pub ready: bool,
     pub reason: Option<String>,
     pub version: String,
@@ -146,6 +148,7 @@ impl Core {
                         .map(|(_, range)| *range)
                         .collect(),
                     receives: node.receives.iter().map(receive).collect(),
+                    forwarder: node.forwarder,
                     ready,
                     reason,
                     version: node.version.clone(),

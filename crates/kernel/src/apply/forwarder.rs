@@ -25,17 +25,26 @@ use crate::wire::link::RawLink;
 const PATIENCE: Duration = Duration::from_secs(1);
 
 impl Applier {
-    /// Holds the carrier of every TUN device of ours that is there.
-    pub(super) fn hold_all(&mut self) {
+    /// Holds the carrier of every TUN device of ours that is there. A forwarder gives what holds its own: a queue that is
+    /// opened beside those that are read would take packets until it holds.
+    pub(super) fn hold_all(&mut self, socket: &Path) {
         let Ok(replies) = self.route.dump(&wire::link::dump()) else { return };
         let links: Vec<RawLink> = replies.iter().filter_map(RawLink::read).collect();
+        let forwarded = connect(socket).ok().and_then(|mut client| {
+            let device = client.get().ok()??.device;
+            Some((device, client.hold().ok()??))
+        });
+        self.holds.extend(forwarded);
         for link in links.iter().filter(|link| link.is_ours() && link.tun) {
             self.hold(&link.name);
         }
     }
 
-    /// Holds a device's carrier. Without it only the death of a forwarder costs more.
+    /// Holds a device's carrier, if it is not held. Without it only the death of a forwarder costs more.
     pub(super) fn hold(&mut self, link: &IfName) {
+        if self.holds.contains_key(link) {
+            return;
+        }
         match ripstop_forwarder::hold(link) {
             Ok(held) => drop(self.holds.insert(link.clone(), held)),
             Err(error) => tracing::debug!("{link}: {error}; its nexthops go with a forwarder that dies"),

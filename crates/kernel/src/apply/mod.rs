@@ -81,14 +81,13 @@ impl Applier {
         own.add_port(route.port());
         own.add_port(nft.port());
         let reaper = Reaper::start(Arc::clone(&own)).map_err(|e| ObserveError::new("a netlink socket", e))?;
-        let mut applier = Self { host, route, nft, reaper, own, forwarder: None, holds: BTreeMap::new() };
-        applier.hold_all();
-        Ok(applier)
+        Ok(Self { host, route, nft, reaper, own, forwarder: None, holds: BTreeMap::new() })
     }
 
-    /// Where a forwarder answers; without it steps for one fail.
+    /// Where a forwarder answers; without it steps for one fail. Holds the carrier of the devices that are there.
     #[must_use]
     pub fn with_forwarder(mut self, socket: PathBuf) -> Self {
+        self.hold_all(&socket);
         self.forwarder = Some(socket);
         self
     }

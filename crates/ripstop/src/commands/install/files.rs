@@ -58,6 +58,7 @@ const CONFLIST: &str = include_str!("../../../../../packaging/10-ripstop.conflis
 const CONFIG: &str = include_str!("../../../../../packaging/config.yaml");
 const AGENT_UNIT: &str = include_str!("../../../../../packaging/systemd/ripstop-agent.service");
 const STORE_UNIT: &str = include_str!("../../../../../packaging/systemd/ripstop-store.service");
+const FORWARD_UNIT: &str = include_str!("../../../../../packaging/systemd/ripstop-udp-forward.service");
 const NETWORKD_LINKS: &str = include_str!("../../../../../packaging/systemd/10-ripstop.network");
 const NETWORKD: &str = include_str!("../../../../../packaging/systemd/networkd.conf");
 const NETWORK_MANAGER: &str = include_str!("../../../../../packaging/NetworkManager.conf");
@@ -72,6 +73,7 @@ pub const FILES: &[Installed] = &[
     never(Content::Completion(Shell::Fish), "share/fish/vendor_completions.d/ripstop.fish"),
     never(Content::Text(AGENT_UNIT, "ripstop agent"), "lib/systemd/system/ripstop-agent.service"),
     never(Content::Text(STORE_UNIT, "ripstop store"), "lib/systemd/system/ripstop-store.service"),
+    never(Content::Text(FORWARD_UNIT, "ripstop udp-forward"), "lib/systemd/system/ripstop-udp-forward.service"),
     Installed {
         content: Content::Text(NETWORKD_LINKS, "rip*"),
         to: "/etc/systemd/network/10-ripstop.network",
@@ -99,6 +101,7 @@ pub const FILES: &[Installed] = &[
 pub const ENABLED: &[&str] = &[
     "etc/systemd/system/multi-user.target.wants/ripstop-agent.service",
     "etc/systemd/system/multi-user.target.wants/ripstop-store.service",
+    "etc/systemd/system/multi-user.target.wants/ripstop-udp-forward.service",
 ];
 
 impl Content {

@@ -31,6 +31,11 @@ fn bridged_pods_by_host_gw_lose_nothing() {
     nothing_is_lost("t-crash-bh", Wiring::Bridge, Backend::HostGw);
 }
 
+#[test]
+fn routed_pods_by_udp_lose_nothing() {
+    nothing_is_lost("t-crash-ru", Wiring::Routed, Backend::Udp);
+}
+
 fn nothing_is_lost(name: &str, wiring: Wiring, backend: Backend) {
     let options = Options { nodes: 2, wiring, backend, families: Families::Dual, ..Options::named(name) };
     let Some(lab) = lab(options) else { return };

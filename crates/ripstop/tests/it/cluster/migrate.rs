@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ripstop_lab::probe::{Pairs, Prober};
 use ripstop_lab::streams::TcpStreams;
-use ripstop_lab::{Backend, Families, Lab, Options, PodSpec, Target, Wiring};
+use ripstop_lab::{Backend, Families, Lab, Options, PodSpec, Program, Target, Wiring};
 use rustix::process::Signal;
 
 use super::{lab, pods, rows, until};
@@ -102,8 +102,13 @@ fn is_whole(lab: &Lab, backend: &str, mtu: u64) {
             let output = Command::new("ip").args(["-n", name]).args(args).output().unwrap();
             String::from_utf8(output.stdout).unwrap()
         };
-        let tunnels = run(&["-o", "link", "show", "type", "vxlan"]).lines().count();
-        assert_eq!(tunnels, usize::from(backend != "host-gw"), "tunnel devices of node {node}");
+        for (kind, backends) in [("vxlan", &["vxlan", "auto"][..]), ("tun", &["udp"])] {
+            let devices = run(&["-o", "link", "show", "type", kind]).lines().count();
+            assert_eq!(devices, usize::from(backends.contains(&backend)), "{kind} devices of node {node}");
+        }
+        let socket = lab.layout().machine_dir(&format!("n{node}")).join("run/udp-forward.sock");
+        let setup = ripstop_forwarder::Client::connect(&socket).unwrap().get().unwrap();
+        assert_eq!(setup.is_some(), backend == "udp", "{setup:?}");
         for link in run(&["-o", "link", "show", "type", "veth"]).lines().filter(|link| link.contains("ripp")) {
             assert!(link.contains(&format!(" mtu {mtu} ")), "{link}");
         }
@@ -139,7 +144,7 @@ fn five_nodes_in_two_subnets_lose_nothing() {
     let refused = migrate(&lab, 1, &["host-gw"]);
     assert_eq!(refused.status.code(), Some(1));
     let why = String::from_utf8_lossy(&refused.stderr).into_owned();
-    assert!(why.contains("a router stands between") && why.contains("auto, vxlan"), "{why}");
+    assert!(why.contains("a router stands between") && why.contains("auto, vxlan, udp"), "{why}");
     migrated(&lab, 1, &["auto", "--timeout", LIMIT]);
     is_whole(&lab, "auto", 1450);
     std::thread::sleep(Duration::from_secs(1));
@@ -184,6 +189,51 @@ fn up_and_down(name: &str, wiring: Wiring, families: Families) {
     is_whole(&lab, "vxlan", 1450);
     load.stop(name);
     lab.down().unwrap();
+}
+
+#[test]
+fn to_and_from_udp_nothing_is_lost() {
+    let options =
+        Options { nodes: 3, backend: Backend::Vxlan, families: Families::Dual, ..Options::named("t-mig-udp") };
+    let Some(lab) = lab(options) else { return };
+    pods(&lab);
+    strict_reverse_path_filter(&lab);
+    // Where a node has no forwarder it is refused, and nothing happens.
+    lab.node(3).signal(Program::Forwarder, libc::SIGKILL, true).unwrap();
+    until("that is known", || !forwards(&lab, 1, "n3"));
+    let refused = migrate(&lab, 1, &["udp"]);
+    let why = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(1), "{why}");
+    assert!(why.contains("no forwarder runs on node/n3") && why.contains("start `ripstop udp-forward`"), "{why}");
+    lab.node(3).release(Program::Forwarder).unwrap();
+    until("it runs again", || forwards(&lab, 1, "n3"));
+    let load = Load::start(&lab, 500);
+    // Agents are killed in the middle of the first.
+    migrated(&lab, 1, &["udp", "--timeout", "0s"]);
+    for node in 1..=3 {
+        lab.node(node).kill_agent(false).unwrap();
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    lab.wait_ready(&[1, 2, 3], Duration::from_secs(10)).unwrap();
+    is_whole(&lab, "udp", 1472);
+    migrated(&lab, 2, &["host-gw", "--timeout", LIMIT]);
+    is_whole(&lab, "host-gw", 1500);
+    // A forwarder is replaced by another in the middle of this one.
+    migrated(&lab, 1, &["udp", "--timeout", "0s"]);
+    let mut second = Command::new(env!("CARGO_BIN_EXE_ripstop"));
+    let second = lab.spawn(&Target::Node(2), second.arg("udp-forward")).unwrap();
+    assert!(second.wait().unwrap().success());
+    is_whole(&lab, "udp", 1472);
+    migrated(&lab, 3, &["auto", "--timeout", LIMIT]);
+    is_whole(&lab, "auto", 1450);
+    load.stop("udp");
+    lab.down().unwrap();
+}
+
+/// Whether a node has heard that another has a forwarder.
+fn forwards(lab: &Lab, node: u32, other: &str) -> bool {
+    let state = lab.agent_json(node, "/v1/nodes").unwrap();
+    state.as_array().unwrap().iter().any(|row| row["name"] == other && row["forwarder"] == true)
 }
 
 /// What hardened hosts have: a packet whose answer would leave by another link is dropped.

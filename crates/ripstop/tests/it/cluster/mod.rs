@@ -5,6 +5,7 @@
 mod crash;
 mod migrate;
 mod peers;
+mod udp;
 mod wire;
 
 use std::path::Path;
@@ -73,4 +74,26 @@ fn within(limit: Duration, what: &str, mut is: impl FnMut() -> bool) {
         assert!(begun.elapsed() < limit, "not within {limit:?}: {what}");
         std::thread::sleep(Duration::from_millis(20));
     }
+}
+
+/// A pod's first address.
+pub fn ip(lab: &Lab, pod: &str) -> String {
+    lab.state().unwrap().pods[pod].ips()[0].to_string()
+}
+
+/// The last range of a node.
+pub fn range_of(lab: &Lab, node: &str) -> String {
+    let nodes = rows(lab, 1, "/v1/nodes");
+    let row = nodes.iter().find(|row| row["name"] == node).unwrap();
+    row["ranges"].as_array().unwrap().last().unwrap().as_str().unwrap().to_owned()
+}
+
+/// Puts a record into the store, as another program would.
+pub fn put(lab: &Lab, kind: ripstop_store::Kind, key: &str, value: &Value) {
+    use ripstop_store::Store as _;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let store = ripstop_store::Remote::connect(lab.layout().store_socket()).await.unwrap();
+        store.put_if(kind, key, value, ripstop_store::Expect::Any).await.unwrap();
+    });
 }

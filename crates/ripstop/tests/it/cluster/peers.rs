@@ -6,7 +6,7 @@ use ripstop_lab::probe::Pairs;
 use ripstop_lab::{Backend, Options, PodSpec, Target};
 use serde_json::json;
 
-use super::{lab, pods, rows, until};
+use super::{ip, lab, pods, put, range_of, rows, until};
 
 #[test]
 fn a_nodes_new_address_reaches_its_peers_within_a_second() {
@@ -108,23 +108,4 @@ fn a_flapping_cable_heals_by_itself() {
     assert!(report.received > 0);
     until("nothing is left to do", || rows(&lab, 2, "/v1/plan").is_empty());
     lab.down().unwrap();
-}
-
-fn ip(lab: &ripstop_lab::Lab, pod: &str) -> String {
-    lab.state().unwrap().pods[pod].ips()[0].to_string()
-}
-
-fn range_of(lab: &ripstop_lab::Lab, node: &str) -> String {
-    let nodes = rows(lab, 1, "/v1/nodes");
-    let row = nodes.iter().find(|row| row["name"] == node).unwrap();
-    row["ranges"].as_array().unwrap().last().unwrap().as_str().unwrap().to_owned()
-}
-
-fn put(lab: &ripstop_lab::Lab, kind: ripstop_store::Kind, key: &str, value: &serde_json::Value) {
-    use ripstop_store::Store as _;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
-        let store = ripstop_store::Remote::connect(lab.layout().store_socket()).await.unwrap();
-        store.put_if(kind, key, value, ripstop_store::Expect::Any).await.unwrap();
-    });
 }

@@ -11,6 +11,7 @@ use super::{lab, pods, rows};
 /// Where the outer IPv4 header begins in an Ethernet frame, and how long it is without options.
 const ETHERNET: usize = 14;
 const IPV4: usize = 20;
+const IPV6: usize = 40;
 
 #[test]
 fn vxlan_puts_udp_8472_with_vni_1_around_a_pods_packet() {
@@ -38,6 +39,33 @@ fn vxlan_puts_udp_8472_with_vni_1_around_a_pods_packet() {
 }
 
 #[test]
+fn udp_puts_port_8285_around_a_pods_packet_and_nothing_between() {
+    for (name, families, header) in [("t-wire-u4", Families::V4, IPV4), ("t-wire-u6", Families::V6, IPV6)] {
+        let options = Options { nodes: 2, subnets: 2, backend: Backend::Udp, families, ..Options::named(name) };
+        let Some(lab) = lab(options) else { return };
+        pods(&lab);
+        let inner = (ip(&lab, "p1"), ip(&lab, "p2"));
+        let frames = captured(&lab);
+        let outer = match families {
+            Families::V6 => ("fd00:30:1::11".parse().unwrap(), "fd00:30:2::12".parse().unwrap()),
+            _ => ("172.30.1.11".parse().unwrap(), "172.30.2.12".parse().unwrap()),
+        };
+        let mut tunnelled = 0;
+        for frame in frames.iter().filter(|frame| packet_addresses(frame, ETHERNET) == Some(outer)) {
+            let protocol = if header == IPV4 { frame[ETHERNET + 9] } else { frame[ETHERNET + 6] };
+            assert_eq!(protocol, 17, "the outer protocol is UDP");
+            let udp = &frame[ETHERNET + header..];
+            assert_eq!([&udp[..2], &udp[2..4]], [&8285u16.to_be_bytes()[..]; 2], "the outer ports");
+            tunnelled += u32::from(packet_addresses(frame, ETHERNET + header + 8) == Some(inner));
+        }
+        assert!(tunnelled > 50, "{tunnelled} of {} frames carry a pod's packet", frames.len());
+        let bare = frames.iter().filter(|frame| packet_addresses(frame, ETHERNET) == Some(inner)).count();
+        assert_eq!(bare, 0, "pods' packets without a tunnel");
+        lab.down().unwrap();
+    }
+}
+
+#[test]
 fn host_gw_leaves_a_pods_packet_as_it_is() {
     let options = Options { nodes: 2, backend: Backend::HostGw, ..Options::named("t-wire-hg") };
     let Some(lab) = lab(options) else { return };
@@ -56,6 +84,9 @@ fn two_subnets_in_every_family_wiring_and_range_mode() {
         ("t-mx-2", Families::V6, Wiring::Routed, RangeMode::Lease, Backend::Auto),
         ("t-mx-3", Families::V6, Wiring::Bridge, RangeMode::PodCidr, Backend::Vxlan),
         ("t-mx-4", Families::Dual, Wiring::Routed, RangeMode::PodCidr, Backend::Auto),
+        ("t-mx-5", Families::V4, Wiring::Bridge, RangeMode::PodCidr, Backend::Udp),
+        ("t-mx-6", Families::V6, Wiring::Bridge, RangeMode::Lease, Backend::Udp),
+        ("t-mx-7", Families::Dual, Wiring::Routed, RangeMode::Lease, Backend::Udp),
     ];
     for (name, families, wiring, range_mode, backend) in cases {
         let options = Options { nodes: 3, subnets: 2, families, wiring, range_mode, backend, ..Options::named(name) };
@@ -114,6 +145,21 @@ fn captured(lab: &ripstop_lab::Lab) -> Vec<Vec<u8>> {
 fn ip(lab: &ripstop_lab::Lab, pod: &str) -> IpAddr {
     let pods = lab.state().unwrap().pods;
     pods[pod].ips()[0]
+}
+
+/// Source and destination of the packet at an offset, by its own version, whatever stands before it.
+fn packet_addresses(frame: &[u8], at: usize) -> Option<(IpAddr, IpAddr)> {
+    match frame.get(at)? >> 4 {
+        4 => {
+            let of = |n: usize| <[u8; 4]>::try_from(frame.get(at + n..at + n + 4)?).ok().map(IpAddr::from);
+            Some((of(12)?, of(16)?))
+        }
+        6 => {
+            let of = |n: usize| <[u8; 16]>::try_from(frame.get(at + n..at + n + 16)?).ok().map(IpAddr::from);
+            Some((of(8)?, of(24)?))
+        }
+        _ => None,
+    }
 }
 
 /// Source and destination of an IPv4 header at an offset.
