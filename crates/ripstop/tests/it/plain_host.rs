@@ -33,15 +33,18 @@ fn service(unit: &str) -> BTreeMap<&str, Vec<&str>> {
 }
 
 /// The command that does what systemd would, as far as this test goes.
-fn command(service: &BTreeMap<&str, Vec<&str>>) -> AgentCommand {
+fn command(lab: &Lab, name: &str) -> AgentCommand {
+    let unit = lab.layout().machine_dir("n1").join(format!("root/usr/local/lib/systemd/system/{name}.service"));
+    let unit = std::fs::read_to_string(unit).unwrap();
+    let service = service(&unit);
     let one = |key: &str| match service.get(key).map(Vec::as_slice) {
         Some([value]) => *value,
         other => panic!("{key}: {other:?}"),
     };
     assert_eq!((one("NoNewPrivileges"), one("ProtectSystem")), ("yes", "strict"));
-    // The lab has hung its own folders there.
-    assert_eq!((one("RuntimeDirectory"), one("StateDirectory")), ("ripstop", "ripstop"));
-    let capabilities = one("CapabilityBoundingSet").split(' ').map(|name| {
+    assert_eq!(one("RuntimeDirectory"), one("StateDirectory"));
+    folders(lab, one("StateDirectory"));
+    let capabilities = one("CapabilityBoundingSet").split(' ').filter(|name| !name.is_empty()).map(|name| {
         let name = name.strip_prefix("CAP_").unwrap().to_lowercase();
         format!(",+{name}")
     });
@@ -53,6 +56,23 @@ fn command(service: &BTreeMap<&str, Vec<&str>>) -> AgentCommand {
     let env =
         environment.map(|pair| pair.split_once('=').unwrap()).map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
     AgentCommand { argv, env }
+}
+
+/// The unit's own folders, each mounted by itself, so that it stays when all others become read-only.
+fn folders(lab: &Lab, name: &str) {
+    let node = Target::Node(1);
+    // The agent's are the lab's.
+    if name != "ripstop" {
+        let state = lab.layout().machine_dir("n1").join("lib");
+        std::fs::create_dir_all(state.join("ripstop")).unwrap();
+        std::fs::create_dir_all(state.join(name)).unwrap();
+        let script =
+            format!("mount --bind /var/lib/ripstop '{0}/ripstop' && mount --rbind '{0}' /var/lib", state.display());
+        lab.exec(&node, &["sh", "-c", &script]).unwrap();
+        let run = format!("/run/{name}");
+        lab.exec(&node, &["mkdir", &run]).unwrap();
+        lab.exec(&node, &["mount", "--bind", &run, &run]).unwrap();
+    }
 }
 
 /// A lab of one machine on which Ripstop is installed and nothing runs yet.
@@ -91,9 +111,7 @@ fn plugin(lab: &Lab, verb: &str, netns: &Path) -> Value {
 #[test]
 fn the_installed_unit_runs_the_agent_and_the_installed_plugin_attaches_pods() {
     let Some(lab) = installed("t-plain") else { return };
-    let unit = lab.layout().machine_dir("n1").join("root/usr/local/lib/systemd/system/ripstop-agent.service");
-    let unit = std::fs::read_to_string(unit).unwrap();
-    lab.node(1).replace_agent(command(&service(&unit))).unwrap();
+    lab.node(1).replace_agent(command(&lab, "ripstop-agent")).unwrap();
     let node = Target::Node(1);
     let status = lab.exec(&node, &["/usr/local/bin/ripstop", "status", "--wait"]);
     let log = std::fs::read_to_string(lab.layout().agent_log(1)).unwrap_or_default();
@@ -128,5 +146,26 @@ fn the_installed_unit_runs_the_agent_and_the_installed_plugin_attaches_pods() {
     lab.node(1).stop_agent(true).unwrap();
     until("the agent has ended", || lab.node(1).agent().unwrap().is_none());
     space::netns_del(&name).unwrap();
+    lab.down().unwrap();
+}
+
+#[test]
+fn the_installed_store_serves_an_agent_as_its_unit_says() {
+    let Some(lab) = installed("t-plain-store") else { return };
+    let AgentCommand { argv, env } = command(&lab, "ripstop-store");
+    let mut serve = Command::new(&argv[0]);
+    serve.args(&argv[1..]).envs(env).stdin(Stdio::null()).stdout(Stdio::null());
+    let store = lab.spawn(&Target::Node(1), &mut serve).unwrap();
+    let config = lab.layout().machine_dir("n1").join("etc/config.yaml");
+    let text = std::fs::read_to_string(&config).unwrap();
+    std::fs::write(&config, text + "\nstore: {embedded: {socket: /run/ripstop-store/store.sock}}\n").unwrap();
+    lab.node(1).replace_agent(command(&lab, "ripstop-agent")).unwrap();
+    let status = lab.exec(&Target::Node(1), &["/usr/local/bin/ripstop", "status", "--wait"]).unwrap();
+    assert!(status.contains("Store:     here"), "{status}");
+    let process = std::fs::read_to_string(format!("/proc/{}/status", store.id().unwrap())).unwrap();
+    assert!(process.contains("CapEff:\t0000000000000000") && process.contains("Name:\tripstop"), "{process}");
+    let file = lab.layout().machine_dir("n1").join("lib/ripstop-store/store.redb");
+    assert!(file.is_file(), "{} is not there", file.display());
+    drop(store);
     lab.down().unwrap();
 }
