@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use ripstop_fabric::wiring;
 use ripstop_netmodel::{Entry, Key, Ns, Object, RecordScope, RouteTarget, link_of_table};
 use ripstop_tables::{Knowledge, PodRow, PodState, StoreKind, Tables, Withdrawn};
 
@@ -62,9 +63,10 @@ fn is_on(row: &PodRow, key: &Key, entry: &Entry) -> bool {
     }
 }
 
-/// Whether an object of the agent's own namespace is a pod's: it is, hangs on or leads to the host's end of a pod's pair.
+/// Whether an object of the agent's own namespace is a pod's: it is, hangs on or leads to the host's end of a pod's
+/// pair, or shapes what comes from there.
 fn is_of_a_pod(key: &Key, entry: &Entry) -> bool {
-    let is_pods = |link: &str| link.starts_with(ripstop_fabric::wiring::POD_LINK_PREFIX);
+    let is_pods = |link: &str| link.starts_with(wiring::POD_LINK_PREFIX) || link.starts_with(wiring::SHAPER_PREFIX);
     let of_link = match key.parent().as_ref().unwrap_or(key) {
         Key::Link { name, .. } => is_pods(name.as_str()),
         _ => false,

@@ -49,12 +49,7 @@ pub fn objects(tables: &Tables, row: &PodRow) -> Vec<Entry> {
             Wiring::Bridge => bridged(&mut part, tables, row, *ip, mtu.route),
         }
     }
-    if let Some(limit) = row.bandwidth.ingress {
-        part.add(shaper(Ns::Host, row.host_link.clone(), limit));
-    }
-    if let Some(limit) = row.bandwidth.egress {
-        part.add(shaper(row.ns(), row.attachment.ifname.clone(), limit));
-    }
+    shapers(&mut part, tables, row);
     if row.netns.is_empty() {
         // Nobody knows where it is; what is in there stays as it is.
         part.entries.retain(|entry| !matches!(entry.object.key().ns(), Some(Ns::Path(_))));
@@ -94,7 +89,7 @@ fn links(part: &mut Part, row: &PodRow, mtu: Option<u32>) {
         mac: Some(row.host_mac),
         up: true,
         master: bridged.then(|| wiring::node_link(&row.network)),
-        altname: Some(altname(row).into()),
+        altname: Some(altname(row, &row.host_link).into()),
         port: bridged.then_some(BridgePort { hairpin: true, learning: true }),
         no_link_local: true,
     });
@@ -126,15 +121,40 @@ fn links(part: &mut Part, row: &PodRow, mtu: Option<u32>) {
     }
 }
 
+/// Buckets in both directions. What a pod sends is held on the host's side, where the pod cannot take the bucket away: its
+/// table hands what passes to a device, which gives it back to the link (see [`ruleset::of_pod`]). A kernel without such
+/// devices has it on the pod's own end.
+fn shapers(part: &mut Part, tables: &Tables, row: &PodRow) {
+    if let Some(limit) = row.bandwidth.ingress {
+        part.add(shaper(Ns::Host, row.host_link.clone(), limit));
+    }
+    let Some(limit) = row.bandwidth.egress else { return };
+    let Some(device) = ruleset::shaper(tables, row) else {
+        return part.add(shaper(row.ns(), row.attachment.ifname.clone(), limit));
+    };
+    part.add(Link {
+        ns: Ns::Host,
+        name: device.name.clone(),
+        kind: LinkKind::Ifb { index: device.index },
+        mtu: None,
+        mac: None,
+        up: true,
+        master: None,
+        altname: Some(altname(row, &device.name).into()),
+        port: None,
+        no_link_local: true,
+    });
+    part.add(shaper(Ns::Host, device.name, limit));
+}
+
 /// An alternative name that tells whose link it is; at most 127 bytes (`ALTIFNAMSIZ`), without '/'.
-fn altname(row: &PodRow) -> String {
+fn altname(row: &PodRow, link: &IfName) -> String {
     let mut name = match &row.pod {
         Some(pod) => format!("ripstop.pod.{}.{}.{}", pod.namespace, pod.name, row.attachment.ifname),
         None => format!("ripstop.container.{}.{}", row.attachment.container, row.attachment.ifname),
     };
     // Two containers of one pod name (the old one not yet gone) must not collide: alternative names are unique.
-    let link = row.host_link.as_str();
-    let room = 127 - link.len() - 1;
+    let room = 127 - link.as_str().len() - 1;
     if name.len() > room {
         name.truncate(room);
     }

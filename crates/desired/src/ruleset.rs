@@ -5,15 +5,16 @@
 //!
 //! `netdev ripstop-LINK`, at the ingress of a pod's link: a pod sends only from its own addresses. There it costs the
 //! pod's own packets one look each. A chain at prerouting is passed by every packet of the node, in a tunnel three times.
-//! On a bridge frames, ARP and neighbour discovery are looked at too.
+//! On a bridge frames, ARP and neighbour discovery are looked at too. What passes goes on, or where the pod's rate is limited
+//! through the device that holds it.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use ripstop_fabric::paths;
+use ripstop_fabric::{paths, wiring};
 use ripstop_netmodel::{NFT_TABLE, NftTable, link_table};
 use ripstop_nft::model::{
-    Chain, Hook, Policy, Rule, Set, Statement, Table, TableFamily, Type, Value, build::*, priority,
+    Chain, Device, Hook, Policy, Rule, Set, Statement, Table, TableFamily, Type, Value, build::*, priority,
 };
 use ripstop_objects::{Encapsulation, Network, Wiring};
 use ripstop_tables::{PodRow, Tables};
@@ -126,14 +127,22 @@ fn postrouting(masquerade: bool) -> Chain {
 pub(crate) fn of_pod(tables: &Tables, row: &PodRow) -> Option<NftTable> {
     let others = tables.interfaces_of(&row.attachment).filter(|other| other.attachment != row.attachment);
     let ips = others.flat_map(|other| other.ips.iter()).chain(&row.ips).copied().collect();
+    let pass = || shaper(tables, row).map_or_else(accept, |device| fwd(device.name, device.index));
     let rules = match row.wiring {
-        Wiring::Routed => routed(&ips),
-        Wiring::Bridge => bridged(row.mac, &ips),
+        Wiring::Routed => routed(&ips, pass),
+        Wiring::Bridge => bridged(row.mac, &ips, pass),
     };
     let dropped = Rule::new([counter(), drop()]).comment("a pod sends from its own addresses");
     let chain = Chain::ingress(row.host_link.clone(), priority::FILTER).policy(Policy::Drop);
     let table = Table::new(TableFamily::Netdev, link_table(&row.host_link)?).comment(comment(row).as_str());
     Some(NftTable { table: table.chain("from-pod", chain.rules(rules).rule(dropped)) })
+}
+
+/// The device that what the pod sends goes through, where its rate is limited and the kernel has such devices.
+pub(crate) fn shaper(tables: &Tables, row: &PodRow) -> Option<Device> {
+    let link = &row.host_link;
+    let device = || Device { name: wiring::shaper_link(link), index: wiring::shaper_index(link) };
+    row.bandwidth.egress.filter(|_| tables.facts.ifb).map(|_| device())
 }
 
 /// The owner. Of a bridged pod, before it, what nothing else on the host tells: its addresses.
@@ -169,11 +178,12 @@ fn none_of<T: Into<Value> + Copy + Ord>(field: Field<T>, values: &BTreeSet<T>) -
     }
 }
 
-fn routed(ips: &BTreeSet<IpAddr>) -> Vec<Rule> {
+/// `pass` is what becomes of packets with a right source.
+fn routed(ips: &BTreeSet<IpAddr>, pass: impl Fn() -> Statement) -> Vec<Rule> {
     let mut rules = Vec::new();
     for family in Family::BOTH {
         let Some(ips) = of_family(ips, family) else { continue };
-        rules.push(Rule::new([any_of(saddr(family), &ips), accept()]));
+        rules.push(Rule::new([any_of(saddr(family), &ips), pass()]));
         if family == Family::V4 {
             // On a link of two nobody else can be spoken for.
             rules.push(Rule::new([meta::protocol().is(EtherType::ARP), accept()]));
@@ -182,12 +192,12 @@ fn routed(ips: &BTreeSet<IpAddr>) -> Vec<Rule> {
     rules
 }
 
-fn bridged(mac: Mac, ips: &BTreeSet<IpAddr>) -> Vec<Rule> {
+fn bridged(mac: Mac, ips: &BTreeSet<IpAddr>, pass: impl Fn() -> Statement) -> Vec<Rule> {
     let mut rules = vec![
         Rule::new([ether::saddr().is_not(mac), counter(), drop()]).comment("a pod sends from its own hardware address"),
     ];
     if let Some(ips) = of_family(ips, Family::V4) {
-        rules.push(Rule::new([ether::kind().is(EtherType::IPV4), any_of(saddr(Family::V4), &ips), accept()]));
+        rules.push(Rule::new([ether::kind().is(EtherType::IPV4), any_of(saddr(Family::V4), &ips), pass()]));
         let v4 = ips.iter().filter_map(|ip| if let IpAddr::V4(ip) = ip { Some(*ip) } else { None }).collect();
         rules.push(Rule::new([
             ether::kind().is(EtherType::ARP),
@@ -206,7 +216,7 @@ fn bridged(mac: Mac, ips: &BTreeSet<IpAddr>) -> Vec<Rule> {
             Rule::new([v6(), advert, none_of(icmpv6::nd_target(), &v6_own), counter(), drop()])
                 .comment("a pod answers for its own addresses"),
         );
-        rules.push(Rule::new([v6(), any_of(saddr(Family::V6), &ips), accept()]));
+        rules.push(Rule::new([v6(), any_of(saddr(Family::V6), &ips), pass()]));
     }
     rules
 }

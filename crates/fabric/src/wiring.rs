@@ -16,6 +16,9 @@ use crate::hash;
 /// First letters of the host's end of every pod's veth pair.
 pub const POD_LINK_PREFIX: &str = "ripp";
 
+/// First letters of the device that shapes what a pod sends.
+pub const SHAPER_PREFIX: &str = "rips";
+
 /// The router that pods of routed wiring see (RFC 3927 addresses are on-link everywhere).
 pub const ROUTER_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
 
@@ -71,6 +74,19 @@ pub fn pod_link_mac(attachment: &Attachment, wiring: Wiring) -> Mac {
     }
 }
 
+/// The device that shapes what comes from a pod, of the host's end of its pair: the same letters, another beginning.
+pub fn shaper_link(host_link: &IfName) -> IfName {
+    let letters = host_link.as_str().strip_prefix(POD_LINK_PREFIX).unwrap_or_default();
+    format!("{SHAPER_PREFIX}{letters}").parse().unwrap_or_else(|_| unreachable_name())
+}
+
+/// The index of that device: a number of its name in the upper half of what an index can be, which the kernel does not
+/// reach by counting.
+pub fn shaper_index(host_link: &IfName) -> u32 {
+    const HALF: u64 = 0x4000_0000;
+    u32::try_from(HALF | hash::hash(&["shaper", host_link.as_str()]) % HALF).unwrap_or(u32::MAX >> 1)
+}
+
 /// What a pod's default route of a family leads to: the router, or the bridge's address.
 pub fn gateway(network: &Network, ranges: &[Prefix], ip: IpAddr) -> Option<IpAddr> {
     match network.spec.wiring {
@@ -96,6 +112,9 @@ mod tests {
         assert_eq!(link.as_str().len(), 15);
         assert!(link.as_str().starts_with(POD_LINK_PREFIX));
         assert_ne!(link, pod_link(&attachment, 1));
+        let shaper = shaper_link(&link);
+        assert_eq!((shaper.as_str().len(), &shaper.as_str()[..4]), (15, SHAPER_PREFIX));
+        assert!((0x4000_0000..=0x7fff_ffff).contains(&shaper_index(&link)));
         assert_eq!(node_link(&"default".parse().unwrap()).as_str(), "rip0");
         assert_eq!(node_link(&"storage".parse().unwrap()).as_str().len(), 15);
     }

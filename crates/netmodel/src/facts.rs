@@ -29,6 +29,9 @@ pub struct HostFacts {
     /// Whether a forwarder of the backend `udp` answers, or did so a moment ago.
     #[serde(default)]
     pub forwarder: bool,
+    /// Whether the kernel can make devices that shape what a link receives (ifb).
+    #[serde(default)]
+    pub ifb: bool,
 }
 
 /// A link that is not ours.

@@ -71,8 +71,11 @@ pub enum LinkKind {
     },
     /// A TUN device with several queues that stays when none of them is open (linux/if_tun.h).
     Tun,
-    /// An intermediate functional block device: shapes what a link receives.
-    Ifb,
+    /// An intermediate functional block device: shapes what a link receives, and gives it back behind the link's ingress.
+    Ifb {
+        /// Its index, by which rules hand packets to it. Chosen, so that a device made anew is the one they mean.
+        index: u32,
+    },
     /// `lo`, which is there and only set up.
     Loopback,
     /// Seen under a name of ours, of a kind we never make.

@@ -137,6 +137,8 @@ pub(crate) const NFT_CT_MARK: u32 = 3;
 pub(crate) const NFT_CT_PROTO_DST: u32 = 12;
 pub(crate) const NFT_CT_DST_IP: u32 = 20;
 pub(crate) const NFT_CT_DST_IP6: u32 = 22;
+pub(crate) const NFTA_FWD_SREG_DEV: u16 = 1;
+
 pub(crate) const NFTA_LIMIT_RATE: u16 = 1;
 pub(crate) const NFTA_LIMIT_UNIT: u16 = 2;
 pub(crate) const NFTA_LIMIT_BURST: u16 = 3;

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use ripstop_fabric::wiring::{pod_link, shaper_index};
 use ripstop_ipam::{Attachment, HostLink, Lease, LeaseState, Sight};
 use ripstop_netmodel::{Entry, Key, Kind, LinkKind, Model, Ns, Object, RecordScope, Resource};
 use ripstop_tables::{Change, PodRow, PodState, Tables};
@@ -140,13 +141,14 @@ impl Core {
     pub(super) fn free_pod_link(&self, attachment: &Attachment) -> ripstop_types::IfName {
         let taken = |name: &ripstop_types::IfName| {
             let key = Key::Link { ns: Ns::Host, name: name.clone() };
-            let other = |row: &Arc<PodRow>| row.attachment != *attachment && row.host_link == *name;
+            let same = |link: &ripstop_types::IfName| *link == *name || shaper_index(link) == shaper_index(name);
+            let other = |row: &Arc<PodRow>| row.attachment != *attachment && same(&row.host_link);
             self.tables.pods.values().any(other)
                 || self.applied.get(&key).is_some_and(|entry| !matches!(entry.object, Object::Link(_)))
         };
         let mut salt = 0;
         loop {
-            let name = ripstop_fabric::wiring::pod_link(attachment, salt);
+            let name = pod_link(attachment, salt);
             if !taken(&name) {
                 return name;
             }

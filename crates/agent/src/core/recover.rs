@@ -1,7 +1,7 @@
 //! Pods whose file cannot be read: what the file's name and the kernel tell of them is enough to leave them be.
 //!
 //! Such a pod keeps its interface and addresses, and its addresses are nobody else's, until DEL. What only the file knew
-//! is gone: CHECK finds another namespace, GC passes it over, and what it sends is no longer shaped by a new agent.
+//! is gone: CHECK finds another namespace, and GC passes it over.
 
 use std::net::IpAddr;
 
@@ -22,10 +22,11 @@ pub(super) fn row(key: &str, tables: &Tables, observed: &Model) -> Option<PodRow
     })?;
     let wiring = if link.master.is_some() { Wiring::Bridge } else { Wiring::Routed };
     let (ips, mac) = addresses(observed, &link.name, wiring);
-    let shaped = match observed.get(&Key::Qdisc { ns: Ns::Host, link: link.name.clone() }).map(|entry| &entry.object) {
+    let shaped = |link: IfName| match observed.get(&Key::Qdisc { ns: Ns::Host, link }).map(|entry| &entry.object) {
         Some(Object::Qdisc(qdisc)) => Some(Shaping { rate: qdisc.rate, burst: u64::from(qdisc.burst) * 8 }),
         _ => None,
     };
+    let bandwidth = Bandwidth { ingress: shaped(link.name.clone()), egress: shaped(wiring::shaper_link(&link.name)) };
     Some(PodRow {
         pod: link.altname.as_deref().and_then(|name| pod_name(name, &attachment, &link.name)),
         network: network(tables, link, &ips),
@@ -39,7 +40,7 @@ pub(super) fn row(key: &str, tables: &Tables, observed: &Model) -> Option<PodRow
         mtu: link.mtu.unwrap_or_default(),
         fixed_mtu: false,
         wiring,
-        bandwidth: Bandwidth { ingress: shaped, egress: None },
+        bandwidth,
         state: PodState::Ready,
         request: "".into(),
         // Older than all others: whoever else has the address got it wrongly.

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::support::ns::is_root;
-use crate::support::packets::{Sink, Source};
+use crate::support::packets::{Sink, Source, ask};
+use crate::support::soon;
 use crate::support::world::{Families, NODE, Plan, Pod, World, at};
 
 /// Over this time a rate must hold, and by so much it may be off.
@@ -162,17 +163,61 @@ fn a_gigabit() {
     }
 }
 
+/// The device that holds what a pod sends.
+fn shaper(pod: &Pod) -> String {
+    pod.host_link().replacen("ripp", "rips", 1)
+}
+
+/// Whatever a pod does to its own interface, and in bridge wiring too, its rate is held on the host's side.
 #[test]
-fn a_shaper_that_was_removed_is_missed() {
+fn a_pod_cannot_take_its_limit_away() {
     if !is_root() {
         return;
     }
-    let world = World::start(Plan::default());
-    let pod = limited(&world, 10);
+    let world = World::start(Plan { wiring: "bridge", families: Families::Dual, ..Plan::default() });
+    let pod = limited(&world, 20);
+    let own = pod.ns.run("tc", &["qdisc", "show", "dev", "eth0"]);
+    assert!(!own.contains("tbf"), "{own}");
+    pod.ns.run("tc", &["qdisc", "replace", "dev", "eth0", "root", "pfifo"]);
+    for six in [false, true] {
+        all_hold(&world, vec![Flow::out_of_pod(&world, &pod, 20, six)]);
+    }
     world.check(&pod).done();
-    pod.ns.run("tc", &["qdisc", "del", "dev", "eth0", "root"]);
-    let (code, text) = world.check(&pod).refused();
-    assert!(code == 103 && text.contains("qdisc"), "{code} {text}");
     world.settle();
+    world.del(&pod);
+    world.settle();
+    let links = world.node.ip("-o link show");
+    assert!(!links.contains(": rips") && !links.contains(": ripp"), "{links}");
+}
+
+#[test]
+fn a_shaper_that_was_removed_comes_back() {
+    if !is_root() {
+        return;
+    }
+    let mut world = World::start(Plan::default());
+    let pod = limited(&world, 20);
+    let (shaper, echo) = (shaper(&pod), world.node_echo(&at(NODE[0], 7000)));
+    let index = |world: &World| world.node.tried("ip", &["-o", "link", "show", &shaper]).1;
+    let index = |world: &World| index(world).split(':').next().unwrap_or_default().to_owned();
+    let before = index(&world);
+    let bucket = |world: &World| world.node.tried("tc", &["qdisc", "show", "dev", &shaper]).1.contains("tbf 5200:");
+    assert!(bucket(&world) && !before.is_empty());
+    for change in [format!("link del {shaper}"), format!("link set {shaper} down")] {
+        world.node.ip(&change);
+        let whole = || index(&world) == before && bucket(&world) && world.node.ip("-o link show").contains(&shaper);
+        assert!(soon(|| whole() && ask(&pod.ns, None, echo.at) == Some(pod.ip())), "after {change}");
+    }
+    world.node.run("tc", &["qdisc", "del", "dev", &shaper, "root"]);
+    assert!(soon(|| bucket(&world)));
+    world.settle();
+    world.check(&pod).done();
+    // An agent that starts finds it as it is.
+    world.restart();
+    world.settle();
+    let journal = world.rows("/v1/journal");
+    assert!(journal.iter().all(|step| step["object"].as_str().unwrap().starts_with("record")), "{journal:#?}");
+    assert_eq!(index(&world), before);
+    all_hold(&world, vec![Flow::out_of_pod(&world, &pod, 20, false)]);
     world.del(&pod);
 }

@@ -25,6 +25,7 @@ pub fn all() -> Vec<(&'static str, Scenario)> {
         ("udp-no-forwarder", udp_no_forwarder()),
         ("v6-only", v6_only()),
         ("bandwidth", bandwidth()),
+        ("bandwidth-without-ifb", without_ifb(bandwidth())),
         ("peer-refused", peer_refused()),
         ("no-uplink", no_uplink()),
         ("two-networks", two_networks()),
@@ -101,6 +102,11 @@ pub fn bandwidth() -> Scenario {
     let mut gone = pod_row("c", "default", &["10.244.1.9"], Wiring::Routed);
     gone.state = PodState::Gone;
     base(V4, &["10.244.1.0/24"], |spec| spec.backend.kind = BackendKind::HostGw).pod(limited).pod(nameless).pod(gone)
+}
+
+/// A kernel that cannot shape what a link receives.
+fn without_ifb(scenario: Scenario) -> Scenario {
+    scenario.facts(|facts| facts.ifb = false)
 }
 
 fn plain_only(record: &mut NodeRecord) {

@@ -84,7 +84,7 @@ fn link_words(link: &Link) -> String {
         LinkKind::Bridge => "bridge".into(),
         LinkKind::Vxlan { vni, port, local } => format!("vxlan id {vni} dstport {port} local {local}"),
         LinkKind::Tun => "tun".into(),
-        LinkKind::Ifb => "ifb".into(),
+        LinkKind::Ifb { index } => format!("ifb index {index}"),
         LinkKind::Loopback => "loopback".into(),
         LinkKind::Other(kind) => format!("other {kind}"),
     };

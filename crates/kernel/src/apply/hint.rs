@@ -45,7 +45,7 @@ fn word(kind: &LinkKind) -> &str {
         LinkKind::Bridge => "bridge",
         LinkKind::Vxlan { .. } => "vxlan",
         LinkKind::Tun => "TUN",
-        LinkKind::Ifb => "ifb",
+        LinkKind::Ifb { .. } => "ifb",
         LinkKind::Loopback => "loopback",
         LinkKind::Other(kind) => kind,
     }

@@ -127,7 +127,7 @@ impl Run<'_> {
             wanted.mac = None;
         }
         // Of what we make, only this changes its address only while down.
-        if wanted.mac.is_some() && !fresh && matches!(link.kind, LinkKind::Ifb) {
+        if wanted.mac.is_some() && !fresh && matches!(link.kind, LinkKind::Ifb { .. }) {
             messages.push(wire::link::down(there.index));
         }
         if !fresh && wanted.mtu == Some(there.mtu) {
@@ -221,6 +221,7 @@ impl Run<'_> {
             LinkKind::Veth(veth) => self.has_other_end(there, veth),
             LinkKind::Vxlan { vni, port, local } => Ok(there.vxlan == Some((*vni, *port, *local))),
             LinkKind::Tun => Ok(there.tun && marked(there, link)),
+            LinkKind::Ifb { index } => Ok(marked(there, link) && there.index == *index),
             _ => Ok(marked(there, link)),
         }
     }
@@ -275,7 +276,7 @@ fn driver(kind: &LinkKind) -> &str {
         LinkKind::Bridge => "bridge",
         LinkKind::Vxlan { .. } => "vxlan",
         LinkKind::Tun => "tun",
-        LinkKind::Ifb => "ifb",
+        LinkKind::Ifb { .. } => "ifb",
         LinkKind::Loopback => "device",
         LinkKind::Other(kind) => kind,
     }

@@ -19,7 +19,7 @@ use crate::wire::link::RawLink;
 /// Bytes of `struct nfgenmsg`.
 const NFGEN: usize = 4;
 
-pub(super) fn read(route: &mut Socket, nft: &mut Socket) -> Result<HostFacts, ObserveError> {
+pub(super) fn read(route: &mut Socket, nft: &mut Socket, ifb: bool) -> Result<HostFacts, ObserveError> {
     let ipv6 = std::path::Path::new("/proc/net/if_inet6").exists();
     let links = route.dump(&wire::link::dump()).map_err(|e| ObserveError::new("links", e))?;
     let links: BTreeMap<u32, RawLink> = links.iter().filter_map(RawLink::read).map(|link| (link.index, link)).collect();
@@ -28,7 +28,7 @@ pub(super) fn read(route: &mut Socket, nft: &mut Socket) -> Result<HostFacts, Ob
     for address in addresses.iter().filter_map(RawAddress::read).filter(is_usable) {
         by_link.entry(address.index).or_default().insert((address.ip, address.len));
     }
-    let mut facts = HostFacts { ipv6, ..HostFacts::default() };
+    let mut facts = HostFacts { ipv6, ifb, ..HostFacts::default() };
     for link in links.values().filter(|link| is_foreign(link)) {
         let addresses = by_link.remove(&link.index).unwrap_or_default().into_iter().collect();
         let running = is_running(link);
@@ -47,6 +47,11 @@ pub(super) fn read(route: &mut Socket, nft: &mut Socket) -> Result<HostFacts, Ob
     facts.neighbour_limits =
         Family::BOTH.into_iter().filter_map(|family| Some((family, neighbour_limits(family)?))).collect();
     Ok(facts)
+}
+
+/// Whether the kernel can make devices of this kind, loading a module if need be.
+pub(super) fn can_make(route: &mut Socket, kind: &str) -> bool {
+    matches!(route.call(wire::link::get_kind(kind)), Err(error) if error.errno == libc::EINVAL)
 }
 
 /// Whether a link is neither ours nor loopback.

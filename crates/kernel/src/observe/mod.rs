@@ -26,6 +26,8 @@ pub struct Observer {
     route: Socket,
     nft: Socket,
     forwarder: Option<PathBuf>,
+    /// Whether the kernel has devices that shape what a link receives. It is asked once: a "no" may have looked for a module.
+    ifb: bool,
 }
 
 impl Observer {
@@ -37,7 +39,9 @@ impl Observer {
     pub fn open() -> Result<Self, ObserveError> {
         let open = |protocol| Socket::open(protocol).map_err(|e| ObserveError::new("a netlink socket", e));
         let host = Netns::current().map_err(|e| ObserveError::netns(&e))?;
-        Ok(Self { host, route: open(Protocol::Route)?, nft: open(Protocol::Netfilter)?, forwarder: None })
+        let mut route = open(Protocol::Route)?;
+        let ifb = facts::can_make(&mut route, "ifb");
+        Ok(Self { host, route, nft: open(Protocol::Netfilter)?, forwarder: None, ifb })
     }
 
     /// Where a forwarder answers; without it none is asked.
@@ -123,7 +127,7 @@ impl Observer {
     /// # Errors
     /// The kernel cannot be asked.
     pub fn facts(&mut self) -> Result<HostFacts, ObserveError> {
-        facts::read(&mut self.route, &mut self.nft)
+        facts::read(&mut self.route, &mut self.nft, self.ifb)
     }
 
     fn pod(

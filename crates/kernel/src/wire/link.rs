@@ -129,7 +129,7 @@ impl RawLink {
             (Some("bridge"), _) => LinkKind::Bridge,
             (Some("vxlan"), Some((vni, port, local))) => LinkKind::Vxlan { vni: *vni, port: *port, local: *local },
             (Some("tun"), _) if self.tun => LinkKind::Tun,
-            (Some("ifb"), _) => LinkKind::Ifb,
+            (Some("ifb"), _) => LinkKind::Ifb { index: self.index },
             (None, _) if self.flags & IFF_LOOPBACK != 0 => LinkKind::Loopback,
             (kind, _) => LinkKind::Other(kind.unwrap_or("device").into()),
         }
@@ -172,6 +172,14 @@ fn read_port(data: Attrs<'_>) -> BridgePort {
     }
 }
 
+/// Asks whether the kernel can make links of a kind: it makes none of no queue, and says so (`EINVAL`) if it knows the
+/// kind, which it looks at first.
+pub(crate) fn get_kind(kind: &str) -> Message {
+    Message::new(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &ifinfo(0, 0, 0))
+        .u32(IFLA_NUM_TX_QUEUES, 0)
+        .nest(IFLA_LINKINFO, |m| m.str(IFLA_INFO_KIND, kind))
+}
+
 /// `struct ifinfomsg`.
 fn ifinfo(index: u32, flags: u32, change: u32) -> [u8; IFINFO] {
     let mut header = [0; IFINFO];
@@ -209,7 +217,8 @@ fn with_mask(message: Message) -> Message {
 /// Makes the link, fails if the name is taken. It is down: a veth comes up by [`up`] when what guards it stands, any other
 /// kind by [`settings`], when its address generation is set.
 pub(crate) fn create(link: &Link, master: Option<u32>, peer_ns: Option<i32>) -> Option<Message> {
-    let mut message = Message::new(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &ifinfo(0, 0, 0))
+    let index = if let LinkKind::Ifb { index } = link.kind { index } else { 0 };
+    let mut message = Message::new(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &ifinfo(index, 0, 0))
         .str(IFLA_IFNAME, link.name.as_str())
         .u32(IFLA_GROUP, MARK_GROUP);
     if let Some(mtu) = link.mtu {
@@ -225,7 +234,7 @@ pub(crate) fn create(link: &Link, master: Option<u32>, peer_ns: Option<i32>) -> 
         LinkKind::Veth(_) => "veth",
         LinkKind::Bridge => "bridge",
         LinkKind::Vxlan { .. } => "vxlan",
-        LinkKind::Ifb => "ifb",
+        LinkKind::Ifb { .. } => "ifb",
         // A TUN device is made by its driver's own call.
         LinkKind::VethPeer | LinkKind::Tun | LinkKind::Loopback | LinkKind::Other(_) => return None,
     };

@@ -31,6 +31,19 @@ fn links_addresses_and_default_routes_of_the_host() {
     });
 }
 
+/// Asking makes nothing, and the answer is what making one shows.
+#[test]
+fn whether_there_are_shaping_devices_is_known() {
+    on_a_node(|mut node| {
+        let links = || run("ip", &["-o", "link", "show"]);
+        let before = links();
+        let facts = node.observer.facts().unwrap();
+        assert_eq!(links(), before);
+        let made = std::process::Command::new("ip").args(["link", "add", "type", "ifb"]).output().unwrap();
+        assert_eq!(facts.ifb, made.status.success());
+    });
+}
+
 #[test]
 fn chains_of_others_that_drop_what_is_forwarded() {
     on_a_node(|mut node| {

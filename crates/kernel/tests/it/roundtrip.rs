@@ -135,7 +135,7 @@ fn paths_to_peers() {
             route(Ns::Host, "10.244.6.0/24", via("up0", "2001:db8::7", false)).into(),
             Route { table: 1000, ..route(Ns::Host, "0.0.0.0/0", RouteTarget::Unreachable) }.into(),
             Route { table: 1000, ..route(Ns::Host, "::/0", via("up0", "2001:db8::7", false)) }.into(),
-            Object::from(link("ripifb0", LinkKind::Ifb, 5)),
+            Object::from(link("ripifb0", LinkKind::Ifb { index: 0x4000_0001 }, 5)),
         ]);
         round_trip(&mut node, &objects);
     });

@@ -43,7 +43,7 @@ fn links() {
         ("in a bridge", Link { master: Some(name("rip9")), ..bridge() }, Change),
         ("a name that nobody asked for", Link { altname: Some("other".into()), ..bridge() }, Fine),
         ("no automatic address", Link { no_link_local: true, ..bridge() }, Fine),
-        ("another kind", Link { kind: LinkKind::Ifb, ..bridge() }, Remake),
+        ("another kind", Link { kind: LinkKind::Ifb { index: 0x4000_0001 }, ..bridge() }, Remake),
         ("a kind we never make", Link { kind: LinkKind::Other("dummy".into()), ..bridge() }, Remake),
         ("a veth", Link { kind: veth(pod(1), "eth0"), ..bridge() }, Remake),
     ];

@@ -131,6 +131,12 @@ impl Writer<'_> {
             Statement::Log(log) => self.log(log),
             Statement::Limit(limit) => self.limit(limit),
             Statement::SetUpdate(update) => self.set_update(update),
+            Statement::Fwd(device) => {
+                self.immediate(NFT_REG_1, &device.index.to_ne_bytes());
+                self.expr("fwd", |a| {
+                    a.be32(NFTA_FWD_SREG_DEV, NFT_REG_1);
+                });
+            }
         }
     }
 

@@ -18,8 +18,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ripstop_types::{Family, IfName, Mac, Prefix};
 
 use super::{
-    Data, IfPattern, KeyPart, Limit, Log, MapRef, MarkSource, Match, Name, Nat, NatFlags, NatKind, NatTo, NumGen,
-    Operand, RejectWith, Relation, Selector, SetRef, SetUpdate, Statement, TimeUnit, Value, Verdict,
+    Data, Device, IfPattern, KeyPart, Limit, Log, MapRef, MarkSource, Match, Name, Nat, NatFlags, NatKind, NatTo,
+    NumGen, Operand, RejectWith, Relation, Selector, SetRef, SetUpdate, Statement, TimeUnit, Value, Verdict,
 };
 
 macro_rules! plain_value {
@@ -554,6 +554,11 @@ pub fn set_mark_random(modulus: u32) -> Statement {
 /// Keep out of connection tracking.
 pub fn notrack() -> Statement {
     Statement::Notrack
+}
+
+/// To a device that gives the packet back behind the ingress hook.
+pub fn fwd(name: IfName, index: u32) -> Statement {
+    Statement::Fwd(Device { name, index })
 }
 
 /// A line in the kernel log.

@@ -219,6 +219,7 @@ fn is_terminal(statement: &Statement) -> bool {
             | Statement::Masquerade(_)
             | Statement::Redirect(_)
             | Statement::Vmap { .. }
+            | Statement::Fwd(_)
     )
 }
 
@@ -262,7 +263,10 @@ fn check_statement(table: &Table, chain: &Chain, statement: &Statement) -> Resul
                 _ => Err(format!("the value does not fit the data of {}", update.set)),
             }
         }
-        Statement::Counter | Statement::Notrack | Statement::Log(_) | Statement::Limit(_) => Ok(()),
+        Statement::Fwd(_) if table.family != TableFamily::Netdev => {
+            Err(format!("fwd in family {}; accepted is family netdev", table.family))
+        }
+        Statement::Counter | Statement::Notrack | Statement::Log(_) | Statement::Limit(_) | Statement::Fwd(_) => Ok(()),
     }
 }
 

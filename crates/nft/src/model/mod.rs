@@ -43,7 +43,7 @@ pub use name::{Comment, IfPattern, Name};
 pub use selector::{FibKey, FibResult, PayloadBase, Selector};
 pub use set::{DataType, ElementBody, ElementKey, Key, KeyPart, Set};
 pub use statement::{
-    Limit, Log, MapRef, MarkSource, Match, Nat, NatFlags, NatKind, NatTo, NumGen, Operand, RejectWith, Relation,
-    SetRef, SetUpdate, Statement, TimeUnit,
+    Device, Limit, Log, MapRef, MarkSource, Match, Nat, NatFlags, NatKind, NatTo, NumGen, Operand, RejectWith,
+    Relation, SetRef, SetUpdate, Statement, TimeUnit,
 };
 pub use value::{Data, Type, Value, Verdict};

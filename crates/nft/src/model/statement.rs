@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use ripstop_types::Family;
+use ripstop_types::{Family, IfName};
 use serde::{Deserialize, Serialize};
 
 use super::{Comment, Data, KeyPart, Name, Selector, Verdict};
@@ -44,6 +44,17 @@ pub enum Statement {
     Limit(Limit),
     /// Adds an element to a dynamic set.
     SetUpdate(SetUpdate),
+    /// Hands the packet to a device that gives it back behind the ingress hook (ifb); only in family netdev.
+    Fwd(Device),
+}
+
+/// A device as a rule refers to it: nft prints the name, the kernel keeps the index, which must be the name's.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Device {
+    /// Its name.
+    pub name: IfName,
+    /// Its index.
+    pub index: u32,
 }
 
 /// Compares fields of a packet with something.

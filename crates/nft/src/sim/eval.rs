@@ -168,6 +168,8 @@ impl<'a> Run<'_, 'a> {
                 if below != limit.over { Said::GoOn } else { Said::Miss }
             }
             Statement::SetUpdate(update) => self.update(update, transit)?,
+            // The device gives it back behind the hook.
+            Statement::Fwd(_) => Said::End(Ended::Verdict(Verdict::Accept)),
         })
     }
 

@@ -99,6 +99,7 @@ fn statement(family: TableFamily, settled: &mut Settled, statement: &Statement) 
         }
         Statement::Limit(found) => limit(found),
         Statement::SetUpdate(update) => set_update(update),
+        Statement::Fwd(device) => format!("fwd to \"{}\"", device.name),
     }
 }
 

@@ -17,6 +17,8 @@ use crate::kernel::{Socket, in_namespace};
 const A_MAC: &str = "02:00:00:00:0a:02";
 const B_MAC: &str = "02:00:00:00:0b:02";
 const BRIDGE_MAC: &str = "02:00:00:00:00:01";
+/// The index of a device that gives frames back.
+const BACK: u32 = 1_500_000_000;
 
 fn v4(text: &str) -> Ipv4Addr {
     text.parse().unwrap()
@@ -64,6 +66,7 @@ fn tables() -> Vec<Table> {
         seen([arp::saddr_ip().is_not(v4("10.1.0.2"))]),
         rule([udp::dport().is(8472), drop()]),
         set_mark_rule(),
+        rule([udp::dport().is(2), fwd("back".parse().unwrap(), BACK)]),
     ];
     vec![
         Table::new(TableFamily::Bridge, "tested")
@@ -198,6 +201,8 @@ fn lab(a: &Host, b: &Host) -> [Link; 3] {
     ip(&format!(
         "link set lo up
          link add br0 address {BRIDGE_MAC} type bridge mcast_snooping 0 stp_state 0
+         link add back index {BACK} type ifb
+         link set back up
          link add p0 type veth peer name a0 netns {}
          link add p1 type veth peer name b0 netns {}
          link set p0 master br0
@@ -258,6 +263,14 @@ fn frames_meet_the_same_rules_in_the_kernel() {
         socket.apply(batch).unwrap();
         let ruleset = Ruleset::new(&tables, &elements).unwrap();
         let mut met = BTreeMap::new();
+        // A link that just came up may drop what is sent at first.
+        let first = Ether { src: Mac([2, 0, 0, 1, 1, 0]), dst: mac(B_MAC) };
+        let heard = (0..2_000).any(|_| {
+            a.run(move || send_frame(&bytes(&first, &Network::Other(0x88b5)), "a0"));
+            std::thread::sleep(std::time::Duration::from_millis(1));
+            markers(&mut socket).contains(&first.src.0.to_vec())
+        });
+        assert!(heard, "the link does not come up in 2 s");
         for (number, (ether, network)) in frames().into_iter().enumerate() {
             let transit = simulate(&ruleset, &links, ether, network.clone());
             let before = all_counts();

@@ -301,6 +301,7 @@ pub fn others() -> Vec<Table> {
         Rule::new([ether::saddr().is(mac("00:11:22:33:44:55")), accept()]),
         Rule::new([ip6::saddr().is("fd00::1".parse::<std::net::Ipv6Addr>().unwrap()), udp::dport().is(8472), accept()]),
         Rule::new([set_mark(5)]),
+        Rule::new([ip::saddr().is(v4), fwd("lo".parse().unwrap(), 1)]),
     ];
     vec![
         Table::new(TableFamily::Ip, "t")

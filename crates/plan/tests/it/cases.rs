@@ -308,7 +308,7 @@ fn ports_come_back_to_a_bridge_that_is_made_again() {
     let mut desired = model(port("ripa").map(Object::from));
     put(&mut desired, rip0());
     let mut observed = desired.clone();
-    put(&mut observed, link(&Ns::Host, "rip0", LinkKind::Ifb));
+    put(&mut observed, link(&Ns::Host, "rip0", LinkKind::Ifb { index: 0x4000_0001 }));
     assert_told(
         &planned(&observed, &desired),
         "1 delete link rip0 (differs in kind: ifb, wanted bridge; undo: create link rip0)

@@ -220,7 +220,7 @@ fn shared_links(model: &mut Model, dice: &mut Dice) -> Vec<IfName> {
                 LinkKind::Vxlan { vni: deal(dice, &mut vnis), port, local: ip("192.0.2.1") }
             }
             5 => LinkKind::Tun,
-            _ => LinkKind::Ifb,
+            _ => LinkKind::Ifb { index: 0x4000_0001 },
         };
         if kind == LinkKind::Bridge {
             bridges.push(name(text));
@@ -238,7 +238,7 @@ fn pods(model: &mut Model, dice: &mut Dice, bridges: &[IfName]) {
         match dice.below(5) {
             0 | 1 => continue,
             2 => {
-                put(model, link(&Ns::Host, host, LinkKind::Ifb));
+                put(model, link(&Ns::Host, host, LinkKind::Ifb { index: 0x4000_0001 }));
                 continue;
             }
             _ => {}

@@ -71,6 +71,7 @@ pub fn facts() -> HostFacts {
         default_links: Family::BOTH.into_iter().map(|family| (family, name("eth0"))).collect(),
         bridge_netfilter: Some(true),
         ipv6: true,
+        ifb: true,
         ..HostFacts::default()
     }
 }
