@@ -13,6 +13,7 @@ mod http;
 mod kinds;
 mod print;
 mod signals;
+mod subject;
 mod target;
 
 use std::process::ExitCode;

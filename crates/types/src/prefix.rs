@@ -29,6 +29,14 @@ impl Family {
         if ip.is_ipv4() { Self::V4 } else { Self::V6 }
     }
 
+    /// As on command lines and in rows: `4` or `6`.
+    pub fn digit(self) -> &'static str {
+        match self {
+            Self::V4 => "4",
+            Self::V6 => "6",
+        }
+    }
+
     /// Bits of an address: 32 or 128.
     pub fn bits(self) -> u8 {
         match self {

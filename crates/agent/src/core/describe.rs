@@ -34,7 +34,7 @@ impl Core {
         for path in self.paths().into_iter().filter(|path| path.peer == name) {
             let device = path.device.as_deref().unwrap_or("none");
             let backend = path.backend.as_deref().unwrap_or("none");
-            line(&mut out, &format!("Path {}", path.family), &format!("{backend} by {device}, {}", path.state));
+            line(&mut out, &format!("Path IPv{}", path.family), &format!("{backend} by {device}, {}", path.state));
         }
         self.objects_of(&mut out, &Owner::node(&name.parse().ok()?));
         Some(out)

@@ -228,7 +228,7 @@ impl Core {
                         node: self.tables.node.to_string(),
                         peer: peer.name.to_string(),
                         network: network.name.to_string(),
-                        family: family.to_string(),
+                        family: family.digit().to_owned(),
                         backend: path.as_ref().map(|path| path.encapsulation.to_string()),
                         device: path.as_ref().map(|path| path.link.to_string()),
                         gateway: path.as_ref().map(|path| path.gateway),

@@ -7,19 +7,21 @@ use serde::Deserialize;
 use crate::ask::Agent;
 use crate::failure::Failure;
 use crate::print::{Out, text};
+use crate::subject::{Subject, SubjectParser};
 use crate::target::Target;
 
 /// Tell everything about a node, a pod or a network
 ///
 /// What is known of it, what it caused in the kernel, and what is wrong with it.
 #[derive(Debug, Args)]
+#[command(override_usage = "ripstop describe [OPTIONS] <KIND> <NAME>\n       ripstop describe [OPTIONS] <KIND>/<NAME>")]
 pub struct Describe {
-    /// What it is; also in the plural, and no, po and net
-    #[arg(value_name = "KIND", value_enum)]
-    pub kind: Described,
+    /// What it is; also in the plural, and no, po and net; with its name in one word as KIND/NAME
+    #[arg(value_name = "KIND", value_parser = SubjectParser::<Described>::new())]
+    pub subject: Subject<Described>,
     /// Its name; a pod's is NAME or NAMESPACE/NAME
     #[arg(value_name = "NAME")]
-    pub name: String,
+    pub name: Option<String>,
     /// Namespace of a pod that is given as NAME
     #[arg(short, long, value_name = "NAMESPACE", default_value = "default")]
     pub namespace: String,
@@ -58,8 +60,16 @@ impl Describe {
 
     /// The path at the agent. A checked name needs no escapes.
     fn path(&self) -> Result<String, Failure> {
-        let name = self.name.as_str();
-        let path = match self.kind {
+        let name = match (&self.subject.name, &self.name) {
+            (Some(name), None) | (None, Some(name)) => name.as_str(),
+            (None, None) => {
+                return Err(Failure::Usage("describe: a name is missing; accepted is KIND NAME or KIND/NAME".into()));
+            }
+            (Some(_), Some(more)) => {
+                return Err(Failure::Usage(format!("{more:?}: one thing is described at a time")));
+            }
+        };
+        let path = match self.subject.kind {
             Described::Node => name.parse::<NodeName>().map(|name| format!("node/{name}")),
             Described::Network => validate_dns_name("a network name", name).map(|()| format!("network/{name}")),
             Described::Pod if name.contains('/') => name.parse::<PodName>().map(pod),
@@ -79,8 +89,9 @@ mod tests {
     use super::*;
 
     fn path(kind: Described, name: &str, namespace: &str) -> Result<String, u8> {
-        let (name, namespace) = (name.to_owned(), namespace.to_owned());
-        Describe { kind, name, namespace, target: Target::default() }.path().map_err(|failure| failure.code())
+        let (name, namespace) = (Some(name.to_owned()), namespace.to_owned());
+        let subject = Subject { kind, name: None };
+        Describe { subject, name, namespace, target: Target::default() }.path().map_err(|failure| failure.code())
     }
 
     #[test]

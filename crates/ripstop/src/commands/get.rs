@@ -13,6 +13,7 @@ use crate::kinds::Kind;
 use crate::print::rows::{self, Row};
 use crate::print::table::Table;
 use crate::print::{ListFormat, Out, talk, text};
+use crate::subject::{Subject, SubjectParser};
 use crate::target::Target;
 
 /// Between two looks of --watch.
@@ -23,9 +24,9 @@ const LOOK: Duration = Duration::from_secs(1);
 /// Nodes, networks and leases are those of the cluster; pods, paths and routes are those of the asked node.
 #[derive(Debug, Args)]
 pub struct Get {
-    /// What to list; also in the singular, and no, po and net
-    #[arg(value_name = "KIND", value_enum)]
-    pub kind: Kind,
+    /// What to list; also in the singular, and no, po and net; with a name in one word as KIND/NAME
+    #[arg(value_name = "KIND", value_parser = SubjectParser::<Kind>::new())]
+    pub subject: Subject<Kind>,
     /// Only these: a pod as NAME or NAMESPACE/NAME, a path by its peer, a lease by its range or node, a route by its
     /// destination [default: all]
     #[arg(value_name = "NAME")]
@@ -33,6 +34,9 @@ pub struct Get {
     /// Only pods of this namespace [default: all namespaces]
     #[arg(short, long, value_name = "NAMESPACE")]
     pub namespace: Option<String>,
+    /// Pods of all namespaces, which is the default
+    #[arg(short = 'A', long, conflicts_with = "namespace")]
+    pub all_namespaces: bool,
     /// Form of the list
     #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t)]
     pub output: ListFormat,
@@ -53,46 +57,46 @@ impl Get {
     /// # Errors
     /// Where the agent does not answer, or a named thing is not there.
     pub fn run(&self, agent: &Agent, out: &mut Out) -> Result<(), Failure> {
-        if self.namespace.is_some() && self.kind != Kind::Pods {
-            return Err(Failure::Usage(format!(
-                "--namespace: only pods have a namespace, {} have none",
-                self.kind.plural()
-            )));
+        let kind = self.subject.kind;
+        if self.namespace.is_some() && kind != Kind::Pods {
+            let why = format!("--namespace: only pods have a namespace, {} have none", kind.plural());
+            return Err(Failure::Usage(why));
         }
+        let names = self.subject.names(&self.names)?;
         if self.watch {
-            return self.watch(agent, out);
+            return self.watch(agent, &names, out);
         }
         let all = self.look(agent)?;
-        let rows: Vec<Row> = all.iter().filter(|row| self.wants(row)).cloned().collect();
-        if rows.is_empty() && self.names.is_empty() {
-            talk(&format!("no {} found", self.kind.plural()));
+        let rows: Vec<Row> = all.iter().filter(|row| self.wants(row, &names)).cloned().collect();
+        if rows.is_empty() && names.is_empty() {
+            talk(&format!("no {} found", kind.plural()));
         }
-        out.text(&rows::render(self.kind, &rows, self.output, !self.no_headers, out.colour()))?;
-        let missing: Vec<String> = self
-            .names
+        out.text(&rows::render(kind, &rows, self.output, !self.no_headers, out.colour()))?;
+        let missing: Vec<String> = names
             .iter()
-            .filter(|name| !rows.iter().any(|row| row.answers_to(self.kind, name)))
-            .map(|name| format!("{} {:?} not found", self.kind.singular(), text::escaped(name, false)))
+            .filter(|name| !rows.iter().any(|row| row.answers_to(kind, name)))
+            .map(|name| format!("{} {:?} not found", kind.singular(), text::escaped(name, false)))
             .collect();
         if missing.is_empty() { Ok(()) } else { Err(Failure::Failed(missing.join("\n"))) }
     }
 
     fn look(&self, agent: &Agent) -> Result<Vec<Row>, Failure> {
-        agent.get(&format!("/v1/{}", self.kind.plural()))
+        agent.get(&format!("/v1/{}", self.subject.kind.plural()))
     }
 
-    fn wants(&self, row: &Row) -> bool {
+    fn wants(&self, row: &Row, names: &[String]) -> bool {
         let namespace = self.namespace.as_deref();
         namespace.is_none_or(|wanted| row.value.get("namespace").and_then(Value::as_str) == Some(wanted))
-            && (self.names.is_empty() || self.names.iter().any(|name| row.answers_to(self.kind, name)))
+            && (names.is_empty() || names.iter().any(|name| row.answers_to(self.subject.kind, name)))
     }
 
     /// Prints changes until interrupted, or until nobody reads. An agent that is away for a while, as in an upgrade, is
     /// waited for; one that was never there is not.
-    fn watch(&self, agent: &Agent, out: &mut Out) -> Result<(), Failure> {
+    fn watch(&self, agent: &Agent, names: &[String], out: &mut Out) -> Result<(), Failure> {
         if self.output == ListFormat::Yaml {
             return Err(Failure::Usage("--watch prints table, wide, json or name, and no yaml".into()));
         }
+        let kind = self.subject.kind;
         let mut known: Option<BTreeMap<String, Row>> = None;
         let mut away = false;
         while !out.is_gone() {
@@ -101,8 +105,11 @@ impl Get {
                     if std::mem::take(&mut away) {
                         talk("the agent answers again");
                     }
-                    let now: BTreeMap<String, Row> =
-                        rows.into_iter().filter(|row| self.wants(row)).map(|row| (row.name(self.kind), row)).collect();
+                    let now: BTreeMap<String, Row> = rows
+                        .into_iter()
+                        .filter(|row| self.wants(row, names))
+                        .map(|row| (row.name(kind), row))
+                        .collect();
                     let header = known.is_none() && !self.no_headers;
                     let before = known.unwrap_or_default();
                     self.report(&changes(&before, &now), header, out)?;
@@ -127,12 +134,12 @@ impl Get {
                 out.line(&format!("{{\"event\":{},\"object\":{}}}", json!(event), row.json()))
             }),
             ListFormat::Name => changes.iter().try_for_each(|(event, row)| {
-                let name = text::escaped(&row.name(self.kind), false);
-                out.line(&format!("{event} {}/{name}", self.kind.singular()))
+                let name = text::escaped(&row.name(self.subject.kind), false);
+                out.line(&format!("{event} {}/{name}", self.subject.kind.singular()))
             }),
             _ => {
                 let rows: Vec<Row> = changes.iter().map(|(_, row)| row.clone()).collect();
-                let fields = rows::fields(self.kind, self.output == ListFormat::Wide, &rows);
+                let fields = rows::fields(self.subject.kind, self.output == ListFormat::Wide, &rows);
                 let mut table = Table::new(std::iter::once("event").chain(fields.iter().map(String::as_str)));
                 for (event, row) in changes {
                     let cells = fields.iter().map(|name| text::field(&row.value, name));

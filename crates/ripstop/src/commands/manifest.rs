@@ -12,6 +12,7 @@ use crate::ask::Agent;
 use crate::failure::Failure;
 use crate::print::text::{escaped, field};
 use crate::print::{Format, Out};
+use crate::subject::{Subject, SubjectParser};
 use crate::target::Target;
 
 /// The longest file that is sent: the agent takes no more.
@@ -39,15 +40,14 @@ pub struct Apply {
     override_usage = "ripstop delete [OPTIONS] <node|network> <NAME>\n       ripstop delete [OPTIONS] --filename <FILE>"
 )]
 pub struct Delete {
-    /// What is deleted by name
+    /// What is deleted by name; with the name in one word as KIND/NAME
     #[arg(
         value_name = "KIND",
-        value_enum,
-        requires = "name",
+        value_parser = SubjectParser::<Kind>::new(),
         required_unless_present = "file",
         conflicts_with = "file"
     )]
-    kind: Option<Kind>,
+    subject: Option<Subject<Kind>>,
     /// Its name
     #[arg(value_name = "NAME")]
     name: Option<String>,
@@ -65,8 +65,10 @@ pub struct Delete {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Kind {
     /// A node that is gone for good
+    #[value(aliases = ["nodes", "no"])]
     Node,
     /// A network of which no node owns a range
+    #[value(aliases = ["networks", "nets", "net"])]
     Network,
 }
 
@@ -96,20 +98,28 @@ impl Delete {
     /// # Errors
     /// As [`Apply::run`].
     pub fn run(&self, agent: &Agent, out: &mut Out) -> Result<(), Failure> {
-        let name = self.name.as_deref().unwrap_or_default();
-        match (self.kind, &self.file) {
-            (Some(Kind::Node), _) => {
+        let Some(subject) = &self.subject else {
+            let text = read(self.file.as_deref().unwrap_or("-"))?;
+            return send(agent, "/v1/delete", text.as_bytes(), self.output, out);
+        };
+        let name = match (&subject.name, &self.name) {
+            (Some(name), None) | (None, Some(name)) => name.as_str(),
+            (None, None) => {
+                return Err(Failure::Usage("delete: a name is missing; accepted is KIND NAME or KIND/NAME".into()));
+            }
+            (Some(_), Some(more)) => {
+                return Err(Failure::Usage(format!("{more:?}: one thing is deleted at a time")));
+            }
+        };
+        match subject.kind {
+            Kind::Node => {
                 let node: NodeName = name.parse().map_err(|invalid| Failure::Usage(format!("NAME: {invalid}")))?;
                 send(agent, &format!("/v1/delete/node/{node}"), &[], self.output, out)
             }
-            (Some(Kind::Network), _) => {
+            Kind::Network => {
                 let network: NetworkName =
                     name.parse().map_err(|invalid| Failure::Usage(format!("NAME: {invalid}")))?;
                 send(agent, &format!("/v1/delete/network/{network}"), &[], self.output, out)
-            }
-            (None, file) => {
-                let text = read(file.as_deref().unwrap_or("-"))?;
-                send(agent, "/v1/delete", text.as_bytes(), self.output, out)
             }
         }
     }

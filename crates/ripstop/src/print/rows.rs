@@ -121,7 +121,7 @@ mod tests {
         let rows = rows(PODS);
         assert!(rows[0].answers_to(Kind::Pods, "web") && rows[0].answers_to(Kind::Pods, "default/web"));
         assert!(!rows[0].answers_to(Kind::Pods, "kube/web") && !rows[0].answers_to(Kind::Pods, "default"));
-        let path: Row = serde_json::from_str(r#"{"peer":"n2","family":4}"#).unwrap();
+        let path: Row = serde_json::from_str(r#"{"peer":"n2","family":"4"}"#).unwrap();
         assert!(path.answers_to(Kind::Paths, "n2") && path.answers_to(Kind::Paths, "n2/4"));
     }
 

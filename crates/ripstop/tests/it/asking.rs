@@ -62,6 +62,35 @@ fn a_list_is_narrowed_by_name_and_namespace() {
     assert_eq!(ended.stderr, "error: pod \"dns\" not found\n");
 }
 
+/// What `-o name` prints can be asked for, as with kubectl.
+#[test]
+fn a_kind_and_a_name_may_be_one_word() {
+    let rows =
+        r#"[{"namespace":"default","name":"web"},{"namespace":"kube","name":"dns"},{"namespace":"kube","name":"web"}]"#;
+    let agent = Fake::answering("/v1/pods", rows);
+    for (line, found) in [
+        ("pod/web", "pod/default/web pod/kube/web"),
+        ("po/kube/web", "pod/kube/web"),
+        ("pods/web -n kube", "pod/kube/web"),
+        ("pod web -n kube", "pod/kube/web"),
+        ("pod/dns pods/default/web", "pod/default/web pod/kube/dns"),
+        ("pods -A", "pod/default/web pod/kube/dns pod/kube/web"),
+    ] {
+        let args: Vec<&str> = ["get"].into_iter().chain(line.split(' ')).chain(["-o", "name"]).collect();
+        let ended = agent.run(&args);
+        assert_eq!((ended.code, ended.stderr.as_str()), (Some(0), ""), "{line}");
+        assert_eq!(ended.stdout.split_whitespace().collect::<Vec<_>>().join(" "), found, "{line}");
+    }
+    agent.on("GET /v1/nodes", 200, r#"[{"name":"n1"},{"name":"n2"}]"#);
+    assert_eq!(agent.run(&["get", "node/n2", "-o", "name"]).stdout, "node/n2\n");
+    let missing = agent.run(&["get", "node/n3"]);
+    assert_eq!((missing.code, missing.stderr.as_str()), (Some(1), "error: node \"n3\" not found\n"));
+    for wrong in ["pod/web node/n1", "pod/web web", "pod/", "bean/web", "pods -A -n kube", "nodes -n kube"] {
+        let args: Vec<&str> = ["get"].into_iter().chain(wrong.split(' ')).collect();
+        assert_eq!(agent.run(&args).code, Some(2), "{wrong}");
+    }
+}
+
 #[test]
 fn every_kind_has_its_path_and_columns() {
     let cases = [
@@ -114,6 +143,10 @@ fn a_description_is_printed_as_it_is_but_harmless() {
     let ended = agent.run(&["describe", "pod", "web", "-n", "kube"]);
     assert_eq!((ended.code, ended.stdout.as_str()), (Some(0), "Name:\tweb\nNote:\t\\u{1b}[2J\n"));
     assert_eq!(agent.run(&["describe", "po", "kube/web"]).code, Some(0));
+    assert_eq!(agent.run(&["describe", "pod/kube/web"]).code, Some(0));
+    assert_eq!(agent.run(&["describe", "pod/web", "-n", "kube"]).code, Some(0));
+    assert_eq!(agent.run(&["describe", "pod"]).code, Some(2));
+    assert_eq!(agent.run(&["describe", "pod/web", "web"]).code, Some(2));
     agent.on("GET /v1/describe/node/n9", 404, r#"{"error":"node n9 is not known; known are n1, n2"}"#);
     let missing = agent.run(&["describe", "no", "n9"]);
     assert_eq!((missing.code, missing.stdout.as_str()), (Some(1), ""));

@@ -40,6 +40,7 @@ fn a_node_and_a_network_are_deleted_by_name() {
     agent.on("POST /v1/delete/network/blue", 409, r#"{"error":"network/blue: node n2 owns range 10.9.1.0/24 of it"}"#);
     let ended = agent.run(&["delete", "node", "n3"]);
     assert_eq!((ended.code, ended.stdout.as_str()), (Some(0), "node/n3 deleted\n"), "{ended:?}");
+    assert_eq!(agent.run(&["delete", "node/n3"]).stdout, "node/n3 deleted\n");
     let refused = agent.run(&["delete", "network", "blue"]);
     assert_eq!((refused.code, refused.stdout.as_str()), (Some(1), ""));
     assert_eq!(refused.stderr, "error: network/blue: node n2 owns range 10.9.1.0/24 of it\n");
@@ -48,6 +49,7 @@ fn a_node_and_a_network_are_deleted_by_name() {
     for wrong in [
         &["delete"][..],
         &["delete", "node"],
+        &["delete", "node/n3", "n4"],
         &["delete", "pod", "web"],
         &["delete", "node", "../n3"],
         &["delete", "node", "N 3"],
