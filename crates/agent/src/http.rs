@@ -28,7 +28,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
 
 use crate::core::{Core, MigrationRequest};
-use crate::metrics::Metrics;
+use crate::metrics::{self, Metrics};
 use crate::run::Message;
 use crate::socket;
 use crate::store_lane::StoreCell;
@@ -109,7 +109,7 @@ impl Server {
             (Method::GET, "/healthz") => Answer(StatusCode::OK, "text/plain", "ok\n".into()),
             (Method::GET, "/readyz") => self.ready().await,
             (Method::GET, "/metrics") => match self.ask(|core, metrics| metrics.render(core)).await {
-                Ok(text) => Answer(StatusCode::OK, "text/plain; version=0.0.4", text),
+                Ok(text) => Answer(StatusCode::OK, metrics::CONTENT_TYPE, text),
                 Err(answer) => answer,
             },
             _ if self.public => error(StatusCode::NOT_FOUND, "this address answers /metrics, /healthz and /readyz"),

@@ -1,88 +1,112 @@
-//! Metrics in Prometheus' text format (version 0.0.4).
+//! Metrics in the text format of OpenMetrics 1.0, which Prometheus reads.
 
-use std::collections::BTreeMap;
-use std::fmt::Write;
-
+use prometheus_client::encoding::{EncodeLabelSet, text};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
 use ripstop_plan::Plan;
 
 use crate::core::Core;
 
+/// What Prometheus is told the text is.
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Names of labels with their values, which have no limit to what they may say.
+type Labels<const N: usize> = [(&'static str, String); N];
+
 /// What is counted as it happens.
 #[derive(Debug, Default)]
 pub struct Metrics {
-    inputs: BTreeMap<&'static str, u64>,
-    steps: BTreeMap<(&'static str, &'static str), u64>,
-    replies_ok: u64,
-    replies_failed: u64,
+    inputs: Family<Labels<1>, Counter>,
+    steps: Family<Labels<2>, Counter>,
+    replies: Family<Labels<1>, Counter>,
 }
 
 impl Metrics {
     /// An input was taken in.
-    pub fn count_input(&mut self, name: &'static str) {
-        *self.inputs.entry(name).or_default() += 1;
+    pub fn count_input(&self, name: &'static str) {
+        self.inputs.get_or_create(&[("kind", name.to_owned())]).inc();
     }
 
     /// Steps were sent out.
-    pub fn count_steps(&mut self, lane: &'static str, plan: &Plan) {
+    pub fn count_steps(&self, lane: &'static str, plan: &Plan) {
         for step in &plan.steps {
-            *self.steps.entry((lane, step.action.as_str())).or_default() += 1;
+            let labels = [("lane", lane.to_owned()), ("action", step.action.as_str().to_owned())];
+            self.steps.get_or_create(&labels).inc();
         }
     }
 
     /// A runtime was answered.
-    pub fn count_reply(&mut self, ok: bool) {
-        if ok {
-            self.replies_ok += 1;
-        } else {
-            self.replies_failed += 1;
-        }
+    pub fn count_reply(&self, ok: bool) {
+        self.replies.get_or_create(&result(ok)).inc();
     }
 
     /// Everything as text.
     pub fn render(&self, core: &Core) -> String {
-        let mut out = String::new();
-        let status = core.status();
-        let inputs = self.inputs.iter().map(|(name, n)| (format!("kind=\"{name}\""), *n)).collect();
-        family(&mut out, "ripstop_inputs_total", "counter", "Inputs taken in, by kind.", inputs);
-        let steps =
-            self.steps.iter().map(|((lane, action), n)| (format!("lane=\"{lane}\",action=\"{action}\""), *n)).collect();
-        family(&mut out, "ripstop_plan_steps_total", "counter", "Plan steps sent out, by lane and action.", steps);
-        let replies =
-            vec![("result=\"ok\"".to_owned(), self.replies_ok), ("result=\"error\"".to_owned(), self.replies_failed)];
-        family(&mut out, "ripstop_cni_replies_total", "counter", "Answers to runtimes, by result.", replies);
-        let gauges = [
-            ("ripstop_ready", "Whether pods can be added.", u64::from(status.ready)),
-            ("ripstop_pods", "Pods of this node.", count(status.pods)),
-            ("ripstop_peers", "Other nodes known.", count(status.peers)),
-            ("ripstop_networks", "Networks known.", count(status.networks)),
-            ("ripstop_failed_objects", "Objects that could not be written.", count(status.failed.len())),
-            ("ripstop_refused_objects", "Objects left as they are.", count(status.refused.len())),
-            ("ripstop_kernel_objects", "Objects of ours, as last read or written.", count(core.applied().len())),
-        ];
-        for (name, help, value) in gauges {
-            family(&mut out, name, "gauge", help, vec![(String::new(), value)]);
+        let mut registry = Registry::with_prefix("ripstop");
+        // There from the start, so that the first failure is a change and no new line.
+        for ok in [true, false] {
+            drop(self.replies.get_or_create(&result(ok)));
         }
-        let leased = core.ipam().into_iter().map(|row| (range_label(&row), row.leased)).collect();
-        family(&mut out, "ripstop_range_leased_addresses", "gauge", "Leased addresses, by range.", leased);
-        let usable = core.ipam().into_iter().map(|row| (range_label(&row), row.usable)).collect();
-        family(&mut out, "ripstop_range_usable_addresses", "gauge", "Addresses for pods, by range.", usable);
-        out
+        registry.register("inputs", "Inputs taken in, by kind", self.inputs.clone());
+        registry.register("plan_steps", "Plan steps sent out, by lane and action", self.steps.clone());
+        registry.register("cni_replies", "Answers to runtimes, by result", self.replies.clone());
+        let status = core.status();
+        for (name, help, value) in [
+            ("ready", "Whether pods can be added", usize::from(status.ready)),
+            ("pods", "Pods of this node", status.pods),
+            ("peers", "Other nodes known", status.peers),
+            ("networks", "Networks known", status.networks),
+            ("failed_objects", "Objects that could not be written", status.failed.len()),
+            ("refused_objects", "Objects left as they are", status.refused.len()),
+            ("kernel_objects", "Objects of ours, as last read or written", core.applied().len()),
+        ] {
+            let gauge: Gauge = Gauge::default();
+            gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+            registry.register(name, help, gauge);
+        }
+        let (leased, usable) = (Family::default(), Family::default());
+        for row in core.ipam() {
+            let labels = [("network", row.network.to_string()), ("range", row.range.to_string())];
+            set(&leased, &labels, row.leased);
+            set(&usable, &labels, row.usable);
+        }
+        registry.register("range_leased_addresses", "Leased addresses, by range", leased);
+        registry.register("range_usable_addresses", "Addresses for pods, by range", usable);
+        encoded(&registry)
     }
 }
 
-fn range_label(row: &crate::core::IpamView) -> String {
-    format!("network=\"{}\",range=\"{}\"", row.network, row.range)
+fn result(ok: bool) -> Labels<1> {
+    [("result", if ok { "ok" } else { "error" }.to_owned())]
 }
 
-fn count(n: usize) -> u64 {
-    u64::try_from(n).unwrap_or(u64::MAX)
+fn set<L>(family: &Family<L, Gauge>, labels: &L, value: u64)
+where
+    L: Clone + std::hash::Hash + Eq + EncodeLabelSet,
+{
+    family.get_or_create(labels).set(i64::try_from(value).unwrap_or(i64::MAX));
 }
 
-fn family(out: &mut String, name: &str, kind: &str, help: &str, samples: Vec<(String, u64)>) {
+fn encoded(registry: &Registry) -> String {
+    let mut out = String::new();
     // Writing to a string cannot fail.
-    let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
-    for (labels, value) in samples {
-        let labels = if labels.is_empty() { labels } else { format!("{{{labels}}}") };
-        let _ = writeln!(out, "{name}{labels} {value}");
+    let _ = text::encode(&mut out, registry);
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_cannot_forge_a_line() {
+        let mut registry = Registry::default();
+        let family: Family<Labels<1>, Gauge> = Family::default();
+        set(&family, &[("name", "a\"} 7\nb\\".to_owned())], 3);
+        registry.register("x", "Help", family);
+        let expected = "# HELP x Help.\n# TYPE x gauge\nx{name=\"a\\\"} 7\\nb\\\\\"} 3\n# EOF\n";
+        assert_eq!(encoded(&registry), expected);
     }
 }

@@ -52,6 +52,7 @@ fn rows_have_their_fields() {
     assert_eq!((&row["namespace"], &row["name"], &row["ips"]), (&json!("default"), &json!("web"), &json!(pod.ips())));
     let paths = world.rows("/v1/paths");
     assert_eq!(paths[0]["peer"], "n2");
+    assert_eq!(paths.iter().map(|path| &path["family"]).collect::<Vec<_>>(), ["4", "6"]);
     assert_eq!(
         (&paths[0]["backend"], &paths[0]["device"], &paths[0]["mtu"]),
         (&json!("vxlan"), &json!("ript1"), &json!(1450))
@@ -95,21 +96,25 @@ fn refuses(world: &World) {
     }
 }
 
-/// Prometheus' text format: names, types and values of every sample.
+/// The text format of OpenMetrics: names and values of every sample. Each family has its help and type before it.
 fn parse(text: &str) -> Vec<(String, f64)> {
-    let mut types = std::collections::BTreeMap::new();
+    let (mut helped, mut types) = (std::collections::BTreeSet::new(), std::collections::BTreeMap::new());
     let mut samples = Vec::new();
+    let text = text.strip_suffix("# EOF\n").expect("the end of the text");
     for line in text.lines() {
         if let Some(rest) = line.strip_prefix("# TYPE ") {
             let (name, kind) = rest.split_once(' ').unwrap();
             assert!(["counter", "gauge"].contains(&kind), "{line}");
+            assert!(helped.contains(name), "{line} has no help");
             assert!(types.insert(name.to_owned(), kind.to_owned()).is_none(), "{name} twice");
-        } else if !line.starts_with("# HELP ") {
+        } else if let Some(rest) = line.strip_prefix("# HELP ") {
+            helped.insert(rest.split_once(' ').unwrap().0.to_owned());
+        } else {
             let (name, value) = line.rsplit_once(' ').unwrap_or_else(|| panic!("{line}"));
-            let family = name.split('{').next().unwrap();
-            assert!(types.contains_key(family), "{line} has no type");
+            let word = name.split('{').next().unwrap();
+            let (family, kind) = word.strip_suffix("_total").map_or((word, "gauge"), |family| (family, "counter"));
+            assert_eq!(types.get(family).map(String::as_str), Some(kind), "{line}");
             assert!(family.starts_with("ripstop_"));
-            assert_eq!(types[family] == "counter", family.ends_with("_total"), "{family}");
             samples.push((name.to_owned(), value.parse().unwrap()));
         }
     }
@@ -130,7 +135,10 @@ fn metrics_and_health_also_by_tcp() {
         web::exchange(&mut stream, "GET", path, "").unwrap()
     };
     let answer = tcp("/metrics");
-    assert_eq!((answer.status, answer.content_type.as_str()), (200, "text/plain; version=0.0.4"));
+    assert_eq!(
+        (answer.status, answer.content_type.as_str()),
+        (200, "application/openmetrics-text; version=1.0.0; charset=utf-8")
+    );
     let samples = parse(&answer.body);
     let value = |name: &str| samples.iter().find(|(found, _)| found == name).unwrap_or_else(|| panic!("{name}")).1;
     assert!((value("ripstop_pods") - 1.0).abs() < 0.1);
