@@ -175,6 +175,10 @@ impl Core {
                 Some(Err(why)) => {
                     self.journal.settle(*number, "failed", Some(why.text.clone()));
                     kinds.insert(step.key.kind());
+                    if step.key.kind() == Kind::Route {
+                        // It may be what it leads to that went.
+                        kinds.insert(Kind::Nexthop);
+                    }
                     if running.purpose == Purpose::Model {
                         self.note_failure(step, why.text.clone(), false);
                     }
@@ -256,6 +260,13 @@ impl Core {
         }
         self.failed.insert(step.key.clone(), Failure { why, attempts, due: self.at.now.plus(pause) });
         self.dirty.insert(step.key.clone());
+    }
+
+    /// Ends all pauses: what was in the way may be gone.
+    pub(super) fn retry_at_once(&mut self) {
+        for failure in self.failed.values_mut() {
+            failure.due = self.at.now;
+        }
     }
 
     /// Lets failures whose pause is over be tried again.

@@ -290,6 +290,10 @@ impl Core {
             Input::Facts(facts) => {
                 let changes = self.tables.apply_facts(facts);
                 self.tell_foreign_drops();
+                if !changes.is_empty() {
+                    // A cable that is plugged in again, for one.
+                    self.retry_at_once();
+                }
                 changes
             }
             Input::Observed { kinds, entries } => self.take_observed(&kinds, entries),

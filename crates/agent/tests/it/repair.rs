@@ -319,3 +319,33 @@ fn the_uplink() {
     assert!(took <= LIMIT, "a changed address: {took:?}");
     world.settle();
 }
+
+/// A cable that is unplugged, for a moment and for longer than failures pause, at the other end: the link itself stays up.
+#[test]
+fn the_uplinks_cable() {
+    if !is_root() {
+        return;
+    }
+    let world = world(Plan::default());
+    let pod = world.pod("web");
+    let routes = || world.node.ip("route show proto 82");
+    assert!(within(Duration::from_secs(20), || routes().contains("10.244.200.0/24")));
+    world.settle();
+    world.router.ip("route add 10.244.0.0/16 via 172.30.1.11");
+    let (before, echo) = (routes(), Echo::start(&world.router, &at("10.244.200.10", 7000)));
+    for pause in [0, 50, 7_000] {
+        world.router.ip("link set eth0 down");
+        world.node.ip("link show eth0");
+        std::thread::sleep(Duration::from_millis(pause));
+        let watch = Watch::start(&world.node);
+        let begin = Instant::now();
+        world.router.ips("link set eth0 up\nroute replace 10.244.0.0/16 via 172.30.1.11\n");
+        world.node.ip("link show eth0");
+        assert!(within(Duration::from_secs(8), || routes() == before), "after {pause} ms: {}", routes());
+        let took = watch.last().saturating_duration_since(begin);
+        println!("{took:7.1?} a cable that was unplugged for {pause} ms");
+        assert!(took <= LIMIT, "a cable that was unplugged for {pause} ms: {took:?}");
+        assert_eq!(ask(&pod.ns, None, echo.at), Some(pod.ip()));
+        world.settle();
+    }
+}

@@ -40,19 +40,19 @@ impl Known {
         }
     }
 
-    /// Judges the links that had events, by what they were and what they became: the steps between do not matter.
+    /// Judges the links that had events, by what they were and what they became: of the steps between only
+    /// a fall matters.
     pub(crate) fn settle(&mut self, own: &OwnTraffic, changed: &mut Changed) {
         for (index, touched) in std::mem::take(&mut self.touched) {
             let after = self.links.get(&index);
             let runs = self.running.contains(&index);
             let before = touched.before.as_ref();
-            if !touched.by_others || own.departed(index) || (before == after && touched.ran == runs) {
+            let is_same =
+                (before == after && touched.ran == runs) || after.is_some_and(|after| own.left_link_so(index, after));
+            if !touched.by_others || own.departed(index) || (is_same && !touched.fell) {
                 continue;
             }
-            if after.is_some_and(|after| own.left_link_so(index, after)) {
-                continue;
-            }
-            let fell = before.is_some_and(|before| before.up) && !after.is_some_and(|after| after.up);
+            let fell = touched.fell;
             if [before, after].into_iter().flatten().any(is_ours) {
                 changed.kinds.insert(Kind::Link);
                 if fell {
@@ -82,12 +82,20 @@ impl Known {
             return self.port(event, own);
         }
         let Some(link) = RawLink::read(event).filter(|link| link.flags & IFF_LOOPBACK == 0) else { return };
-        self.touch(link.index, !own.is_ours(event.port));
+        let by_others = !own.is_ours(event.port);
+        self.touch(link.index, by_others);
+        let ran = self.running.contains(&link.index);
+        let was_up = self.links.get(&link.index).is_some_and(|known| known.up);
         if event.kind == RTM_DELLINK {
             self.links.remove(&link.index);
             self.running.remove(&link.index);
         } else {
             self.set_link(&link);
+        }
+        let is_up = self.links.get(&link.index).is_some_and(|known| known.up);
+        let fell = (was_up && !is_up) || (ran && !self.running.contains(&link.index));
+        if let Some(touched) = self.touched.get_mut(&link.index) {
+            touched.fell |= fell && by_others;
         }
     }
 
@@ -107,6 +115,7 @@ impl Known {
             before: self.links.get(&index).cloned(),
             ran: self.running.contains(&index),
             by_others: false,
+            fell: false,
         });
         touched.by_others |= by_others;
     }

@@ -92,6 +92,9 @@ struct Touched {
     before: Option<LinkState>,
     ran: bool,
     by_others: bool,
+    /// It was down or without carrier at some time. The kernel drops nexthops then, without an event, and a link that runs
+    /// again looks as it did before.
+    fell: bool,
 }
 
 impl AsFd for Monitor {

@@ -135,6 +135,41 @@ fn a_route_that_replaces_ours_and_a_change_of_a_bridge_port_are_heard() {
     });
 }
 
+/// The kernel drops what goes by a link that falls, and says nothing of it.
+#[test]
+fn a_link_that_fell_took_its_nexthops_along_though_it_runs_again() {
+    on_a_node(|node| {
+        uplink();
+        let mut monitor = Monitor::open(node.applier.own()).unwrap();
+        settle(&mut monitor);
+        let gone = BTreeSet::from([Kind::Nexthop, Kind::Route]);
+        // Its carrier, by the other end; being asked for makes the kernel look at once.
+        for lines in [
+            &["link set up1 down", "link show up0"][..],
+            &[
+                "link set up1 up",
+                "link show up0",
+                "link set up1 down",
+                "link show up0",
+                "link set up1 up",
+                "link show up0",
+            ],
+            &["link set up0 down", "link set up0 up"],
+        ] {
+            ip(&format!("nexthop replace id {} via 192.0.2.7 dev up0 onlink", NEXTHOP_IDS.start()));
+            settle(&mut monitor);
+            for line in lines {
+                ip(line);
+            }
+            assert_eq!(ip("nexthop show dev up0"), "", "{lines:?}");
+            let changed = heard(&mut monitor);
+            assert!(changed.kinds.is_superset(&gone), "{lines:?}: {changed:?}");
+            ip("link set up1 up");
+            ip("link show up0");
+        }
+    });
+}
+
 #[test]
 fn changes_of_the_host_are_facts() {
     on_a_node(|node| {
