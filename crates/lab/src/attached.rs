@@ -23,10 +23,17 @@ pub fn run(place: &Place, lab: &str, argv: &[OsString]) -> Result<u8> {
     let (program, args) = argv.split_first().ok_or_else(|| LabError::usage("no command"))?;
     let mut command = Command::new(program);
     command.args(args).env(MEMBER, lab).current_dir(working_directory());
-    // SAFETY: prctl(2) is one system call and allocates nothing.
+    // SAFETY: prctl(2) and sigprocmask(2) are system calls and allocate nothing; the set is initialised before it is read.
     unsafe {
         command.pre_exec(|| {
-            rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL)).map_err(Into::into)
+            rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
+            // The standard library leaves what is blocked blocked, and SIGINT would end nothing.
+            let mut none = std::mem::zeroed();
+            libc::sigemptyset(&raw mut none);
+            match libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut()) {
+                0 => Ok(()),
+                _ => Err(io::Error::last_os_error()),
+            }
         });
     }
     let signals = block_signals().attempt(|| "block signals".into())?;
@@ -82,8 +89,7 @@ fn wait(pid: i32, signals: &libc::sigset_t) -> io::Result<ExitStatus> {
     }
 }
 
-/// Blocks what is passed on, and SIGCHLD, so that none is lost between two waits. The program starts with none blocked:
-/// the standard library sees to that.
+/// Blocks what is passed on, and SIGCHLD, so that none is lost between two waits.
 fn block_signals() -> io::Result<libc::sigset_t> {
     // SAFETY: the set is initialised by sigemptyset before it is read.
     unsafe {
@@ -120,6 +126,14 @@ fn said(code: u8, program: &OsString, error: &io::Error) -> Result<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_program_starts_with_no_signal_blocked() {
+        let look = ["grep", "-qE", "^SigBlk:[[:space:]]*0+$", "/proc/self/status"].map(OsString::from);
+        // On a thread of its own, which takes the blocked signals along.
+        let code = thread::spawn(move || run(&Place::host(), "unit", &look).unwrap()).join().unwrap();
+        assert_eq!(code, 0);
+    }
 
     #[test]
     fn codes_are_those_of_a_shell() {
