@@ -13,7 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use ripstop_lab::layout::NETNS_DIR;
+use ripstop_lab::layout::{MEMBER, NETNS_DIR};
 use ripstop_lab::{http, interrupt, ip_batch, process, settings, space};
 use serde_json::{Value, json};
 
@@ -216,6 +216,7 @@ impl Running {
     fn start(place: &space::Place, command: &mut Command, log: &Path) -> Result<Self> {
         let log = File::create(log).with_context(|| format!("write {}", log.display()))?;
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).current_dir("/");
+        command.env(MEMBER, mark(std::process::id()));
         Ok(Self(place.spawn(command)?))
     }
 
@@ -250,21 +251,25 @@ pub fn checkpoint() -> Result<()> {
     Ok(())
 }
 
+/// By which a run's processes are found: none of them outlives it, though it is killed.
+fn mark(run: u32) -> String {
+    format!("{PREFIX}{run}")
+}
+
 /// Removes what runs left that were killed.
 pub fn sweep() {
-    let names = fs::read_dir(NETNS_DIR).into_iter().flatten().flatten();
+    let entries = |root: &str| fs::read_dir(root).into_iter().flatten().flatten();
+    let is_dead = |pid: &u32| !Path::new(&format!("/proc/{pid}")).exists();
+    let spaces = entries(NETNS_DIR).filter_map(|entry| owner(entry.file_name().to_str()?.strip_prefix(PREFIX)?));
+    let folders = || [RUN, DISK].into_iter().flat_map(entries);
     let owners: BTreeSet<u32> =
-        names.filter_map(|entry| owner(entry.file_name().to_str()?.strip_prefix(PREFIX)?)).collect();
-    for dead in owners.into_iter().filter(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+        spaces.chain(folders().filter_map(|entry| owner(entry.file_name().to_str()?))).filter(is_dead).collect();
+    for dead in &owners {
+        process::kill_all(&process::members(&mark(*dead)), Duration::from_secs(10));
         remove_all(&format!("{PREFIX}{dead}-"));
     }
-    for root in [RUN, DISK] {
-        for entry in fs::read_dir(root).into_iter().flatten().flatten() {
-            let pid = entry.file_name().to_str().and_then(owner);
-            if pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
-                let _ = fs::remove_dir_all(entry.path());
-            }
-        }
+    for entry in folders().filter(|entry| entry.file_name().to_str().and_then(owner).is_some_and(|pid| is_dead(&pid))) {
+        let _ = fs::remove_dir_all(entry.path());
     }
 }
 
@@ -283,5 +288,28 @@ fn remove_all(prefix: &str) {
     process::kill_all(&process::in_namespaces(&inodes), Duration::from_secs(10));
     for name in names {
         let _ = space::netns_del(&name);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_killed_run_left_is_removed() {
+        if !rustix::process::geteuid().is_root() {
+            println!("SKIPPED: its folders are root's");
+            return;
+        }
+        // No process has this number: the kernel's are below 2^22.
+        let dead = 1_000_000_007;
+        let folder = Path::new(DISK).join(format!("{dead}-x"));
+        fs::create_dir_all(&folder).unwrap();
+        let start = |run: u32| Command::new("sleep").arg("60").env(MEMBER, mark(run)).spawn().unwrap();
+        let (left, mut ours) = (start(dead), Running(start(std::process::id())));
+        let left = process::ProcessId::of(left.id().cast_signed()).unwrap();
+        sweep();
+        assert!(!left.alive() && !folder.exists());
+        assert!(ours.0.try_wait().unwrap().is_none(), "what a living run has stays");
     }
 }
