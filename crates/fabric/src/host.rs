@@ -1,7 +1,5 @@
 //! What the host gives: the uplink, the node's addresses, the MTU of pods.
 
-use std::net::IpAddr;
-
 use ripstop_objects::{BackendKind, Encapsulation, Network, NodeAddress};
 use ripstop_tables::{HostLink, Tables};
 use ripstop_types::{Family, IfName, Prefix};
@@ -75,9 +73,4 @@ pub fn tunnel_mtu(tables: &Tables, network: &Network, encapsulation: Encapsulati
     let uplinks = Family::BOTH.into_iter().filter_map(|family| tables.facts.links.get(uplink(tables, family)?));
     let smallest = uplinks.map(|link| link.mtu).min()?;
     Some(smallest.saturating_sub(encapsulation.overhead(outer)))
-}
-
-/// Whether `ip` lies in the subnet of this node's own address of its family.
-pub fn shares_subnet(tables: &Tables, ip: IpAddr) -> bool {
-    address(tables, Family::of(ip)).is_some_and(|own| own.prefix.contains(ip))
 }

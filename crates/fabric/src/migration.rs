@@ -135,7 +135,7 @@ fn apart(one: &NodeRecord, other: &NodeRecord, family: Family) -> Option<String>
         let lacks = if one.address(family).is_none() { one } else { other };
         return Some(format!("node/{} has published no {family} address, which host-gw needs", lacks.name));
     };
-    (!here.prefix.contains(there.ip)).then(|| {
+    (!here.shares_subnet(there.ip)).then(|| {
         format!(
             "a router stands between node/{} at {} and node/{} at {}: host-gw carries packets inside one subnet only; accepted: auto, vxlan, udp",
             one.name, here.ip, other.name, there.ip

@@ -120,7 +120,7 @@ fn plain(tables: &Tables, peer: &NodeRecord, family: Family) -> Result<Path, NoP
     if !peer.receives_plain() {
         return Err(NoPath::Refused(format!("{} does not take packets without encapsulation", peer.name)));
     }
-    if !own.prefix.contains(theirs.ip) {
+    if !own.shares_subnet(theirs.ip) {
         return Err(NoPath::Refused(format!(
             "{} at {} is not in this node's subnet {}, so a router that does not know the pods is between: use the backend auto or vxlan",
             peer.name, theirs.ip, own.prefix

@@ -120,6 +120,14 @@ pub struct NodeAddress {
     pub prefix: Prefix,
 }
 
+impl NodeAddress {
+    /// Whether packets for another address need no router, so that one without encapsulation comes to whom it is sent: the
+    /// rule of host-gw.
+    pub fn shares_subnet(&self, other: IpAddr) -> bool {
+        self.prefix.contains(other)
+    }
+}
+
 /// One way in which a node takes packets of peers.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "kebab-case")]
