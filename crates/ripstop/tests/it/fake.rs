@@ -1,8 +1,11 @@
 //! An agent that answers what a test tells it to, and the program that asks it.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
@@ -110,6 +113,25 @@ impl Fake {
     /// Runs the program against this agent.
     pub fn run(&self, args: &[&str]) -> Ended {
         self.command(args).output().unwrap().into()
+    }
+}
+
+/// Runs a copy of the program, for the program may lie where root alone may look, as a user without any right.
+pub fn as_nobody(dir: &Path, args: &[&str]) -> Ended {
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o711)).unwrap();
+    let copy = dir.join("ripstop");
+    fs::copy(env!("CARGO_BIN_EXE_ripstop"), &copy).unwrap();
+    let mut command = Command::new(&copy);
+    command.args(args).current_dir("/").gid(65_534).uid(65_534);
+    // A child that another test starts has the copy open for writing until it is its own program.
+    let mut tries = 0..500;
+    loop {
+        match command.output() {
+            Err(error) if error.kind() == std::io::ErrorKind::ExecutableFileBusy && tries.next().is_some() => {
+                std::thread::sleep(std::time::Duration::from_millis(10));
+            }
+            result => return result.unwrap().into(),
+        }
     }
 }
 

@@ -3,9 +3,8 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
-use std::os::unix::process::CommandExt;
 
-use crate::fake::{Ended, Fake, ripstop, run};
+use crate::fake::{Ended, Fake, as_nobody, ripstop, run};
 
 #[test]
 fn a_wrong_command_line_is_2() {
@@ -123,23 +122,8 @@ fn a_socket_that_is_not_ours_is_4() {
         return;
     }
     let agent = Fake::answering("/v1/pods", "[]");
-    for path in [agent.dir().to_owned(), agent.socket()] {
-        fs::set_permissions(path, fs::Permissions::from_mode(0o711)).unwrap();
-    }
-    // A copy, for the program may lie where root alone may look.
-    let copy = agent.dir().join("ripstop");
-    fs::copy(env!("CARGO_BIN_EXE_ripstop"), &copy).unwrap();
     fs::set_permissions(agent.socket(), fs::Permissions::from_mode(0o600)).unwrap();
-    let output = std::process::Command::new(&copy)
-        .arg("--socket")
-        .arg(agent.socket())
-        .args(["get", "pods"])
-        .current_dir("/")
-        .gid(65_534)
-        .uid(65_534)
-        .output()
-        .unwrap();
-    let ended = Ended::from(output);
+    let ended = as_nobody(agent.dir(), &["--socket", agent.socket().to_str().unwrap(), "get", "pods"]);
     assert_eq!(ended.code, Some(4), "{ended:?}");
     assert!(ended.stderr.contains("permission denied; only root may ask it"), "{ended:?}");
 }

@@ -3,13 +3,12 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::fake::{Ended, ripstop, run};
+use crate::fake::{Ended, as_nobody, ripstop, run};
 
 /// A store's server, once it listens. Killed when dropped.
 struct Serving(Option<Child>);
@@ -92,15 +91,6 @@ fn a_store_that_cannot_be_served_says_why() {
     for args in [&["store"][..], &["store", "serve"], &["store", "serve", "--file", "x"], &["store", "drop"]] {
         assert_eq!(run(args).code, Some(2), "{args:?}");
     }
-}
-
-/// Runs a copy of the program, for the program may lie where root alone may look, as a user without any right.
-fn as_nobody(dir: &Path, args: &[&str]) -> Ended {
-    fs::set_permissions(dir, fs::Permissions::from_mode(0o711)).unwrap();
-    let copy = dir.join("ripstop");
-    fs::copy(env!("CARGO_BIN_EXE_ripstop"), &copy).unwrap();
-    let mut command = std::process::Command::new(&copy);
-    command.args(args).current_dir("/").gid(65_534).uid(65_534).output().unwrap().into()
 }
 
 #[test]
