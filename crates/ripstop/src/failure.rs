@@ -54,9 +54,16 @@ impl Failure {
             .chain()
             .filter_map(|cause| cause.downcast_ref::<io::Error>())
             .any(|cause| cause.kind() == io::ErrorKind::PermissionDenied || cause.raw_os_error() == Some(libc::EPERM));
-        let text = format!("{error:#}");
+        let text = without_numbers(&format!("{error:#}"));
         if denied { Self::NotPermitted(text) } else { Self::Failed(text) }
     }
+}
+
+/// A text without Rust's ` (os error 2)`, wherever it stands.
+fn without_numbers(text: &str) -> String {
+    let mut parts = text.split(" (os error ");
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |text, part| text + part.trim_start_matches(|c: char| c.is_ascii_digit()).trim_start_matches(')'))
 }
 
 /// The system's sentence without Rust's ` (os error 2)`, beginning with a small letter as part of a longer one.
@@ -88,6 +95,8 @@ mod tests {
             assert_eq!(Failure::system("cannot write /x", &error).code(), code);
             assert_eq!(Failure::of_chain(&anyhow::Error::from(error).context("open /x")).code(), code);
         }
+        let chain = anyhow::Error::from(io::Error::from_raw_os_error(libc::ENOENT)).context("open /x").context("start");
+        assert_eq!(Failure::of_chain(&chain).to_string(), "start: open /x: No such file or directory");
         let missing = Failure::system("cannot read /x", &io::Error::from_raw_os_error(libc::ENOENT));
         assert_eq!(missing.to_string(), "cannot read /x: no such file or directory");
     }

@@ -39,6 +39,30 @@ fn an_address_and_a_hardware_address_can_be_asked_for() {
     }
 }
 
+/// Flannel's SubnetMin and SubnetMax, and exclusions: of four ranges one is left, and of it half.
+#[test]
+fn bounds_and_exclusions_of_a_network_hold() {
+    if !is_root() {
+        return;
+    }
+    let spec = [
+        "rangeMin: {v4: 10.244.20.0}",
+        "rangeMax: {v4: 10.244.23.0}",
+        "exclude: [10.244.20.0/23, 10.244.23.0/24, 10.244.22.0/25]",
+    ];
+    let world = World::start(Plan { spec: spec.map(str::to_owned).into(), ..Plan::default() });
+    assert_eq!(world.own_range(false), "10.244.22.0/24");
+    let pod = world.pod("web");
+    let last: u8 = pod.ip().rsplit('.').next().unwrap().parse().unwrap();
+    assert!(pod.ip().starts_with("10.244.22.") && last >= 128, "{}", pod.ip());
+    let echo = Echo::start(&pod.ns, &pod.at(7000));
+    assert!(ask(&world.node, None, echo.at).is_some());
+    let excluded = json!({"ips": ["10.244.22.77"]});
+    let ns = Ns::new();
+    let (code, text) = world.call("ADD", "c9", &ns.path).with("runtimeConfig", excluded).refused();
+    assert!(code == 105 && text.contains("10.244.22.77"), "{code} {text}");
+}
+
 #[test]
 fn an_address_comes_out_of_the_window() {
     if !is_root() {

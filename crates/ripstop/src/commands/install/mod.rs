@@ -191,10 +191,13 @@ impl Uninstall {
     }
 
     fn remove(&self, file: &Installed, out: &mut Out) -> Result<(), Failure> {
+        let path = self.place.of(file);
         if file.kept == Kept::Always && !self.purge {
+            if path.exists() {
+                talk(&format!("{} stays; --purge removes it too", path.display()));
+            }
             return Ok(());
         }
-        let path = self.place.of(file);
         match file.is_ours(&path) {
             Ok(true) => remove(&path, out),
             Ok(false) => {
