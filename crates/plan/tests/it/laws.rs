@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use proptest::prelude::*;
-use ripstop_netmodel::{Entry, Key, Kind, LinkKind, Model, Ns, Object, Resource};
+use ripstop_netmodel::{Entry, Key, Kind, Link, LinkKind, Model, Ns, Object, Resource};
 use ripstop_nft::model::TableFamily;
 use ripstop_plan::{Action, Plan, Step, apply_to_model, diff, diff_all};
 
@@ -296,9 +296,19 @@ proptest! {
         // A link that makes room for another goes early.
         let (made, early): (Vec<_>, Vec<_>) = before.iter().partition(|step| !gone(&step.key));
         prop_assert!(early.iter().all(|step| matches!(step.key, Key::Link { .. })), "{}", told(&plan));
-        // A link's own table comes with the links, and leaves behind them.
+        // A link's own table comes with the links, and leaves behind them; a larger MTU comes behind the routes.
+        let grows = |step: &Step| match (&step.before, &step.after) {
+            (Some(is), Some(then)) => match (&is.object, &then.object) {
+                (Object::Link(is), Object::Link(then)) => {
+                    then.mtu > is.mtu && then.satisfied_by(&Link { mtu: then.mtu, ..is.clone() })
+                }
+                _ => false,
+            },
+            _ => false,
+        };
         let kind = |step: &Step| match &step.key {
             Key::NftTable { family: TableFamily::Netdev, .. } => Kind::Link,
+            Key::Link { .. } if grows(step) => Kind::Route,
             key => key.kind(),
         };
         prop_assert!(made.windows(2).all(|w| kind(w[0]) <= kind(w[1])), "{}", told(&plan));
