@@ -9,18 +9,17 @@ use ripstop_objects::{Encapsulation, Network, NetworkName, Wiring};
 use ripstop_tables::Tables;
 use ripstop_types::{Family, IfName, Prefix};
 
-use crate::node::interval;
 use crate::{Part, ruleset};
 
 pub(crate) fn objects(tables: &Tables, network: &Network) -> Vec<Entry> {
     let owner = network.owner();
     let mut part = Part::of(owner.clone());
     for range in network.spec.ranges.iter().filter(|range| !is_plain_anyway(tables, range)) {
-        part.add(interval(ruleset::sets(range.family()).plain, range, &owner));
+        part.add(ruleset::interval(ruleset::sets(range.family()).plain, range, &owner));
     }
     let own = own_ranges(tables, &network.name);
     for range in &own {
-        part.add(interval(ruleset::sets(range.family()).local, *range, &owner));
+        part.add(ruleset::interval(ruleset::sets(range.family()).local, *range, &owner));
     }
     // Without an uplink the MTU is not known; it stays as it is, and so does everything that needs no uplink.
     let mtu = host::link_mtu(tables, network);

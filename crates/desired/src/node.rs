@@ -1,10 +1,9 @@
 //! Settings of the node and the base of the ruleset.
 
 use ripstop_fabric::{egress, hygiene};
-use ripstop_netmodel::{Entry, ForwardJump, NftElement, NftTable, Ns, Sysctl};
-use ripstop_nft::model::{ElementBody, ElementKey, Key as ElementValue, Name, TableFamily};
+use ripstop_netmodel::{Entry, ForwardJump, NftTable, Ns, Sysctl};
 use ripstop_tables::{Tables, Withdrawn};
-use ripstop_types::{Family, Owner, Prefix};
+use ripstop_types::{Family, Owner};
 
 use crate::network::is_plain_anyway;
 use crate::{Part, ruleset};
@@ -40,7 +39,7 @@ pub(crate) fn objects(tables: &Tables) -> Vec<Entry> {
     part.add(NftTable { table: ruleset::ruleset(tables) });
     for family in Family::BOTH {
         for prefix in egress::always_plain(family).into_iter().filter(|prefix| !is_plain_anyway(tables, prefix)) {
-            part.add(interval(ruleset::sets(family).plain, prefix, &Owner::agent()));
+            part.add(ruleset::interval(ruleset::sets(family).plain, prefix, &Owner::agent()));
         }
     }
     part.entries
@@ -55,17 +54,4 @@ fn families(tables: &Tables) -> impl Iterator<Item = Family> {
     Family::BOTH
         .into_iter()
         .filter(|family| tables.networks.values().any(|row| row.value.spec.ranges.get(*family).is_some()))
-}
-
-/// An element of an interval set of `inet ripstop`.
-pub(crate) fn interval(set: &'static str, prefix: Prefix, owner: &Owner) -> NftElement {
-    NftElement {
-        key: ElementKey {
-            family: TableFamily::Inet,
-            table: Name::from(ripstop_netmodel::NFT_TABLE),
-            set: Name::from(set),
-            key: ElementValue::new(true, [prefix]),
-        },
-        body: ElementBody::comment(owner),
-    }
 }

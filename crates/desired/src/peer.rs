@@ -9,7 +9,6 @@ use ripstop_tables::Tables;
 use ripstop_types::{Family, Owner, Prefix};
 
 use crate::network::{is_plain_anyway, own_ip};
-use crate::node::interval;
 use crate::{Part, ruleset};
 
 pub(crate) fn objects(tables: &Tables, network: &Network, peer: &NodeRecord) -> Vec<Entry> {
@@ -41,7 +40,7 @@ pub(crate) fn objects(tables: &Tables, network: &Network, peer: &NodeRecord) -> 
         for address in peer.addresses.iter().filter(|address| Family::of(address.ip) == family) {
             let range = Prefix::host(address.ip);
             if egress::sees_pods(tables, network, peer, family) && !is_plain_anyway(tables, &range) {
-                part.add(interval(ruleset::sets(family).plain, range, &owner));
+                part.add(ruleset::interval(ruleset::sets(family).plain, range, &owner));
             }
         }
         routes(&mut part, tables, network, peer, family);

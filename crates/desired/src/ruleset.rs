@@ -12,13 +12,14 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use ripstop_fabric::{paths, wiring};
-use ripstop_netmodel::{NFT_TABLE, NftTable, link_table};
+use ripstop_netmodel::{NFT_TABLE, NftElement, NftTable, link_table};
 use ripstop_nft::model::{
-    Chain, Device, Hook, Policy, Rule, Set, Statement, Table, TableFamily, Type, Value, build::*, priority,
+    Chain, Device, ElementBody, ElementKey, Hook, Key as ElementValue, Name, Policy, Rule, Set, Statement, Table,
+    TableFamily, Type, Value, build::*, priority,
 };
 use ripstop_objects::{Encapsulation, Network, Wiring};
 use ripstop_tables::{PodRow, Tables};
-use ripstop_types::{Family, Mac};
+use ripstop_types::{Family, Mac, Owner, Prefix};
 
 /// Sets of the node's table.
 pub(crate) struct Sets {
@@ -35,6 +36,19 @@ pub(crate) fn sets(family: Family) -> Sets {
     match family {
         Family::V4 => Sets { nodes: "nodes4", local: "local4", plain: "plain4" },
         Family::V6 => Sets { nodes: "nodes6", local: "local6", plain: "plain6" },
+    }
+}
+
+/// An element of an interval set of `inet ripstop`.
+pub(crate) fn interval(set: &'static str, prefix: Prefix, owner: &Owner) -> NftElement {
+    NftElement {
+        key: ElementKey {
+            family: TableFamily::Inet,
+            table: Name::from(NFT_TABLE),
+            set: Name::from(set),
+            key: ElementValue::new(true, [prefix]),
+        },
+        body: ElementBody::comment(owner),
     }
 }
 

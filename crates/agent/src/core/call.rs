@@ -18,7 +18,7 @@ use ripstop_plan::{Action, Step};
 use ripstop_tables::{Bandwidth, Change, FaultCause, PodRow, PodState, Shaping, StepFault, StoreKind, Withdrawn};
 use ripstop_types::Millis;
 
-use super::{CALL_PATIENCE_MS, Core, Level, Output, pods, status, withdraw};
+use super::{CALL_PATIENCE_MS, Core, Level, Output, pods, status};
 
 /// A call that is not answered yet.
 #[derive(Debug)]
@@ -107,7 +107,7 @@ impl Core {
             return Begun::Wait(Error::new(Code::TryAgainLater, status::HELD));
         }
         if self.tables.withdrawn == Withdrawn::Everything && matches!(typed.call, Call::Add { .. }) {
-            return Begun::Answer(Response::failed(Error::new(Code::TryAgainLater, withdraw::WITHDRAWN)));
+            return Begun::Answer(Response::failed(Error::new(Code::TryAgainLater, status::WITHDRAWN)));
         }
         match &typed.call {
             Call::Add { attachment, netns, .. } => self.begin_add(pending.call, typed, &own(attachment), netns),
@@ -245,7 +245,7 @@ impl Core {
         let Some(attachment) = pending.typed.call.attachment().map(own) else { return BTreeSet::new() };
         let Some(row) = self.tables.pods.get(&attachment).cloned() else {
             // Everything is taken out meanwhile, what this ADD made too.
-            self.reply(call, Response::failed(Error::new(Code::TryAgainLater, withdraw::WITHDRAWN)));
+            self.reply(call, Response::failed(Error::new(Code::TryAgainLater, status::WITHDRAWN)));
             return BTreeSet::new();
         };
         let (state, response) = match fault {

@@ -8,7 +8,10 @@ use ripstop_tables::{ForeignDrop, Knowledge, StoreKind, StoreState, Tables, With
 use ripstop_types::Family;
 use serde::{Deserialize, Serialize};
 
-use super::{Core, view, withdraw};
+use super::{Core, view};
+
+/// Why an agent whose objects were taken out does nothing.
+pub(super) const WITHDRAWN: &str = "what this agent made was taken out of the kernel (`ripstop uninstall --purge`); a restarted agent sets it up again";
 
 /// Why an agent that holds does nothing.
 pub(super) const HELD: &str = "the agent was started with --hold and changes nothing; `ripstop resume` lets it go on";
@@ -117,7 +120,7 @@ impl Core {
             reasons.push(HELD.into());
         }
         if self.tables.withdrawn == Withdrawn::Everything {
-            reasons.push(withdraw::WITHDRAWN.into());
+            reasons.push(WITHDRAWN.into());
         }
         if host::addresses(&self.tables).is_empty() {
             reasons.push(

@@ -14,9 +14,6 @@ use ripstop_types::{Millis, Owner, Revision};
 
 use super::{Core, Level, Output, status};
 
-/// Why an agent whose objects were taken out does nothing.
-pub(super) const WITHDRAWN: &str = "what this agent made was taken out of the kernel (`ripstop uninstall --purge`); a restarted agent sets it up again";
-
 /// How long it may take, in milliseconds.
 const PATIENCE_MS: u64 = 30_000;
 
