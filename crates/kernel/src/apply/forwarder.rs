@@ -52,6 +52,9 @@ impl Applier {
     }
 }
 
+/// What became of steps, by their places.
+type Results = Vec<(usize, Result<(), Fault>)>;
+
 impl Run<'_> {
     /// Makes a TUN device. It stays when its mark is on it.
     pub(super) fn create_tun(&mut self, i: usize, link: &Link) -> Result<bool, Fault> {
@@ -93,7 +96,7 @@ impl Run<'_> {
         }
     }
 
-    fn say(&self, asked: &[usize]) -> Vec<(usize, Result<(), Fault>)> {
+    fn say(&self, asked: &[usize]) -> Results {
         let all = |result: &dyn Fn(usize) -> Result<(), Fault>| asked.iter().map(|i| (*i, result(*i))).collect();
         let client = match self.applier.forwarder.as_deref().map(connect) {
             Some(Ok(client)) => client,
@@ -107,7 +110,7 @@ impl Run<'_> {
     }
 
     /// Changes the set-up in force. Where the whole is refused because its parts contradict each other, what fits is said.
-    fn change(&self, mut client: Client, asked: &[usize]) -> Result<Vec<(usize, Result<(), Fault>)>, Fault> {
+    fn change(&self, mut client: Client, asked: &[usize]) -> Result<Results, Fault> {
         let before = client.get().map_err(|fault| fault_of(&fault))?;
         let mut draft = Draft::of(before.clone());
         let mut results: BTreeMap<usize, Result<(), Fault>> =

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use super::ledger::Ledger;
 use super::programs;
 use crate::error::{LabError, Result};
+use crate::init::Program;
 use crate::lab::Lab;
 use crate::options::{Backend, Families, Options, Wiring};
 use crate::pods::PodSpec;
@@ -48,6 +49,25 @@ pub fn auto_bridge(ledger: &mut Ledger) -> Result<()> {
     ledger.check("auto chooses by subnet", right, format!("n3 by {}, n2 by {}", chosen.0, chosen.1));
     traffic(ledger, &lab, &pods, &[("near", "same node"), ("same", "same subnet"), ("far", "other subnet")])?;
     kill_agents(ledger, &lab)?;
+    lab.down()
+}
+
+/// Flannel's first backend; agents are killed, then forwarders, which cost a moment.
+pub fn udp(ledger: &mut Ledger) -> Result<()> {
+    let lab = up(ledger, "demo-udp", Backend::Udp, Wiring::Routed)?;
+    let pods = Pods::make(&lab, &[("web", 1), ("near", 1), ("far", 2)])?;
+    traffic(ledger, &lab, &pods, &[("far", "other subnet")])?;
+    speed(ledger, &lab, &pods, "far", "udp across the router")?;
+    kill_agents(ledger, &lab)?;
+    let prober = lab.probe(RATE, &Pairs::All)?;
+    for (node, _) in lab.state()?.nodes() {
+        std::thread::sleep(Duration::from_millis(300));
+        lab.node(node).signal(Program::Forwarder, libc::SIGKILL, false)?;
+    }
+    std::thread::sleep(Duration::from_millis(700));
+    let report = prober.stop()?;
+    let held = report.received > 0 && report.max_gap_ms < 1000.0 && report.errors.is_empty();
+    ledger.check("every forwarder killed (kill -9) is back at once", held, packets(&report));
     lab.down()
 }
 

@@ -25,6 +25,7 @@ const ACTS: &[Act] = &[
     ("Three nodes in two subnets, VXLAN between them", acts::vxlan),
     ("host-gw where the nodes share a subnet, and a reason where they do not", acts::host_gw),
     ("auto: plain inside a subnet, VXLAN across; pods on a bridge", acts::auto_bridge),
+    ("udp: a forwarder in user space carries the packets", acts::udp),
 ];
 
 /// Runs every act and prints the table.

@@ -8,6 +8,7 @@
 #![allow(clippy::unwrap_used)] // These are tests, helpers included.
 
 mod cases;
+mod forwarder;
 mod laws;
 mod swaps;
 mod world;

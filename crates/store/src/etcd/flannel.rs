@@ -290,6 +290,22 @@ mod tests {
     }
 
     #[test]
+    fn a_node_of_flannels_udp_is_one_of_ours() {
+        let text = r#"{"PublicIP":"172.30.1.11","PublicIPv6":null,"BackendType":"udp"}"#;
+        let records = options().records(&kv("subnets/10.244.1.0-24", text)).unwrap();
+        let node = NodeRecord::decode(&records[0].key, &records[0].value).unwrap();
+        let udp = node.udp().unwrap();
+        assert_eq!((udp.port, udp.outer(Family::V4)), (8285, Some("172.30.1.11".parse().unwrap())));
+        let ours = json!({
+            "name": "n3", "identity": {"machineId": "m3", "bootId": "b"},
+            "addresses": [{"ip": "172.30.1.13", "prefix": "172.30.1.0/24"}],
+            "receives": [{"type": "plain"}, {"type": "udp", "port": 8285, "outerV4": "172.30.1.13"}],
+        });
+        let value: Value = serde_json::from_slice(&options().value(Some(&ours))).unwrap();
+        assert_eq!(value["BackendType"], "udp");
+    }
+
+    #[test]
     fn both_families_of_a_subnet_are_claimed() {
         let records = options().records(&kv("subnets/10.244.1.0-24&fd00:244:1::-64", FOREIGN)).unwrap();
         let keys: Vec<&str> = records.iter().map(|record| record.key.as_str()).collect();

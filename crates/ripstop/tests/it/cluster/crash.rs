@@ -40,8 +40,10 @@ fn nothing_is_lost(name: &str, wiring: Wiring, backend: Backend) {
     let options = Options { nodes: 2, wiring, backend, families: Families::Dual, ..Options::named(name) };
     let Some(lab) = lab(options) else { return };
     pods(&lab);
-    let prober = lab.probe(RATE, &Pairs::All).unwrap();
-    let streams = lab.streams(STREAMS, &Pairs::All).unwrap();
+    // In user space a packet costs more: of what this machine has no time for, some would be dropped whoever dies.
+    let (rate, count) = if backend == Backend::Udp { (RATE / 4, STREAMS / 5) } else { (RATE, STREAMS) };
+    let prober = lab.probe(rate, &Pairs::All).unwrap();
+    let streams = lab.streams(count, &Pairs::All).unwrap();
     rest();
     for node in [1, 2] {
         lab.node(node).kill_agent(false).unwrap();
@@ -58,10 +60,10 @@ fn nothing_is_lost(name: &str, wiring: Wiring, backend: Backend) {
     let (report, streams) = (prober.stop().unwrap(), streams.stop().unwrap());
     assert!(report.sent > 1000 && report.errors.is_empty(), "{report:?}");
     assert_eq!((report.lost, report.dup, report.translated), (0, 0, 0), "{report:?}");
-    assert_eq!((streams.streams, streams.broken, streams.mismatched), (STREAMS, 0, 0), "{:?}", streams.faults);
+    assert_eq!((streams.streams, streams.broken, streams.mismatched), (count, 0, 0), "{:?}", streams.faults);
     assert!(streams.bytes > 0);
     println!(
-        "{name}: {} probes, longest gap {:.1} ms; {STREAMS} streams, {} MB, longest stall {} ms",
+        "{name}: {} probes, longest gap {:.1} ms; {count} streams, {} MB, longest stall {} ms",
         report.sent,
         report.max_gap_ms,
         streams.bytes >> 20,
