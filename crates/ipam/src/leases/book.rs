@@ -26,6 +26,8 @@ pub struct LeaseBook {
     leases: BTreeMap<Attachment, Lease>,
     /// Holders of an address, the oldest lease first; more than one only after an import of contradicting rows.
     holders: BTreeMap<IpAddr, Vec<Attachment>>,
+    /// Addresses of own ranges that are not the node's to give now.
+    lent: BTreeSet<IpAddr>,
     /// When a look first found the host-side link gone.
     gone_since: BTreeMap<Attachment, Millis>,
 }
@@ -45,6 +47,10 @@ pub struct RangeUsage {
     pub leased: u128,
     /// Released addresses that are given again later.
     pub cooling: u128,
+    /// Addresses that are lent to other nodes, or offered to them.
+    pub lent: u128,
+    /// Addresses that can be given at once.
+    pub rested: u128,
 }
 
 impl LeaseBook {
@@ -62,6 +68,7 @@ impl LeaseBook {
             spaces: BTreeMap::new(),
             leases: BTreeMap::new(),
             holders: BTreeMap::new(),
+            lent: BTreeSet::new(),
             gone_since: BTreeMap::new(),
         }
     }
@@ -131,6 +138,7 @@ impl LeaseBook {
                 let since = holders.first().and_then(|holder| self.leases.get(holder)).map(|lease| lease.since);
                 youngest = youngest.max(since.map(|since| (since, *ip)));
             }
+            self.lent.range(prefix.addr()..=prefix.last()).for_each(|ip| space.take(*ip));
             if let Some((_, ip)) = youngest.filter(|_| !known) {
                 space.move_cursor(ip);
             }
@@ -193,8 +201,46 @@ impl LeaseBook {
     /// Ends a lease: its addresses rest, then are free. `None` if there is none, which is no fault. Call it when the
     /// kernel's objects are gone.
     pub fn release(&mut self, attachment: &Attachment, now: Millis) -> Option<Lease> {
-        let due = (self.cooldown_ms > 0).then(|| now.plus(self.cooldown_ms));
-        self.remove(attachment, due)
+        self.remove(attachment, Some(now))
+    }
+
+    /// Keeps an address from own pods, whichever range it is of. `false`: one has it, and nothing is changed.
+    pub fn close(&mut self, ip: IpAddr) -> bool {
+        if self.holders.contains_key(&ip) {
+            return false;
+        }
+        self.lent.insert(ip);
+        self.spaces_of(ip, |space| space.take(ip));
+        true
+    }
+
+    /// Notes at start that an address is not the node's to give, whoever has it.
+    pub fn note_closed(&mut self, ip: IpAddr) {
+        self.lent.insert(ip);
+        self.spaces_of(ip, |space| space.take(ip));
+    }
+
+    /// Ends that: the address rests, then it is free.
+    pub fn reopen(&mut self, ip: IpAddr, now: Millis) {
+        if self.lent.remove(&ip) && !self.holders.contains_key(&ip) {
+            let otherwise = self.cooldown_ms;
+            self.spaces_of(ip, |space| space.release(ip, space.due(now, otherwise)));
+        }
+    }
+
+    /// An address inside `pool` that could be lent: one that rested, or, if wanted, the one that rested longest.
+    pub fn spare(&mut self, network: &str, pool: &Prefix, even_cooling: bool, now: Millis) -> Option<IpAddr> {
+        self.spaces.values_mut().for_each(|space| space.expire(now));
+        let spaces = || self.open_spaces(network, pool.family()).filter(|space| pool.covers(&space.own.prefix));
+        let coolest = || spaces().filter_map(|space| space.coolest(&[])).min().map(|(_, ip)| ip);
+        spaces().find_map(|space| space.free(&[])).or_else(|| if even_cooling { coolest() } else { None })
+    }
+
+    /// Families of a request in which no address can be given now; those of fixed addresses aside.
+    pub fn lacks(&mut self, request: &LeaseRequest, now: Millis) -> Vec<Family> {
+        let is_fixed = |family: &Family| request.fixed.iter().any(|ip| Family::of(*ip) == *family);
+        let families: BTreeSet<Family> = request.families.iter().copied().filter(|family| !is_fixed(family)).collect();
+        families.into_iter().filter(|family| self.next(request, *family, now).is_err()).collect()
     }
 
     /// Attachments of a network that the runtime no longer lists. The caller removes their links, then
@@ -285,6 +331,8 @@ impl LeaseBook {
             usable: space.usable(&[]),
             leased: self.leased(space, &[]),
             cooling: space.cooling() as u128,
+            lent: self.lent.range(space.own.prefix.addr()..=space.own.prefix.last()).count() as u128,
+            rested: space.rested(),
         })
     }
 
@@ -331,6 +379,9 @@ impl LeaseBook {
         }
         if let Some(by) = self.holder_of(ip) {
             return Err(LeaseFault::Taken { holder: holder(), ip, by: by.holder() });
+        }
+        if self.lent.contains(&ip) {
+            return Err(LeaseFault::Lent { holder: holder(), ip });
         }
         let spaces = || self.open_spaces(&request.network, Family::of(ip));
         let Some(space) = spaces().find(|space| space.own.prefix.contains(ip)) else {
@@ -396,7 +447,8 @@ impl LeaseBook {
         self.leases.insert(lease.attachment.clone(), lease);
     }
 
-    fn remove(&mut self, attachment: &Attachment, due: Option<Millis>) -> Option<Lease> {
+    /// Takes a lease out; its addresses rest from `at` on, or not at all.
+    fn remove(&mut self, attachment: &Attachment, at: Option<Millis>) -> Option<Lease> {
         let lease = self.leases.remove(attachment)?;
         self.gone_since.remove(attachment);
         for ip in &lease.ips {
@@ -404,7 +456,10 @@ impl LeaseBook {
             holders.retain(|holder| holder != attachment);
             if holders.is_empty() {
                 self.holders.remove(ip);
-                self.spaces_of(*ip, |space| space.release(*ip, due));
+                let otherwise = self.cooldown_ms;
+                if !self.lent.contains(ip) {
+                    self.spaces_of(*ip, |space| space.release(*ip, at.and_then(|at| space.due(at, otherwise))));
+                }
             }
         }
         Some(lease)
@@ -461,6 +516,8 @@ struct BookState {
     cooldown_ms: u64,
     ranges: Vec<RangeState>,
     leases: Vec<Lease>,
+    #[serde(default)]
+    lent: Vec<IpAddr>,
     gone_since: Vec<(Attachment, Millis)>,
 }
 
@@ -484,6 +541,7 @@ impl From<LeaseBook> for BookState {
             boot: book.boot,
             cooldown_ms: book.cooldown_ms,
             leases: book.leases.into_values().collect(),
+            lent: book.lent.into_iter().collect(),
             gone_since: book.gone_since.into_iter().collect(),
         }
     }
@@ -492,12 +550,14 @@ impl From<LeaseBook> for BookState {
 impl From<BookState> for LeaseBook {
     fn from(state: BookState) -> Self {
         let (mut book, _) = Self::import(&state.boot, state.cooldown_ms, state.leases);
+        book.lent = state.lent.into_iter().collect();
         for range in state.ranges {
             let mut space = Space::new(range.own);
             let prefix = space.own.prefix;
             for (ip, _) in book.holders.range(prefix.addr()..=prefix.last()) {
                 space.take(*ip);
             }
+            book.lent.range(prefix.addr()..=prefix.last()).for_each(|ip| space.take(*ip));
             range.cursor.into_iter().for_each(|ip| space.set_cursor(ip));
             for (ip, due) in range.cooling.into_iter().filter(|(ip, _)| !book.holders.contains_key(ip)) {
                 space.release(ip, Some(due));

@@ -47,6 +47,14 @@ pub enum LeaseFault {
         /// Its holder.
         by: String,
     },
+    /// The fixed address is lent to another node, or on its way there or back.
+    #[error("{holder}: address {ip} is lent to another node; `ripstop get leases` names it")]
+    Lent {
+        /// Who asked.
+        holder: String,
+        /// The address.
+        ip: IpAddr,
+    },
     /// The fixed address is not of this node.
     #[error("{holder}: address {ip} is in no range that this node gives from; it has {}", list(.ranges))]
     Outside {

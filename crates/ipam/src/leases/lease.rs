@@ -135,6 +135,8 @@ pub enum Usable {
     /// Every address is a host route: all but the node's own, the second of the range (`.1`). A range of one address has
     /// no room for the node's and gives its one to a pod.
     Routed,
+    /// Every address, the node's own lies elsewhere: blocks, and single addresses of other nodes' blocks.
+    All,
     /// A subnet on a bridge: not the network's address, not IPv4's broadcast address, not the gateway, the second.
     Bridge,
 }
@@ -143,7 +145,7 @@ impl Usable {
     /// The node's own address in a range, which pods see as gateway on a bridge.
     #[must_use]
     pub fn gateway(self, range: &Prefix) -> Option<IpAddr> {
-        range.nth(1)
+        if self == Self::All { None } else { range.nth(1) }
     }
 
     /// Why an address of the range is not for pods.
@@ -153,7 +155,7 @@ impl Usable {
             return Some("the node's own address");
         }
         match self {
-            Self::Routed => None,
+            Self::Routed | Self::All => None,
             Self::Bridge if ip == range.addr() => Some("the subnet's own address"),
             Self::Bridge if ip.is_ipv4() && ip == range.last() => Some("the subnet's broadcast address"),
             Self::Bridge => None,
@@ -174,12 +176,15 @@ pub struct OwnRange {
     pub exclude: Vec<Prefix>,
     /// Whether new addresses may be given. A range that the node must stop using keeps its leases.
     pub open: bool,
+    /// How long a released address rests, in milliseconds, where it is not as long as in others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cooldown_ms: Option<u64>,
 }
 
 impl OwnRange {
     /// An open range without exclusions.
     pub fn new(network: &str, prefix: Prefix, usable: Usable) -> Self {
-        Self { network: network.into(), prefix, usable, exclude: Vec::new(), open: true }
+        Self { network: network.into(), prefix, usable, exclude: Vec::new(), open: true, cooldown_ms: None }
     }
 }
 

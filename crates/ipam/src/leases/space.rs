@@ -78,6 +78,12 @@ impl Space {
         }
     }
 
+    /// When an address that is released now may be given again; `None`: at once.
+    pub(super) fn due(&self, now: Millis, otherwise_ms: u64) -> Option<Millis> {
+        let rest = self.own.cooldown_ms.unwrap_or(otherwise_ms);
+        (rest > 0).then(|| now.plus(rest))
+    }
+
     /// Makes addresses free whose time has come.
     pub(super) fn expire(&mut self, now: Millis) {
         while let Some((due, n)) = self.due.first().copied().filter(|(due, _)| *due <= now) {
@@ -116,6 +122,11 @@ impl Space {
     pub(super) fn usable(&self, windows: &[Window]) -> u128 {
         let count = |(first, last): &(u128, u128)| (last - first).saturating_add(1) - self.closed.count(*first, *last);
         self.spans(windows).iter().map(count).fold(0, u128::saturating_add)
+    }
+
+    /// Addresses that are neither closed, leased, lent nor cooling.
+    pub(super) fn rested(&self) -> u128 {
+        self.own.prefix.size().saturating_sub(self.taken.count(0, self.own.prefix.size() - 1))
     }
 
     /// Count of cooling addresses.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use ripstop_types::{Fnv1a as _, NodeName, Prefix};
 use serde::{Deserialize, Serialize};
 
-use super::claim::{Claim, ClaimKey, Claimant};
+use super::claim::{Claim, ClaimKey, ClaimState, Claimant};
 
 /// What a node wants of a network, in one family.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -27,6 +27,10 @@ pub struct RangeRequest {
     pub preferred: Option<Prefix>,
     /// The range something else gave to the node (`podCIDR`): this one or none. Its length may differ from `len`.
     pub assigned: Option<Prefix>,
+    /// How many ranges the node wants of this pool, which is one of several of the network (mode `blocks`). `None`: one, and
+    /// the pool is the family's only one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub blocks: Option<u32>,
 }
 
 impl RangeRequest {
@@ -41,7 +45,27 @@ impl RangeRequest {
             exclude: Vec::new(),
             preferred: None,
             assigned: None,
+            blocks: None,
         }
+    }
+
+    /// Whether no candidate is left, as far as the claims tell.
+    #[must_use]
+    pub fn is_exhausted<'a>(&self, claims: impl IntoIterator<Item = (&'a ClaimKey, &'a Claim)>) -> bool {
+        let in_pool = claims.into_iter().filter(|(_, claim)| blocks(claim.state));
+        let in_pool = in_pool.map(|(key, _)| key.range).filter(|range| self.pool.overlaps(range));
+        let in_pool: Vec<Prefix> = in_pool.collect();
+        self.free(0, in_pool.iter()).is_none()
+    }
+
+    /// The first candidate at or behind `start` (wrapping) that overlaps none of these.
+    fn free<'a>(&'a self, start: u128, taken: impl Iterator<Item = &'a Prefix>) -> Option<Prefix> {
+        let (first, last) = self.bounds()?;
+        let start = first + start % (last - first).saturating_add(1).max(1);
+        let blocked = taken.chain(&self.exclude).filter_map(|range| self.span(range)).collect();
+        let blocked = merged(blocked);
+        let index = gap(&blocked, start, last).or_else(|| gap(&blocked, first, last))?;
+        self.pool.subnet(self.len, index)
     }
 
     /// Whether `range` is a candidate, held or not.
@@ -89,6 +113,11 @@ impl RangeRequest {
             None
         }
     }
+}
+
+/// Whether a claim in this state keeps others from an overlapping range.
+fn blocks(state: ClaimState) -> bool {
+    state == ClaimState::Tentative || state.is_firm()
 }
 
 /// What [`choose`] found.
@@ -206,16 +235,28 @@ pub fn choose<'a>(
     me: &Claimant,
     claims: impl IntoIterator<Item = (&'a ClaimKey, &'a Claim)>,
 ) -> Result<Choice, RangeFault> {
+    choose_another(request, me, claims, |_| false)
+}
+
+/// The same for a node that has some ranges of the pool already: those are not chosen again.
+pub(super) fn choose_another<'a>(
+    request: &RangeRequest,
+    me: &Claimant,
+    claims: impl IntoIterator<Item = (&'a ClaimKey, &'a Claim)>,
+    has: impl Fn(&ClaimKey) -> bool,
+) -> Result<Choice, RangeFault> {
     let network = || Arc::clone(&request.network);
     let mut held: Option<Prefix> = None;
     let mut in_pool: Vec<(Prefix, &Claim)> = Vec::new();
     for (key, claim) in claims {
         let range = &key.range;
         let assigned = request.assigned.is_some_and(|assigned| assigned.overlaps(range));
-        if !assigned && !request.pool.overlaps(range) {
+        if (!assigned && !request.pool.overlaps(range)) || !blocks(claim.state) {
             continue;
         }
-        if claim.claimant.same_machine(me) && key.network == request.network && request.admits(range) {
+        let may_be_mine = !claim.state.is_lending() && !has(key);
+        if may_be_mine
+            && claim.claimant.same_machine(me) && key.network == request.network && request.admits(range) {
             let better = held.is_none_or(|held| {
                 Some(*range) == request.preferred || (Some(held) != request.preferred && *range < held)
             });
@@ -275,13 +316,9 @@ fn first_free(request: &RangeRequest, me: &Claimant, claims: &[(Prefix, &Claim)]
     if total == 0 {
         return Err(RangeFault::NoCandidate { network, pool, len });
     }
-    let mut blocked: Vec<_> = claims.iter().filter_map(|(range, _)| request.span(range)).collect();
-    blocked.extend_from_slice(&excluded);
-    let blocked = merged(blocked);
-    let start = first + start_of(&me.node, (last - first).saturating_add(1));
-    let index = gap(&blocked, start, last).or_else(|| gap(&blocked, first, last));
+    let start = start_of(&me.node, (last - first).saturating_add(1));
     let full = RangeFault::Full { network, pool, len, total, held: claims.len() };
-    index.and_then(|index| pool.subnet(len, index)).ok_or(full)
+    request.free(start, claims.iter().map(|(range, _)| range)).ok_or(full)
 }
 
 /// Sorts spans (both ends inside) and joins those that touch.

@@ -48,6 +48,30 @@ pub enum ClaimState {
     Tentative,
     /// The node uses the range, or may: peers make their routes from claims in this state.
     Held,
+    /// One address of the node's block, about to be offered. It means nothing yet.
+    Offering,
+    /// One address of the node's block that another may borrow: the node itself does not give it out.
+    Offered,
+    /// One address of another node's block that the node uses, or may. Peers make a route from it.
+    Borrowed,
+    /// One address of another node's block that the node asks for.
+    Asked,
+    /// The answer of the block's node to that: somebody has it.
+    Refused,
+}
+
+impl ClaimState {
+    /// Whether the claim is of one address of a block; see [`crate::lending`].
+    #[must_use]
+    pub fn is_lending(self) -> bool {
+        !matches!(self, Self::Tentative | Self::Held)
+    }
+
+    /// Whether no other node may claim a range that overlaps.
+    #[must_use]
+    pub fn is_firm(self) -> bool {
+        matches!(self, Self::Held | Self::Offered | Self::Borrowed)
+    }
 }
 
 /// The key of a claim: a range of a network.
@@ -81,6 +105,20 @@ pub struct Claim {
     pub claimant: Claimant,
     /// How far it has come.
     pub state: ClaimState,
+    /// Of an offer: the only node that may take it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<NodeName>,
+    /// For whom an address was borrowed or is asked for; of a refusal: who has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub holder: Option<Arc<str>>,
+}
+
+impl Claim {
+    /// A claim without more words.
+    #[must_use]
+    pub fn new(claimant: Claimant, state: ClaimState) -> Self {
+        Self { claimant, state, to: None, holder: None }
+    }
 }
 
 /// A claim with the store's revision of its last change.

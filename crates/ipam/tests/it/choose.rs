@@ -11,7 +11,7 @@ pub fn claimant(node: &str) -> Claimant {
 }
 
 fn held(node: &str) -> Claim {
-    Claim { claimant: claimant(node), state: ClaimState::Held }
+    Claim::new(claimant(node), ClaimState::Held)
 }
 
 fn claims(rows: &[(&str, &str)]) -> BTreeMap<ClaimKey, Claim> {

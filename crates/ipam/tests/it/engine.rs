@@ -29,7 +29,7 @@ fn run(me: &Claimant, run: u64) -> Claimant {
 }
 
 fn claim(claimant: &Claimant, state: ClaimState) -> Claim {
-    Claim { claimant: claimant.clone(), state }
+    Claim::new(claimant.clone(), state)
 }
 
 fn listed(revision: u64, claims: &[(&str, u64, Claim)]) -> RangeEvent {

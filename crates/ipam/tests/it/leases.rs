@@ -10,7 +10,7 @@ use ripstop_ipam::{
 };
 use ripstop_types::{Family, Millis, Prefix};
 
-use super::ranges_search::Random;
+use super::search::Random;
 
 pub fn attachment(name: &str) -> Attachment {
     Attachment { container: name.parse().unwrap(), ifname: "eth0".parse().unwrap() }

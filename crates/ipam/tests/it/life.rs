@@ -75,7 +75,7 @@ fn asked_on(name: &str, life: Life) -> ReleaseFacts {
 
 #[test]
 fn silence_alone_frees_nothing_and_life_keeps_everything() {
-    let claim = Claim { claimant: claimant("gone"), state: ClaimState::Held };
+    let claim = Claim::new(claimant("gone"), ClaimState::Held);
     let ask = |cause, facts: &ReleaseFacts| releasable(range(), &claim, cause, facts);
     let stale = asked_on("n1", Life::Stale(90_000));
     assert!(matches!(ask(ReleaseCause::Owner, &stale), Err(ReleaseRefused::NotOwner { .. })));
@@ -96,7 +96,7 @@ fn silence_alone_frees_nothing_and_life_keeps_everything() {
 
 #[test]
 fn the_owner_gives_back_what_no_pod_has() {
-    let claim = Claim { claimant: claimant("n1"), state: ClaimState::Held };
+    let claim = Claim::new(claimant("n1"), ClaimState::Held);
     let with = |leases: Option<usize>| ReleaseFacts {
         leases,
         example: Some("pod default/web".into()),
@@ -113,7 +113,7 @@ fn the_owner_gives_back_what_no_pod_has() {
 
 #[test]
 fn a_machine_installed_anew_frees_what_its_name_had() {
-    let mut claim = Claim { claimant: claimant("n1"), state: ClaimState::Held };
+    let mut claim = Claim::new(claimant("n1"), ClaimState::Held);
     claim.claimant.machine = "before".into();
     let facts = asked_on("n1", Life::Fresh(0));
     assert_eq!(releasable(range(), &claim, ReleaseCause::Operator, &facts), Ok(()));

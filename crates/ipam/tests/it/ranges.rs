@@ -4,8 +4,9 @@ use ripstop_ipam::RangeRequest;
 use ripstop_ipam::ranges::start_of;
 use ripstop_types::NodeName;
 
-use super::ranges_search::{Found, every, walk};
-use super::ranges_words::{Budget, Mutant, Part, Setting};
+use super::ranges_words::{Budget, Mutant, Part, Setting, Step};
+use super::ranges_world::World;
+use super::search::{Found, every, walk};
 
 /// Names whose search starts at the same one of `count` ranges, so that all want the same.
 fn rivals(count: u128, how_many: usize) -> Vec<String> {
@@ -60,8 +61,8 @@ fn effort() -> usize {
     std::env::var("RIPSTOP_SEARCH").ok().and_then(|text| text.parse().ok()).unwrap_or(1)
 }
 
-fn explored(what: &str, setting: &Setting, budget: Budget, limit: usize) -> Found {
-    let found = every(setting, budget, limit * effort());
+fn explored(what: &str, setting: &Setting, budget: Budget, limit: usize) -> Found<Step> {
+    let found = every(World::new(setting, budget), setting, limit * effort());
     let all = if found.whole { "all" } else { "the nearest" };
     println!("{what}: {all} {} states, histories up to {} steps", found.states, found.depth);
     if let Some((broken, history)) = &found.broken {
@@ -73,7 +74,7 @@ fn explored(what: &str, setting: &Setting, budget: Budget, limit: usize) -> Foun
 /// Random histories, each followed by rest; all faults at once.
 fn wandered(what: &str, setting: &Setting, budget: Budget, walks: usize, length: usize) {
     for seed in 0..(walks * effort()) as u64 {
-        if let Err((broken, history)) = walk(setting, budget, seed, length) {
+        if let Err((broken, history)) = walk(World::new(setting, budget), setting, seed, length) {
             panic!("{what}, seed {seed}: {broken} after {history:?}");
         }
     }
@@ -208,11 +209,11 @@ fn every_broken_rule_is_found() {
     ];
     for (mutant, setting, budget) in cases {
         let setting = with(setting.clone(), mutant);
-        let found = every(&setting, budget, 2_000_000);
+        let found = every(World::new(&setting, budget), &setting, 2_000_000);
         let (broken, history) = found.broken.unwrap_or_else(|| panic!("{mutant:?}: not in {} states", found.states));
         println!("{mutant:?}: {broken}, in {} steps, after {} states", history.len(), found.states);
         let storm =
-            (0..4_000).find_map(|seed| walk(&setting, STORM, seed, 250).err().map(|(broken, _)| (seed, broken)));
+            (0..4_000).find_map(|seed| walk(World::new(&setting, STORM), &setting, seed, 250).err().map(|(broken, _)| (seed, broken)));
         let (seed, broken) = storm.unwrap_or_else(|| panic!("{mutant:?}: no storm finds it"));
         assert!(broken.contains("occupies"), "{mutant:?}: {broken}");
         println!("{mutant:?}: storm {seed}");

@@ -15,6 +15,7 @@ use ripstop_ipam::{
 use ripstop_types::Revision;
 
 use super::ranges_words::{Budget, Mutant, Part, Setting, Step};
+use super::search;
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Call {
@@ -71,140 +72,6 @@ impl World {
             log: Rc::default(),
             adrift: Vec::new(),
             budget,
-        }
-    }
-
-    /// A number for this state; equal states have equal ones.
-    pub fn fingerprint(&self) -> u64 {
-        let mut hasher = DefaultHasher::new();
-        self.hash(&mut hasher);
-        hasher.finish()
-    }
-
-    /// The law. `Err` names the two machines and their ranges.
-    pub fn check(&self) -> Result<(), String> {
-        for (n, one) in self.machines.iter().enumerate() {
-            for (m, other) in self.machines.iter().enumerate().skip(n + 1) {
-                for (a, b) in one.occupied.iter().flat_map(|a| other.occupied.iter().map(move |b| (a, b))) {
-                    if a.range.overlaps(&b.range) {
-                        return Err(format!("machine {n} occupies {a} and machine {m} occupies {b}"));
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Steps that can happen now, within the budget.
-    pub fn steps(&self, setting: &Setting) -> Vec<Step> {
-        let (mut steps, b) = (Vec::new(), &self.budget);
-        let now = self.log.len() as u64;
-        for (n, machine) in self.machines.iter().enumerate() {
-            let doomed = n == 0 || !setting.spare_others;
-            if machine.off {
-                steps.push(Step::On(n));
-            } else {
-                push_if(&mut steps, b.off > 0 && doomed, Step::Off(n));
-            }
-            let may_operate = machine.off || setting.mutant == Some(Mutant::OperatorGuesses);
-            push_if(
-                &mut steps,
-                b.operator > 0 && may_operate && self.claim_of(setting, n).is_some(),
-                Step::Operator(n),
-            );
-            let Some(agent) = &machine.agent else {
-                push_if(&mut steps, !machine.off, Step::Start(n));
-                push_if(&mut steps, !machine.off && b.amnesia > 0 && machine.disk.is_some(), Step::StartWithout(n));
-                continue;
-            };
-            if !agent.calls.is_empty() {
-                steps.push(Step::Land(n));
-                push_if(&mut steps, b.lost > 0, Step::Lose(n));
-                push_if(&mut steps, b.delayed > 0, Step::Delay(n));
-            }
-            if !agent.answers.is_empty() {
-                steps.push(Step::Hear(n));
-                push_if(&mut steps, b.lost > 0, Step::HearNothing(n));
-            }
-            if agent.watch.is_none() || b.relist > 0 {
-                steps.push(Step::List(n, now));
-                for back in 1..=3.min(now) {
-                    push_if(&mut steps, b.stale > 0, Step::List(n, now - back));
-                }
-            }
-            if let Some(at) = agent.watch {
-                push_if(&mut steps, at < now, Step::Watch(n));
-                for old in at.saturating_sub(1).max(1)..=at {
-                    push_if(&mut steps, b.repeat > 0, Step::Repeat(n, old));
-                }
-            }
-            push_if(&mut steps, agent.saving.is_some(), Step::Save(n));
-            // Without a kill to come, what is on disk makes no difference.
-            let counts = b.kill > 0 && doomed && machine.disk.as_ref() != Some(&agent.engine.snapshot());
-            push_if(&mut steps, counts && agent.saving.is_none(), Step::Save(n));
-            steps.push(Step::Tick(n));
-            push_if(&mut steps, b.kill > 0 && doomed, Step::Kill(n));
-            push_if(&mut steps, b.release > 0 && agent.engine.used().next().is_some(), Step::Release(n));
-            push_if(&mut steps, machine.left, Step::Rejoin(n));
-        }
-        steps.extend((0..self.adrift.len()).map(Step::Drift));
-        steps
-    }
-
-    /// The world after a step.
-    pub fn after(&self, setting: &Setting, step: Step) -> Self {
-        let mut world = self.clone();
-        world.take(setting, step);
-        world
-    }
-
-    /// Does a step.
-    pub fn take(&mut self, setting: &Setting, step: Step) {
-        match step {
-            Step::Start(_) | Step::StartWithout(_) | Step::Kill(_) | Step::Off(_) | Step::On(_) => {
-                self.power(setting, step)
-            }
-            Step::Land(_) | Step::Lose(_) | Step::Delay(_) | Step::Hear(_) | Step::HearNothing(_) => {
-                self.wire(setting, step);
-            }
-            Step::List(n, revision) => self.list(setting, n, revision),
-            Step::Watch(n) => {
-                let next = self.agent(n).watch.unwrap() + 1;
-                self.agent(n).watch = Some(next);
-                self.show(setting, n, next);
-            }
-            Step::Repeat(n, revision) => {
-                self.budget.repeat -= 1;
-                self.show(setting, n, revision);
-            }
-            Step::Save(n) => {
-                let snapshot = self.agent(n).engine.snapshot();
-                self.machine(n).disk = Some(snapshot);
-                if let Some(generation) = self.agent(n).saving.take() {
-                    self.feed(setting, n, &RangeEvent::Saved { generation });
-                }
-            }
-            Step::Tick(n) => self.feed(setting, n, &RangeEvent::Tick),
-            Step::Release(n) => {
-                self.budget.release -= 1;
-                let key = self.agent(n).engine.used().next().unwrap().clone();
-                self.machine(n).left = true;
-                self.feed(setting, n, &RangeEvent::Release(key));
-            }
-            Step::Rejoin(n) => {
-                self.machine(n).left = false;
-                self.feed(setting, n, &RangeEvent::Want(setting.parts[n].request.clone()));
-            }
-            Step::Operator(n) => {
-                self.budget.operator -= 1;
-                let (key, stored) = self.claim_of(setting, n).unwrap();
-                let call = Call::Delete { key: key.clone(), expect: stored.revision };
-                self.drift(call);
-            }
-            Step::Drift(n) => {
-                let call = self.adrift.remove(n);
-                self.execute(setting, &call);
-            }
         }
     }
 
@@ -266,69 +133,6 @@ impl World {
                 self.feed(setting, n, &RangeEvent::Answer { op, answer: Answer::Failed });
             }
             _ => {}
-        }
-    }
-
-    /// Lets everything come to rest without further faults: machines on, agents started and asked to join.
-    pub fn settle(&mut self, setting: &Setting) {
-        for n in 0..self.machines.len() {
-            if self.machines[n].off {
-                self.take(setting, Step::On(n));
-            }
-            if self.machines[n].agent.is_none() {
-                self.take(setting, Step::Start(n));
-            }
-            if self.machines[n].left {
-                self.take(setting, Step::Rejoin(n));
-            }
-        }
-        while !self.adrift.is_empty() {
-            self.take(setting, Step::Drift(0));
-        }
-        for _ in 0..60 {
-            for n in 0..self.machines.len() {
-                while !self.agent(n).calls.is_empty() {
-                    self.take(setting, Step::Land(n));
-                }
-                while !self.agent(n).answers.is_empty() {
-                    self.take(setting, Step::Hear(n));
-                }
-                if self.agent(n).watch.is_none() {
-                    self.take(setting, Step::List(n, self.log.len() as u64));
-                }
-                while self.agent(n).watch.unwrap() < self.log.len() as u64 {
-                    self.take(setting, Step::Watch(n));
-                }
-                self.take(setting, Step::Save(n));
-                self.take(setting, Step::Tick(n));
-            }
-        }
-    }
-
-    /// After [`Self::settle`]: every machine has a range, or names why not; nothing is half done.
-    pub fn check_settled(&self, setting: &Setting) -> Result<(), String> {
-        self.check()?;
-        for (n, (machine, part)) in self.machines.iter().zip(&setting.parts).enumerate() {
-            let agent = machine.agent.as_ref().unwrap();
-            let fault = agent.engine.fault(&Slot::of(&part.request));
-            if agent.engine.used().next().is_none() && fault.is_none() {
-                return Err(format!("machine {n} has neither a range nor a fault: {:?}", agent.engine));
-            }
-            if let Some(key) = agent.engine.used().find(|key| !machine.occupied.contains(*key)) {
-                return Err(format!("machine {n} uses {key} and was not told to"));
-            }
-            for key in agent.engine.used() {
-                let held = self.claims.get(key).is_some_and(|stored| {
-                    *stored.claim.claimant.machine == *part.node && stored.claim.state == ClaimState::Held
-                });
-                if !held {
-                    return Err(format!("machine {n} uses {key}, and the store says {:?}", self.claims.get(key)));
-                }
-            }
-        }
-        match self.claims.iter().find(|(_, stored)| stored.claim.state == ClaimState::Tentative) {
-            Some((key, stored)) => Err(format!("{key} stays tentative: {stored:?}")),
-            None => Ok(()),
         }
     }
 
@@ -502,6 +306,205 @@ impl World {
     fn silent(&self, setting: &Setting, claim: &Claim) -> bool {
         let parts = setting.parts.iter().zip(&self.machines);
         parts.into_iter().any(|(part, machine)| *part.node == *claim.claimant.machine && machine.agent.is_none())
+    }
+}
+
+impl search::World for World {
+    type Setting = Setting;
+    type Step = Step;
+
+    /// A number for this state; equal states have equal ones.
+    fn fingerprint(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        self.hash(&mut hasher);
+        hasher.finish()
+    }
+
+    /// The law. `Err` names the two machines and their ranges.
+    fn check(&self) -> Result<(), String> {
+        for (n, one) in self.machines.iter().enumerate() {
+            for (m, other) in self.machines.iter().enumerate().skip(n + 1) {
+                for (a, b) in one.occupied.iter().flat_map(|a| other.occupied.iter().map(move |b| (a, b))) {
+                    if a.range.overlaps(&b.range) {
+                        return Err(format!("machine {n} occupies {a} and machine {m} occupies {b}"));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Steps that can happen now, within the budget.
+    fn steps(&self, setting: &Setting) -> Vec<Step> {
+        let (mut steps, b) = (Vec::new(), &self.budget);
+        let now = self.log.len() as u64;
+        for (n, machine) in self.machines.iter().enumerate() {
+            let doomed = n == 0 || !setting.spare_others;
+            if machine.off {
+                steps.push(Step::On(n));
+            } else {
+                push_if(&mut steps, b.off > 0 && doomed, Step::Off(n));
+            }
+            let may_operate = machine.off || setting.mutant == Some(Mutant::OperatorGuesses);
+            push_if(
+                &mut steps,
+                b.operator > 0 && may_operate && self.claim_of(setting, n).is_some(),
+                Step::Operator(n),
+            );
+            let Some(agent) = &machine.agent else {
+                push_if(&mut steps, !machine.off, Step::Start(n));
+                push_if(&mut steps, !machine.off && b.amnesia > 0 && machine.disk.is_some(), Step::StartWithout(n));
+                continue;
+            };
+            if !agent.calls.is_empty() {
+                steps.push(Step::Land(n));
+                push_if(&mut steps, b.lost > 0, Step::Lose(n));
+                push_if(&mut steps, b.delayed > 0, Step::Delay(n));
+            }
+            if !agent.answers.is_empty() {
+                steps.push(Step::Hear(n));
+                push_if(&mut steps, b.lost > 0, Step::HearNothing(n));
+            }
+            if agent.watch.is_none() || b.relist > 0 {
+                steps.push(Step::List(n, now));
+                for back in 1..=3.min(now) {
+                    push_if(&mut steps, b.stale > 0, Step::List(n, now - back));
+                }
+            }
+            if let Some(at) = agent.watch {
+                push_if(&mut steps, at < now, Step::Watch(n));
+                for old in at.saturating_sub(1).max(1)..=at {
+                    push_if(&mut steps, b.repeat > 0, Step::Repeat(n, old));
+                }
+            }
+            push_if(&mut steps, agent.saving.is_some(), Step::Save(n));
+            // Without a kill to come, what is on disk makes no difference.
+            let counts = b.kill > 0 && doomed && machine.disk.as_ref() != Some(&agent.engine.snapshot());
+            push_if(&mut steps, counts && agent.saving.is_none(), Step::Save(n));
+            steps.push(Step::Tick(n));
+            push_if(&mut steps, b.kill > 0 && doomed, Step::Kill(n));
+            push_if(&mut steps, b.release > 0 && agent.engine.used().next().is_some(), Step::Release(n));
+            push_if(&mut steps, machine.left, Step::Rejoin(n));
+        }
+        steps.extend((0..self.adrift.len()).map(Step::Drift));
+        steps
+    }
+
+    /// Does a step.
+    fn take(&mut self, setting: &Setting, step: Step) {
+        match step {
+            Step::Start(_) | Step::StartWithout(_) | Step::Kill(_) | Step::Off(_) | Step::On(_) => {
+                self.power(setting, step)
+            }
+            Step::Land(_) | Step::Lose(_) | Step::Delay(_) | Step::Hear(_) | Step::HearNothing(_) => {
+                self.wire(setting, step);
+            }
+            Step::List(n, revision) => self.list(setting, n, revision),
+            Step::Watch(n) => {
+                let next = self.agent(n).watch.unwrap() + 1;
+                self.agent(n).watch = Some(next);
+                self.show(setting, n, next);
+            }
+            Step::Repeat(n, revision) => {
+                self.budget.repeat -= 1;
+                self.show(setting, n, revision);
+            }
+            Step::Save(n) => {
+                let snapshot = self.agent(n).engine.snapshot();
+                self.machine(n).disk = Some(snapshot);
+                if let Some(generation) = self.agent(n).saving.take() {
+                    self.feed(setting, n, &RangeEvent::Saved { generation });
+                }
+            }
+            Step::Tick(n) => self.feed(setting, n, &RangeEvent::Tick),
+            Step::Release(n) => {
+                self.budget.release -= 1;
+                let key = self.agent(n).engine.used().next().unwrap().clone();
+                self.machine(n).left = true;
+                self.feed(setting, n, &RangeEvent::Release(key));
+            }
+            Step::Rejoin(n) => {
+                self.machine(n).left = false;
+                self.feed(setting, n, &RangeEvent::Want(setting.parts[n].request.clone()));
+            }
+            Step::Operator(n) => {
+                self.budget.operator -= 1;
+                let (key, stored) = self.claim_of(setting, n).unwrap();
+                let call = Call::Delete { key: key.clone(), expect: stored.revision };
+                self.drift(call);
+            }
+            Step::Drift(n) => {
+                let call = self.adrift.remove(n);
+                self.execute(setting, &call);
+            }
+        }
+    }
+
+    /// Lets everything come to rest without further faults: machines on, agents started and asked to join.
+    fn settle(&mut self, setting: &Setting) {
+        for n in 0..self.machines.len() {
+            if self.machines[n].off {
+                self.take(setting, Step::On(n));
+            }
+            if self.machines[n].agent.is_none() {
+                self.take(setting, Step::Start(n));
+            }
+            if self.machines[n].left {
+                self.take(setting, Step::Rejoin(n));
+            }
+        }
+        while !self.adrift.is_empty() {
+            self.take(setting, Step::Drift(0));
+        }
+        for _ in 0..60 {
+            for n in 0..self.machines.len() {
+                while !self.agent(n).calls.is_empty() {
+                    self.take(setting, Step::Land(n));
+                }
+                while !self.agent(n).answers.is_empty() {
+                    self.take(setting, Step::Hear(n));
+                }
+                if self.agent(n).watch.is_none() {
+                    self.take(setting, Step::List(n, self.log.len() as u64));
+                }
+                while self.agent(n).watch.unwrap() < self.log.len() as u64 {
+                    self.take(setting, Step::Watch(n));
+                }
+                self.take(setting, Step::Save(n));
+                self.take(setting, Step::Tick(n));
+            }
+        }
+    }
+
+    /// After [`Self::settle`]: every machine has a range, or names why not; nothing is half done.
+    fn check_settled(&self, setting: &Setting) -> Result<(), String> {
+        self.check()?;
+        for (n, (machine, part)) in self.machines.iter().zip(&setting.parts).enumerate() {
+            let agent = machine.agent.as_ref().unwrap();
+            let fault = agent.engine.fault(&Slot::of(&part.request));
+            if agent.engine.used().next().is_none() && fault.is_none() {
+                return Err(format!("machine {n} has neither a range nor a fault: {:?}", agent.engine));
+            }
+            if let Some(key) = agent.engine.used().find(|key| !machine.occupied.contains(*key)) {
+                return Err(format!("machine {n} uses {key} and was not told to"));
+            }
+            for key in agent.engine.used() {
+                let held = self.claims.get(key).is_some_and(|stored| {
+                    *stored.claim.claimant.machine == *part.node && stored.claim.state == ClaimState::Held
+                });
+                if !held {
+                    return Err(format!("machine {n} uses {key}, and the store says {:?}", self.claims.get(key)));
+                }
+            }
+        }
+        match self.claims.iter().find(|(_, stored)| stored.claim.state == ClaimState::Tentative) {
+            Some((key, stored)) => Err(format!("{key} stays tentative: {stored:?}")),
+            None => Ok(()),
+        }
+    }
+
+    fn is_fault(step: &Step) -> bool {
+        step.is_fault()
     }
 }
 

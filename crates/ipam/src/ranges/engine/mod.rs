@@ -22,7 +22,6 @@
 //! like one machine that was restarted. The one that loses its claim to the other stops and says so.
 
 mod step;
-mod view;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -31,28 +30,36 @@ use std::sync::Arc;
 use ripstop_types::{Family, Prefix, Revision};
 use serde::{Deserialize, Serialize};
 
-use self::view::View;
 use super::choose::{RangeFault, RangeRequest};
 use super::claim::{Claim, ClaimKey, ClaimState, Claimant, Stored};
+use super::view::View;
 
-/// One family of a network: each gets a range of its own.
+/// What is filled with ranges: one family of a network, or one pool of it where there are several.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Slot {
     /// The network.
     pub network: Arc<str>,
     /// The family.
     pub family: Family,
+    /// The pool, in networks of several (mode `blocks`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pool: Option<Prefix>,
 }
 
 impl Slot {
     /// The slot a request fills.
     #[must_use]
     pub fn of(request: &RangeRequest) -> Self {
-        Self { network: Arc::clone(&request.network), family: request.pool.family() }
+        let pool = request.blocks.map(|_| request.pool);
+        Self { network: Arc::clone(&request.network), family: request.pool.family(), pool }
     }
 
-    fn has(&self, key: &ClaimKey) -> bool {
-        self.network == key.network && self.family == key.range.family()
+    /// Whether a range would fill it.
+    #[must_use]
+    pub fn has(&self, key: &ClaimKey) -> bool {
+        self.network == key.network
+            && self.family == key.range.family()
+            && self.pool.is_none_or(|pool| pool.covers(&key.range))
     }
 }
 
@@ -321,6 +328,21 @@ impl RangeEngine {
         self.mine.iter().filter(|(_, mine)| matches!(mine.phase, Phase::Held { used: true, .. })).map(|(key, _)| key)
     }
 
+    /// The same, with the revision of each claim.
+    pub fn held(&self) -> impl Iterator<Item = (&ClaimKey, Revision)> {
+        self.mine.iter().filter_map(|(key, mine)| match mine.phase {
+            Phase::Held { used: true, revision, .. } => Some((key, revision)),
+            _ => None,
+        })
+    }
+
+    /// Whether the pool of a slot has no free range, as far as the claims tell; `None` where nobody wants it.
+    #[must_use]
+    pub fn is_exhausted(&self, slot: &Slot) -> Option<bool> {
+        let request = &self.slots.get(slot)?.request;
+        Some(request.is_exhausted(self.view.claims().map(|(key, stored)| (key, &stored.claim))))
+    }
+
     /// Every claim this engine deals with.
     #[must_use]
     pub fn owned(&self) -> Vec<OwnedRange> {
@@ -347,7 +369,9 @@ impl RangeEngine {
     pub fn unused(&self) -> impl Iterator<Item = &ClaimKey> {
         let idle = self.mine.iter().filter(|(_, mine)| matches!(mine.phase, Phase::Held { used: false, .. }));
         let foreign = |(key, stored): &(&ClaimKey, &Stored)| {
-            stored.claim.claimant.same_machine(&self.me) && !self.mine.contains_key(*key)
+            stored.claim.claimant.same_machine(&self.me)
+                && !stored.claim.state.is_lending()
+                && !self.mine.contains_key(*key)
         };
         idle.map(|(key, _)| key).chain(self.view.claims().filter(foreign).map(|(key, _)| key))
     }
@@ -365,16 +389,16 @@ impl RangeEngine {
 }
 
 /// Claims as a list: JSON has no keys of two parts.
-mod rows {
+pub(crate) mod rows {
     use serde::{Deserializer, Serializer};
 
     use super::{BTreeMap, ClaimKey, Deserialize, Stored};
 
-    pub(super) fn serialize<S: Serializer>(claims: &BTreeMap<ClaimKey, Stored>, to: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(claims: &BTreeMap<ClaimKey, Stored>, to: S) -> Result<S::Ok, S::Error> {
         to.collect_seq(claims)
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<ClaimKey, Stored>, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<ClaimKey, Stored>, D::Error> {
         Ok(Vec::<(ClaimKey, Stored)>::deserialize(from)?.into_iter().collect())
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use ripstop_types::Revision;
 
-use super::super::choose::{Choice, RangeFault, RangeRequest, choose};
+use super::super::choose::{Choice, RangeFault, RangeRequest, choose_another};
 use super::super::claim::{Claim, ClaimKey, ClaimState, Stored};
 use super::{Answer, Mine, Op, Phase, RangeAction, RangeEngine, RangeEvent, Slot, SlotState, StopReason};
 
@@ -19,6 +19,13 @@ impl Mine {
 
     fn used(&self) -> bool {
         matches!(self.phase, Phase::Held { used: true, .. })
+    }
+}
+
+impl SlotState {
+    /// How many ranges the slot wants.
+    fn wanted(&self) -> usize {
+        self.request.blocks.map_or(1, |blocks| usize::try_from(blocks).unwrap_or(usize::MAX))
     }
 }
 
@@ -76,7 +83,9 @@ impl RangeEngine {
             Phase::Saving(..) | Phase::Deleting(_) => {}
         }
         if !unused {
-            self.slots.iter_mut().filter(|(slot, _)| slot.has(key)).for_each(|(_, state)| state.paused = true);
+            // Of several ranges the others go on; how many are wanted says the next request.
+            let alone = self.slots.iter_mut().filter(|(slot, _)| slot.has(key) && slot.pool.is_none());
+            alone.for_each(|(_, state)| state.paused = true);
         }
     }
 
@@ -129,7 +138,7 @@ impl RangeEngine {
     /// A claim written by this very run that it does not want: a delayed write that came through after all. No address was
     /// ever given from it.
     fn withdraw_stray(&mut self, key: &ClaimKey, stored: &Stored) {
-        if stored.claim.claimant == self.me && !self.mine.contains_key(key) {
+        if stored.claim.claimant == self.me && !stored.claim.state.is_lending() && !self.mine.contains_key(key) {
             self.mine.insert(key.clone(), Mine::new(Phase::Saving(stored.revision, 0), false));
         }
     }
@@ -221,8 +230,8 @@ impl RangeEngine {
         let Some(mine) = self.mine.get_mut(key) else { return };
         mine.enter(match state {
             _ if mine.leave => Phase::Saving(revision, 0),
-            ClaimState::Tentative => Phase::Checking(revision),
             ClaimState::Held => Phase::Held { revision, used: false, doubt: false },
+            _ => Phase::Checking(revision),
         });
     }
 
@@ -266,18 +275,19 @@ impl RangeEngine {
     /// Tentative claims of earlier runs, where the slot has a range or there is none: a range is used only when held, so
     /// nobody has an address of them.
     fn withdraw_tentative(&mut self) {
-        let held = |slot: &Slot| {
-            self.mine.iter().any(|(key, mine)| slot.has(key) && matches!(mine.phase, Phase::Held { used: true, .. }))
+        let filled = |key: &ClaimKey| {
+            let mut slots = self.slots.iter().filter(|(slot, _)| slot.has(key)).peekable();
+            let used = |slot: &Slot| self.mine.iter().filter(|(key, mine)| slot.has(key) && mine.used()).count();
+            slots.peek().is_none() || slots.any(|(slot, state)| used(slot) >= state.wanted())
         };
         let done: Vec<(ClaimKey, Revision)> = self
             .view
             .claims()
             .filter(|(key, stored)| {
-                let slot = Slot { network: key.network.clone(), family: key.range.family() };
                 stored.claim.state == ClaimState::Tentative
                     && stored.claim.claimant.same_machine(&self.me)
                     && !self.mine.contains_key(*key)
-                    && (held(&slot) || !self.slots.contains_key(&slot))
+                    && filled(key)
             })
             .map(|(key, stored)| (key.clone(), stored.revision))
             .collect();
@@ -302,7 +312,8 @@ impl RangeEngine {
             let before_us = view.claims().any(|(other, stored)| {
                 other.range.overlaps(&key.range)
                     && !stored.claim.claimant.same_machine(me)
-                    && (stored.claim.state == ClaimState::Held || stored.revision < revision)
+                    && (stored.claim.state.is_firm()
+                        || (stored.claim.state == ClaimState::Tentative && stored.revision < revision))
             });
             mine.enter(if before_us { Phase::Saving(revision, 0) } else { Phase::Confirming(revision) });
         }
@@ -311,15 +322,15 @@ impl RangeEngine {
     fn use_or_stop(&mut self, out: &mut Vec<RangeAction>) {
         for (key, mine) in &mut self.mine {
             let Phase::Held { revision, used, doubt } = mine.phase else { continue };
-            let slot = Slot { network: key.network.clone(), family: key.range.family() };
-            let wanted = self
-                .slots
-                .get(&slot)
-                .is_some_and(|state| !state.paused && !state.latched && state.request.admits(&key.range));
+            let slot = self.slots.iter().find(|(slot, _)| slot.has(key));
+            let wanted = slot
+                .is_some_and(|(_, state)| !state.paused && !state.latched && state.request.admits(&key.range));
             match (wanted, used) {
                 (true, false) => {
                     mine.maybe_used = true;
-                    self.last.insert(slot, key.range);
+                    if let Some((slot, _)) = slot.filter(|(slot, _)| slot.pool.is_none()) {
+                        self.last.insert(slot.clone(), key.range);
+                    }
                     out.push(RangeAction::UseRange(key.clone()));
                 }
                 (false, true) => {
@@ -342,35 +353,39 @@ impl RangeEngine {
             return;
         }
         for (slot, state) in &mut self.slots {
-            let busy = |(key, mine): (&ClaimKey, &Mine)| {
+            let busy = |(key, mine): &(&ClaimKey, &Mine)| {
                 let going = mine.leave || matches!(mine.phase, Phase::Saving(..) | Phase::Deleting(_));
                 !going && slot.has(key) && state.request.admits(&key.range)
             };
-            if state.paused || state.latched || state.fault.is_some() || self.mine.iter().any(busy) {
+            if state.paused || state.latched || state.fault.is_some() {
                 continue;
             }
-            let mut request = state.request.clone();
-            request.preferred = request.preferred.or_else(|| self.last.get(slot).copied());
-            let own = Claim { claimant: self.me.clone(), state: ClaimState::Tentative };
-            let unseen = self.mine.keys().filter(|key| self.view.get(key).is_none()).map(|key| (key, &own));
-            let claims = self.view.claims().map(|(key, stored)| (key, &stored.claim)).chain(unseen);
-            let choice = match choose(&request, &self.me, claims) {
-                Ok(choice) => choice,
-                Err(fault) => {
-                    state.fault = Some(fault);
-                    continue;
+            let missing = state.wanted().saturating_sub(self.mine.iter().filter(busy).count());
+            for _ in 0..missing {
+                let mut request = state.request.clone();
+                request.preferred = request.preferred.or_else(|| self.last.get(slot).copied());
+                let own = Claim::new(self.me.clone(), ClaimState::Tentative);
+                let unseen = self.mine.keys().filter(|key| self.view.get(key).is_none()).map(|key| (key, &own));
+                let claims = self.view.claims().map(|(key, stored)| (key, &stored.claim)).chain(unseen);
+                let has = |key: &ClaimKey| slot.pool.is_some() && self.mine.contains_key(key);
+                let choice = match choose_another(&request, &self.me, claims, has) {
+                    Ok(choice) => choice,
+                    Err(fault) => {
+                        state.fault = Some(fault);
+                        break;
+                    }
+                };
+                let (Choice::Held(range) | Choice::Claim(range)) = choice;
+                let key = ClaimKey { network: slot.network.clone(), range };
+                if self.mine.contains_key(&key) {
+                    break;
                 }
-            };
-            let (Choice::Held(range) | Choice::Claim(range)) = choice;
-            let key = ClaimKey { network: slot.network.clone(), range };
-            if self.mine.contains_key(&key) {
-                continue;
+                let mine = match self.view.get(&key) {
+                    Some(stored) => Mine::new(Phase::Renewing(stored.revision, stored.claim.state), true),
+                    None => Mine::new(Phase::Claiming, false),
+                };
+                self.mine.insert(key, mine);
             }
-            let mine = match self.view.get(&key) {
-                Some(stored) => Mine::new(Phase::Renewing(stored.revision, stored.claim.state), true),
-                None => Mine::new(Phase::Claiming, false),
-            };
-            self.mine.insert(key, mine);
         }
     }
 
@@ -398,7 +413,7 @@ impl RangeEngine {
                 Phase::Confirming(revision) => (ClaimState::Held, Some(revision)),
                 Phase::Renewing(revision, state) => (state, Some(revision)),
             };
-            let claim = Claim { claimant: self.me.clone(), state };
+            let claim = Claim::new(self.me.clone(), state);
             out.push(RangeAction::ClaimPut { op: self.next_op, key: key.clone(), claim, expect });
             mine.op = Op::Sent(self.next_op);
             self.next_op += 1;

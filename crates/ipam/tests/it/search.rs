@@ -1,13 +1,40 @@
-//! Searches of the range engine's world: every history up to a bound, and long random ones.
+//! Searches of an engine's world: every history up to a bound, and long random ones.
 
 use std::collections::HashSet;
+use std::fmt::Debug;
 
-use super::ranges_words::{Budget, Setting, Step};
-use super::ranges_world::World;
+/// A world of machines and a store, in one state.
+pub trait World: Sized + Clone {
+    /// The fixed part of a search.
+    type Setting;
+    /// One thing that happens.
+    type Step: Copy + Debug;
+
+    /// A number for this state; equal states have equal ones.
+    fn fingerprint(&self) -> u64;
+
+    /// The law.
+    fn check(&self) -> Result<(), String>;
+
+    /// Steps that can happen now.
+    fn steps(&self, setting: &Self::Setting) -> Vec<Self::Step>;
+
+    /// Does a step.
+    fn take(&mut self, setting: &Self::Setting, step: Self::Step);
+
+    /// Whether a step is a fault, or something a person does, rather than progress.
+    fn is_fault(step: &Self::Step) -> bool;
+
+    /// Lets everything come to rest without further faults.
+    fn settle(&mut self, setting: &Self::Setting);
+
+    /// What holds then.
+    fn check_settled(&self, setting: &Self::Setting) -> Result<(), String>;
+}
 
 /// What a search saw.
-#[derive(Debug, Default)]
-pub struct Found {
+#[derive(Debug)]
+pub struct Found<S> {
     /// Different states.
     pub states: usize,
     /// Steps of the longest history looked at.
@@ -15,22 +42,22 @@ pub struct Found {
     /// Whether every state within the budget was seen.
     pub whole: bool,
     /// The first history that breaks the law.
-    pub broken: Option<(String, Vec<Step>)>,
+    pub broken: Option<(String, Vec<S>)>,
 }
 
 /// Every history, breadth first, until nothing new is found or `limit` states were seen.
-pub fn every(setting: &Setting, budget: Budget, limit: usize) -> Found {
-    let mut found = Found::default();
-    let first = World::new(setting, budget);
+pub fn every<W: World>(first: W, setting: &W::Setting, limit: usize) -> Found<W::Step> {
+    let mut found = Found { states: 0, depth: 0, whole: false, broken: None };
     let mut seen = HashSet::from([first.fingerprint()]);
     // Where each state came from, to tell the history of a fault.
-    let mut ways: Vec<(u32, Option<Step>)> = vec![(0, None)];
-    let mut layer: Vec<(u32, World)> = vec![(0, first)];
+    let mut ways: Vec<(u32, Option<W::Step>)> = vec![(0, None)];
+    let mut layer: Vec<(u32, W)> = vec![(0, first)];
     while !layer.is_empty() {
         let mut next = Vec::new();
         for (way, world) in &layer {
             for step in world.steps(setting) {
-                let after = world.after(setting, step);
+                let mut after = world.clone();
+                after.take(setting, step);
                 if !seen.insert(after.fingerprint()) {
                     continue;
                 }
@@ -56,11 +83,11 @@ pub fn every(setting: &Setting, budget: Budget, limit: usize) -> Found {
 }
 
 /// One random history, in which one step of eight is a fault if one can happen; then everything comes to rest. `Err`: what is wrong, and the history.
-pub fn walk(setting: &Setting, budget: Budget, seed: u64, length: usize) -> Result<World, (String, Vec<Step>)> {
-    let (mut random, mut world, mut done) = (Random::new(seed), World::new(setting, budget), Vec::new());
+pub fn walk<W: World>(first: W, setting: &W::Setting, seed: u64, length: usize) -> Result<W, (String, Vec<W::Step>)> {
+    let (mut random, mut world, mut done) = (Random::new(seed), first, Vec::new());
     for _ in 0..length {
         let fault = random.next().is_multiple_of(8);
-        let (faults, progress): (Vec<Step>, Vec<Step>) = world.steps(setting).into_iter().partition(Step::is_fault);
+        let (faults, progress): (Vec<W::Step>, Vec<W::Step>) = world.steps(setting).into_iter().partition(W::is_fault);
         let Some(step) = random.pick(if fault && !faults.is_empty() { &faults } else { &progress }).copied() else {
             continue;
         };
@@ -73,7 +100,7 @@ pub fn walk(setting: &Setting, budget: Budget, seed: u64, length: usize) -> Resu
     Ok(world)
 }
 
-fn history(ways: &[(u32, Option<Step>)], mut at: u32) -> Vec<Step> {
+fn history<S: Copy>(ways: &[(u32, Option<S>)], mut at: u32) -> Vec<S> {
     let mut steps = Vec::new();
     while let (before, Some(step)) = ways[at as usize] {
         steps.push(step);

@@ -4,37 +4,37 @@ use std::collections::BTreeMap;
 
 use ripstop_types::Revision;
 
-use super::super::claim::{Claim, ClaimKey, Stored};
+use super::claim::{Claim, ClaimKey, Stored};
 
 /// All claims as of a revision, with single newer ones learnt from the store's answers.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
-pub(super) struct View {
+pub(crate) struct View {
     claims: BTreeMap<ClaimKey, Stored>,
     /// Nothing up to here is missing; `None`: nothing was listed yet.
     seen: Option<Revision>,
 }
 
 impl View {
-    pub(super) fn claims(&self) -> impl Iterator<Item = (&ClaimKey, &Stored)> {
+    pub(crate) fn claims(&self) -> impl Iterator<Item = (&ClaimKey, &Stored)> {
         self.claims.iter()
     }
 
-    pub(super) fn get(&self, key: &ClaimKey) -> Option<&Stored> {
+    pub(crate) fn get(&self, key: &ClaimKey) -> Option<&Stored> {
         self.claims.get(key)
     }
 
-    pub(super) fn seen(&self) -> Option<Revision> {
+    pub(crate) fn seen(&self) -> Option<Revision> {
         self.seen
     }
 
     /// A list replaces everything, also by something older: the watch repeats what is between.
-    pub(super) fn list(&mut self, revision: Revision, claims: BTreeMap<ClaimKey, Stored>) {
+    pub(crate) fn list(&mut self, revision: Revision, claims: BTreeMap<ClaimKey, Stored>) {
         self.claims = claims;
         self.seen = Some(revision);
     }
 
     /// Enters a change of the watch; `false` if it is a repeat, or there was no list yet.
-    pub(super) fn change(&mut self, key: &ClaimKey, revision: Revision, claim: Option<&Claim>) -> bool {
+    pub(crate) fn change(&mut self, key: &ClaimKey, revision: Revision, claim: Option<&Claim>) -> bool {
         if self.seen.is_none_or(|seen| revision <= seen) {
             return false;
         }
@@ -51,7 +51,7 @@ impl View {
 
     /// Enters what an answer of the store said about one claim. Answers may come late: that there is none removes only what
     /// is not newer than `expected`, the revision the answered call was about.
-    pub(super) fn learn(&mut self, key: &ClaimKey, current: Option<&Stored>, expected: Option<Revision>) {
+    pub(crate) fn learn(&mut self, key: &ClaimKey, current: Option<&Stored>, expected: Option<Revision>) {
         let known = self.claims.get(key).map(|known| known.revision);
         match current {
             Some(stored) if known.is_none_or(|known| known < stored.revision) => {
