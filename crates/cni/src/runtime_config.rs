@@ -30,7 +30,7 @@ pub struct RuntimeConfig {
     pub dns: Dns,
     /// `bandwidth`.
     pub bandwidth: Bandwidth,
-    /// `io.kubernetes.cri.pod-annotations`, which containerd fills in.
+    /// `io.kubernetes.cri.pod-annotations`, which containerd fills in. [`IP_ANNOTATION`] stands for `ips` where that is empty.
     pub annotations: BTreeMap<String, String>,
 }
 
@@ -147,7 +147,26 @@ impl RuntimeConfig {
             let text = |(k, v): (&String, &Value)| Some((k.clone(), v.as_str()?.to_owned()));
             config.annotations = map.iter().filter_map(text).collect();
         }
+        if config.ips.is_empty() {
+            config.ips = annotated_ips(&config.annotations, faults);
+        }
         config
+    }
+}
+
+/// The annotation that names the addresses a pod is to have, separated by commas.
+pub const IP_ANNOTATION: &str = "ripstop.io/ip";
+
+fn annotated_ips(annotations: &BTreeMap<String, String>, faults: &mut Faults) -> Vec<RequestedIp> {
+    let Some(text) = annotations.get(IP_ANNOTATION) else { return Vec::new() };
+    match text.split(',').map(|ip| ip.trim().parse()).collect() {
+        Ok(ips) => ips,
+        Err(_) => {
+            let path = format!("runtimeConfig.\"io.kubernetes.cri.pod-annotations\".\"{IP_ANNOTATION}\"");
+            let found = Value::from(text.as_str());
+            faults.add(path, Some(&found), "addresses separated by commas, as 10.244.1.7 or 10.244.1.7,fd00::7");
+            Vec::new()
+        }
     }
 }
 

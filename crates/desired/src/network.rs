@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use ripstop_fabric::{egress, forwarder, host, paths, wiring};
 use ripstop_netmodel::{Address, Entry, Forwarder, Link, LinkKind, Ns, Route, RouteTarget, Scope, Sysctl};
-use ripstop_objects::{Encapsulation, Network, NetworkName, Wiring};
+use ripstop_objects::{Encapsulation, Network, NetworkName, RangeMode, Wiring};
 use ripstop_tables::Tables;
 use ripstop_types::{Family, IfName, Prefix};
 
@@ -14,10 +14,13 @@ use crate::{Part, ruleset};
 pub(crate) fn objects(tables: &Tables, network: &Network) -> Vec<Entry> {
     let owner = network.owner();
     let mut part = Part::of(owner.clone());
-    for range in network.spec.ranges.iter().filter(|range| !is_plain_anyway(tables, range)) {
+    let own = own_ranges(tables, &network.name);
+    let whole = Family::BOTH.into_iter().flat_map(|family| network.spec.whole(family));
+    // Of a pool that is gone pods may still have addresses.
+    let plain: BTreeSet<Prefix> = whole.chain(own.iter().copied()).collect();
+    for range in plain.into_iter().filter(|range| !is_plain_anyway(tables, range)) {
         part.add(ruleset::interval(ruleset::sets(range.family()).plain, range, &owner));
     }
-    let own = own_ranges(tables, &network.name);
     for range in &own {
         part.add(ruleset::interval(ruleset::sets(range.family()).local, *range, &owner));
     }
@@ -74,17 +77,30 @@ pub(crate) fn own_ranges(tables: &Tables, network: &NetworkName) -> Vec<Prefix> 
 }
 
 /// This node's address towards pods of a family: the source of every route to them.
-pub(crate) fn own_ip(tables: &Tables, network: &NetworkName, family: Family) -> Option<IpAddr> {
-    own_ranges(tables, network).iter().find(|range| range.family() == family).and_then(wiring::node_ip)
+pub fn own_ip(tables: &Tables, network: &NetworkName, family: Family) -> Option<IpAddr> {
+    let own = own_ranges(tables, network);
+    match tables.networks.get(network) {
+        Some(row) => wiring::own_ip(&row.value, family, own),
+        None => own.iter().find(|range| range.family() == family).and_then(wiring::node_ip),
+    }
 }
 
 /// Whether a greater range sees pods' addresses already. The kernel refuses an interval that overlaps another of its set.
 pub(crate) fn is_plain_anyway(tables: &Tables, range: &Prefix) -> bool {
-    let networks = tables.networks.values().filter_map(|row| row.value.spec.ranges.get(range.family()));
+    let networks = tables.networks.values().flat_map(|row| row.value.spec.whole(range.family()));
     networks.chain(egress::always_plain(range.family())).any(|other| other != *range && other.covers(range))
 }
 
 fn own_range(part: &mut Part, network: &Network, link: &IfName, range: Prefix) {
+    if network.spec.range_mode == RangeMode::Blocks {
+        if network.spec.is_for_nodes(&range) {
+            let (ip, len) = (range.addr(), range.family().bits());
+            part.add(Address { ns: Ns::Host, link: link.clone(), ip, len, scope: Scope::Global });
+        } else {
+            part.add(no_pod(range));
+        }
+        return;
+    }
     let len = match network.spec.wiring {
         Wiring::Routed => range.family().bits(),
         Wiring::Bridge => range.len(),
@@ -97,6 +113,15 @@ fn own_range(part: &mut Part, network: &Network, link: &IfName, range: Prefix) {
         part.add(unreachable(range));
     }
 }
+
+/// The same for a block or a borrowed address; behind the pod's own route where that has the same destination.
+fn no_pod(dst: Prefix) -> Route {
+    let metric = if dst.len() == dst.family().bits() { BEHIND_PODS } else { 0 };
+    Route { metric, ..unreachable(dst) }
+}
+
+/// A metric greater than that of pods' routes, which is 0 in IPv4 and 1024 in IPv6 (`IP6_RT_PRIO_USER`).
+const BEHIND_PODS: u32 = 4096;
 
 fn unreachable(dst: Prefix) -> Route {
     Route { ns: Ns::Host, table: 254, dst, metric: 0, target: RouteTarget::Unreachable, src: None, mtu: None }

@@ -215,7 +215,11 @@ fn range_of(tables: &Tables, row: &PodRow, ip: IpAddr) -> Option<Prefix> {
 
 /// The node's address that it talks to the pod from. While claims are not known, the one it had when the pod came.
 fn source(tables: &Tables, row: &PodRow, family: Family) -> Option<IpAddr> {
-    let then = || row.ranges.iter().find(|range| range.family() == family).and_then(wiring::node_ip);
+    let network = tables.networks.get(&row.network);
+    let then = || match network {
+        Some(network) => wiring::own_ip(&network.value, family, row.ranges.iter().copied()),
+        None => row.ranges.iter().find(|range| range.family() == family).and_then(wiring::node_ip),
+    };
     network::own_ip(tables, &row.network, family)
         .or_else(|| if tables.knows(StoreKind::Claims) { None } else { then() })
 }
@@ -242,16 +246,16 @@ fn in_pod(part: &mut Part, tables: &Tables, row: &PodRow, ip: IpAddr, len: u8, g
     part.add(Address { ns: row.ns(), link: eth.clone(), ip, len, scope: Scope::Global });
     let mut earlier = earlier(tables, row, family).peekable();
     let is_first = earlier.peek().is_none();
-    let dst = if is_first {
-        Some(Prefix::default_route(family))
+    let dsts: Vec<Prefix> = if is_first {
+        vec![Prefix::default_route(family)]
     } else {
         let network = tables.networks.get(&row.network).filter(|_| earlier.all(|other| other.network != row.network));
-        network.and_then(|network| network.value.spec.ranges.get(family))
+        network.map(|network| network.value.spec.whole(family).collect()).unwrap_or_default()
     };
-    if let Some(dst) = dst {
+    for dst in dsts {
         let onlink = !is_first && row.wiring == Wiring::Routed;
         let mtu = mtu.map(|mtu| if family == Family::V6 { apart_from_link(mtu) } else { mtu });
-        let target = RouteTarget::Via { link: eth, gateway, onlink };
+        let target = RouteTarget::Via { link: eth.clone(), gateway, onlink };
         part.add(Route { ns: row.ns(), table: 254, dst, metric: 0, target, src: None, mtu });
     }
 }

@@ -93,6 +93,9 @@ pub(crate) fn sources_of<'a>(
                 sources.extend(tables.peers().map(|peer| Source::Peer(network.clone(), peer.value.name.clone())));
                 sources.insert(Source::Records);
             }
+            Change::Blocks(network) => {
+                sources.insert(Source::Network(network.clone()));
+            }
             Change::Node(_) => {
                 sources.insert(Source::Records);
             }

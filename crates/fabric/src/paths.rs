@@ -160,7 +160,7 @@ fn vxlan(tables: &Tables, network: &Network, peer: &NodeRecord, family: Family) 
     })?;
     let inner = theirs
         .inner(family)
-        .or_else(|| tables.ranges(&peer.name, &network.name, family).next().and_then(|range| wiring::node_ip(&range)))
+        .or_else(|| wiring::own_ip(network, family, tables.ranges(&peer.name, &network.name, family)))
         .ok_or_else(|| {
             NoPath::Pending(format!("{} owns no {family} range of network {} yet", peer.name, network.name))
         })?;
@@ -204,13 +204,11 @@ fn udp(tables: &Tables, network: &Network, peer: &NodeRecord, family: Family) ->
     // The device carries packets without frames, so a gateway only names the peer; it is of the same kind as in a tunnel
     // with frames, which it may take the place of.
     let gateway = match family {
-        Family::V4 => tables
-            .ranges(&peer.name, &network.name, family)
-            .next()
-            .and_then(|range| wiring::node_ip(&range))
-            .ok_or_else(|| {
+        Family::V4 => {
+            wiring::own_ip(network, family, tables.ranges(&peer.name, &network.name, family)).ok_or_else(|| {
                 NoPath::Pending(format!("{} owns no {family} range of network {} yet", peer.name, network.name))
-            })?,
+            })?
+        }
         Family::V6 => IpAddr::V6(link_local(crate::hash::mac(&["udp", peer.name.as_str()]))),
     };
     let link = forwarder::device(network).ok_or_else(|| NoPath::Refused("the network has no tunnel".into()))?;

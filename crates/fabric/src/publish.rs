@@ -51,8 +51,7 @@ fn vxlan(tables: &Tables, network: &Network) -> Option<VxlanReceive> {
     }
     let outer = host::outer_family(tables)?;
     let outer_ip = host::address(tables, outer)?.ip;
-    let inner =
-        |family| tables.ranges(&tables.node, &network.name, family).next().and_then(|range| wiring::node_ip(&range));
+    let inner = |family| wiring::own_ip(network, family, tables.ranges(&tables.node, &network.name, family));
     let v4 = |ip| if let Some(std::net::IpAddr::V4(ip)) = ip { Some(ip) } else { None::<Ipv4Addr> };
     let v6 = |ip| if let Some(std::net::IpAddr::V6(ip)) = ip { Some(ip) } else { None::<Ipv6Addr> };
     Some(VxlanReceive {

@@ -8,7 +8,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ripstop_ipam::Attachment;
-use ripstop_objects::{Network, NetworkName, Wiring};
+use ripstop_objects::{Network, NetworkName, RangeMode, Wiring};
 use ripstop_types::{Family, IfName, Mac, NodeName, Prefix};
 
 use crate::hash;
@@ -39,6 +39,15 @@ pub fn router(family: Family) -> IpAddr {
 /// The node's own address in one of its ranges: the second, as Flannel's bridge has it; of a range of one address, none.
 pub fn node_ip(range: &Prefix) -> Option<IpAddr> {
     range.nth(1)
+}
+
+/// The node's own address in a network, as the ranges that it owns say.
+pub fn own_ip(network: &Network, family: Family, owned: impl IntoIterator<Item = Prefix>) -> Option<IpAddr> {
+    let mut owned = owned.into_iter().filter(|range| range.family() == family);
+    match network.spec.range_mode {
+        RangeMode::Blocks => network.spec.node_address(family, owned),
+        RangeMode::Lease | RangeMode::PodCidr => owned.next().and_then(|range| node_ip(&range)),
+    }
 }
 
 /// The link that carries the node's address of a network; in bridge wiring it is the bridge.

@@ -193,12 +193,16 @@ impl Options {
                 self.subnets, self.nodes
             )));
         }
-        let waiting = match (self.backend, self.range_mode) {
-            (Backend::Ipip, ..) => Some(("--backend ipip", "vxlan, host-gw, udp and auto")),
-            (Backend::Bgp, ..) => Some(("--backend bgp", "vxlan, host-gw, udp and auto")),
-            (.., RangeMode::Blocks) => Some(("--range-mode blocks", "lease and pod-cidr")),
+        let waiting = match self.backend {
+            Backend::Ipip => Some(("--backend ipip", "vxlan, host-gw, udp and auto")),
+            Backend::Bgp => Some(("--backend bgp", "vxlan, host-gw, udp and auto")),
             _ => None,
         };
+        if self.range_mode == RangeMode::Blocks && self.wiring == Wiring::Bridge {
+            return Err(LabError::usage(
+                "--range-mode blocks needs --wiring routed: blocks are no subnet for a bridge",
+            ));
+        }
         match waiting {
             Some((what, accepted)) => {
                 Err(LabError::usage(format!("{what} is not available yet; accepted: {accepted}")))
@@ -232,16 +236,23 @@ mod tests {
 
     #[test]
     fn what_does_not_exist_yet_is_refused_by_name() {
-        let cases: [(Options, &str); 3] = [
+        let cases: [(Options, &str); 2] = [
             (Options { backend: Backend::Ipip, ..Options::default() }, "--backend ipip is not available yet"),
             (Options { backend: Backend::Bgp, ..Options::default() }, "--backend bgp is not available yet"),
-            (Options { range_mode: RangeMode::Blocks, ..Options::default() }, "--range-mode blocks is not available"),
         ];
         for (options, start) in cases {
             let error = options.validate().unwrap_err();
             assert!(error.to_string().starts_with(start), "{error}");
             assert_eq!(error.exit_code(), 2);
         }
+    }
+
+    #[test]
+    fn blocks_need_routed_wiring() {
+        let options = Options { range_mode: RangeMode::Blocks, ..Options::default() };
+        assert!(options.validate().is_ok());
+        let error = Options { wiring: Wiring::Bridge, ..options }.validate().unwrap_err();
+        assert!(error.to_string().contains("--wiring routed"), "{error}");
     }
 
     #[test]

@@ -16,10 +16,9 @@ fn fault(network: &Network, path: &str, found: impl std::fmt::Display, accepted:
 /// One fault for each of the node's subnets that shares addresses with the network.
 pub fn check_network_against_host(network: &Network, host: &[NodeAddress]) -> Result<(), Faults> {
     let mut faults = Faults::none();
-    for (index, range) in network.spec.ranges.iter().enumerate() {
+    for (path, range) in places(&network.spec) {
         for address in host.iter().filter(|address| address.prefix.overlaps(&range)) {
             let found = format!("{range}, which overlaps the node's own subnet {} of {}", address.prefix, address.ip);
-            let path = format!("spec.ranges[{index}]");
             faults.push(fault(network, &path, found, "a range that no node's subnet shares addresses with"));
         }
     }
@@ -38,12 +37,11 @@ pub fn check_networks(networks: &[Network]) -> Result<(), Faults> {
                 faults.push(fault(network, "metadata.name", "the name twice", "each network once"));
                 continue;
             }
-            for (index, range) in network.spec.ranges.iter().enumerate() {
-                let Some(other) = earlier.spec.ranges.get(range.family()).filter(|other| other.overlaps(&range)) else {
+            for (path, range) in places(&network.spec) {
+                let Some(other) = earlier.spec.whole(range.family()).find(|other| other.overlaps(&range)) else {
                     continue;
                 };
                 let found = format!("{range}, which overlaps {other} of {}", earlier.owner());
-                let path = format!("spec.ranges[{index}]");
                 faults.push(fault(network, &path, found, "a range of which no other network has addresses"));
             }
             let (ours, theirs) = (network.spec.backend, earlier.spec.backend);
@@ -76,6 +74,21 @@ fn check_udp_ports(network: &Network, earlier: &Network, faults: &mut Faults) {
         let found = format!("{}, on which {} has udp", ours.port, earlier.owner());
         faults.push(fault(network, "spec.backend.port", found, "a port that no network has udp on"));
     }
+}
+
+/// Every prefix of a network, with the field that has it. Those inside others are left out.
+fn places(spec: &NetworkSpec) -> Vec<(String, Prefix)> {
+    let mut places: Vec<(String, Prefix)> =
+        spec.ranges.iter().enumerate().map(|(n, range)| (format!("spec.ranges[{n}]"), range)).collect();
+    if let Some(blocks) = &spec.blocks {
+        places.extend(
+            blocks.pools.iter().enumerate().map(|(n, pool)| (format!("spec.blocks.pools[{n}].range"), pool.range)),
+        );
+        places.extend(blocks.node_ranges.iter().map(|range| ("spec.blocks.nodeRanges".into(), range)));
+    }
+    let whole: Vec<Prefix> = Family::BOTH.into_iter().flat_map(|family| spec.whole(family)).collect();
+    places.retain(|(_, range)| whole.contains(range));
+    places
 }
 
 fn may_encapsulate(spec: &NetworkSpec) -> bool {
@@ -112,7 +125,8 @@ pub fn check_pod_cidrs(pod_cidrs: &[Prefix], networks: &[Network]) -> Result<(),
 ///
 /// `in_use` are the claimed ranges and the addresses of pods (as /32 or /128), as far as the caller knows them. Always
 /// allowed: backend type, MTU, masquerade, labels, exclusions that hit nobody, ranges and bounds in which
-/// everything in use still lies. Only while nothing is in use: the rest.
+/// everything in use still lies; in mode `blocks` also pools and ranges in which something is in use, which then lasts until
+/// it is free. Only while nothing is in use: the rest.
 ///
 /// # Errors
 /// One fault for each field that cannot change now.
@@ -130,11 +144,19 @@ pub fn check_change(old: &Network, new: &Network, in_use: &[Prefix]) -> Result<(
     };
     fixed("spec.rangeMode", was.range_mode.as_str().into(), is.range_mode.as_str().into());
     fixed("spec.wiring", was.wiring.as_str().into(), is.wiring.as_str().into());
-    for (family, path) in [(Family::V4, "spec.nodeRangeLen.v4"), (Family::V6, "spec.nodeRangeLen.v6")] {
-        if in_use.iter().any(|range| range.family() == family) {
-            let len = |spec: &NetworkSpec| spec.node_range_len.get(family).to_string();
-            fixed(path, len(was), len(is));
-        }
+    let blocks = is.blocks.is_some();
+    for family in Family::BOTH.into_iter().filter(|family| in_use.iter().any(|range| range.family() == *family)) {
+        let key = if family == Family::V4 { "v4" } else { "v6" };
+        let len = |spec: &NetworkSpec| match &spec.blocks {
+            Some(blocks) => blocks.len.get(family).to_string(),
+            None => spec.node_range_len.get(family).to_string(),
+        };
+        fixed(&format!("spec.{}.{key}", if blocks { "blocks.len" } else { "nodeRangeLen" }), len(was), len(is));
+        let nodes = |spec: &NetworkSpec| {
+            let nodes = spec.blocks.as_ref().and_then(|blocks| blocks.node_ranges.get(family));
+            nodes.map_or_else(|| "none".into(), |nodes| nodes.to_string())
+        };
+        fixed("spec.blocks.nodeRanges", nodes(was), nodes(is));
     }
     if may_encapsulate(was) && may_encapsulate(is) {
         fixed("spec.backend.vni", was.backend.vni.to_string(), is.backend.vni.to_string());
@@ -159,7 +181,7 @@ fn check_still_inside(old: &Network, new: &Network, used: Prefix, faults: &mut F
             faults.push(fault(new, "spec.ranges", found, "the range that the network had"));
             return;
         }
-        Some(range) if !range.covers(&used) => {
+        Some(range) if !range.covers(&used) && is.range_mode != RangeMode::Blocks => {
             let index = usize::from(family == Family::V6 && is.ranges.v4.is_some());
             let found = format!("{range}, outside of which {used} is in use");
             faults.push(fault(

@@ -26,8 +26,8 @@ pub use documents::Manifest;
 pub use fault::{Fault, Faults, Note};
 pub use migration::Migration;
 pub use network::{
-    API_VERSION, Backend, BackendKind, Bounds, Masquerade, Network, NetworkName, NetworkSpec, NodeRangeLen, RangeMode,
-    Ranges, ToNodes, UDP_PORT, Wiring,
+    API_VERSION, Backend, BackendKind, Blocks, Bounds, DEFAULT_COOLDOWN, Masquerade, Network, NetworkName, NetworkSpec,
+    NodeRangeLen, Pool, RangeMode, Ranges, ToNodes, UDP_PORT, Wiring,
 };
 pub use record::{
     AliveRecord, ClaimState, Encapsulation, FLANNEL_MACHINE, NodeAddress, NodeIdentity, NodeRecord, RangeClaim,

@@ -1,5 +1,6 @@
 //! The kind `Network`: which addresses pods get, and how their packets reach other nodes.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
@@ -12,6 +13,13 @@ use crate::Migration;
 
 /// The group and version of the project's own kinds.
 pub const API_VERSION: &str = "ripstop.io/v1alpha1";
+
+/// How long released addresses rest unless a network says otherwise, in seconds.
+pub const DEFAULT_COOLDOWN: u32 = 30;
+
+fn is_default_cooldown(seconds: &u32) -> bool {
+    *seconds == DEFAULT_COOLDOWN
+}
 
 /// The name of a network: one DNS-1123 label, so it is safe in keys, file names and kernel comments.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -104,9 +112,15 @@ pub struct NetworkSpec {
     /// First address of the last range that nodes may claim (Flannel's SubnetMax); none: the last in the network.
     #[serde(skip_serializing_if = "Bounds::is_empty")]
     pub range_max: Bounds,
-    /// Addresses that neither nodes nor pods ever get. Sorted, inside the ranges.
+    /// Addresses that neither nodes nor pods ever get. Sorted, inside the ranges and pools.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub exclude: Vec<Prefix>,
+    /// How blocks are claimed: there in mode `blocks`, and in no other.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub blocks: Option<Blocks>,
+    /// How long a released address rests before it is given again, in seconds, unless nothing else is free. Default 30.
+    #[serde(rename = "cooldownSeconds", skip_serializing_if = "is_default_cooldown")]
+    pub cooldown: u32,
     /// How a pod is attached to its node.
     pub wiring: Wiring,
     /// How packets reach other nodes.
@@ -126,6 +140,8 @@ impl NetworkSpec {
             range_min: Bounds::default(),
             range_max: Bounds::default(),
             exclude: Vec::new(),
+            blocks: None,
+            cooldown: DEFAULT_COOLDOWN,
             wiring: Wiring::default(),
             backend: Backend::default(),
             masquerade: Masquerade::default(),
@@ -139,7 +155,55 @@ impl NetworkSpec {
 
     /// Whether an address belongs to the network.
     pub fn contains(&self, ip: IpAddr) -> bool {
-        self.ranges.get(Family::of(ip)).is_some_and(|range| range.contains(ip))
+        self.whole(Family::of(ip)).any(|range| range.contains(ip))
+    }
+
+    /// Every prefix of the network in a family, those inside others left out: its range, further pools, and where its nodes'
+    /// own addresses are. In order.
+    pub fn whole(&self, family: Family) -> impl Iterator<Item = Prefix> + use<> {
+        let nodes = self.blocks.iter().filter_map(|blocks| blocks.node_ranges.get(family));
+        let mut whole: Vec<Prefix> = self.pools(family).map(|pool| pool.range).chain(nodes).collect();
+        whole.sort_by_key(|range| (range.len(), range.addr()));
+        let inside = |range: &Prefix, others: &[Prefix]| others.iter().any(|other| other.covers(range));
+        let outer: Vec<Prefix> =
+            (0..whole.len()).filter(|n| !inside(&whole[*n], &whole[..*n])).map(|n| whole[n]).collect();
+        outer.into_iter()
+    }
+
+    /// Where pods' addresses of a family come from: the range, then the further pools of mode `blocks`.
+    pub fn pools(&self, family: Family) -> impl Iterator<Item = Pool> + '_ {
+        let first = self.ranges.get(family).map(Pool::open_to_all);
+        let further =
+            self.blocks.iter().flat_map(|blocks| &blocks.pools).filter(move |pool| pool.range.family() == family);
+        first.into_iter().chain(further.cloned())
+    }
+
+    /// The pools of a family that a pod gets its address from: those that name its namespace or labels, otherwise those that
+    /// name nobody.
+    pub fn pools_for(&self, family: Family, namespace: Option<&str>, labels: &BTreeMap<String, String>) -> Vec<Prefix> {
+        let pools: Vec<Pool> = self.pools(family).collect();
+        let chosen: Vec<Prefix> = pools
+            .iter()
+            .filter(|pool| pool.selects() && pool.takes(namespace, labels))
+            .map(|pool| pool.range)
+            .collect();
+        if !chosen.is_empty() {
+            return chosen;
+        }
+        pools.iter().filter(|pool| !pool.selects()).map(|pool| pool.range).collect()
+    }
+
+    /// The node's own address among ranges that it owns, in mode `blocks`: the claim out of the nodes' range.
+    pub fn node_address(&self, family: Family, owned: impl IntoIterator<Item = Prefix>) -> Option<IpAddr> {
+        let nodes = self.blocks.as_ref()?.node_ranges.get(family)?;
+        let single = |range: &Prefix| nodes.covers(range) && range.len() == family.bits();
+        owned.into_iter().find(single).map(|range| range.addr())
+    }
+
+    /// Whether a range that a node owns is for its own address, and not for pods'.
+    pub fn is_for_nodes(&self, range: &Prefix) -> bool {
+        let nodes = self.blocks.as_ref().and_then(|blocks| blocks.node_ranges.get(range.family()));
+        nodes.is_some_and(|nodes| nodes.covers(range))
     }
 
     /// Whether an address is excluded: never handed out.
@@ -159,6 +223,57 @@ impl NetworkSpec {
         let range = self.ranges.get(family)?;
         let start = self.range_max.get(family).unwrap_or(range.last());
         Prefix::containing(start, self.node_range_len.get(family))
+    }
+}
+
+/// How the nodes of a network claim its addresses on demand.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Blocks {
+    /// Length of a block: 20 to 32, and 116 to 128. Default 26 and 122.
+    pub len: NodeRangeLen,
+    /// The most blocks of one pool that one node claims. Default 20.
+    pub max_per_node: u32,
+    /// Whether nodes give addresses of their own blocks only, and lend none. Default no.
+    pub strict_affinity: bool,
+    /// Where the nodes' own addresses come from, one a node: no pod gets them.
+    pub node_ranges: Ranges,
+    /// Pools beside the network's ranges.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub pools: Vec<Pool>,
+}
+
+/// Addresses for some of a network's pods, or for all.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Pool {
+    /// The addresses.
+    pub range: Prefix,
+    /// Namespaces whose pods get their address here; empty: all.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub namespaces: Vec<String>,
+    /// Labels that a pod must have to get its address here.
+    #[serde(skip_serializing_if = "Labels::is_empty")]
+    pub labels: Labels,
+}
+
+impl Pool {
+    /// A pool that names nobody.
+    #[must_use]
+    pub fn open_to_all(range: Prefix) -> Self {
+        Self { range, namespaces: Vec::new(), labels: Labels::default() }
+    }
+
+    /// Whether it names any pods.
+    pub fn selects(&self) -> bool {
+        !self.namespaces.is_empty() || !self.labels.is_empty()
+    }
+
+    /// Whether it takes a pod: in one of its namespaces, with all of its labels.
+    pub fn takes(&self, namespace: Option<&str>, labels: &BTreeMap<String, String>) -> bool {
+        let named = |name: &str| self.namespaces.iter().any(|taken| taken == name);
+        (self.namespaces.is_empty() || namespace.is_some_and(named))
+            && self.labels.iter().all(|(key, value)| labels.get(&**key).is_some_and(|has| **has == **value))
     }
 }
 
@@ -202,6 +317,8 @@ pub enum RangeMode {
     Lease,
     /// The node's configuration or Kubernetes names the range.
     PodCidr,
+    /// The node claims blocks as its pods need them, and borrows single addresses where no block is left.
+    Blocks,
 }
 
 impl RangeMode {
@@ -210,6 +327,7 @@ impl RangeMode {
         match self {
             Self::Lease => "lease",
             Self::PodCidr => "pod-cidr",
+            Self::Blocks => "blocks",
         }
     }
 }

@@ -267,6 +267,12 @@ pub struct RangeClaim {
     pub run: u64,
     /// How far the claim has come.
     pub state: ClaimState,
+    /// Of an offered address: the only node that may take it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub to: Option<NodeName>,
+    /// The pod that an address was borrowed for or is asked for; of a refusal, the one that has it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub holder: Option<String>,
 }
 
 /// The machine in claims and records that stand for nodes of Flannel's: they live as long as Flannel keeps them, and give
@@ -281,6 +287,39 @@ pub enum ClaimState {
     Tentative,
     /// The node uses the range, or may: peers make their routes from it.
     Held,
+    /// One address of the node's block, about to be offered.
+    Offering,
+    /// One address of the node's block that another node may borrow.
+    Offered,
+    /// One address of another node's block that the node uses, or may: peers make a route from it.
+    Borrowed,
+    /// One address of another node's block that the node asks for.
+    Asked,
+    /// The answer to that: somebody has it.
+    Refused,
+}
+
+impl ClaimState {
+    /// Every state, with its word.
+    pub const ALL: [(&'static str, Self); 7] = [
+        ("tentative", Self::Tentative),
+        ("held", Self::Held),
+        ("offering", Self::Offering),
+        ("offered", Self::Offered),
+        ("borrowed", Self::Borrowed),
+        ("asked", Self::Asked),
+        ("refused", Self::Refused),
+    ];
+
+    /// The word used in records and for people.
+    pub fn as_str(self) -> &'static str {
+        Self::ALL.iter().find(|(_, state)| *state == self).map_or("", |(word, _)| word)
+    }
+
+    /// Whether the node may have pods there: peers' packets for them go to it.
+    pub fn is_in_use(self) -> bool {
+        matches!(self, Self::Held | Self::Borrowed)
+    }
 }
 
 /// A node's sign of life (kind `alive`, key: its name). When it is stale is the reader's rule on observed time.

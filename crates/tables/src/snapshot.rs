@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use ripstop_ipam::LendingSnapshot;
 use ripstop_ipam::ranges::RangeSnapshot;
 use ripstop_objects::{Network, NodeRecord, RangeClaim, Record};
 use ripstop_types::{NodeName, Revision};
@@ -26,6 +27,15 @@ pub struct SnapshotRows {
     pub(crate) claims: Vec<Row<RangeClaim>>,
     pub(crate) nexthop_ids: Arc<NexthopIds>,
     pub(crate) ranges: Option<RangeSnapshot>,
+    pub(crate) lending: Option<LendingSnapshot>,
+}
+
+impl SnapshotRows {
+    /// With the single addresses that the node lent and borrowed.
+    #[must_use]
+    pub fn with_lending(self, lending: LendingSnapshot) -> Self {
+        Self { lending: Some(lending), ..self }
+    }
 }
 
 impl Serialize for SnapshotRows {
@@ -40,9 +50,11 @@ impl Serialize for SnapshotRows {
             records: &'a SnapshotRows,
             nexthop_ids: &'a NexthopIds,
             ranges: &'a Option<RangeSnapshot>,
+            lending: &'a Option<LendingSnapshot>,
         }
-        let (node, known, nexthop_ids, ranges) = (&self.node, &self.known, &self.nexthop_ids, &self.ranges);
-        Whole { version: SNAPSHOT_VERSION, node, known, records: self, nexthop_ids, ranges }.serialize(to)
+        let (node, known, nexthop_ids) = (&self.node, &self.known, &self.nexthop_ids);
+        let (ranges, lending) = (&self.ranges, &self.lending);
+        Whole { version: SNAPSHOT_VERSION, node, known, records: self, nexthop_ids, ranges, lending }.serialize(to)
     }
 }
 
@@ -82,6 +94,9 @@ pub struct Snapshot {
     pub nexthop_ids: NexthopIds,
     /// The ranges this node holds.
     pub ranges: Option<RangeSnapshot>,
+    /// The single addresses that it lent and borrowed.
+    #[serde(default)]
+    pub lending: Option<LendingSnapshot>,
 }
 
 /// One record of the store.

@@ -7,8 +7,7 @@ use ripstop_ipam::Attachment;
 use ripstop_ipam::ranges::RangeSnapshot;
 use ripstop_netmodel::HostFacts;
 use ripstop_objects::{
-    AgentConfig, AliveRecord, ClaimState, Encapsulation, Network, NetworkName, NodeIdentity, NodeRecord, RangeClaim,
-    Record,
+    AgentConfig, AliveRecord, Encapsulation, Network, NetworkName, NodeIdentity, NodeRecord, RangeClaim, Record,
 };
 use ripstop_types::{Family, IfName, NodeName, Prefix, Revision};
 
@@ -49,6 +48,8 @@ pub enum Change {
     Node(NodeName),
     /// A claim on a range of that node came or went.
     Claim(NodeName),
+    /// A block or a borrowed address of this node came or went; its own address in the network is another claim's.
+    Blocks(NetworkName),
     /// A node showed a sign of life.
     Alive(NodeName),
     /// What the host is given changed.
@@ -255,6 +256,7 @@ impl Tables {
             claims: self.claims.values().cloned().collect(),
             nexthop_ids: self.nexthop_ids.clone(),
             ranges,
+            lending: None,
         }
     }
 
@@ -263,7 +265,7 @@ impl Tables {
         self.nodes.values().filter(|row| row.value.name != self.node)
     }
 
-    /// Ranges of a node in a network, of one family, in order.
+    /// What a node owns of a network in a family, in order: its ranges, and single addresses that it borrowed.
     pub fn ranges(&self, node: &NodeName, network: &NetworkName, family: Family) -> impl Iterator<Item = Prefix> {
         self.ranges_of
             .get(node)
@@ -346,14 +348,14 @@ impl Tables {
         let place = (claim.network.clone(), claim.range);
         let owner = claim.node.clone();
         // Nobody uses a range whose claim is tentative.
-        let held = claim.state == ClaimState::Held;
+        let held = claim.state.is_in_use();
         let before = self.claims.get(&place).map(|row| row.value.node.clone());
         if !replace(&mut self.claims, place.clone(), Row { value: Arc::new(claim), revision }) {
             return;
         }
         if let Some(before) = before.filter(|before| !held || *before != owner) {
             self.unindex(&before, &place);
-            changes.insert(Change::Claim(before));
+            changes.insert(self.claim_change(&place, before));
         }
         if !held {
             return;
@@ -361,8 +363,15 @@ impl Tables {
         if owner != self.node {
             Arc::make_mut(&mut self.nexthop_ids).assign(&place.0, &owner);
         }
-        self.ranges_of.entry(owner.clone()).or_default().insert(place);
-        changes.insert(Change::Claim(owner));
+        changes.insert(self.claim_change(&place, owner.clone()));
+        self.ranges_of.entry(owner).or_default().insert(place);
+    }
+
+    /// What a claim's coming or going touches.
+    fn claim_change(&self, (network, range): &(NetworkName, Prefix), owner: NodeName) -> Change {
+        let spec = self.networks.get(network).map(|row| &row.value.spec);
+        let is_block = spec.is_some_and(|spec| spec.blocks.is_some() && !spec.is_for_nodes(range));
+        if owner == self.node && is_block { Change::Blocks(network.clone()) } else { Change::Claim(owner) }
     }
 
     fn unindex(&mut self, node: &NodeName, place: &(NetworkName, Prefix)) {
@@ -398,7 +407,7 @@ impl Tables {
                     && let Some(row) = self.claims.remove(&place)
                 {
                     self.unindex(&row.value.node, &place);
-                    changes.insert(Change::Claim(row.value.node.clone()));
+                    changes.insert(self.claim_change(&place, row.value.node.clone()));
                 }
             }
             StoreKind::Alive => {

@@ -18,6 +18,7 @@ use ripstop_plan::{Action, Step};
 use ripstop_tables::{Bandwidth, Change, FaultCause, PodRow, PodState, Shaping, StepFault, StoreKind, Withdrawn};
 use ripstop_types::Millis;
 
+use super::blocks::Lack;
 use super::{CALL_PATIENCE_MS, Core, Level, Output, pods, status};
 
 /// A call that is not answered yet.
@@ -74,6 +75,7 @@ impl Core {
 
     /// Begins what can begin, and ends what waited too long.
     pub(super) fn advance_calls(&mut self) {
+        self.forget_needs();
         let mut queue = std::mem::take(&mut self.pending);
         let mut later = std::collections::VecDeque::with_capacity(queue.len());
         while let Some(mut pending) = queue.pop_front() {
@@ -154,18 +156,40 @@ impl Core {
             return Begun::Wait(Error::new(Code::TryAgainLater, text));
         };
         // From here on nothing is left to chance: a lease without a row would be nobody's.
-        let lease = match self.book.allocate(&lease_request(typed, attachment, &network), self.at.wall) {
+        let lease = match self.lease_for(typed, attachment, &network) {
             Ok(lease) => lease,
-            Err(fault) if matches!(fault, LeaseFault::NoRange { .. }) => {
-                return Begun::Wait(Error::new(Code::TryAgainLater, fault.to_string()));
-            }
-            Err(fault) => return Begun::Answer(Response::failed(lease_error(&fault))),
+            Err(begun) => return begun,
         };
         let row = PodRow { netns: netns.into(), mtu, ..self.new_pod(typed, attachment, &network, &lease) };
         let last = self.completion(&row);
         let scope = self.put_pod(row);
         self.run_for_call(scope, last, call);
         Begun::Stage(Stage::Running)
+    }
+
+    /// The addresses of a pod, or what becomes of its call without them.
+    fn lease_for(&mut self, typed: &TypedCall, attachment: &Attachment, network: &Network) -> Result<Lease, Begun> {
+        let mut request = lease_request(typed, attachment, network);
+        let in_blocks = network.spec.blocks.is_some();
+        if in_blocks {
+            request.within = self.pool_windows(typed, network, &request);
+        }
+        match self.book.allocate(&request, self.at.wall) {
+            // The route of an address that was another node's is still on its way out.
+            Ok(lease) if in_blocks && lease.ips.iter().any(|ip| self.busy.contains(&host_route(*ip))) => {
+                Err(Begun::Wait(busy()))
+            }
+            Ok(lease) => Ok(lease),
+            Err(fault) if in_blocks => Err(match self.lacks(typed, network, &request, &fault) {
+                Some(Lack::Wait(error)) => Begun::Wait(error),
+                Some(Lack::Never(error)) => Begun::Answer(Response::failed(error)),
+                None => Begun::Answer(Response::failed(lease_error(&fault))),
+            }),
+            Err(fault) if matches!(fault, LeaseFault::NoRange { .. }) => {
+                Err(Begun::Wait(Error::new(Code::TryAgainLater, fault.to_string())))
+            }
+            Err(fault) => Err(Begun::Answer(Response::failed(lease_error(&fault)))),
+        }
     }
 
     /// The row of a pod that has its addresses; its namespace and MTU come from elsewhere.
@@ -196,7 +220,11 @@ impl Core {
     fn ranges_of(&self, network: &NetworkName, ips: &[std::net::IpAddr]) -> Vec<ripstop_types::Prefix> {
         let own = self.tables.own_ranges.get(network);
         let range_of = |ip: &std::net::IpAddr| own?.iter().find(|range| range.contains(*ip)).copied();
-        ips.iter().filter_map(range_of).collect()
+        // In mode `blocks` the node's own address lies elsewhere; the pod's routes need it.
+        let spec = self.tables.networks.get(network).map(|row| &row.value.spec);
+        let of_node =
+            own.into_iter().flatten().filter(|range| spec.is_some_and(|spec| spec.is_for_nodes(range))).copied();
+        of_node.chain(ips.iter().filter_map(range_of)).collect()
     }
 
     /// The last step of an ADD: its file says that it is complete before the runtime hears so. Whenever the agent dies,
@@ -465,6 +493,11 @@ pub(super) fn own(attachment: &SpecAttachment) -> Attachment {
 
 fn same_attachment(a: &Pending, b: &Pending) -> bool {
     a.typed.call.attachment().is_some() && a.typed.call.attachment() == b.typed.call.attachment()
+}
+
+/// The key of the host's route to a pod's address.
+fn host_route(ip: std::net::IpAddr) -> Key {
+    Key::main_route(Ns::Host, ripstop_types::Prefix::host(ip))
 }
 
 fn busy() -> Error {

@@ -1,6 +1,6 @@
 //! What `ripstop ipam` shows of the cluster's claims, and what is wrong with addresses.
 
-use ripstop_ipam::ranges::Life;
+use ripstop_ipam::ranges::{Life, RangeFault, Slot};
 use ripstop_objects::{ClaimState, FLANNEL_MACHINE};
 use ripstop_tables::{PodState, StoreKind};
 use ripstop_types::{NodeName, Prefix};
@@ -18,8 +18,12 @@ pub struct ClaimView {
     pub node: String,
     /// Who holds the range: a node that was installed anew is another machine of the same name.
     pub machine: String,
-    /// tentative: nobody uses the range; held: its node does, or may.
+    /// tentative: nobody uses the range; held: its node does, or may. Of single addresses: offering, offered, borrowed, asked,
+    /// refused.
     pub state: &'static str,
+    /// For whom a single address was borrowed or is asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pod: Option<String>,
     /// `null` while it is not known.
     pub alive: Option<bool>,
 }
@@ -43,10 +47,8 @@ impl Core {
             network: row.value.network.to_string(),
             node: row.value.node.to_string(),
             machine: row.value.machine.clone(),
-            state: match row.value.state {
-                ClaimState::Tentative => "tentative",
-                ClaimState::Held => "held",
-            },
+            state: row.value.state.as_str(),
+            pod: row.value.holder.clone(),
             alive: self.is_alive(&row.value.node, &row.value.machine),
         })
         .collect()
@@ -55,13 +57,17 @@ impl Core {
     /// Who owns which range.
     #[must_use]
     pub fn leases(&self) -> Vec<LeaseView> {
-        let rows = self.tables.claims.values();
+        // What is offered or asked for is nobody's yet.
+        let owned = |state: ClaimState| state == ClaimState::Tentative || state.is_in_use();
+        let rows = self.tables.claims.values().filter(|row| owned(row.value.state));
         rows.map(|row| LeaseView {
             range: row.value.range,
             network: row.value.network.to_string(),
             node: row.value.node.to_string(),
             holder: row.value.machine.clone(),
             alive: self.is_alive(&row.value.node, &row.value.machine),
+            state: row.value.state.as_str(),
+            pod: row.value.holder.clone(),
         })
         .collect()
     }
@@ -89,7 +95,12 @@ impl Core {
     /// Why this node has not the ranges it wants, and which claims in the store cannot be read.
     #[must_use]
     pub fn ipam_faults(&self) -> Vec<String> {
-        let slots = self.wanted_slots.iter().filter_map(|slot| self.engine.fault(slot)).map(ToString::to_string);
+        // That no block is left is no fault where nodes lend.
+        let fault = |slot: &Slot| {
+            let fault = self.engine.fault(slot)?;
+            (slot.pool.is_none() || !matches!(fault, RangeFault::Full { .. })).then(|| fault.to_string())
+        };
+        let slots = self.wanted_slots.iter().filter_map(fault);
         let records = self.tables.faults.iter().filter(|((kind, _), _)| *kind == StoreKind::Claims);
         slots.chain(records.map(|((_, key), fault)| format!("record claims/{key}: {fault}"))).collect()
     }

@@ -302,7 +302,7 @@ impl Core {
             .collect();
         for attachment in done {
             self.leaving.remove(&attachment);
-            self.book.release(&attachment, self.at.now);
+            self.book.release(&attachment, self.at.wall);
         }
     }
 

@@ -9,10 +9,13 @@
 //!
 //! Not here: sockets, files, netlink, clocks. The shell in `crate::run` carries outputs out.
 
+mod blocks;
+mod borrowing;
 mod call;
 mod claims;
 mod describe;
 mod dispatch;
+mod fixed;
 mod journal;
 mod migration;
 mod namesake;
@@ -41,13 +44,14 @@ use ripstop_cni_spec::wire::Response;
 use ripstop_desired::Desired;
 use ripstop_fabric::hygiene;
 use ripstop_ipam::ranges::{ClaimKey, Claimant, Liveness, RangeEngine, Slot, Stored};
-use ripstop_ipam::{Attachment, LeaseBook, OwnRange};
+use ripstop_ipam::{Attachment, LeaseBook, LendingEngine, LendingEvent, OwnRange};
 use ripstop_netmodel::{Entry, Key, Kind, Model, Ns, Resource};
 use ripstop_objects::NetworkName;
 use ripstop_plan::{Plan, Step};
 use ripstop_tables::{Change, ForeignDrop, Input, Moment, PodRow, SnapshotRows, Start, Tables};
 use ripstop_types::{Millis, NodeName, Prefix, Revision};
 
+use self::blocks::Blocks;
 use self::call::{Pending, Stage};
 use self::dispatch::{Failure, Running};
 use self::journal::Journal;
@@ -142,6 +146,8 @@ pub struct Core {
     /// What is in the kernel, the store and this node's files, as last read or written.
     applied: Model,
     engine: RangeEngine,
+    lending: LendingEngine,
+    blocks: Blocks,
     book: LeaseBook,
     liveness: Liveness,
     /// Keys to compare.
@@ -197,15 +203,14 @@ impl Core {
     pub fn start(at: Moment, start: Start) -> (Self, Vec<Output>) {
         let me = claimant(&start);
         let boot = me.boot.clone();
-        let ranges = start.snapshot.as_ref().and_then(|snapshot| snapshot.ranges.clone());
+        let saved = start.snapshot.as_ref();
+        let (ranges, lending) = saved.map_or((None, None), |saved| (saved.ranges.clone(), saved.lending.clone()));
         let (inside, observed): (Vec<Entry>, Vec<Entry>) =
             start.observed.iter().cloned().partition(|entry| matches!(entry.object.key().ns(), Some(Ns::Path(_))));
         let (inside, observed): (Model, Model) = (inside.into_iter().collect(), observed.into_iter().collect());
-        let timings = start.config.timings;
-        let held = start.held;
+        let (timings, held) = (start.config.timings, start.held);
         let (mut pods, notes) = pods::admit(&boot, &start.pods, &observed);
-        let lost = start.lost.clone();
-        let preferred = start.preferred.clone();
+        let (lost, preferred) = (start.lost.clone(), start.preferred.clone());
         let mut tables = Tables::new(Start { pods: Vec::new(), ..start });
         let recovered: Vec<PodRow> = lost.iter().filter_map(|key| recover::row(key, &tables, &observed)).collect();
         let notes = notes.into_iter().map(|note| (Level::Info, note));
@@ -216,7 +221,9 @@ impl Core {
         let mut core = Self {
             desired: Desired::default(),
             applied: observed,
-            engine: RangeEngine::new(me, ranges.as_ref()),
+            engine: RangeEngine::new(me.clone(), ranges.as_ref()),
+            lending: LendingEngine::new(me, lending.as_ref()),
+            blocks: Blocks::default(),
             book,
             liveness: Liveness::new(timings.stale_after),
             dirty: BTreeSet::new(),
@@ -262,6 +269,7 @@ impl Core {
 
     /// Compares everything that is there with everything that should be.
     fn first_plans(&mut self, lost: &[Arc<str>], inside: &Model) {
+        self.close_lent();
         self.tell_foreign_drops();
         self.refresh_realised();
         self.refresh_sends();
@@ -318,7 +326,10 @@ impl Core {
             Input::Withdraw { call, what, release } => self.withdraw(call, what, release),
             Input::Saved { generation } => {
                 self.note_saved(generation);
-                self.range_event(&ripstop_ipam::ranges::RangeEvent::Saved { generation });
+                match generation.checked_sub(borrowing::NUMBERS) {
+                    Some(generation) => self.lending_event(&LendingEvent::Saved { generation }),
+                    None => self.range_event(&ripstop_ipam::ranges::RangeEvent::Saved { generation }),
+                }
                 BTreeSet::new()
             }
             Input::Resume => {
@@ -355,7 +366,7 @@ impl Core {
     /// What outlives the process.
     #[must_use]
     pub fn snapshot(&self) -> SnapshotRows {
-        self.tables.snapshot(Some(self.engine.snapshot()))
+        self.tables.snapshot(Some(self.engine.snapshot())).with_lending(self.lending.snapshot())
     }
 
     /// Whether the snapshot changed since it was last asked.
@@ -446,6 +457,7 @@ impl Core {
         }
         self.note_left();
         self.advance_calls();
+        self.serve_blocks();
         // The last pod of a network may have gone.
         let taken = self.tables.take_held_back();
         if !taken.is_empty() {
@@ -461,6 +473,7 @@ impl Core {
         let timings = self.tables.config.timings;
         self.liveness.advance(now);
         self.range_event(&ripstop_ipam::ranges::RangeEvent::Tick);
+        self.tick_blocks();
         self.retry_failed();
         if now >= self.beat.due {
             self.show_life();
@@ -491,7 +504,7 @@ impl Core {
 /// Whether a change is worth a new snapshot.
 fn outlives(change: &Change) -> bool {
     match change {
-        Change::Network(_) | Change::Node(_) | Change::Claim(_) | Change::Known(_) => true,
+        Change::Network(_) | Change::Node(_) | Change::Claim(_) | Change::Blocks(_) | Change::Known(_) => true,
         Change::Alive(_)
         | Change::Withdrawn
         | Change::Facts

@@ -118,7 +118,7 @@ impl Core {
                 self.log(Level::Info, format!("{} left without a DEL; its address is free", row.owner()));
                 changes.append(&mut self.remove_pod(&orphan));
             } else {
-                self.book.release(&orphan, self.at.now);
+                self.book.release(&orphan, self.at.wall);
             }
         }
         changes

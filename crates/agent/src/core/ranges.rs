@@ -8,7 +8,7 @@ use ripstop_ipam::ranges::{
     Answer, Claim, ClaimKey, ClaimState, Claimant, RangeAction, RangeEvent, RangeRequest, ReleaseCause, ReleaseFacts,
     Slot, Stored, releasable,
 };
-use ripstop_ipam::{OwnRange, Usable};
+use ripstop_ipam::{LendingEvent, OwnRange, Usable};
 use ripstop_netmodel::{Entry, Object, Record as ModelRecord, RecordGuard, RecordScope, Resource};
 use ripstop_objects::{
     ClaimState as RecordState, FLANNEL_MACHINE, Network, NetworkName, RangeClaim, RangeMode, Record, Wiring,
@@ -18,7 +18,7 @@ use ripstop_plan::{Action, Step};
 use ripstop_tables::{Change, StoreInput, StoreKind, StoreResult, Withdrawn};
 use ripstop_types::{Family, Owner, Prefix, Revision};
 
-use super::{Core, Level, Output};
+use super::{Core, Level, Output, borrowing};
 
 impl Core {
     /// Tells the engine which ranges this node wants of the networks there are.
@@ -35,7 +35,10 @@ impl Core {
         // Pods of a network that shares addresses with the node's own subnet would cut the node off.
         let fits = |network: &Network| has_range(network) || check_network_against_host(network, &host).is_ok();
         let networks = self.tables.networks.values().filter(|row| fits(&row.value));
-        let of = |network: &Network| requests(network, &self.tables.config.pod_cidrs, &self.preferred);
+        let of = |network: &Network| match network.spec.range_mode {
+            RangeMode::Blocks => self.block_requests(network),
+            _ => requests(network, &self.tables.config.pod_cidrs, &self.preferred),
+        };
         let requests: Vec<RangeRequest> = networks.flat_map(|row| of(&row.value)).collect();
         for request in requests {
             wanted.insert(Slot::of(&request));
@@ -59,14 +62,13 @@ impl Core {
                     if self.listing_claims {
                         self.listed.insert(key, Stored { revision: *revision, claim });
                     } else {
-                        self.range_event(&RangeEvent::Changed { key, revision: *revision, claim: Some(claim) });
+                        self.claim_changed(key, *revision, Some(claim));
                     }
                 }
             }
             StoreInput::Delete { kind: StoreKind::Claims, key, revision } => {
                 if let Some((network, range)) = ripstop_objects::parse_claim_key(key) {
-                    let key = ClaimKey::new(network.as_str(), range);
-                    self.range_event(&RangeEvent::Changed { key, revision: *revision, claim: None });
+                    self.claim_changed(ClaimKey::new(network.as_str(), range), *revision, None);
                 }
             }
             StoreInput::Reset { kind: StoreKind::Claims } => {
@@ -76,7 +78,8 @@ impl Core {
             StoreInput::Synced { kind: StoreKind::Claims, revision } if self.listing_claims => {
                 self.listing_claims = false;
                 let claims = std::mem::take(&mut self.listed);
-                self.range_event(&RangeEvent::Listed { revision: *revision, claims });
+                self.range_event(&RangeEvent::Listed { revision: *revision, claims: claims.clone() });
+                self.lending_event(&LendingEvent::Listed { revision: *revision, claims: single_addresses(claims) });
             }
             _ => {}
         }
@@ -118,6 +121,9 @@ impl Core {
             })),
             Some(StoreResult::Failed(_)) | None => Answer::Failed,
         };
+        if let Some(op) = op.checked_sub(borrowing::NUMBERS) {
+            return self.lending_event(&LendingEvent::Answer { op, answer });
+        }
         self.finish_releases(op, &answer);
         self.advance_deletion(op, &answer);
         self.range_event(&RangeEvent::Answer { op, answer });
@@ -125,6 +131,7 @@ impl Core {
 
     /// Brings tables and lease book in line with what the engine says this node owns.
     pub(super) fn sync_ranges(&mut self) -> BTreeSet<Change> {
+        self.tell_blocks();
         let mut own: BTreeMap<NetworkName, Vec<Prefix>> = BTreeMap::new();
         let mut ranges = Vec::new();
         let used: BTreeSet<ClaimKey> = self.engine.used().cloned().collect();
@@ -135,19 +142,27 @@ impl Core {
             }
             let Ok(name) = owned.key.network.parse::<NetworkName>() else { continue };
             let spec = self.tables.networks.get(&name).map(|row| &row.value.spec);
+            own.entry(name).or_default().push(owned.key.range);
+            let in_blocks = spec.is_some_and(|spec| spec.range_mode == RangeMode::Blocks);
+            if spec.is_some_and(|spec| spec.is_for_nodes(&owned.key.range)) {
+                continue;
+            }
             let usable = match spec.map(|spec| spec.wiring) {
+                _ if in_blocks => Usable::All,
                 Some(Wiring::Bridge) => Usable::Bridge,
                 _ => Usable::Routed,
             };
-            ranges.push(OwnRange {
-                network: owned.key.network.clone(),
-                prefix: owned.key.range,
-                usable,
-                exclude: spec.map(|spec| spec.exclude.clone()).unwrap_or_default(),
-                open: used.contains(&owned.key),
-            });
-            own.entry(name).or_default().push(owned.key.range);
+            let open = used.contains(&owned.key) && (!in_blocks || self.may_give_from(&owned.key));
+            let network = owned.key.network.clone();
+            ranges.push(own_range(network, owned.key.range, usable, open, spec));
         }
+        for key in self.lending.borrowed() {
+            let Ok(name) = key.network.parse::<NetworkName>() else { continue };
+            let spec = self.tables.networks.get(&name).map(|row| &row.value.spec);
+            ranges.push(own_range(key.network.clone(), key.range, Usable::All, true, spec));
+            own.entry(name).or_default().push(key.range);
+        }
+        ranges.sort_by_key(|range| range.prefix);
         for ranges in own.values_mut() {
             ranges.sort();
         }
@@ -160,9 +175,27 @@ impl Core {
         if own == self.tables.own_ranges {
             return BTreeSet::new();
         }
-        self.tables.own_ranges = own;
+        let touched: BTreeSet<NetworkName> = own.keys().chain(self.tables.own_ranges.keys()).cloned().collect();
+        let before = std::mem::replace(&mut self.tables.own_ranges, own);
         self.snapshot_due = true;
-        BTreeSet::from([Change::Claim(self.tables.node.clone())])
+        // Routes to peers carry this node's address as their source, pods' routes too: all of the network is touched. In
+        // mode `blocks` that address stays where blocks come and go.
+        touched.into_iter().filter_map(|network| self.range_change(network, &before)).collect()
+    }
+
+    fn range_change(&self, network: NetworkName, before: &BTreeMap<NetworkName, Vec<Prefix>>) -> Option<Change> {
+        let of = |all: &BTreeMap<NetworkName, Vec<Prefix>>| all.get(&network).cloned().unwrap_or_default();
+        let (was, is) = (of(before), of(&self.tables.own_ranges));
+        let spec = self.tables.networks.get(&network).map(|row| &row.value.spec);
+        let for_nodes = |ranges: &[Prefix]| -> Vec<Prefix> {
+            ranges.iter().filter(|range| spec.is_some_and(|spec| spec.is_for_nodes(range))).copied().collect()
+        };
+        let stays = spec.is_some_and(|spec| spec.blocks.is_some()) && for_nodes(&was) == for_nodes(&is);
+        match stays {
+            true if was == is => None,
+            true => Some(Change::Blocks(network)),
+            false => Some(Change::Claim(self.tables.node.clone())),
+        }
     }
 
     /// An operator gives a range back, this node's or a dead node's.
@@ -185,6 +218,9 @@ impl Core {
             return Err(format!("range {prefix} is Flannel's: it is free when Flannel's own record of it ends"));
         }
         let owner = stored.claim.claimant.node.clone();
+        if let Some(refusal) = self.lent_refusal(&key) {
+            return Err(refusal);
+        }
         let leases: Vec<String> = self.book.leases_in(&prefix).map(ripstop_ipam::Lease::holder).collect();
         let own = owner == self.tables.node && *stored.claim.claimant.machine == *self.tables.identity.machine_id;
         let facts = ReleaseFacts {
@@ -198,10 +234,12 @@ impl Core {
         let cause = if own { ReleaseCause::Owner } else { ReleaseCause::Operator };
         releasable(prefix, &stored.claim, cause, &facts).map_err(|refusal| refusal.to_string())?;
         if own && self.engine.owned().iter().any(|owned| owned.key == key) {
+            self.want_fewer_blocks(&key);
             self.range_event(&RangeEvent::Release(key));
             self.outputs.push(Output::Answer { call, result: Ok(()) });
         } else {
             let op = FOREIGN_OPERATIONS + call;
+            self.delete_offers_in(&key, &stored.claim.claimant);
             self.delete_claim(op, &key, stored.revision);
             self.releasing.insert(op, call);
         }
@@ -218,7 +256,14 @@ impl Core {
         self.outputs.push(Output::Answer { call, result });
     }
 
-    fn put_claim(&mut self, op: u64, key: &ClaimKey, claim: Claim, expect: Option<Revision>) {
+    /// A change of one claim, for both engines.
+    fn claim_changed(&mut self, key: ClaimKey, revision: Revision, claim: Option<Claim>) {
+        self.range_event(&RangeEvent::Changed { key: key.clone(), revision, claim: claim.clone() });
+        let claim = claim.filter(|claim| claim.state.is_lending());
+        self.lending_event(&LendingEvent::Changed { key, revision, claim });
+    }
+
+    pub(super) fn put_claim(&mut self, op: u64, key: &ClaimKey, claim: Claim, expect: Option<Revision>) {
         let Ok(network) = key.network.parse::<NetworkName>() else { return };
         let record = RangeClaim {
             network,
@@ -227,10 +272,12 @@ impl Core {
             machine: claim.claimant.machine.as_ref().into(),
             boot: claim.claimant.boot.as_ref().into(),
             run: claim.claimant.run,
-            state: match claim.state {
-                ClaimState::Tentative => RecordState::Tentative,
-                ClaimState::Held => RecordState::Held,
-            },
+            state: STATES
+                .iter()
+                .find(|(state, _)| *state == claim.state)
+                .map_or(RecordState::Tentative, |(_, word)| *word),
+            to: claim.to,
+            holder: claim.holder.as_deref().map(Into::into),
         };
         let guard = expect.map_or(RecordGuard::Absent, |revision| RecordGuard::Revision(revision.0));
         let object = model_record(record.key(), record.encode().to_string(), guard);
@@ -263,6 +310,36 @@ impl Core {
     fn own(&self) -> Owner {
         Owner::node(&self.tables.node)
     }
+}
+
+/// The engines' states of claims and the records'.
+const STATES: [(ClaimState, RecordState); 7] = [
+    (ClaimState::Tentative, RecordState::Tentative),
+    (ClaimState::Held, RecordState::Held),
+    (ClaimState::Offering, RecordState::Offering),
+    (ClaimState::Offered, RecordState::Offered),
+    (ClaimState::Borrowed, RecordState::Borrowed),
+    (ClaimState::Asked, RecordState::Asked),
+    (ClaimState::Refused, RecordState::Refused),
+];
+
+/// Claims of single addresses among all.
+fn single_addresses(mut claims: BTreeMap<ClaimKey, Stored>) -> BTreeMap<ClaimKey, Stored> {
+    claims.retain(|_, stored| stored.claim.state.is_lending());
+    claims
+}
+
+/// A range as the lease book has it.
+fn own_range(
+    network: Arc<str>,
+    prefix: Prefix,
+    usable: Usable,
+    open: bool,
+    spec: Option<&ripstop_objects::NetworkSpec>,
+) -> OwnRange {
+    let exclude = spec.map(|spec| spec.exclude.clone()).unwrap_or_default();
+    let cooldown_ms = spec.map(|spec| u64::from(spec.cooldown) * 1000);
+    OwnRange { network, prefix, usable, exclude, open, cooldown_ms }
 }
 
 /// Numbers of operations that are not the engine's own begin here.
@@ -305,9 +382,8 @@ fn claim_of(record: &RangeClaim) -> Claim {
             boot: record.boot.as_str().into(),
             run: record.run,
         },
-        state: match record.state {
-            RecordState::Tentative => ClaimState::Tentative,
-            RecordState::Held => ClaimState::Held,
-        },
+        state: STATES.iter().find(|(_, word)| *word == record.state).map_or(ClaimState::Tentative, |(state, _)| *state),
+        to: record.to.clone(),
+        holder: record.holder.as_deref().map(Into::into),
     }
 }

@@ -1,9 +1,10 @@
 //! Whether this agent is ready, and what is wrong if not.
 
 use ripstop_fabric::{forwarder, host, hygiene};
-use ripstop_ipam::RangeUsage;
+use ripstop_ipam::ranges::{RangeFault, Slot};
+use ripstop_ipam::{OwnRange, RangeUsage};
 use ripstop_netmodel::Key;
-use ripstop_objects::{NetworkName, Wiring, check_network_against_host, check_networks, check_node_name};
+use ripstop_objects::{Network, NetworkName, Wiring, check_network_against_host, check_networks, check_node_name};
 use ripstop_tables::{ForeignDrop, Knowledge, StoreKind, StoreState, Tables, Withdrawn};
 use ripstop_types::Family;
 use serde::{Deserialize, Serialize};
@@ -84,6 +85,10 @@ impl Core {
     /// their release are given when nothing else is left.
     pub(super) fn full_for(&self, network: &str) -> Option<String> {
         let row = network.parse::<NetworkName>().ok().and_then(|name| self.tables.networks.get(&name))?;
+        if row.value.spec.blocks.is_some() {
+            // Further blocks and other nodes' addresses may be had: only a try tells.
+            return None;
+        }
         row.value.spec.families().find_map(|family| {
             let of = |usage: &RangeUsage| usage.open && *usage.network == *network && usage.range.family() == family;
             let ranges: Vec<RangeUsage> = self.book.usage().filter(of).collect();
@@ -127,7 +132,10 @@ impl Core {
                 "no link of this node has an address that peers could reach; see uplink in the configuration".into(),
             );
         }
-        for family in network.spec.families() {
+        for family in network.spec.families().filter(|_| network.spec.blocks.is_some()) {
+            reasons.extend(self.no_blocks(network, family));
+        }
+        for family in network.spec.families().filter(|_| network.spec.blocks.is_none()) {
             let open = self
                 .book
                 .ranges()
@@ -154,8 +162,40 @@ impl Core {
         reasons
     }
 
+    /// Why no pod gets an address of a network in mode `blocks`. That a pool has no free block is no reason: nodes lend.
+    fn no_blocks(&self, network: &Network, family: Family) -> Option<String> {
+        let name = network.name.as_str();
+        let pools: Vec<Slot> = network
+            .spec
+            .pools(family)
+            .map(|pool| Slot { network: name.into(), family, pool: Some(pool.range) })
+            .collect();
+        let nodes = network.spec.blocks.as_ref().and_then(|blocks| blocks.node_ranges.get(family));
+        let nodes = Slot { network: name.into(), family, pool: nodes };
+        let fault = |slot: &Slot| self.engine.fault(slot).map(ToString::to_string);
+        if ripstop_desired::own_ip(&self.tables, &network.name, family).is_none() {
+            let yet = || format!("this node has no {family} address of its own in network {name} yet");
+            return Some(fault(&nodes).unwrap_or_else(|| match self.tables.store {
+                StoreState::Here => yet(),
+                _ => store_sentence(&self.tables),
+            }));
+        }
+        let in_pools = |range: &OwnRange| {
+            let covers = |slot: &Slot| slot.pool.is_some_and(|pool| pool.covers(&range.prefix));
+            range.open && *range.network == *name && pools.iter().any(covers)
+        };
+        let is_full = |slot: &Slot| matches!(self.engine.fault(slot), Some(RangeFault::Full { .. }));
+        if self.book.ranges().any(in_pools) || pools.iter().any(is_full) {
+            return None;
+        }
+        Some(pools.iter().find_map(fault).unwrap_or_else(|| match self.tables.store {
+            StoreState::Here => format!("this node owns no {family} block of network {name} yet"),
+            _ => store_sentence(&self.tables),
+        }))
+    }
+
     fn no_range(&self, network: &str, family: ripstop_types::Family) -> String {
-        let slot = ripstop_ipam::ranges::Slot { network: network.into(), family };
+        let slot = ripstop_ipam::ranges::Slot { network: network.into(), family, pool: None };
         match self.engine.fault(&slot) {
             Some(fault) => fault.to_string(),
             None => match &self.tables.store {
@@ -173,6 +213,25 @@ impl Core {
         let own = ripstop_fabric::publish::record(&self.tables)?;
         let stored = self.tables.nodes.get(&self.tables.node)?;
         check_node_name(&own, &stored.value).err().map(|faults| faults.to_string())
+    }
+
+    /// Pods of this node with addresses of pools that their network has no more.
+    fn strays_of_pools(&self) -> Vec<String> {
+        let outside = |network: &Network| {
+            let rows = self.tables.pods.values().filter(|row| row.network == network.name);
+            let rows =
+                rows.filter_map(|row| row.ips.iter().find(|ip| !network.spec.contains(**ip)).map(|ip| (row, *ip)));
+            let rows: Vec<_> = rows.collect();
+            let (first, ip) = rows.first()?;
+            let (count, name) = (rows.len(), &network.name);
+            Some(format!(
+                "network {name}: {count} pods have addresses of pools that it has no more, {} with {ip} for one; they keep them, \
+                 and no new pod gets one",
+                first.owner()
+            ))
+        };
+        let networks = self.tables.networks.values().map(|row| &row.value);
+        networks.filter(|network| network.spec.blocks.is_some()).filter_map(|network| outside(network)).collect()
     }
 
     fn warnings(&self) -> Vec<String> {
@@ -196,6 +255,7 @@ impl Core {
         for ((kind, key), fault) in &self.tables.faults {
             warnings.push(format!("record {}/{key} is not taken, its last good value stays: {fault}", kind.as_str()));
         }
+        warnings.extend(self.strays_of_pools());
         let networks: Vec<_> = self.tables.networks.values().map(|row| (*row.value).clone()).collect();
         if let Err(faults) = check_networks(&networks) {
             warnings.push(faults.to_string());

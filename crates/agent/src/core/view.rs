@@ -7,7 +7,8 @@ use ripstop_cni_spec::wire::Response;
 use ripstop_cni_spec::{Cidr, TypedCall};
 use ripstop_fabric::paths::{NoPath, Path};
 use ripstop_fabric::{forwarder, host, paths, wiring};
-use ripstop_ipam::ranges::Life;
+use ripstop_ipam::RangeUsage;
+use ripstop_ipam::ranges::{ClaimKey, Life};
 use ripstop_netmodel::{Key, Ns, Object, Resource, RouteTarget};
 use ripstop_objects::{Encapsulation, FLANNEL_MACHINE, Network, Receive, Wiring};
 use ripstop_tables::{PodRow, PodState};
@@ -75,6 +76,11 @@ pub struct LeaseView {
     pub holder: String,
     /// `null` while it is not known.
     pub alive: Option<bool>,
+    /// tentative, held; borrowed: one address of another node's block.
+    pub state: &'static str,
+    /// For whom an address was borrowed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pod: Option<String>,
 }
 
 /// The way to a peer.
@@ -115,6 +121,8 @@ pub struct IpamView {
     pub phase: String,
     pub leased: u64,
     pub usable: u64,
+    /// Addresses of a block that other nodes use or may take.
+    pub lent: u64,
     pub free: u64,
 }
 
@@ -199,7 +207,7 @@ impl Core {
             .values()
             .map(|row| NetworkView {
                 name: row.value.name.to_string(),
-                ranges: row.value.spec.ranges.iter().collect(),
+                ranges: Family::BOTH.into_iter().flat_map(|family| row.value.spec.whole(family)).collect(),
                 wiring: row.value.spec.wiring.as_str().into(),
                 backend: row.value.spec.backend.kind.as_str().into(),
                 range_mode: row.value.spec.range_mode.as_str().into(),
@@ -310,23 +318,25 @@ impl Core {
     #[must_use]
     pub fn ipam(&self) -> Vec<IpamView> {
         let narrow = |n: u128| u64::try_from(n).unwrap_or(u64::MAX);
-        self.engine
-            .owned()
-            .into_iter()
-            .map(|owned| {
-                let usage = self.book.usage().find(|usage| usage.range == owned.key.range);
-                let (leased, usable) = usage.map_or((0, 0), |usage| (narrow(usage.leased), narrow(usage.usable)));
-                IpamView {
-                    network: owned.key.network.to_string(),
-                    range: owned.key.range,
-                    used: owned.used,
-                    phase: owned.phase.into(),
-                    leased,
-                    usable,
-                    free: usable.saturating_sub(leased),
-                }
-            })
-            .collect()
+        let row = |key: &ClaimKey, used: bool, phase: &str| {
+            let usage = self.book.usage().find(|usage| usage.range == key.range);
+            let count = |of: fn(&RangeUsage) -> u128| usage.as_ref().map_or(0, |usage| narrow(of(usage)));
+            let (leased, usable, lent) =
+                (count(|usage| usage.leased), count(|usage| usage.usable), count(|usage| usage.lent));
+            IpamView {
+                network: key.network.to_string(),
+                range: key.range,
+                used,
+                phase: phase.into(),
+                leased,
+                usable,
+                lent,
+                free: usable.saturating_sub(leased).saturating_sub(lent),
+            }
+        };
+        let owned = self.engine.owned().into_iter().map(|owned| row(&owned.key, owned.used, owned.phase));
+        let borrowed = self.lending.borrowed().map(|key| row(key, true, "borrowed"));
+        owned.chain(borrowed).collect()
     }
 
     /// Whether a route in a pod's namespace leaves by this interface, and not by one that was there before.
@@ -353,7 +363,7 @@ impl Core {
                 result.ips.push(IpConfig { address, gateway, interface: Some(index) });
             }
             let family = Family::of(*ip);
-            let networks = self.tables.networks.values().filter_map(|network| network.value.spec.ranges.get(family));
+            let networks = self.tables.networks.values().flat_map(|network| network.value.spec.whole(family));
             for to in [Prefix::default_route(family)].into_iter().chain(networks).filter(|to| self.has_route(row, *to))
             {
                 result.routes.extend(Cidr::new(to.addr(), to.len()).map(|dst| ResultRoute::new(dst, gateway)));

@@ -9,6 +9,8 @@ mod scenario;
 mod support;
 
 mod bandwidth;
+mod blocks;
+mod blocks_world;
 mod capabilities;
 mod check;
 mod crash;

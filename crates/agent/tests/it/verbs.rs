@@ -269,9 +269,10 @@ fn a_second_interface_leads_to_its_own_network() {
     if !is_root() {
         return;
     }
-    for wiring in ["routed", "bridge"] {
+    for (wiring, mode) in [("routed", "lease"), ("bridge", "lease"), ("routed", "blocks")] {
         let world = World::start(Plan { families: Families::Dual, ..Plan::default() });
-        let spec = json!({"ranges": ["10.9.0.0/16", "fd00:9::/48"], "wiring": wiring, "backend": "host-gw"});
+        let ranges = ["10.9.0.0/16", "fd00:9::/48"];
+        let spec = json!({"ranges": ranges, "rangeMode": mode, "wiring": wiring, "backend": "host-gw"});
         let blue =
             json!({"apiVersion": "ripstop.io/v1alpha1", "kind": "Network", "metadata": {"name": "blue"}, "spec": spec});
         assert_eq!(world.ask("POST", "/v1/apply", &blue.to_string()).unwrap().status, 200);

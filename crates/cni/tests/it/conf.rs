@@ -220,3 +220,18 @@ fn a_long_value_is_cut_in_the_message() {
     let error = decode(Verb::Add, &with("network", "ü".repeat(10_000).into())).unwrap_err();
     assert!(error.msg.len() < 1_000, "{}", error.msg.len());
 }
+
+#[test]
+fn an_annotation_names_the_address_where_no_capability_does() {
+    let with = |runtime: serde_json::Value| {
+        decode(Verb::Add, &json!({"cniVersion": "1.1.0", "name": "n", "type": "ripstop-cni", "runtimeConfig": runtime}))
+    };
+    let annotated = |text: &str| json!({"io.kubernetes.cri.pod-annotations": {"ripstop.io/ip": text}});
+    let ips = |conf: NetConf| conf.runtime.ips.iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(ips(with(annotated("10.1.2.3, fd00::3")).unwrap()), ["10.1.2.3", "fd00::3"]);
+    let mut both = annotated("10.1.2.3");
+    both["ips"] = json!(["10.9.9.9"]);
+    assert_eq!(ips(with(both).unwrap()), ["10.9.9.9"], "the capability goes before");
+    let error = with(annotated("10.1.2")).unwrap_err().to_string();
+    assert!(error.contains("ripstop.io/ip") && error.contains("10.1.2"), "{error}");
+}

@@ -51,7 +51,8 @@ impl LendingEngine {
     }
 
     pub(super) fn keep(&mut self, key: &ClaimKey) {
-        let revision = self.forgotten().find(|other| *other == key).and(self.view.get(key)).map(|stored| stored.revision);
+        let revision =
+            self.forgotten().find(|other| *other == key).and(self.view.get(key)).map(|stored| stored.revision);
         if let Some(revision) = revision {
             let holder = self.view.get(key).and_then(|stored| stored.claim.holder.clone());
             self.begin(key, Borrowing::Renewing(revision), holder);
@@ -105,7 +106,9 @@ impl LendingEngine {
             (Borrowing::Asking, Answer::Done(revision)) => self.turn(key, Borrowing::Asked(*revision)),
             (Borrowing::Asking, Answer::Conflict(None)) => {}
             (Borrowing::Asking, Answer::Conflict(Some(stored))) => self.met(key, stored, out),
-            (Borrowing::Taking(_) | Borrowing::Renewing(_), Answer::Done(revision)) => self.arrived(key, *revision, out),
+            (Borrowing::Taking(_) | Borrowing::Renewing(_), Answer::Done(revision)) => {
+                self.arrived(key, *revision, out)
+            }
             (Borrowing::Deleting(at), Answer::Done(_)) => {
                 self.view.learn(key, None, Some(at));
                 self.mine.remove(key);
@@ -143,7 +146,8 @@ impl LendingEngine {
         if let Some(stored) = current.filter(mine) {
             let (revision, this_run) = (stored.revision, stored.claim.claimant == self.me);
             return match phase {
-                Borrowing::Saving(..) | Borrowing::Deleting(_) => self.turn(key, Borrowing::Saving(revision, 0)),
+                // Borrowed again since this was saved, and a pod may have it: see `forgotten`.
+                Borrowing::Saving(..) | Borrowing::Deleting(_) => drop(self.mine.remove(key)),
                 _ if this_run => self.arrived(key, revision, out),
                 Borrowing::Held(_) | Borrowing::Renewing(_) if stored.claim.claimant.same_boot(&self.me) => {
                     self.turn(key, Borrowing::Renewing(revision));

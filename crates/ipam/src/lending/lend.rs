@@ -35,7 +35,8 @@ impl LendingEngine {
     }
 
     pub(super) fn refuse(&mut self, key: &ClaimKey, holder: &Arc<str>, out: &mut Vec<LendingAction>) {
-        let Some(expect) = self.view.get(key).filter(|stored| self.is_request(stored)).map(|stored| stored.revision) else {
+        let Some(expect) = self.view.get(key).filter(|stored| self.is_request(stored)).map(|stored| stored.revision)
+        else {
             return;
         };
         let claim = Claim { holder: Some(holder.clone()), ..self.claim(ClaimState::Refused) };
@@ -52,7 +53,8 @@ impl LendingEngine {
         for block in ready {
             self.open.insert(block.clone());
             let inside = |key: &ClaimKey| key.network == block.network && block.range.covers(&key.range);
-            let keys: Vec<ClaimKey> = self.view.claims().map(|(key, _)| key).filter(|key| inside(key)).cloned().collect();
+            let keys: Vec<ClaimKey> =
+                self.view.claims().map(|(key, _)| key).filter(|key| inside(key)).cloned().collect();
             keys.iter().for_each(|key| self.follow_lent(key, out));
         }
     }
@@ -81,7 +83,9 @@ impl LendingEngine {
         let phase = match stored.claim.state {
             ClaimState::Offered | ClaimState::Borrowed if !ours => Lending::Out(stored.revision),
             // Of an earlier run: a write on this revision may still come through.
-            ClaimState::Offering | ClaimState::Offered if stored.claim.claimant != self.me => Lending::Back(stored.revision),
+            ClaimState::Offering | ClaimState::Offered if stored.claim.claimant != self.me => {
+                Lending::Back(stored.revision)
+            }
             ClaimState::Asked if !ours => return out.push(LendingAction::Judge(key.clone())),
             _ => return,
         };
@@ -132,7 +136,13 @@ impl LendingEngine {
         };
     }
 
-    pub(super) fn answered_lent(&mut self, key: &ClaimKey, phase: Lending, answer: &Answer, out: &mut Vec<LendingAction>) {
+    pub(super) fn answered_lent(
+        &mut self,
+        key: &ClaimKey,
+        phase: Lending,
+        answer: &Answer,
+        out: &mut Vec<LendingAction>,
+    ) {
         match (phase, answer) {
             (_, Answer::Failed) => {}
             (Lending::Writing, Answer::Done(revision)) => self.enter(key, Lending::Saving(*revision, 0)),

@@ -27,7 +27,8 @@ impl LendingEngine {
             LendingEvent::Return(key) => self.give_back(key, &mut out),
             LendingEvent::Listed { revision, claims } => {
                 self.view.list(*revision, claims.clone());
-                let keys: BTreeSet<ClaimKey> = self.lent.keys().chain(self.mine.keys()).chain(claims.keys()).cloned().collect();
+                let keys: BTreeSet<ClaimKey> =
+                    self.lent.keys().chain(self.mine.keys()).chain(claims.keys()).cloned().collect();
                 keys.iter().for_each(|key| self.follow(key, &mut out));
             }
             LendingEvent::Changed { key, revision, claim } => {
@@ -106,10 +107,14 @@ impl LendingEngine {
     }
 
     fn tick(&mut self, out: &mut Vec<LendingAction>) {
-        for lent in self.lent.values_mut().filter(|lent| lent.op == Op::Failed || matches!(lent.phase, Lending::Saving(..))) {
+        for lent in
+            self.lent.values_mut().filter(|lent| lent.op == Op::Failed || matches!(lent.phase, Lending::Saving(..)))
+        {
             lent.op = Op::Idle;
         }
-        for mine in self.mine.values_mut().filter(|mine| mine.op == Op::Failed || matches!(mine.phase, Borrowing::Saving(..))) {
+        for mine in
+            self.mine.values_mut().filter(|mine| mine.op == Op::Failed || matches!(mine.phase, Borrowing::Saving(..)))
+        {
             mine.op = Op::Idle;
         }
         self.tidy(out);
@@ -128,8 +133,12 @@ impl LendingEngine {
                     stray.push((key.clone(), stored.revision));
                 }
                 ClaimState::Asked if !self.mine.contains_key(key) => stray.push((key.clone(), stored.revision)),
-                ClaimState::Refused => drop(waiting.insert((key.clone(), stored.revision))),
-                ClaimState::Offered if stored.claim.to.is_some() => drop(waiting.insert((key.clone(), stored.revision))),
+                ClaimState::Refused => {
+                    waiting.insert((key.clone(), stored.revision));
+                }
+                ClaimState::Offered if stored.claim.to.is_some() => {
+                    waiting.insert((key.clone(), stored.revision));
+                }
                 _ => {}
             }
         }

@@ -255,8 +255,7 @@ pub(super) fn choose_another<'a>(
             continue;
         }
         let may_be_mine = !claim.state.is_lending() && !has(key);
-        if may_be_mine
-            && claim.claimant.same_machine(me) && key.network == request.network && request.admits(range) {
+        if may_be_mine && claim.claimant.same_machine(me) && key.network == request.network && request.admits(range) {
             let better = held.is_none_or(|held| {
                 Some(*range) == request.preferred || (Some(held) != request.preferred && *range < held)
             });

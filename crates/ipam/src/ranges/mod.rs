@@ -12,8 +12,8 @@ mod view;
 
 pub use choose::{Choice, RangeFault, RangeRequest, choose, start_of};
 pub use claim::{Claim, ClaimKey, ClaimState, Claimant, Stored};
+pub(crate) use engine::rows;
 pub use engine::{Answer, OwnedRange, RangeAction, RangeEngine, RangeEvent, RangeSnapshot, Slot, StopReason};
 pub use liveness::{Life, Liveness};
-pub(crate) use engine::rows;
 pub use release::{ReleaseCause, ReleaseFacts, ReleaseRefused, releasable};
 pub(crate) use view::View;

@@ -1,6 +1,7 @@
 //! Two machines never have one address, whatever is lent, asked for and given back, and whatever happens meanwhile.
 
-use super::lending_world::{Budget, Mutant, Setting, World};
+use super::lending_words::{Budget, Mutant, Setting};
+use super::lending_world::World;
 use super::search::{every, walk};
 
 const NONE: Budget = Budget {
@@ -93,6 +94,7 @@ fn agents_that_die_lend_nothing_twice() {
     let one = Budget { pods: 1, offers: 1, borrows: 1, kill: 1, ..NONE };
     explored("an offer, a kill", &setting(2, 1), one, 120_000);
     explored("an offer, a kill, no snapshot", &setting(2, 1), Budget { amnesia: 1, ..one }, 120_000);
+    explored("borrowed again, a kill", &setting(2, 1), Budget { pods: 0, offers: 2, borrows: 2, ..one }, 200_000);
     explored("asked for, a kill", &setting(2, 1), Budget { offers: 0, borrows: 0, asks: 1, ..one }, 120_000);
 }
 

@@ -15,80 +15,8 @@ use ripstop_ipam::{
 };
 use ripstop_types::Revision;
 
+use super::lending_words::{Budget, Mutant, Setting, Step};
 use super::search;
-
-/// How often each fault and each deed may happen in one history.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub struct Budget {
-    pub lost: u8,
-    pub delayed: u8,
-    pub stale: u8,
-    pub relist: u8,
-    pub kill: u8,
-    pub amnesia: u8,
-    pub off: u8,
-    /// Pods of machine 0.
-    pub pods: u8,
-    pub offers: u8,
-    pub backs: u8,
-    pub borrows: u8,
-    pub asks: u8,
-    /// Ticks that repeat nothing that failed: their count is bounded.
-    pub ticks: u8,
-}
-
-/// Broken rules, by way of an agent that lies to the right engine. Each must be caught.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mutant {
-    /// An address is offered and still given to own pods.
-    OffersWhatIsOpen,
-    /// Writes and deletes before the snapshot is there.
-    DoesNotSave,
-    /// Uses a block before what is lent of it is known.
-    OpensAtOnce,
-    /// Writes without a condition.
-    WritesBlindly,
-    /// Takes a request that was sent for one that was granted.
-    TrustsItsRequest,
-    /// Grants an address that a pod has.
-    GrantsAnything,
-}
-
-/// The fixed part of a search.
-#[derive(Debug, Clone)]
-pub struct Setting {
-    pub machines: usize,
-    pub addresses: u8,
-    pub mutant: Option<Mutant>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Step {
-    Start(usize),
-    StartWithout(usize),
-    Kill(usize),
-    Off(usize),
-    On(usize),
-    Land(usize),
-    Lose(usize),
-    Delay(usize),
-    Hear(usize),
-    HearNothing(usize),
-    List(usize, u64),
-    Watch(usize),
-    Save(usize),
-    Tick(usize),
-    Drift(usize),
-    /// A pod of this machine gets this address, or goes.
-    Add(usize, u8),
-    Del(usize, u8),
-    Offer(u8),
-    Back(u8),
-    Borrow(usize, u8),
-    Ask(usize, u8),
-    /// What no pod has is given back, what an earlier run left is looked through.
-    Sweep(usize),
-}
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Call {
@@ -256,8 +184,9 @@ impl World {
         for action in actions {
             match action {
                 LendingAction::Put { op, key, claim, expect } => {
+                    let claim_state = claim.state;
                     let call = Call::Put { key, claim, expect };
-                    if setting.mutant == Some(Mutant::TrustsItsRequest) {
+                    if setting.mutant == Some(Mutant::TrustsItsRequest) && claim_state == ClaimState::Borrowed {
                         self.drift(call);
                         let guess = Revision(self.log.len() as u64);
                         self.feed(setting, n, &LendingEvent::Answer { op, answer: Answer::Done(guess) });
@@ -493,9 +422,12 @@ impl search::World for World {
             self.wire_steps(n, agent, &mut steps);
             let may_add = n > 0 || b.pods > 0;
             steps.extend(self.free(setting, n).into_iter().filter(|_| may_add).map(|at| Step::Add(n, at)));
-            steps.extend((0..setting.addresses).filter(|at| machine.pods.contains(&single(*at))).map(|at| Step::Del(n, at)));
+            steps.extend(
+                (0..setting.addresses).filter(|at| machine.pods.contains(&single(*at))).map(|at| Step::Del(n, at)),
+            );
             push_if(&mut steps, self.has_dust(n), Step::Sweep(n));
-            let (engine, known) = (&agent.engine, |at: &u8| !agent.engine.rows().iter().any(|row| row.key == single(*at)));
+            let (engine, known) =
+                (&agent.engine, |at: &u8| !agent.engine.rows().iter().any(|row| row.key == single(*at)));
             if n == 0 {
                 let free = self.free(setting, 0);
                 steps.extend(free.into_iter().filter(|at| b.offers > 0 && known(at)).map(Step::Offer));

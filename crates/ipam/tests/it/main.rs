@@ -8,6 +8,7 @@ mod engine;
 mod leases;
 mod leases_model;
 mod lending;
+mod lending_words;
 mod lending_world;
 mod life;
 mod ranges;

@@ -212,8 +212,9 @@ fn every_broken_rule_is_found() {
         let found = every(World::new(&setting, budget), &setting, 2_000_000);
         let (broken, history) = found.broken.unwrap_or_else(|| panic!("{mutant:?}: not in {} states", found.states));
         println!("{mutant:?}: {broken}, in {} steps, after {} states", history.len(), found.states);
-        let storm =
-            (0..4_000).find_map(|seed| walk(World::new(&setting, STORM), &setting, seed, 250).err().map(|(broken, _)| (seed, broken)));
+        let storm = (0..4_000).find_map(|seed| {
+            walk(World::new(&setting, STORM), &setting, seed, 250).err().map(|(broken, _)| (seed, broken))
+        });
         let (seed, broken) = storm.unwrap_or_else(|| panic!("{mutant:?}: no storm finds it"));
         assert!(broken.contains("occupies"), "{mutant:?}: {broken}");
         println!("{mutant:?}: storm {seed}");

@@ -3,6 +3,7 @@
 //! A [`Decoder`] walks one object. Each reader gives `Some` or pushes a fault and gives `None`; a caller puts a default
 //! in the place of what is missing and goes on, and [`Decoder::finish`] hands out a value only if no fault came up.
 
+pub(crate) mod blocks;
 pub(crate) mod config;
 pub(crate) mod etcd;
 pub(crate) mod flannel;

@@ -2,6 +2,7 @@
 
 use ripstop_types::{Family, Labels, NodeName, Prefix};
 
+use super::blocks;
 use super::rules::{self, Field};
 use super::tree::Tree;
 use super::{Decoder, Fields, Node};
@@ -10,7 +11,7 @@ use crate::{
     RangeMode, Ranges, ToNodes, Wiring,
 };
 
-const RANGE: &str = "an address range, as in 10.244.0.0/16 or fd00:10:244::/48";
+pub(super) const RANGE: &str = "an address range, as in 10.244.0.0/16 or fd00:10:244::/48";
 
 /// How a network calls itself before it is decoded, for faults: `network/default`, else `otherwise`.
 pub(crate) fn object_name(tree: &Tree, otherwise: &str) -> String {
@@ -80,13 +81,25 @@ fn metadata(d: &mut Decoder, node: &Node<'_>) -> Option<(NetworkName, Labels)> {
     Some((d.parse(&name, "the network's name")?, labels))
 }
 
-const SPEC_FIELDS: &[&str] =
-    &["ranges", "rangeMode", "nodeRangeLen", "rangeMin", "rangeMax", "exclude", "wiring", "backend", "masquerade"];
+const SPEC_FIELDS: &[&str] = &[
+    "ranges",
+    "rangeMode",
+    "nodeRangeLen",
+    "rangeMin",
+    "rangeMax",
+    "exclude",
+    "blocks",
+    "cooldownSeconds",
+    "wiring",
+    "backend",
+    "masquerade",
+];
 
 fn spec(d: &mut Decoder, node: &Node<'_>) -> Option<NetworkSpec> {
     let fields = d.map(node, SPEC_FIELDS)?;
     let ranges = ranges(d, &fields);
-    let modes = [("lease", RangeMode::Lease), ("pod-cidr", RangeMode::PodCidr)];
+    let modes = [("lease", RangeMode::Lease), ("pod-cidr", RangeMode::PodCidr), ("blocks", RangeMode::Blocks)];
+    let range_mode = fields.get("rangeMode").and_then(|n| d.choice(&n, &modes, &[])).unwrap_or_default();
     let wirings = [("routed", Wiring::Routed), ("bridge", Wiring::Bridge)];
     let mut exclude: Vec<Prefix> = match fields.get("exclude") {
         Some(node) => d.list(&node, RANGE).iter().filter_map(|item| d.parse(item, RANGE)).collect(),
@@ -96,18 +109,24 @@ fn spec(d: &mut Decoder, node: &Node<'_>) -> Option<NetworkSpec> {
     exclude.dedup();
     let spec = NetworkSpec {
         ranges,
-        range_mode: fields.get("rangeMode").and_then(|n| d.choice(&n, &modes, &["blocks"])).unwrap_or_default(),
+        range_mode,
         node_range_len: fields
             .get("nodeRangeLen")
             .map_or_else(|| rules::default_node_range_len(ranges), |n| node_range_len(d, &n, ranges)),
         range_min: fields.get("rangeMin").map(|n| bounds(d, &n)).unwrap_or_default(),
         range_max: fields.get("rangeMax").map(|n| bounds(d, &n)).unwrap_or_default(),
         exclude,
+        blocks: blocks::blocks(d, &fields, range_mode, ranges),
+        cooldown: fields
+            .get("cooldownSeconds")
+            .and_then(|n| d.number(&n, 0..=86_400))
+            .unwrap_or(crate::DEFAULT_COOLDOWN),
         wiring: fields.get("wiring").and_then(|n| d.choice(&n, &wirings, &["underlay"])).unwrap_or_default(),
         backend: fields.get("backend").and_then(|n| backend(d, &n, ranges)).unwrap_or_default(),
         masquerade: fields.get("masquerade").and_then(|n| masquerade(d, &n)).unwrap_or_default(),
     };
     rules::check_spec(d, &spec, |field| field_path(&fields, field));
+    blocks::check(d, &fields, &spec);
     Some(spec)
 }
 
@@ -132,11 +151,16 @@ fn field_path(fields: &Fields<'_>, field: Field) -> String {
 }
 
 fn ranges(d: &mut Decoder, fields: &Fields<'_>) -> Ranges {
-    let mut ranges = Ranges::default();
     let Some(list) = d.required(fields, "ranges", "a list of at most one range a family, as in [10.244.0.0/16]") else {
-        return ranges;
+        return Ranges::default();
     };
-    let items = d.list(&list, "at most one range a family, as in [10.244.0.0/16]");
+    list_of_ranges(d, &list)
+}
+
+/// At least one range, at most one a family.
+pub(super) fn list_of_ranges(d: &mut Decoder, list: &Node<'_>) -> Ranges {
+    let mut ranges = Ranges::default();
+    let items = d.list(list, "at most one range a family, as in [10.244.0.0/16]");
     if items.is_empty() && *list.tree == Tree::List(Vec::new()) {
         d.fault(&list.path, "an empty list", "a range in at least one family, as in [10.244.0.0/16]");
     }

@@ -51,7 +51,7 @@ pub(crate) fn node_record(d: &mut Decoder, node: &Node<'_>) -> Option<NodeRecord
 }
 
 pub(crate) fn range_claim(d: &mut Decoder, node: &Node<'_>) -> Option<RangeClaim> {
-    let fields = d.map(node, &["network", "range", "node", "machine", "boot", "run", "state"])?;
+    let fields = d.map(node, &["network", "range", "node", "machine", "boot", "run", "state", "to", "holder"])?;
     let network = d.required(&fields, "network", "a network's name").and_then(|n| d.parse(&n, "a network's name"));
     let range = d.required(&fields, "range", "an address range").and_then(|n| d.parse(&n, "an address range"));
     let node = d.required(&fields, "node", "a node's name").and_then(|n| d.parse(&n, "a node's name"));
@@ -66,20 +66,24 @@ pub(crate) fn range_claim(d: &mut Decoder, node: &Node<'_>) -> Option<RangeClaim
         boot: boot?,
         run: run?,
         state: state?,
+        to: fields.get("to").and_then(|node| d.parse(&node, "a node's name")),
+        holder: fields
+            .get("holder")
+            .and_then(|node| d.text(&node, "a pod"))
+            .filter(|text| is_printable(text))
+            .map(Into::into),
     })
 }
 
 fn claim_state(d: &mut Decoder, fields: &Fields<'_>) -> Option<ClaimState> {
-    const ACCEPTED: &str = "tentative or held";
-    let node = d.required(fields, "state", ACCEPTED)?;
-    match d.text(&node, ACCEPTED)? {
-        "tentative" => Some(ClaimState::Tentative),
-        "held" => Some(ClaimState::Held),
-        other => {
-            d.fault(&node.path, shown(other), ACCEPTED);
-            None
-        }
+    let accepted = ClaimState::ALL.map(|(word, _)| word).join(", ");
+    let node = d.required(fields, "state", &accepted)?;
+    let text = d.text(&node, &accepted)?;
+    let found = ClaimState::ALL.iter().find(|(word, _)| *word == text);
+    if found.is_none() {
+        d.fault(&node.path, shown(text), accepted);
     }
+    found.map(|(_, state)| *state)
 }
 
 pub(crate) fn alive_record(d: &mut Decoder, node: &Node<'_>) -> Option<AliveRecord> {
@@ -94,6 +98,11 @@ fn identity(d: &mut Decoder, node: &Node<'_>) -> Option<NodeIdentity> {
     let fields = d.map(node, &["machineId", "bootId"])?;
     let (machine_id, boot_id) = (id(d, &fields, "machineId"), id(d, &fields, "bootId"));
     Some(NodeIdentity { machine_id: machine_id?, boot_id: boot_id? })
+}
+
+/// Whether a text of another node may be shown: it is for people only.
+fn is_printable(text: &str) -> bool {
+    text.len() <= 400 && !text.chars().any(char::is_control)
 }
 
 /// A machine's or boot's id: it is compared, and may be printed and logged.

@@ -32,7 +32,7 @@ pub(crate) fn default_node_range_len(ranges: Ranges) -> NodeRangeLen {
 }
 
 /// Ranges in which pods cannot have addresses, and what they are for.
-const RESERVED: &[(&str, &str)] = &[
+pub(super) const RESERVED: &[(&str, &str)] = &[
     ("0.0.0.0/8", "this network (RFC 1122)"),
     ("127.0.0.0/8", "loopback (RFC 1122)"),
     ("169.254.0.0/16", "link-local (RFC 3927), where the pods' gateway is"),
@@ -58,7 +58,10 @@ pub(crate) enum Field {
 pub(crate) fn check_spec(d: &mut Decoder, spec: &NetworkSpec, path: impl Fn(Field) -> String) {
     for range in spec.ranges.iter() {
         check_reserved(d, range, &path);
-        check_node_range_len(d, spec, range, &path);
+        // Blocks have a length of their own.
+        if spec.range_mode != RangeMode::Blocks {
+            check_node_range_len(d, spec, range, &path);
+        }
     }
     check_bounds(d, spec, &path);
     check_exclude(d, spec, &path);
@@ -124,15 +127,20 @@ fn accepted_bound(spec: &NetworkSpec, bound: IpAddr) -> Option<String> {
 
 fn check_exclude(d: &mut Decoder, spec: &NetworkSpec, path: &impl Fn(Field) -> String) {
     for exclude in &spec.exclude {
-        match spec.ranges.get(exclude.family()) {
-            Some(range) if exclude.covers(&range) => {
-                d.fault(path(Field::Exclude(*exclude)), exclude, format!("a part of {range}, not all of it"));
+        let pools: Vec<Prefix> = spec.pools(exclude.family()).map(|pool| pool.range).collect();
+        let at = || path(Field::Exclude(*exclude));
+        match pools.first() {
+            Some(_) if let Some(pool) = pools.iter().find(|pool| exclude.covers(pool)) => {
+                d.fault(at(), exclude, format!("a part of {pool}, not all of it"));
             }
-            Some(range) if range.covers(exclude) => {}
-            Some(range) => d.fault(path(Field::Exclude(*exclude)), exclude, format!("a range inside {range}")),
+            Some(_) if pools.iter().any(|pool| pool.covers(exclude)) => {}
+            Some(_) => {
+                let pools: Vec<String> = pools.iter().map(ToString::to_string).collect();
+                d.fault(at(), exclude, format!("a range inside {}", pools.join(" or ")));
+            }
             None => {
                 let accepted = format!("a range in a family of the network, which has no {}", exclude.family());
-                d.fault(path(Field::Exclude(*exclude)), exclude, accepted);
+                d.fault(at(), exclude, accepted);
             }
         }
     }

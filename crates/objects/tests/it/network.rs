@@ -77,7 +77,7 @@ fn host_bits_name_the_range_that_was_meant() {
 
 #[test]
 fn all_faults_come_at_once() {
-    let spec = "{ranges: [10.244.0.1/16, fd00::/48], wirring: routed, rangeMode: blocks, nodeRangeLen: {v4: 31},
+    let spec = "{ranges: [10.244.0.1/16, fd00::/48], wirring: routed, rangeMode: stripes, nodeRangeLen: {v4: 31},
         backend: {type: wireguard, vni: 0, port: 70000, learning: true, mtu: 600}, masquerade: {toNodes: maybe}}";
     assert_eq!(
         faults(spec),
@@ -89,10 +89,10 @@ fn all_faults_come_at_once() {
             "network/default: spec.backend.vni: found 0, accepted: a number from 1 to 16777215",
             "network/default: spec.masquerade.toNodes: found maybe, accepted: auto, always, never",
             "network/default: spec.nodeRangeLen.v4: found 31, accepted: a number from 1 to 30",
-            "network/default: spec.rangeMode: found blocks, which is not available yet, accepted: lease, pod-cidr",
+            "network/default: spec.rangeMode: found stripes, accepted: lease, pod-cidr, blocks",
             "network/default: spec.ranges[0]: found 10.244.0.1/16, accepted: no bits behind the prefix: 10.244.0.0/16",
             "network/default: spec.wirring: found an unknown field, accepted: wiring (the nearest field), of ranges, \
-             rangeMode, nodeRangeLen, rangeMin, rangeMax, exclude, wiring, backend, masquerade",
+             rangeMode, nodeRangeLen, rangeMin, rangeMax, exclude, blocks, cooldownSeconds, wiring, backend, masquerade",
         ]
     );
 }
@@ -256,4 +256,71 @@ fn control_characters_never_reach_a_sentence() {
     assert!(!faults.to_string().contains('\u{1b}'), "{faults}");
     let long = network("default", &format!("{{ranges: [{}]}}", "9".repeat(5000))).unwrap_err();
     assert!(long.to_string().len() < 400, "{long}");
+}
+
+#[test]
+fn blocks_are_complete_where_nothing_is_said() {
+    let network = network("default", "{ranges: [10.244.0.0/16, 'fd00:10:244::/48'], rangeMode: blocks}").unwrap();
+    let blocks = network.spec.blocks.as_ref().unwrap();
+    assert_eq!((blocks.len.v4, blocks.len.v6, blocks.max_per_node, blocks.strict_affinity), (26, 122, 20, false));
+    let nodes: Vec<String> = blocks.node_ranges.iter().map(|range| range.to_string()).collect();
+    assert_eq!(nodes, ["10.244.252.0/22", "fd00:10:244:fc00::/54"], "the last 64th");
+    assert_eq!(network.spec.cooldown, 30);
+    let whole: Vec<String> = network.spec.whole(Family::V4).map(|range| range.to_string()).collect();
+    assert_eq!(whole, ["10.244.0.0/16"]);
+}
+
+#[test]
+fn pools_name_their_pods() {
+    let spec = "{ranges: [10.1.0.0/16], rangeMode: blocks, cooldownSeconds: 5, exclude: [10.60.0.0/28], blocks: {len: {v4: 28}, nodeRanges: [10.9.0.0/24], pools: [
+        {range: 10.60.0.0/20, namespaces: [b, a]}, {range: 10.61.0.0/24, labels: {tier: db}}, {range: 10.62.0.0/24}]}}";
+    let spec = network("default", spec).unwrap().spec;
+    let labels = |tier: &str| std::collections::BTreeMap::from([("tier".to_owned(), tier.to_owned())]);
+    let pools = |namespace, tier: &str| -> Vec<String> {
+        spec.pools_for(Family::V4, namespace, &labels(tier)).iter().map(ToString::to_string).collect()
+    };
+    assert_eq!(pools(Some("a"), "web"), ["10.60.0.0/20"]);
+    assert_eq!(pools(Some("c"), "db"), ["10.61.0.0/24"]);
+    assert_eq!(pools(Some("b"), "db"), ["10.60.0.0/20", "10.61.0.0/24"]);
+    assert_eq!(pools(None, "web"), ["10.1.0.0/16", "10.62.0.0/24"]);
+    assert!(spec.contains("10.9.0.7".parse().unwrap()) && spec.contains("10.61.0.7".parse().unwrap()));
+    let text =
+        serde_json::to_string(&network("default", "{ranges: [10.1.0.0/16], rangeMode: blocks}").unwrap()).unwrap();
+    assert_eq!(Network::decode(&text).unwrap().spec.blocks.unwrap().len.v4, 26, "what is written is read");
+}
+
+#[test]
+fn blocks_that_do_not_fit_are_refused_by_field() {
+    for (spec, faults_of) in [
+        (
+            "{ranges: [10.1.0.0/28], rangeMode: blocks}",
+            "spec.blocks.len.v4: found 26, accepted: 28 to 32, so that a block fits into 10.1.0.0/28",
+        ),
+        ("{ranges: [10.1.0.0/16], rangeMode: blocks, blocks: {len: {v4: 19}}}", "spec.blocks.len.v4: found 19"),
+        ("{ranges: [10.1.0.0/16], rangeMode: blocks, wiring: bridge}", "spec.wiring: found bridge, accepted: routed"),
+        (
+            "{ranges: [10.1.0.0/16], blocks: {len: {v4: 26}}}",
+            "spec.blocks: found a map, accepted: nothing: only rangeMode blocks has blocks",
+        ),
+        (
+            "{ranges: [10.1.0.0/16], rangeMode: blocks, blocks: {pools: [{range: 10.1.4.0/24}]}}",
+            "spec.blocks.pools[0].range: found 10.1.4.0/24, accepted: a range that shares no address with 10.1.0.0/16",
+        ),
+        (
+            "{ranges: [10.1.0.0/16], rangeMode: blocks, blocks: {pools: [{range: 'fd00::/64'}]}}",
+            "spec.blocks.pools[0].range: found fd00::/64, accepted: a range in a family of the network",
+        ),
+        (
+            "{ranges: [10.1.0.0/16], rangeMode: blocks, blocks: {nodeRanges: [10.0.0.0/8]}}",
+            "spec.blocks.nodeRanges: found 10.0.0.0/8, accepted: a range that leaves addresses of 10.1.0.0/16 to pods",
+        ),
+        ("{ranges: [10.1.0.0/16], rangeMode: blocks, blocks: {maxPerNode: 0}}", "spec.blocks.maxPerNode: found 0"),
+        (
+            "{ranges: [10.1.0.0/16], rangeMode: blocks, blocks: {pools: [{range: 10.2.0.0/16, namespaces: [A]}]}}",
+            "spec.blocks.pools[0].namespaces[0]",
+        ),
+    ] {
+        let found = faults(spec);
+        assert!(found.iter().any(|fault| fault.contains(faults_of)), "{spec}: {found:#?}");
+    }
 }

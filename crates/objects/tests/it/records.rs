@@ -109,7 +109,12 @@ fn a_record_belongs_to_its_key() {
     let mut unknown = claim;
     unknown["state"] = json!("expired");
     let faults = lines(&RangeClaim::decode("default/10.244.3.0_24", &unknown).unwrap_err());
-    assert_eq!(faults, ["claims/default/10.244.3.0_24: state: found expired, accepted: tentative or held"]);
+    assert_eq!(
+        faults,
+        [
+            "claims/default/10.244.3.0_24: state: found expired, accepted: tentative, held, offering, offered, borrowed, asked, refused"
+        ]
+    );
 }
 
 #[test]

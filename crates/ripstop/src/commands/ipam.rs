@@ -74,8 +74,8 @@ fn show(agent: &Agent, format: Format, out: &mut Out) -> Result<(), Failure> {
         return Ok(());
     }
     let list = |name: &str| ipam.get(name).and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
-    let ranges = ["network", "range", "used", "phase", "leased", "usable", "free"];
-    let claims = ["range", "network", "node", "holder", "machine", "state", "alive"];
+    let ranges = ["network", "range", "used", "phase", "leased", "lent", "usable", "free"];
+    let claims = ["range", "network", "node", "holder", "machine", "state", "pod", "alive"];
     out.line("Ranges of this node:")?;
     out.text(&section(&ranges, list("ranges"), out.colour()))?;
     out.line("\nClaims in the cluster:")?;

@@ -180,6 +180,8 @@ impl FlannelOptions {
                 boot: MARK.to_owned(),
                 run: 0,
                 state: ClaimState::Held,
+                to: None,
+                holder: None,
             };
             let value = serde_json::to_value(&claim).map_err(|fault| named(fault.to_string()))?;
             records.push(record(Kind::Claims, claim_key(&self.network, range), value));

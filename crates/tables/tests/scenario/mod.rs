@@ -147,6 +147,8 @@ pub fn claim(owner: &str, network: &str, range: &str, state: ClaimState) -> Rang
         boot: format!("boot-{owner}"),
         run: 1,
         state,
+        to: None,
+        holder: None,
     }
 }
 

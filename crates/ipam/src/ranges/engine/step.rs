@@ -323,8 +323,8 @@ impl RangeEngine {
         for (key, mine) in &mut self.mine {
             let Phase::Held { revision, used, doubt } = mine.phase else { continue };
             let slot = self.slots.iter().find(|(slot, _)| slot.has(key));
-            let wanted = slot
-                .is_some_and(|(_, state)| !state.paused && !state.latched && state.request.admits(&key.range));
+            let wanted =
+                slot.is_some_and(|(_, state)| !state.paused && !state.latched && state.request.admits(&key.range));
             match (wanted, used) {
                 (true, false) => {
                     mine.maybe_used = true;

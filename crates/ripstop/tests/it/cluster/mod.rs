@@ -2,6 +2,7 @@
 //!
 //! Each test makes a lab of its own name, so they run side by side; every wait is bounded. They need root.
 
+mod blocks;
 mod crash;
 mod migrate;
 mod peers;
