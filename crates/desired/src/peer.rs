@@ -46,7 +46,7 @@ pub(crate) fn objects(tables: &Tables, network: &Network, peer: &NodeRecord) -> 
         // Of a pool that is gone the peer's pods may still have addresses.
         for range in tables.ranges(&peer.name, &network.name, family).filter(|range| !is_plain_anyway(tables, range)) {
             if !network.spec.whole(family).any(|whole| whole == range) {
-                part.add(interval(ruleset::sets(family).plain, range, &owner));
+                part.add(ruleset::interval(ruleset::sets(family).plain, range, &owner));
             }
         }
         routes(&mut part, tables, network, peer, family);
