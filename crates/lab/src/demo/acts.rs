@@ -17,13 +17,16 @@ use crate::target::Target;
 /// Probes a second and pair.
 const RATE: u32 = 1000;
 
+/// The same through a forwarder: it waits for its turn of the CPU like any process, and its device holds 500 packets meanwhile.
+const UDP_RATE: u32 = 200;
+
 /// VXLAN everywhere; then every agent is killed, and a node leaves and another comes.
 pub fn vxlan(ledger: &mut Ledger) -> Result<()> {
     let lab = up(ledger, "demo-vxlan", Backend::Vxlan, Wiring::Routed)?;
     let pods = Pods::make(&lab, &[("web", 1), ("near", 1), ("far", 2), ("same", 3)])?;
     traffic(ledger, &lab, &pods, &[("near", "same node"), ("same", "same subnet"), ("far", "other subnet")])?;
     speed(ledger, &lab, &pods, "far", "vxlan across the router")?;
-    kill_agents(ledger, &lab)?;
+    kill_agents(ledger, &lab, RATE)?;
     exchange_node(ledger, &lab)?;
     lab.down()
 }
@@ -36,7 +39,7 @@ pub fn host_gw(ledger: &mut Ledger) -> Result<()> {
     speed(ledger, &lab, &pods, "same", "host-gw inside a subnet")?;
     let state = path_state(&lab, 1, "n2")?;
     ledger.check("host-gw to a peer behind a router is refused", state.starts_with("refused:"), state);
-    kill_agents(ledger, &lab)?;
+    kill_agents(ledger, &lab, RATE)?;
     lab.down()
 }
 
@@ -48,7 +51,7 @@ pub fn auto_bridge(ledger: &mut Ledger) -> Result<()> {
     let right = chosen == ("host-gw".to_owned(), "vxlan".to_owned());
     ledger.check("auto chooses by subnet", right, format!("n3 by {}, n2 by {}", chosen.0, chosen.1));
     traffic(ledger, &lab, &pods, &[("near", "same node"), ("same", "same subnet"), ("far", "other subnet")])?;
-    kill_agents(ledger, &lab)?;
+    kill_agents(ledger, &lab, RATE)?;
     lab.down()
 }
 
@@ -58,8 +61,8 @@ pub fn udp(ledger: &mut Ledger) -> Result<()> {
     let pods = Pods::make(&lab, &[("web", 1), ("near", 1), ("far", 2)])?;
     traffic(ledger, &lab, &pods, &[("far", "other subnet")])?;
     speed(ledger, &lab, &pods, "far", "udp across the router")?;
-    kill_agents(ledger, &lab)?;
-    let prober = lab.probe(RATE, &Pairs::All)?;
+    kill_agents(ledger, &lab, UDP_RATE)?;
+    let prober = lab.probe(UDP_RATE, &Pairs::All)?;
     for (node, _) in lab.state()?.nodes() {
         std::thread::sleep(Duration::from_millis(300));
         lab.node(node).signal(Program::Forwarder, libc::SIGKILL, false)?;
@@ -149,8 +152,8 @@ fn speed(ledger: &mut Ledger, lab: &Lab, pods: &Pods, to: &str, what: &str) -> R
 }
 
 /// kill -9 of every agent, twice, under probes between all pods.
-fn kill_agents(ledger: &mut Ledger, lab: &Lab) -> Result<()> {
-    let prober = lab.probe(RATE, &Pairs::All)?;
+fn kill_agents(ledger: &mut Ledger, lab: &Lab, rate: u32) -> Result<()> {
+    let prober = lab.probe(rate, &Pairs::All)?;
     std::thread::sleep(Duration::from_millis(500));
     for _ in 0..2 {
         let nodes: Vec<u32> = lab.state()?.nodes().map(|(number, _)| number).collect();
