@@ -394,10 +394,11 @@ fn hear(
         *monitor = Some(Monitor::open(own.clone())?);
         return Ok(Changed::everything());
     };
-    let mut changed = Changed::default();
     if !wait(monitor, time) {
-        return Ok(changed);
+        // A link that the other thread was at may have been put off.
+        return monitor.read();
     }
+    let mut changed = Changed::default();
     let until = Instant::now() + PATIENCE;
     loop {
         changed.merge(monitor.read()?);

@@ -38,7 +38,8 @@ pub const LEASES: &str = "leases";
 #[derive(Debug, Clone, Default)]
 pub struct Desired {
     model: Model,
-    keys_of: BTreeMap<Source, BTreeSet<Key>>,
+    /// In order.
+    keys_of: BTreeMap<Source, Vec<Key>>,
     holder: BTreeMap<Key, Source>,
     /// Objects that a source wants under a key another source has.
     waiting: BTreeMap<Key, BTreeMap<Source, Arc<Entry>>>,
@@ -71,7 +72,6 @@ impl Desired {
             self.own_ranges = own_ranges;
         }
         for source in source::sources_of(tables, changes, self.keys_of.keys(), moved) {
-            // Not `append`, which walks both sets.
             touched.extend(self.make(tables, &source));
         }
         touched
@@ -82,22 +82,22 @@ impl Desired {
         self.keys_of.get(source).into_iter().flatten()
     }
 
-    fn make(&mut self, tables: &Tables, source: &Source) -> BTreeSet<Key> {
+    fn make(&mut self, tables: &Tables, source: &Source) -> Vec<Key> {
         let parts = source.objects(tables);
-        let mut touched = BTreeSet::new();
-        let mut keys = BTreeSet::new();
+        let mut touched = Vec::new();
+        let mut keys = Vec::with_capacity(parts.len());
         for entry in parts {
-            let entry = Arc::new(entry);
             let key = ripstop_netmodel::Resource::key(&entry.object);
-            keys.insert(key.clone());
-            if self.put(source, key.clone(), entry) {
-                touched.insert(key);
+            if self.put(source, &key, Arc::new(entry)) {
+                touched.push(key.clone());
             }
+            keys.push(key);
         }
+        keys.sort();
         let before = self.keys_of.remove(source).unwrap_or_default();
-        for key in before.difference(&keys) {
-            if self.take(source, key) {
-                touched.insert(key.clone());
+        for key in before.into_iter().filter(|key| keys.binary_search(key).is_err()) {
+            if self.take(source, &key) {
+                touched.push(key);
             }
         }
         if !keys.is_empty() {
@@ -107,27 +107,31 @@ impl Desired {
     }
 
     /// Whether the model changed.
-    fn put(&mut self, source: &Source, key: Key, entry: Arc<Entry>) -> bool {
-        match self.holder.get(&key) {
+    fn put(&mut self, source: &Source, key: &Key, entry: Arc<Entry>) -> bool {
+        let holder = self.holder.get(key);
+        match holder {
             Some(holder) if holder < source => {
-                self.waiting.entry(key).or_default().insert(source.clone(), entry);
+                self.waiting.entry(key.clone()).or_default().insert(source.clone(), entry);
                 return false;
             }
             Some(holder) if holder > source => {
-                if let Some(there) = self.model.get(&key) {
+                if let Some(there) = self.model.get(key) {
                     self.waiting.entry(key.clone()).or_default().insert(holder.clone(), there.clone());
                 }
             }
             _ => {}
         }
-        if let Some(waiting) = self.waiting.get_mut(&key) {
+        let is_new = holder != Some(source);
+        if let Some(waiting) = self.waiting.get_mut(key) {
             waiting.remove(source);
             if waiting.is_empty() {
-                self.waiting.remove(&key);
+                self.waiting.remove(key);
             }
         }
-        self.holder.insert(key.clone(), source.clone());
-        if self.model.get(&key).is_some_and(|there| **there == *entry) {
+        if is_new {
+            self.holder.insert(key.clone(), source.clone());
+        }
+        if self.model.get(key).is_some_and(|there| **there == *entry) {
             return false;
         }
         self.model.insert_entry(entry);

@@ -27,6 +27,9 @@ struct State {
     ports: Vec<u32>,
     departing: VecDeque<u32>,
     links: BTreeMap<u32, LinkState>,
+    /// Links that a run is at, which are not as it leaves them yet, and those of runs that ended since the last look:
+    /// whether the run has ended.
+    in_work: BTreeMap<IfName, bool>,
     fdb: BTreeMap<(u32, Mac), IpAddr>,
 }
 
@@ -92,6 +95,26 @@ impl OwnTraffic {
     /// Whether we removed the link.
     pub(crate) fn departed(&self, index: u32) -> bool {
         self.state().departing.contains(&index)
+    }
+
+    /// A run makes or changes a link.
+    pub(crate) fn begin_link(&self, name: &IfName) {
+        self.state().in_work.insert(name.clone(), false);
+    }
+
+    /// The run is over: its links are as it left them.
+    pub(crate) fn end_links(&self) {
+        self.state().in_work.values_mut().for_each(|has_ended| *has_ended = true);
+    }
+
+    /// The events of runs that have ended are all there to be read.
+    pub(crate) fn begin_look(&self) {
+        self.state().in_work.retain(|_, has_ended| !*has_ended);
+    }
+
+    /// Whether a run is at a link, or was when the look began.
+    pub(crate) fn is_in_work(&self, name: &IfName) -> bool {
+        self.state().in_work.contains_key(name)
     }
 
     /// A link as we left it.

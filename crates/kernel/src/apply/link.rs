@@ -24,6 +24,7 @@ impl Run<'_> {
             return Err(Fault::Unsupported(why.into()));
         }
         self.flush(&Ns::Host);
+        self.applier.own.begin_link(&link.name);
         if self.steps[i].action == Action::Update
             && let Some(there) = find_link(&mut self.applier.route, &link.name)?
         {

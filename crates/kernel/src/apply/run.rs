@@ -71,6 +71,7 @@ impl<'a> Run<'a> {
         }
         self.flush_all();
         self.wait_for_deferred_work();
+        self.applier.own.end_links();
         let outcomes = self.results.into_iter().zip(self.steps).enumerate();
         outcomes
             .map(|(index, (result, step))| {

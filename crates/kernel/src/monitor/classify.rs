@@ -41,10 +41,14 @@ impl Known {
     }
 
     /// Judges the links that had events, by what they were and what they became: of the steps between only
-    /// a fall matters.
+    /// a fall matters. A link that a run of ours is at is judged at the next look: what it became is not known yet.
     pub(crate) fn settle(&mut self, own: &OwnTraffic, changed: &mut Changed) {
         for (index, touched) in std::mem::take(&mut self.touched) {
             let after = self.links.get(&index);
+            if after.is_some_and(|after| own.is_in_work(&after.name)) {
+                self.touched.insert(index, touched);
+                continue;
+            }
             let runs = self.running.contains(&index);
             let before = touched.before.as_ref();
             let is_same =

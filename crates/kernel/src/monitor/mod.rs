@@ -150,6 +150,7 @@ impl Monitor {
     pub fn read(&mut self) -> Result<Changed, ObserveError> {
         let mut changed = Changed::default();
         let mut lost = false;
+        self.own.begin_look();
         for socket in [&mut self.links, &mut self.routes, &mut self.nft] {
             loop {
                 match socket.events() {

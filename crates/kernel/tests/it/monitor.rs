@@ -2,6 +2,9 @@
 
 use std::collections::BTreeSet;
 use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use ripstop_kernel::{Changed, Monitor};
 use ripstop_netmodel::*;
@@ -78,6 +81,36 @@ fn own_writes_are_not_heard() {
         node.remove(&of_pod);
         node.applier.flush();
         assert_eq!(heard(&mut monitor), Changed::default());
+    });
+}
+
+/// A link passes through states that are not what it is left as: with no alternative name, down, without its bridge.
+#[test]
+fn own_writes_are_not_heard_while_they_are_made() {
+    on_a_node(|mut node| {
+        uplink();
+        let mut monitor = Monitor::open(node.applier.own()).unwrap();
+        settle(&mut monitor);
+        node.make(&[table(), link("rip0", LinkKind::Bridge, 1).into()]);
+        settle(&mut monitor);
+        let pods: Vec<Pod> = (0..8).map(|_| Pod::new()).collect();
+        let made = AtomicBool::new(false);
+        let changed = thread::scope(|s| {
+            let listener = s.spawn(|| {
+                let (begun, mut changed) = (Instant::now(), Changed::default());
+                while !made.load(Ordering::Relaxed) && begun.elapsed() < Duration::from_secs(20) {
+                    changed.merge(monitor.read().unwrap());
+                }
+                changed.merge(heard(&mut monitor));
+                changed
+            });
+            for (n, pod) in (2..).zip(&pods) {
+                node.make(&pair(pod, &format!("ripab{n}"), n));
+            }
+            made.store(true, Ordering::Relaxed);
+            listener.join().unwrap()
+        });
+        assert_eq!(changed, Changed::default());
     });
 }
 
