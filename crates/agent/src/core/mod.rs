@@ -208,7 +208,7 @@ impl Core {
         let (inside, observed): (Vec<Entry>, Vec<Entry>) =
             start.observed.iter().cloned().partition(|entry| matches!(entry.object.key().ns(), Some(Ns::Path(_))));
         let (inside, observed): (Model, Model) = (inside.into_iter().collect(), observed.into_iter().collect());
-        let (timings, held) = (start.config.timings, start.held);
+        let held = start.held;
         let (mut pods, notes) = pods::admit(&boot, &start.pods, &observed);
         let (lost, preferred) = (start.lost.clone(), start.preferred.clone());
         let mut tables = Tables::new(Start { pods: Vec::new(), ..start });
@@ -219,10 +219,28 @@ impl Core {
         let (book, book_notes) = LeaseBook::import(&boot, COOLDOWN_MS, pods.iter().map(pods::lease_of));
         tables.pods = pods.into_iter().map(|row| (row.attachment.clone(), Arc::new(row))).collect();
         let mut core = Self {
-            desired: Desired::default(),
             applied: observed,
             engine: RangeEngine::new(me.clone(), ranges.as_ref()),
-            lending: LendingEngine::new(me, lending.as_ref()),
+            lending: LendingEngine::new(me.clone(), lending.as_ref()),
+            preferred,
+            held,
+            ..Self::idle(at, &me, tables, book)
+        };
+        notes.into_iter().for_each(|(level, note)| core.log(level, note));
+        book_notes.into_iter().for_each(|note| core.log(Level::Warn, note.to_string()));
+        core.first_plans(&lost, &inside);
+        let outputs = std::mem::take(&mut core.outputs);
+        (core, outputs)
+    }
+
+    /// One that knows nothing but its tables and leases, and has nothing under way.
+    fn idle(at: Moment, me: &Claimant, tables: Tables, book: LeaseBook) -> Self {
+        let timings = tables.config.timings;
+        Self {
+            desired: Desired::default(),
+            applied: Model::new(),
+            engine: RangeEngine::new(me.clone(), None),
+            lending: LendingEngine::new(me.clone(), None),
             blocks: Blocks::default(),
             book,
             liveness: Liveness::new(timings.stale_after),
@@ -236,13 +254,13 @@ impl Core {
             releasing: BTreeMap::new(),
             deleting: BTreeMap::new(),
             wanted_slots: BTreeSet::new(),
-            preferred,
+            preferred: Vec::new(),
             book_ranges: Vec::new(),
             listed: BTreeMap::new(),
             listing_claims: true,
             withdrawal: None,
             journal: Journal::default(),
-            held,
+            held: false,
             withheld: Vec::new(),
             next_plan: 1,
             beat: Beat::new(at),
@@ -259,12 +277,7 @@ impl Core {
             at,
             seen: Revision::default(),
             tables,
-        };
-        notes.into_iter().for_each(|(level, note)| core.log(level, note));
-        book_notes.into_iter().for_each(|note| core.log(Level::Warn, note.to_string()));
-        core.first_plans(&lost, &inside);
-        let outputs = std::mem::take(&mut core.outputs);
-        (core, outputs)
+        }
     }
 
     /// Compares everything that is there with everything that should be.
