@@ -93,7 +93,7 @@ pub fn shaper_link(host_link: &IfName) -> IfName {
 /// reach by counting.
 pub fn shaper_index(host_link: &IfName) -> u32 {
     const HALF: u64 = 0x4000_0000;
-    u32::try_from(HALF | hash::hash(&["shaper", host_link.as_str()]) % HALF).unwrap_or(u32::MAX >> 1)
+    u32::try_from(HALF | (hash::hash(&["shaper", host_link.as_str()]) % HALF)).unwrap_or(u32::MAX >> 1)
 }
 
 /// What a pod's default route of a family leads to: the router, or the bridge's address.
