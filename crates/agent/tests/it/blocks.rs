@@ -349,8 +349,16 @@ fn as_many_pods_as_addresses_with_kills_at_every_step() {
 }
 
 #[test]
+#[ignore = "long: a hundred pods and kills"]
+fn a_hundred_pods_over_five_nodes_have_a_hundred_addresses() {
+    let hundred = "{ranges: [10.9.0.0/25], rangeMode: blocks, backend: host-gw, cooldownSeconds: 0, exclude: [10.9.0.64/28, 10.9.0.100/30, 10.9.0.120/29], blocks: {len: {v4: 28}, nodeRanges: [10.8.0.0/24]}}";
+    storm(5, 100, hundred, 3, 1_000);
+}
+
+#[test]
+#[ignore = "long: a thousand pods and kills"]
 fn a_thousand_pods_over_ten_nodes_have_a_thousand_addresses() {
     // 1,024 less 24.
     let spec = "{ranges: [10.9.0.0/22], rangeMode: blocks, backend: host-gw, cooldownSeconds: 0, exclude: [10.9.1.0/28, 10.9.3.248/29], blocks: {len: {v4: 26}, nodeRanges: [10.8.0.0/24]}}";
-    storm(10, 1_000, spec, 7, 2_000);
+    storm(10, 1_000, spec, 7, 20_000);
 }
