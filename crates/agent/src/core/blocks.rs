@@ -200,8 +200,9 @@ impl Core {
         u32::try_from(owned.count()).unwrap_or(u32::MAX)
     }
 
-    fn slot_of(network: &Network, pool: &Prefix) -> Slot {
-        Slot { network: network.name.as_str().into(), family: pool.family(), pool: Some(*pool) }
+    pub(super) fn slot_of(network: &Network, pool: &Prefix) -> Slot {
+        let len = network.spec.blocks.as_ref().map(|rules| rules.len.get(pool.family()));
+        Slot { network: network.name.as_str().into(), family: pool.family(), pool: Some(*pool), len }
     }
 
     /// Whether this node gets no further block of a pool.

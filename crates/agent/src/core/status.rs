@@ -165,13 +165,9 @@ impl Core {
     /// Why no pod gets an address of a network in mode `blocks`. That a pool has no free block is no reason: nodes lend.
     fn no_blocks(&self, network: &Network, family: Family) -> Option<String> {
         let name = network.name.as_str();
-        let pools: Vec<Slot> = network
-            .spec
-            .pools(family)
-            .map(|pool| Slot { network: name.into(), family, pool: Some(pool.range) })
-            .collect();
+        let pools: Vec<Slot> = network.spec.pools(family).map(|pool| Self::slot_of(network, &pool.range)).collect();
         let nodes = network.spec.blocks.as_ref().and_then(|blocks| blocks.node_ranges.get(family));
-        let nodes = Slot { network: name.into(), family, pool: nodes };
+        let nodes = Slot { network: name.into(), family, pool: nodes, len: nodes.map(|_| family.bits()) };
         let fault = |slot: &Slot| self.engine.fault(slot).map(ToString::to_string);
         if ripstop_desired::own_ip(&self.tables, &network.name, family).is_none() {
             let yet = || format!("this node has no {family} address of its own in network {name} yet");
@@ -195,7 +191,7 @@ impl Core {
     }
 
     fn no_range(&self, network: &str, family: ripstop_types::Family) -> String {
-        let slot = ripstop_ipam::ranges::Slot { network: network.into(), family, pool: None };
+        let slot = ripstop_ipam::ranges::Slot { network: network.into(), family, pool: None, len: None };
         match self.engine.fault(&slot) {
             Some(fault) => fault.to_string(),
             None => match &self.tables.store {

@@ -263,8 +263,8 @@ fn ports_come_back_to_a_bridge_that_is_made_again() {
     put(&mut observed, link(&Ns::Host, "rip0", LinkKind::Ifb { index: 0x4000_0001 }));
     assert_told(
         &planned(&observed, &desired),
-        "1 delete link rip0 (differs in kind: ifb, wanted bridge; undo: create link rip0)
-         2 create link rip0 (differs in kind: ifb, wanted bridge; undo: delete link rip0)
+        "1 delete link rip0 (differs in kind: another, wanted bridge; undo: create link rip0)
+         2 create link rip0 (differs in kind: another, wanted bridge; undo: delete link rip0)
          3 update link ripa (lost link rip0; undo: update link ripa)",
     );
     // The bridge is missing and its port has not been seen without it yet. By name alone the port came first.

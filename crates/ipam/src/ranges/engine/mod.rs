@@ -44,6 +44,9 @@ pub struct Slot {
     /// The pool, in networks of several (mode `blocks`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pool: Option<Prefix>,
+    /// The length of its ranges, with the pool: one pool may lie in another, as nodes' own addresses do in the network's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub len: Option<u8>,
 }
 
 impl Slot {
@@ -51,7 +54,8 @@ impl Slot {
     #[must_use]
     pub fn of(request: &RangeRequest) -> Self {
         let pool = request.blocks.map(|_| request.pool);
-        Self { network: Arc::clone(&request.network), family: request.pool.family(), pool }
+        let len = request.blocks.map(|_| request.len);
+        Self { network: Arc::clone(&request.network), family: request.pool.family(), pool, len }
     }
 
     /// Whether a range would fill it.
@@ -60,6 +64,7 @@ impl Slot {
         self.network == key.network
             && self.family == key.range.family()
             && self.pool.is_none_or(|pool| pool.covers(&key.range))
+            && self.len.is_none_or(|len| key.range.len() == len)
     }
 }
 

@@ -99,7 +99,8 @@ fn every_address(name: &str, backend: Backend, subnets: u32) {
     let range = lent.first().unwrap();
     let routes = |node| rows(&lab, node, "/v1/routes").iter().any(|row| row["dst"] == **range);
     until("the route on all nodes", || (1..=3).all(routes));
-    assert!(rows(&lab, 2, "/v1/leases").iter().any(|row| row["range"] == **range && row["node"] == "n1"));
+    let leased = || rows(&lab, 2, "/v1/leases").iter().any(|row| row["range"] == **range && row["node"] == "n1");
+    until("the lease of the borrowed address", leased);
     let problems = lab.agent_json(1, "/v1/ipam/check").unwrap();
     let severe = |row: &&Value| row["severity"] == "error";
     assert!(problems["problems"].as_array().unwrap().iter().find(severe).is_none(), "{problems}");

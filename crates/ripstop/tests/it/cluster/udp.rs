@@ -26,10 +26,15 @@ fn by_udp(name: &str) -> Options {
     Options { nodes: 2, backend: Backend::Udp, ..Options::named(name) }
 }
 
-/// The forwarder of a node, asked from the host.
+/// The forwarder of a node, asked from the host. One that has just been started does not listen yet.
 fn forwarder(lab: &Lab, node: u32) -> Client {
     let socket = lab.layout().machine_dir(&format!("n{node}")).join("run/udp-forward.sock");
-    Client::connect(&socket).unwrap()
+    let mut client = None;
+    until("the forwarder listens", || {
+        client = Client::connect(&socket).ok();
+        client.is_some()
+    });
+    client.unwrap()
 }
 
 fn stats(lab: &Lab, node: u32) -> Stats {
@@ -96,7 +101,7 @@ fn a_forwarder_that_forgot_or_has_something_else_is_told_anew() {
     let state = lab.layout().machine_dir("n1").join("run/udp-forward.json");
     let mut wrong = right.clone();
     wrong.peers[0].to.set_port(9);
-    let is_right = || forwarder(&lab, 1).get().unwrap().as_ref() == Some(&right);
+    let is_right = || forwarder(&lab, 1).get().is_ok_and(|setup| setup.as_ref() == Some(&right));
     for text in [None, Some(serde_json::to_string(&wrong).unwrap()), Some("nonsense".into())] {
         match &text {
             Some(text) => std::fs::write(&state, text).unwrap(),

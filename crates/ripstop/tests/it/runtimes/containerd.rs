@@ -116,9 +116,18 @@ SystemdCgroup = false
         self.gets(web, "127.0.0.1".parse().unwrap(), 8080);
     }
 
-    /// As kubelet does it: stop, then remove.
+    /// As kubelet does it: stop, then remove, and again where that failed: a container that dies meanwhile is no longer
+    /// there to be stopped.
     fn remove(&self, id: &str) {
-        self.cri().stop_pod(id).unwrap();
+        let mut told = self.cri().stop_pod(id);
+        for _ in 0..20 {
+            if told.is_ok() {
+                break;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(250));
+            told = self.cri().stop_pod(id);
+        }
+        told.unwrap();
         self.cri().remove_pod(id).unwrap();
     }
 }
