@@ -307,7 +307,7 @@ impl Core {
 
     fn keep_offers_of(&mut self, network: &Network, pool: &Prefix) {
         let slot = Self::slot_of(network, pool);
-        let fits = |key: &ClaimKey| slot.has(key);
+        let fits = |key: &ClaimKey| key.network == slot.network && pool.covers(&key.range);
         let offering: Vec<ClaimKey> = self.lending.offering().filter(|key| fits(key)).cloned().collect();
         let scarce = self.blocks.exhausted.contains(&slot) && self.tables.store == StoreState::Here;
         if !scarce {

@@ -97,9 +97,10 @@ fn every_address(name: &str, backend: Backend, subnets: u32) {
     assert!(lent.len() >= 4, "{:?}", states(&lab));
     // What is borrowed is a route of its own on every other node, and a row of `get leases`.
     let range = lent.first().unwrap();
+    let holder = &states(&lab)[range].1;
     let routes = |node| rows(&lab, node, "/v1/routes").iter().any(|row| row["dst"] == **range);
     until("the route on all nodes", || (1..=3).all(routes));
-    let leased = || rows(&lab, 2, "/v1/leases").iter().any(|row| row["range"] == **range && row["node"] == "n1");
+    let leased = || rows(&lab, 2, "/v1/leases").iter().any(|row| row["range"] == **range && row["node"] == **holder);
     until("the lease of the borrowed address", leased);
     let problems = lab.agent_json(1, "/v1/ipam/check").unwrap();
     let severe = |row: &&Value| row["severity"] == "error";
