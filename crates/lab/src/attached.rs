@@ -23,6 +23,21 @@ pub fn run(place: &Place, lab: &str, argv: &[OsString]) -> Result<u8> {
     let (program, args) = argv.split_first().ok_or_else(|| LabError::usage("no command"))?;
     let mut command = Command::new(program);
     command.args(args).env(MEMBER, lab).current_dir(working_directory());
+    leave_signals(&mut command);
+    let signals = block_signals().attempt(|| "block signals".into())?;
+    let started = with_child(place, &mut command, |pid| wait(pid, &signals));
+    match started {
+        Ok(status) => status.map(code).attempt(|| format!("wait for {}", program.display())),
+        Err(error) => match error.kind() {
+            io::ErrorKind::NotFound => said(127, program, &error),
+            io::ErrorKind::PermissionDenied => said(126, program, &error),
+            _ => Err(error).attempt(|| format!("start {}", program.display())),
+        },
+    }
+}
+
+/// The program starts with no signal blocked, and ends with who started it.
+fn leave_signals(command: &mut Command) {
     // SAFETY: prctl(2) and sigprocmask(2) are system calls and allocate nothing; the set is initialised before it is read.
     unsafe {
         command.pre_exec(|| {
@@ -35,16 +50,6 @@ pub fn run(place: &Place, lab: &str, argv: &[OsString]) -> Result<u8> {
                 _ => Err(io::Error::last_os_error()),
             }
         });
-    }
-    let signals = block_signals().attempt(|| "block signals".into())?;
-    let started = with_child(place, &mut command, |pid| wait(pid, &signals));
-    match started {
-        Ok(status) => status.map(code).attempt(|| format!("wait for {}", program.display())),
-        Err(error) => match error.kind() {
-            io::ErrorKind::NotFound => said(127, program, &error),
-            io::ErrorKind::PermissionDenied => said(126, program, &error),
-            _ => Err(error).attempt(|| format!("start {}", program.display())),
-        },
     }
 }
 
@@ -129,10 +134,15 @@ mod tests {
 
     #[test]
     fn a_program_starts_with_no_signal_blocked() {
-        let look = ["grep", "-qE", "^SigBlk:[[:space:]]*0+$", "/proc/self/status"].map(OsString::from);
+        let mut look = Command::new("grep");
+        look.args(["-qE", "^SigBlk:[[:space:]]*0+$", "/proc/self/status"]);
+        leave_signals(&mut look);
         // On a thread of its own, which takes the blocked signals along.
-        let code = thread::spawn(move || run(&Place::host(), "unit", &look).unwrap()).join().unwrap();
-        assert_eq!(code, 0);
+        let status = thread::spawn(move || {
+            block_signals().unwrap();
+            look.status().unwrap()
+        });
+        assert!(status.join().unwrap().success());
     }
 
     #[test]
