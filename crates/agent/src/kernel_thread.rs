@@ -1,6 +1,6 @@
 //! The one thread that talks to the kernel, and the one that listens to it.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
@@ -62,8 +62,8 @@ pub struct Found {
 pub struct Wanted {
     /// Settings and tables, by which those that are there are recognised.
     pub reference: Model,
-    /// What pods of an earlier run have in their namespaces.
-    pub pods: BTreeSet<Key>,
+    /// What each pod of an earlier run has in its namespace.
+    pub pods: Vec<BTreeSet<Key>>,
 }
 
 /// Starts both threads; answers with what is there and where to send jobs. `wanted` says, of what the host is given, what an
@@ -118,7 +118,7 @@ fn open(wanted: impl FnOnce(&HostFacts) -> Wanted, socket: &Path) -> anyhow::Res
     let facts = HostFacts { forwarder, ..observer.facts()? };
     let Wanted { reference, pods } = wanted(&facts);
     let mut observed = entries(&observer.host(&reference)?);
-    observed.append(&mut inside(&mut observer, pods));
+    observed.append(&mut inside(&mut observer, &pods));
     let found = Found { facts, observed, reference };
     let own = applier.own();
     let worker = Worker {
@@ -133,19 +133,13 @@ fn open(wanted: impl FnOnce(&HostFacts) -> Wanted, socket: &Path) -> anyhow::Res
     Ok((worker, found, own))
 }
 
-/// What there is in pods' namespaces under these keys. A namespace that cannot be read is left out.
-fn inside(observer: &mut Observer, keys: BTreeSet<Key>) -> Vec<Entry> {
-    let mut of_pod: BTreeMap<Ns, BTreeSet<Key>> = BTreeMap::new();
-    for key in keys {
-        if let Some(ns) = key.ns() {
-            of_pod.entry(ns.clone()).or_default().insert(key);
-        }
-    }
+/// What there is in pods' namespaces under these keys, each pod's by itself: one that cannot be read is left out.
+fn inside(observer: &mut Observer, pods: &[BTreeSet<Key>]) -> Vec<Entry> {
     let mut found = Vec::new();
-    for (ns, keys) in of_pod {
-        match observer.observe_keys(&keys, &Model::new()) {
+    for keys in pods {
+        match observer.observe_keys(keys, &Model::new()) {
             Ok(model) => found.append(&mut entries(&model)),
-            Err(error) => tracing::debug!("{ns}: {error}"),
+            Err(error) => tracing::debug!("{error}"),
         }
     }
     found

@@ -204,7 +204,8 @@ impl Core {
         let me = claimant(&start);
         let boot = me.boot.clone();
         let saved = start.snapshot.as_ref();
-        let (ranges, lending) = saved.map_or((None, None), |saved| (saved.ranges.clone(), saved.lending.clone()));
+        let engine = RangeEngine::new(me.clone(), saved.and_then(|saved| saved.ranges.as_ref()));
+        let lending = LendingEngine::new(me, saved.and_then(|saved| saved.lending.as_ref()));
         let (inside, observed): (Vec<Entry>, Vec<Entry>) =
             start.observed.iter().cloned().partition(|entry| matches!(entry.object.key().ns(), Some(Ns::Path(_))));
         let (inside, observed): (Model, Model) = (inside.into_iter().collect(), observed.into_iter().collect());
@@ -218,14 +219,7 @@ impl Core {
         pods.extend(recovered);
         let (book, book_notes) = LeaseBook::import(&boot, COOLDOWN_MS, pods.iter().map(pods::lease_of));
         tables.pods = pods.into_iter().map(|row| (row.attachment.clone(), Arc::new(row))).collect();
-        let mut core = Self {
-            applied: observed,
-            engine: RangeEngine::new(me.clone(), ranges.as_ref()),
-            lending: LendingEngine::new(me.clone(), lending.as_ref()),
-            preferred,
-            held,
-            ..Self::idle(at, &me, tables, book)
-        };
+        let mut core = Self { applied: observed, preferred, held, ..Self::idle(at, tables, book, engine, lending) };
         notes.into_iter().for_each(|(level, note)| core.log(level, note));
         book_notes.into_iter().for_each(|note| core.log(Level::Warn, note.to_string()));
         core.first_plans(&lost, &inside);
@@ -233,14 +227,14 @@ impl Core {
         (core, outputs)
     }
 
-    /// One that knows nothing but its tables and leases, and has nothing under way.
-    fn idle(at: Moment, me: &Claimant, tables: Tables, book: LeaseBook) -> Self {
+    /// One that knows nothing but its tables, leases and claims, and has nothing under way.
+    fn idle(at: Moment, tables: Tables, book: LeaseBook, engine: RangeEngine, lending: LendingEngine) -> Self {
         let timings = tables.config.timings;
         Self {
             desired: Desired::default(),
             applied: Model::new(),
-            engine: RangeEngine::new(me.clone(), None),
-            lending: LendingEngine::new(me.clone(), None),
+            engine,
+            lending,
             blocks: Blocks::default(),
             book,
             liveness: Liveness::new(timings.stale_after),

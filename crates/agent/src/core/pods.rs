@@ -90,13 +90,16 @@ pub(super) fn remembered(tables: &Tables, row: &PodRow, observed: &Model, inside
 }
 
 impl Core {
-    /// What to read in pods' namespaces before a start: all that a pod that stands would have there.
+    /// What to read in the namespace of each pod before a start: all that one that stands would have there.
     #[must_use]
-    pub fn pod_keys(&self) -> BTreeSet<Key> {
-        let standing = |row: &Arc<PodRow>| PodRow { state: PodState::Ready, ..(**row).clone() };
-        let keys =
-            self.tables.pods.values().flat_map(|row| ripstop_desired::inspect_keys(&self.tables, &standing(row)));
-        keys.filter(|key| matches!(key.ns(), Some(Ns::Path(_)))).collect()
+    pub fn pod_keys(&self) -> Vec<BTreeSet<Key>> {
+        let of = |row: &Arc<PodRow>| {
+            let standing = PodRow { state: PodState::Ready, ..(**row).clone() };
+            let mut keys = ripstop_desired::inspect_keys(&self.tables, &standing);
+            keys.retain(|key| matches!(key.ns(), Some(Ns::Path(_))));
+            keys
+        };
+        self.tables.pods.values().map(of).collect()
     }
 
     /// A look at every pod's link; removes those that were gone in two looks.

@@ -41,7 +41,7 @@ impl Flow {
         while let Some(slot) = self.window.front().copied().filter(|slot| now.saturating_sub(slot.sent) > MEMORY) {
             if !slot.back {
                 self.open -= 1;
-                self.unanswered = Some((self.unanswered.map_or(slot.sent, |(first, _)| first), slot.sent));
+                self.unanswered = Some(with(self.unanswered, slot.sent));
             }
             self.window.pop_front();
             self.base += 1;
@@ -100,7 +100,7 @@ impl Flow {
     /// Closes the account. If the last probes were lost, the time since the last echo is a gap.
     pub(super) fn close(&mut self) {
         for slot in self.window.iter().filter(|slot| !slot.back) {
-            self.unanswered = Some((self.unanswered.map_or(slot.sent, |(first, _)| first), slot.sent));
+            self.unanswered = Some(with(self.unanswered, slot.sent));
         }
         if let Some(last) = self.last_arrival
             && self.window.back().is_some_and(|slot| !slot.back)
@@ -108,6 +108,11 @@ impl Flow {
             self.max_gap = self.max_gap.max(self.last_sent.saturating_sub(last));
         }
     }
+}
+
+/// First and last, with one more behind them.
+fn with(so_far: Option<(u64, u64)>, sent: u64) -> (u64, u64) {
+    (so_far.map_or(sent, |(first, _)| first), sent)
 }
 
 /// Counts of values in buckets that are at most 1/16 of their value wide.
