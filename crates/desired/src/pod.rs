@@ -252,12 +252,21 @@ fn in_pod(part: &mut Part, tables: &Tables, row: &PodRow, ip: IpAddr, len: u8, g
         let network = tables.networks.get(&row.network).filter(|_| earlier.all(|other| other.network != row.network));
         network.map(|network| network.value.spec.whole(family).collect()).unwrap_or_default()
     };
-    for dst in dsts {
-        let onlink = !is_first && row.wiring == Wiring::Routed;
-        let mtu = mtu.map(|mtu| if family == Family::V6 { apart_from_link(mtu) } else { mtu });
-        let target = RouteTarget::Via { link: eth.clone(), gateway, onlink };
+    let mtu = mtu.map(|mtu| if family == Family::V6 { apart_from_link(mtu) } else { mtu });
+    let onlink = !is_first && row.wiring == Wiring::Routed;
+    let by_gateway = RouteTarget::Via { link: eth.clone(), gateway, onlink };
+    let routes = dsts.into_iter().map(|dst| (dst, by_gateway.clone()));
+    let beside = mtu.map(|_| neighbours_of(ip, len)).into_iter().flatten();
+    for (dst, target) in routes.chain(beside.map(|dst| (dst, RouteTarget::Link(eth.clone())))) {
         part.add(Route { ns: row.ns(), table: 254, dst, metric: 0, target, src: None, mtu });
     }
+}
+
+/// What an address of this length finds on its link, in two halves: they go before the kernel's own route of the whole,
+/// which takes no MTU of its own (`fib_add_ifaddr`, `addrconf_prefix_route`). None where the address is alone.
+fn neighbours_of(ip: IpAddr, len: u8) -> impl Iterator<Item = Prefix> {
+    let whole = Prefix::containing(ip, len).filter(|whole| whole.len() < whole.family().bits());
+    whole.into_iter().flat_map(move |whole| (0..2).filter_map(move |half| whole.subnet(len + 1, half)))
 }
 
 /// An MTU for an IPv6 route over a link that grows from this MTU: the kernel raises a route whose MTU is the link's along

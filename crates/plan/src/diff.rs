@@ -330,7 +330,7 @@ impl Differ<'_> {
                     make.push((place(&key, wanted), step(Action::Create, &key, None, Some(wanted), reason)));
                 }
                 (Verdict::Update(reason), Some(is), Some(wanted)) => {
-                    let at = if only_grows(is, wanted) { grown(&key) } else { place(&key, wanted) };
+                    let at = if only_grows(is, wanted) { grown(&key, wanted) } else { place(&key, wanted) };
                     make.push((at, step(Action::Update, &key, Some(is), Some(wanted), reason)));
                 }
                 (Verdict::Remake(reason), Some(is), Some(wanted)) => {
@@ -402,6 +402,12 @@ pub(crate) enum Stage {
     Guard,
     /// Second ends of pairs, and `lo`.
     Third,
+    /// Links that only get a larger MTU, what receives before what sends to it: second ends of pairs,
+    GrownEnd,
+    /// then all others,
+    Grown,
+    /// and bridges last.
+    GrownBridge,
 }
 
 /// Where an object comes among those that are made.
@@ -424,8 +430,13 @@ fn only_grows(is: &Entry, wanted: &Entry) -> bool {
 }
 
 /// Where a link's larger MTU comes: behind the routes, of which one may say that what is sent stays as short as it was.
-fn grown(key: &Key) -> (Kind, Stage, Key) {
-    (Kind::Route, Stage::Third, key.clone())
+fn grown(key: &Key, wanted: &Entry) -> (Kind, Stage, Key) {
+    let stage = match &wanted.object {
+        Object::Link(Link { kind: LinkKind::VethPeer, .. }) => Stage::GrownEnd,
+        Object::Link(Link { kind: LinkKind::Bridge, .. }) => Stage::GrownBridge,
+        _ => Stage::Grown,
+    };
+    (Kind::Route, stage, key.clone())
 }
 
 /// Where an object comes, counted from the last, among those that are removed: in the reverse of the order in which it

@@ -1,6 +1,6 @@
 //! The clusters of the stories, seen from node n1.
 
-use ripstop_objects::{BackendKind, NetworkSpec, NodeRecord, Receive, UdpReceive, Wiring};
+use ripstop_objects::{BackendKind, Migration, Network, NetworkSpec, NodeRecord, Receive, UdpReceive, Wiring};
 use ripstop_tables::{PodState, Shaping};
 
 use crate::scenario::{Scenario, pod_row};
@@ -20,6 +20,7 @@ pub fn all() -> Vec<(&'static str, Scenario)> {
         ("routed-host-gw-v4", routed_host_gw_v4()),
         ("routed-vxlan-dual", routed_vxlan_dual()),
         ("bridge-vxlan", bridge_vxlan()),
+        ("bridge-migrating", bridge_migrating()),
         ("auto-two-subnets", auto_two_subnets()),
         ("udp-dual", udp_dual()),
         ("udp-no-forwarder", udp_no_forwarder()),
@@ -55,6 +56,18 @@ pub fn bridge_vxlan() -> Scenario {
     .peer("n2", &["172.30.1.12/24"], &["10.244.2.0/24", "fd00:10:0:2::/64"])
     .pod(pod_row("a", "default", &["10.244.1.7", "fd00:10:0:1::7"], Wiring::Bridge))
     .pod(pod_row("b", "default", &["10.244.1.8"], Wiring::Bridge))
+}
+
+/// The same on the way there from host-gw: links take what the longer packets need, pods send the shorter, also to pods
+/// beside them.
+pub fn bridge_migrating() -> Scenario {
+    let mut scenario = bridge_vxlan();
+    let rows = scenario.tables.networks.values();
+    let all: Vec<Network> = rows.map(|row| (*row.value).clone()).collect();
+    for network in all {
+        scenario.put(&Network { migration: Some(Migration::from(BackendKind::HostGw)), ..network });
+    }
+    scenario
 }
 
 /// Everything by the forwarder.

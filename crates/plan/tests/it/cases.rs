@@ -132,8 +132,8 @@ fn a_link_grows_behind_routes_and_shrinks_before_them() {
     assert_told(
         &planned(&of(1450, None), &of(1500, Some(1450))),
         "1 update route 0.0.0.0/0 in /run/netns/p1 (differs in mtu: null, wanted 1450; undo: update route 0.0.0.0/0 in /run/netns/p1)
-         2 update link rippa (differs in mtu: 1450, wanted 1500; undo: update link rippa)
-         3 update link eth0 in /run/netns/p1 (differs in mtu: 1450, wanted 1500; undo: update link eth0 in /run/netns/p1)",
+         2 update link eth0 in /run/netns/p1 (differs in mtu: 1450, wanted 1500; undo: update link eth0 in /run/netns/p1)
+         3 update link rippa (differs in mtu: 1450, wanted 1500; undo: update link rippa)",
     );
     assert_told(
         &planned(&of(1500, Some(1450)), &of(1450, None)),
@@ -141,6 +141,21 @@ fn a_link_grows_behind_routes_and_shrinks_before_them() {
          2 update link eth0 in /run/netns/p1 (differs in mtu: 1500, wanted 1450; undo: update link eth0 in /run/netns/p1)
          3 update route 0.0.0.0/0 in /run/netns/p1 (differs in mtu: 1450, wanted null; undo: update route 0.0.0.0/0 in /run/netns/p1)",
     );
+}
+
+/// Nothing is sent into a link that does not take it yet: the receiving end grows first and shrinks last.
+#[test]
+fn a_bridge_grows_last_and_shrinks_first() {
+    let of = |mtu| {
+        let [host, end, _] = pair("ripa", &pod(1), "eth0");
+        let port = BridgePort { hairpin: true, learning: true };
+        let links = [rip0(), Link { master: Some(name("rip0")), port: Some(port), ..host }, end];
+        model(links.map(|link| Link { mtu: Some(mtu), ..link }.into()))
+    };
+    let order = |plan: &Plan| plan.steps.iter().map(|step| step.key.to_string()).collect::<Vec<_>>();
+    let (bridge, host, end) = ("link rip0", "link ripa", "link eth0 in /run/netns/p1");
+    assert_eq!(order(&planned(&of(1450), &of(1500))), [end, host, bridge]);
+    assert_eq!(order(&planned(&of(1500), &of(1450))), [bridge, host, end]);
 }
 
 /// What is remembered of a pod's namespace is not removed there when the link has gone: the path may be another pod's.
