@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use ripstop_fabric::wiring;
-use ripstop_netmodel::{Entry, Key, Ns, Object, RecordScope, RouteTarget, link_of_table};
+use ripstop_netmodel::{Entry, Key, Ns, Object, RecordScope, Route, RouteTarget, link_of_table};
 use ripstop_tables::{Knowledge, PodRow, PodState, StoreKind, Tables, Withdrawn};
 
 /// Whether an object that no part of the model wants may go.
@@ -22,8 +22,10 @@ pub fn may_delete(tables: &Tables, key: &Key, entry: &Entry) -> Result<(), Strin
         // What lies in a pod's namespace is the pod's, from ADD to DEL, whatever becomes of its network meanwhile.
         let stands = |row: &&Arc<PodRow>| row.netns == *path && row.state != PodState::Gone && is_on(row, key, entry);
         return match tables.pods.values().find(stands) {
-            Some(row) => Err(format!("kept: {} stands, though its network is not known", row.owner())),
-            None => Ok(()),
+            Some(row) if !goes_with_a_migration(tables, row, entry) => {
+                Err(format!("kept: {} stands, though its network is not known", row.owner()))
+            }
+            _ => Ok(()),
         };
     }
     if is_of_a_pod(key, entry) {
@@ -61,6 +63,12 @@ fn is_on(row: &PodRow, key: &Key, entry: &Entry) -> bool {
         },
         _ => false,
     }
+}
+
+/// Whether this is a route that only holds what a pod sends short, and its network is there to say that it need not be.
+fn goes_with_a_migration(tables: &Tables, row: &PodRow, entry: &Entry) -> bool {
+    let holds_short = matches!(&entry.object, Object::Route(Route { target: RouteTarget::Link(_), mtu: Some(_), .. }));
+    holds_short && tables.networks.contains_key(&row.network)
 }
 
 /// Whether an object of the agent's own namespace is a pod's: it is, hangs on or leads to the host's end of a pod's

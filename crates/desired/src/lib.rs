@@ -20,7 +20,7 @@ mod source;
 
 pub use guard::may_delete;
 pub use network::own_ip;
-pub use pod::{inspect_keys, objects as pod_objects};
+pub use pod::{inspect_keys, migration_keys, objects as pod_objects};
 pub use ruleset::ruleset;
 pub use source::Source;
 

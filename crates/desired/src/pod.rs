@@ -24,6 +24,13 @@ pub fn inspect_keys(tables: &Tables, row: &PodRow) -> BTreeSet<Key> {
         .collect()
 }
 
+/// What a pod's namespace has only while a migration lasts. An agent that was away when it ended finds it left over.
+pub fn migration_keys(tables: &Tables, row: &PodRow) -> BTreeSet<Key> {
+    let ranges = row.ips.iter().filter_map(|ip| Some((*ip, range_of(tables, row, *ip)?)));
+    let beside = ranges.filter(|_| row.wiring == Wiring::Bridge).flat_map(|(ip, range)| neighbours_of(ip, range.len()));
+    beside.map(|dst| Key::Route { ns: row.ns(), table: 254, dst, metric: 0 }).collect()
+}
+
 /// Everything that is wanted for a pod's interface; see [`Tables::pods`].
 pub fn objects(tables: &Tables, row: &PodRow) -> Vec<Entry> {
     let mut part = Part::of(row.owner());

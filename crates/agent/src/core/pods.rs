@@ -55,7 +55,8 @@ pub(super) fn host_link(row: &PodRow) -> Option<HostLink> {
     (row.state == PodState::Ready).then(|| HostLink { index: 0, altname: row.host_link.as_str().into() })
 }
 
-/// What there is of a row outside the host's namespace: its file, and its namespace's objects. `inside` is what was read in
+/// What there is of a row outside the host's namespace: its file, and its namespace's objects; and where those were seen,
+/// the host's end, which leads to them. `inside` is what was read in
 /// pods' namespaces. One that was not looked into, or has another's interface by now, is taken to have what is wanted
 /// there; its link has the MTU that the host's end shows in `observed`, for both ends were given one.
 pub(super) fn remembered(tables: &Tables, row: &PodRow, observed: &Model, inside: &Model) -> Vec<Entry> {
@@ -78,24 +79,31 @@ pub(super) fn remembered(tables: &Tables, row: &PodRow, observed: &Model, inside
             Some(entry)
         }
         key => {
-            let mut there = (**inside.get(&key)?).clone();
+            let of_host = observed.get(&key).filter(|_| looked_into && key == row.host_key());
+            let mut there = (**inside.get(&key).or(of_host)?).clone();
             if let (Object::Link(wanted), Object::Link(there)) = (&entry.object, &mut there.object) {
-                // The kernel does not tell which end of a pair was made for the other.
+                // The kernel does not tell which end of a pair was made for the other, nor where the other is.
                 there.kind.clone_from(&wanted.kind);
             }
             Some(Entry { owner: entry.owner, ..there })
         }
     });
-    known.collect()
+    let left_over = ripstop_desired::migration_keys(tables, row).into_iter().filter_map(|key| inside.get(&key));
+    let left_over =
+        left_over.filter(|_| looked_into).map(|there| Entry { owner: Some(row.owner()), ..(**there).clone() });
+    // What is still wanted stands in both, and is the same.
+    left_over.chain(known).collect()
 }
 
 impl Core {
-    /// What to read in the namespace of each pod before a start: all that one that stands would have there.
+    /// What to read in the namespace of each pod before a start: all that one that stands would have there, and what a
+    /// migration may have left.
     #[must_use]
     pub fn pod_keys(&self) -> Vec<BTreeSet<Key>> {
         let of = |row: &Arc<PodRow>| {
             let standing = PodRow { state: PodState::Ready, ..(**row).clone() };
             let mut keys = ripstop_desired::inspect_keys(&self.tables, &standing);
+            keys.append(&mut ripstop_desired::migration_keys(&self.tables, &standing));
             keys.retain(|key| matches!(key.ns(), Some(Ns::Path(_))));
             keys
         };

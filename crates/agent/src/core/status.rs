@@ -249,15 +249,21 @@ impl Core {
         }
         warnings.extend(self.tables.facts.legacy_filters.iter().map(|family| legacy_sentence(*family)));
         for ((kind, key), fault) in &self.tables.faults {
-            warnings.push(format!("record {}/{key} is not taken, its last good value stays: {fault}", kind.as_str()));
+            let faults = on_one_line(fault);
+            warnings.push(format!("record {}/{key} is not taken, its last good value stays: {faults}", kind.as_str()));
         }
         warnings.extend(self.strays_of_pools());
         let networks: Vec<_> = self.tables.networks.values().map(|row| (*row.value).clone()).collect();
         if let Err(faults) = check_networks(&networks) {
-            warnings.push(faults.to_string());
+            warnings.push(on_one_line(&faults.to_string()));
         }
         warnings
     }
+}
+
+/// Faults of one object, which are a line each, as part of a sentence.
+fn on_one_line(faults: &str) -> String {
+    faults.replace('\n', "; ")
 }
 
 /// What a chain of another owner does to pods, and the command that opens it, or what Ripstop puts there.

@@ -21,6 +21,7 @@ mod hold;
 mod http;
 mod hygiene;
 mod idle;
+mod logs;
 mod many;
 mod networks;
 mod nodes;

@@ -2,9 +2,9 @@
 //!
 //! An owner whose kind was not read is unknown, not absent. A pod of this node is always known: its file is read first.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use ripstop_desired::{Desired, may_delete};
+use ripstop_desired::{Desired, may_delete, migration_keys};
 use ripstop_netmodel::{Entry, Key, Kind, Model, Ns, RecordScope};
 use ripstop_plan::{Action, diff_all};
 use ripstop_tables::{PodRow, PodState, Start, StoreKind, Tables};
@@ -92,6 +92,32 @@ fn nothing_is_taken_from_a_pod_that_stands() {
     }
 }
 
+/// The routes that hold a pod's packets short while a migration lasts go with it, but not with their network.
+#[test]
+fn what_holds_packets_short_goes_with_the_migration() {
+    let migrating = Desired::of(&clusters::bridge_migrating().tables);
+    let (ended, unknown) = (clusters::bridge_vxlan().tables, {
+        let mut tables = clusters::bridge_vxlan().tables;
+        tables.networks.clear();
+        tables
+    });
+    let routes = migrating.model().iter().filter(|(key, _)| matches!(key, Key::Route { ns: Ns::Path(_), .. }));
+    let left: BTreeSet<Key> = ended.pods.values().flat_map(|row| migration_keys(&ended, row)).collect();
+    let (mut go, mut stay) = (0, 0);
+    for (key, entry) in routes {
+        assert!(ask(&unknown, key, entry).is_err(), "{key}");
+        if Desired::of(&ended).model().get(key).is_none() {
+            assert_eq!(ask(&ended, key, entry), Ok(()), "{key}");
+            assert!(left.contains(key), "{key} is looked for by an agent that was away");
+            go += 1;
+        } else {
+            assert!(ask(&ended, key, entry).is_err(), "{key}");
+            stay += 1;
+        }
+    }
+    assert_eq!((go, stay), (6, 3));
+}
+
 #[test]
 fn each_object_waits_for_the_kinds_it_comes_from() {
     use StoreKind::{Claims, Networks, Nodes};
@@ -102,7 +128,9 @@ fn each_object_waits_for_the_kinds_it_comes_from() {
         let answers = [&networks, &claims, &all].map(|tables| ask(tables, key, entry).is_ok());
         let expected = match key.kind() {
             Kind::Record => [false, false, false],
-            Kind::Sysctl | Kind::Link | Kind::NftTable | Kind::ForwardJump | Kind::Forwarder => [true, true, true],
+            Kind::Sysctl | Kind::LinkSysctl | Kind::Link | Kind::NftTable | Kind::ForwardJump | Kind::Forwarder => {
+                [true, true, true]
+            }
             // The node's own address comes from its claim, and every route to pods has it as its source.
             Kind::Address => [false, true, true],
             _ => [false, false, true],

@@ -237,7 +237,7 @@ pub fn run(command: LabCommand) -> anyhow::Result<ExitCode> {
     match act::act(command) {
         Ok(code) => Ok(code),
         Err(error) => {
-            writeln!(std::io::stderr(), "ripstop lab: {error}")?;
+            writeln!(std::io::stderr(), "error: {error}")?;
             Ok(ExitCode::from(error.exit_code()))
         }
     }

@@ -6,6 +6,7 @@
 mod asking;
 mod changing;
 mod cluster;
+mod demo;
 mod etcd;
 mod fake;
 mod help;

@@ -36,6 +36,8 @@ pub fn run_as_told() {
 pub struct How {
     pub record: Option<PathBuf>,
     pub hold: bool,
+    /// What it logs, otherwise all but traces.
+    pub log: Option<&'static str>,
     /// As this user, in the test's own namespace.
     pub user: Option<u32>,
 }
@@ -55,7 +57,7 @@ impl Agent {
             .args(["agent_process", "--exact", "--ignored", "--nocapture", "--test-threads=1"])
             .env(CONFIG, config)
             .env("NO_COLOR", "1")
-            .env("RIPSTOP_LOG", "debug")
+            .env("RIPSTOP_LOG", how.log.unwrap_or("debug"))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(stderr);

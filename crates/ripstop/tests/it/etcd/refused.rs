@@ -37,7 +37,8 @@ fn foreign_objects_under_our_keys_are_named_and_the_last_good_state_stays() {
             names.iter().all(|name| said.contains(name))
         });
     }
-    println!("{}", status(&lab, 1));
+    let said = status(&lab, 1);
+    assert!(!said.contains("\\n"), "a record's faults stand in one sentence: {said}");
     patiently("the log names the key that is no kind of ours", || {
         std::fs::read_to_string(lab.layout().agent_log(1)).unwrap().contains("/ripstop/elsewhere/x")
     });
