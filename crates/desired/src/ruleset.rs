@@ -4,14 +4,15 @@
 //! masqueraded. Its rules do not depend on how many pods and peers there are: only elements change.
 //!
 //! `netdev ripstop-LINK`, at the ingress of a pod's link: a pod sends only from its own addresses. There it costs the
-//! pod's own packets one look each. A chain at prerouting is passed by every packet of the node, in a tunnel three times.
+//! pod's own packets one look each. A chain at prerouting is passed by every packet of the node, in a tunnel three times:
+//! there stands only one look at the port, and only where there is a tunnel.
 //! On a bridge frames, ARP and neighbour discovery are looked at too. What passes goes on, or where the pod's rate is limited
 //! through the device that holds it.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use ripstop_fabric::{paths, wiring};
+use ripstop_fabric::{host, paths, wiring};
 use ripstop_netmodel::{NFT_TABLE, NftElement, NftTable, link_table};
 use ripstop_nft::model::{
     Chain, Device, ElementBody, ElementKey, Hook, Key as ElementValue, Name, Policy, Rule, Set, Statement, Table,
@@ -75,7 +76,8 @@ pub fn ruleset(tables: &Tables) -> Table {
         })
         .collect();
     if !tunnel_ports.is_empty() {
-        table = tunnel_guard(table, &tunnel_ports);
+        let own = host::addresses(tables).into_iter().map(|address| address.ip).collect();
+        table = tunnel_guard(table, &tunnel_ports, &own);
     }
     table.chain("postrouting", postrouting(networks.iter().any(|network| network.spec.masquerade.enabled)))
 }
@@ -89,26 +91,34 @@ fn address_type(family: Family) -> Type {
 
 /// Tunnel packets come from nodes only: those for this node, and those that it would pass on to another, which would see
 /// them come from this one where it masquerades. Among themselves pods may use the port.
-fn tunnel_guard(table: Table, ports: &BTreeSet<Port>) -> Table {
+///
+/// Between nodes they are no connections: nobody translates them, and to track each flow's wrapping costs more than all of
+/// this. The look at what is received stands at prerouting because only there can tracking be left out; the kernel is asked
+/// what is local only for what comes from no node.
+fn tunnel_guard(table: Table, ports: &BTreeSet<Port>, own: &BTreeSet<IpAddr>) -> Table {
     let at = |hook: Hook, chain: &'static str| {
         let rule = Rule::new([any_of(udp::dport(), ports), goto(chain)]);
         Chain::filter(hook, priority::RAW).rule(rule.comment("tunnel packets come from nodes only"))
     };
     let (mut received, mut passed_on) = (Chain::regular(), Chain::regular());
     let mut sent = Chain::filter(Hook::Output, priority::RAW);
+    let is_local = || fib::daddr_type().is(FibAddrType::LOCAL);
     for family in Family::BOTH {
         let nodes = sets(family).nodes;
-        // Nobody translates them, and to track each flow's wrapping costs more than the guard.
+        if let Some(own) = of_family(own, family) {
+            let honest = [any_of(daddr(family), &own), saddr(family).in_set(nodes), notrack(), accept()];
+            received = received.rule(Rule::new(honest).comment("tunnel packets are no connections"));
+        }
+        received = received.rule(Rule::new([saddr(family).not_in_set(nodes), is_local(), counter(), drop()]));
         sent = sent.rule(
             Rule::new([any_of(udp::dport(), ports), daddr(family).in_set(nodes), notrack()])
                 .comment("tunnel packets are no connections"),
         );
-        received = received.rule(Rule::new([saddr(family).not_in_set(nodes), counter(), drop()]));
         let strange = [saddr(family).not_in_set(nodes), daddr(family).in_set(nodes), counter(), drop()];
         passed_on = passed_on.rule(Rule::new(strange));
     }
     table
-        .chain("input", at(Hook::Input, "tunnel-in"))
+        .chain("prerouting", at(Hook::Prerouting, "tunnel-in"))
         .chain("tunnel-in", received)
         .chain("forward", at(Hook::Forward, "tunnel-on"))
         .chain("tunnel-on", passed_on)

@@ -12,7 +12,7 @@ use std::process::{Command, Stdio};
 use ripstop_desired::Desired;
 use ripstop_nft::model::build::{EtherType, Icmpv6Type};
 use ripstop_nft::model::{ElementBody, ElementKey, Table, TableFamily};
-use ripstop_nft::sim::{Ether, Fate, Host, Link, Network, Packet, Ruleset, Stage, Transit, Transport, Walk};
+use ripstop_nft::sim::{Ether, Fate, Host, Link, Network, Packet, Ruleset, Stage, Tracking, Transit, Transport, Walk};
 use ripstop_objects::Wiring;
 use ripstop_types::Mac;
 
@@ -145,6 +145,16 @@ fn tunnel_packets_are_taken_from_nodes_only() {
         assert_eq!(fate("eth0", "192.0.2.80"), Fate::Dropped, "a stranger");
         assert_eq!(fate("ript1", "10.244.2.9"), Fate::Dropped, "a pod of another node");
         assert_eq!(node.receive("eth0", "fd00:30:1::99", "fd00:30:1::11", TUNNEL).fate, Fate::Dropped);
+        assert_eq!(fate("rippa", "10.244.1.7"), Fate::Dropped, "a pod of this node");
+        for local in ["10.244.1.1", "127.0.0.1"] {
+            assert_eq!(node.receive("eth0", "192.0.2.80", local, TUNNEL).fate, Fate::Dropped, "{local} is local too");
+        }
+        // Between nodes they are no connections, others are.
+        let tracked = |src: &str, dst: &str| {
+            node.receive("eth0", src, dst, TUNNEL).transit.packet.tracking != Tracking::Untracked
+        };
+        assert!(!tracked("172.30.1.12", "172.30.1.11"));
+        assert!(tracked("172.30.1.12", "192.0.2.80"), "passed on, and not for this node");
         // Other ports are none of the tunnel's business.
         assert_eq!(node.receive("eth0", "192.0.2.80", "172.30.1.11", TCP).fate, Fate::Accepted);
     }

@@ -1,6 +1,7 @@
 //! What is on the wire: each backend's outer header, captured between the nodes.
 
 use std::net::IpAddr;
+use std::process::Command;
 use std::time::Duration;
 
 use ripstop_lab::probe::Pairs;
@@ -35,6 +36,16 @@ fn vxlan_puts_udp_8472_with_vni_1_around_a_pods_packet() {
     assert!(tunnelled > 50, "{tunnelled} of {} frames carry a pod's packet", frames.len());
     let bare = frames.iter().filter(|frame| addresses(frame, ETHERNET) == Some(inner)).count();
     assert_eq!(bare, 0, "pods' packets without a tunnel");
+    // Connection tracking follows what pods send, and no tunnel packet.
+    for node in [1, 2] {
+        let space = lab.node(node).netns();
+        let name = space.file_name().unwrap();
+        let output =
+            Command::new("ip").args(["netns", "exec"]).arg(name).args(["cat", "/proc/net/nf_conntrack"]).output();
+        let table = String::from_utf8(output.unwrap().stdout).unwrap();
+        assert!(table.contains(&format!("src={} dst={}", inner.0, inner.1)), "{table}");
+        assert!(!table.contains("dport=8472"), "{table}");
+    }
     lab.down().unwrap();
 }
 
