@@ -5,7 +5,7 @@ use std::thread;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use ripstop_lab::{Lab, Options, space};
+use ripstop_lab::{Lab, Options, Wiring, space};
 
 use crate::agents::alone;
 use crate::cpu::{self, ms};
@@ -26,9 +26,9 @@ struct Node {
 }
 
 /// What one round took.
-struct Round {
+pub struct Round {
     /// Seconds until the last answer.
-    wall: f64,
+    pub wall: f64,
     /// Milliseconds of each call.
     calls: Vec<f64>,
     /// CPU milliseconds of the agents and plugins, a pod.
@@ -37,7 +37,7 @@ struct Round {
 
 /// Measures it in several rounds, each on new nodes.
 pub fn thousand(programs: &Programs, rounds: usize) -> Result<Section> {
-    let rounds = (0..rounds).map(|_| round(programs)).collect::<Result<Vec<_>>>()?;
+    let rounds = (0..rounds).map(|_| round(programs, Wiring::Routed)).collect::<Result<Vec<_>>>()?;
     let of = |field: fn(&Round) -> f64| Spread::of(&rounds.iter().map(field).collect::<Vec<_>>());
     let calls: Vec<f64> = rounds.iter().flat_map(|round| round.calls.iter().copied()).collect();
     let (wall, cpu) = (of(|round| round.wall), of(|round| round.cpu));
@@ -51,10 +51,12 @@ pub fn thousand(programs: &Programs, rounds: usize) -> Result<Section> {
     Ok(Section { id: "adds", title: "1,000 pods at once over ten nodes", goals, tables: vec![table] })
 }
 
-fn round(programs: &Programs) -> Result<Round> {
+/// One round, on ten new nodes with pods of this wiring.
+pub fn round(programs: &Programs, wiring: Wiring) -> Result<Round> {
     checkpoint()?;
     let options = Options {
         nodes: NODES,
+        wiring,
         ripstop: Some(programs.ripstop.clone()),
         plugin: Some(programs.plugin.clone()),
         replace: true,

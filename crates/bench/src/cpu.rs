@@ -68,15 +68,31 @@ pub fn pin(cpu: usize) -> Result<()> {
 
 /// Keeps the first thread of a process on one CPU, and those that it starts from now on; 0 is the calling thread.
 pub fn pin_process(pid: u32, cpu: usize) -> Result<()> {
-    let pid = libc::pid_t::try_from(pid)?;
+    keep_to(pid, [cpu]).with_context(|| format!("stay on CPU {cpu}"))
+}
+
+/// Keeps every thread of a process on one CPU, or lets them go where they like again.
+pub fn pin_threads(pid: u32, cpu: Option<usize>) -> Result<()> {
+    for task in fs::read_dir(format!("/proc/{pid}/task"))? {
+        let thread = task?.file_name().to_str().unwrap_or_default().parse()?;
+        match cpu {
+            Some(cpu) => pin_process(thread, cpu)?,
+            None => keep_to(thread, 0..=last()).context("use all CPUs")?,
+        }
+    }
+    Ok(())
+}
+
+fn keep_to(thread: u32, cpus: impl IntoIterator<Item = usize>) -> Result<()> {
+    let thread = libc::pid_t::try_from(thread)?;
     // SAFETY: a cpu_set_t is plain bits; CPU_SET stays inside it for the CPU numbers of a machine.
     let code = unsafe {
         let mut set: libc::cpu_set_t = std::mem::zeroed();
-        libc::CPU_SET(cpu, &mut set);
-        libc::sched_setaffinity(pid, size_of::<libc::cpu_set_t>(), &raw const set)
+        cpus.into_iter().for_each(|cpu| libc::CPU_SET(cpu, &mut set));
+        libc::sched_setaffinity(thread, size_of::<libc::cpu_set_t>(), &raw const set)
     };
     if code != 0 {
-        return Err(io::Error::last_os_error()).with_context(|| format!("stay on CPU {cpu}"));
+        return Err(io::Error::last_os_error().into());
     }
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! The figures of BENCHMARKS.md: each is measured beside its rival in the same run.
 //!
 //! `ripstop-bench [--rounds N] [--only ID,ID] [--record]` prints tables; with `--record` it also puts them into
-//! BENCHMARKS.md. The programs measured are those of the folder that `RIPSTOP_BIN_DIR` names, otherwise target/release.
+//! BENCHMARKS.md and writes docs/choosing.md. The programs measured are those of the folder that `RIPSTOP_BIN_DIR` names, otherwise target/release.
 //!
 //! Invariants: rivals alternate inside a round and the order rotates; a ratio is taken inside one round; a figure that
 //! was not measured is not printed.
@@ -10,10 +10,12 @@
 
 mod adds;
 mod agents;
+mod choosing;
 mod cni;
 mod cpu;
 mod etcd;
 mod load;
+mod migration;
 mod path;
 mod peers;
 mod plugin;
@@ -39,17 +41,19 @@ const MARKS: [&str; 3] = ["run", "goals", "details"];
 /// A group of measurements by its name.
 type Group = (&'static str, fn(&Programs, usize) -> Result<Section>);
 
-const GROUPS: [Group; 9] = [
+const GROUPS: [Group; 11] = [
     ("cni", cni::one_by_one),
     ("burst", cni::at_once),
     ("adds", |programs, rounds| adds::thousand(programs, (rounds / 5).max(1))),
     ("etcd", etcd::etcd),
+    ("migration", migration::migration),
     ("cluster", |programs, _| agents::cluster(programs)),
     ("thousand", agents::thousand),
     ("ten-thousand", agents::ten_thousand),
     // A visit is short, so twice as many cost little and steady the median.
     ("path", |programs, rounds| path::path(programs, 2 * rounds)),
     ("udp", udp::udp),
+    ("choosing", choosing::choosing),
 ];
 
 struct Args {
@@ -143,6 +147,10 @@ fn run(args: &Args) -> Result<bool> {
         let details: Vec<String> = sections.iter().map(report::details).collect();
         let parts: Vec<_> = MARKS.into_iter().zip([summary, goals, details.join("\n")]).collect();
         report::record(&root.join("BENCHMARKS.md"), &parts)?;
+        let speeds =
+            sections.iter().find(|section| section.id == "choosing").and_then(|section| section.tables.first());
+        let document = choosing::document(speeds.context("no speeds")?, &parts[0].1);
+        report::write(&root.join("docs/choosing.md"), &document)?;
     }
     Ok(!failed)
 }

@@ -125,6 +125,11 @@ pub fn record(file: &Path, parts: &[(&str, String)]) -> Result<()> {
     for (id, part) in parts {
         text = replaced(&text, id, part).with_context(|| format!("{}: no marks for {id}", file.display()))?;
     }
+    write(file, &text)
+}
+
+/// Writes a file whole or not at all.
+pub fn write(file: &Path, text: &str) -> Result<()> {
     let new = file.with_extension("md.new");
     fs::write(&new, text).with_context(|| format!("write {}", new.display()))?;
     fs::rename(&new, file).with_context(|| format!("write {}", file.display()))

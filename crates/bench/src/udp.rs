@@ -176,24 +176,25 @@ impl Way {
         match figure {
             Figure::Stream => self.course.run(Test::Stream, Test::Stream.amount(), cpu),
             Figure::Transaction => self.course.run(Test::Transaction, Test::Transaction.amount(), cpu),
-            Figure::Datagram => {
-                let (sockets, clock) = (&self.datagrams, &self.clock);
-                let count = BURSTS * IN_FLIGHT as u64;
-                let used = std::thread::scope(|scope| {
-                    let run = scope.spawn(|| -> Result<Duration> {
-                        cpu::pin(cpu)?;
-                        bursts(sockets, BURSTS / 10)?;
-                        let before = clock.now()?;
-                        bursts(sockets, BURSTS)?;
-                        Ok(clock.now()? - before)
-                    });
-                    run.join().map_err(|_| anyhow::anyhow!("the load ended early"))?
-                })?;
-                #[allow(clippy::cast_precision_loss, reason = "far below 2^52")]
-                Ok(used.as_secs_f64() * 1e6 / count as f64)
-            }
+            Figure::Datagram => per_datagram(&self.datagrams, &self.clock, BURSTS, cpu),
         }
     }
+}
+
+/// CPU microseconds of a small datagram, of which many are under way at a time; everything on one CPU.
+pub fn per_datagram(sockets: &[UdpSocket; 2], clock: &Clock, count: u64, cpu: usize) -> Result<f64> {
+    let used = std::thread::scope(|scope| {
+        let run = scope.spawn(|| -> Result<Duration> {
+            cpu::pin(cpu)?;
+            bursts(sockets, count / 10)?;
+            let before = clock.now()?;
+            bursts(sockets, count)?;
+            Ok(clock.now()? - before)
+        });
+        run.join().map_err(|_| anyhow::anyhow!("the load ended early"))?
+    })?;
+    #[allow(clippy::cast_precision_loss, reason = "far below 2^52")]
+    Ok(used.as_secs_f64() * 1e6 / (count * IN_FLIGHT as u64) as f64)
 }
 
 /// Sends bursts and waits for the whole of each: a lost datagram is an error.
