@@ -441,6 +441,13 @@ impl World {
         }
     }
 
+    /// What became of a container, for a test that fails.
+    pub fn story(&self, container: &str) -> String {
+        let of_it = [format!(" {container}."), "dies".into(), "off".into()];
+        let lines = self.history.iter().filter(|line| of_it.iter().any(|word| line.contains(word)));
+        lines.map(|line| format!("{line}\n")).collect()
+    }
+
     /// What an agent knows of its addresses, and what it said last, for a test that fails.
     pub fn told(&self, n: usize) -> String {
         let Some(core) = &self.nodes[n].core else { return format!("node {n} is dead") };
