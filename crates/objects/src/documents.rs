@@ -97,7 +97,7 @@ fn document(tree: &Tree, otherwise: &str) -> Result<(Network, Vec<Note>), Faults
 }
 
 /// The only document of a text; `None` for a text without any.
-fn one_document(object: &str, text: &str) -> Result<Option<Tree>, Faults> {
+fn one_document(object: &str, text: &str) -> Result<Option<Tree<'static>>, Faults> {
     let mut documents = Tree::parse(text).map_err(|sentence| syntax(object, &sentence))?;
     documents.retain(|tree| *tree != Tree::Null);
     if documents.len() > 1 {

@@ -163,7 +163,7 @@ fn backend(d: &mut Decoder, node: &Node<'_>, ranges: Ranges) -> Backend {
     // Fields differ by type; a refused type has none worth judging.
     let kind = node.tree.get("Type").filter(|tree| **tree != Tree::Null);
     let kind = match kind {
-        Some(tree) => d.choice(&Node { tree, path: super::join(&node.path, "Type") }, &TYPES, OTHER_TYPES),
+        Some(tree) => d.choice(&node.field("Type", tree), &TYPES, OTHER_TYPES),
         None => {
             d.fault(super::join(&node.path, "Type"), "nothing", "vxlan, host-gw, udp");
             None

@@ -14,6 +14,7 @@ pub(crate) mod tree;
 
 use std::fmt::Display;
 use std::ops::RangeInclusive;
+use std::rc::Rc;
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -40,39 +41,69 @@ pub(crate) struct Decoder {
 }
 
 /// A value and where it stands in its object.
-#[derive(Clone)]
 pub(crate) struct Node<'t> {
-    pub(crate) tree: &'t Tree,
-    pub(crate) path: String,
+    pub(crate) tree: &'t Tree<'t>,
+    pub(crate) path: Path<'t>,
+}
+
+/// The way to a value from its object's root. Text is made of it where something is wrong, which it rarely is.
+#[derive(Clone)]
+pub(crate) struct Path<'t> {
+    above: Option<Rc<Self>>,
+    last: Part<'t>,
+}
+
+#[derive(Clone, Copy)]
+enum Part<'t> {
+    Root,
+    Key(&'t str),
+    Place(usize),
 }
 
 /// A map whose keys have been checked.
 pub(crate) struct Fields<'t> {
-    map: Node<'t>,
+    tree: &'t Tree<'t>,
+    path: Rc<Path<'t>>,
 }
 
 impl<'t> Node<'t> {
-    pub(crate) fn root(tree: &'t Tree) -> Self {
-        Self { tree, path: String::new() }
+    pub(crate) fn root(tree: &'t Tree<'t>) -> Self {
+        Self { tree, path: Path { above: None, last: Part::Root } }
+    }
+
+    /// The value under a key of this one, which need not be of the value.
+    pub(crate) fn field(&self, key: &'t str, tree: &'t Tree<'t>) -> Self {
+        Self { tree, path: Path { above: Some(Rc::new(self.path.clone())), last: Part::Key(key) } }
     }
 }
 
 impl<'t> Fields<'t> {
     /// The value of a field; `None` where it is missing or null.
     pub(crate) fn get(&self, key: &str) -> Option<Node<'t>> {
-        let tree = self.map.tree.get(key).filter(|tree| **tree != Tree::Null)?;
-        Some(Node { tree, path: self.path(key) })
+        let (key, tree) = self.tree.entry(key).filter(|(_, tree)| **tree != Tree::Null)?;
+        Some(Node { tree, path: Path { above: Some(self.path.clone()), last: Part::Key(key) } })
     }
 
     /// The path of a field, there or not.
     pub(crate) fn path(&self, key: &str) -> String {
-        join(&self.map.path, key)
+        join(&*self.path, key)
+    }
+}
+
+impl From<&Path<'_>> for String {
+    fn from(path: &Path<'_>) -> Self {
+        let above = path.above.as_deref().map_or_else(Self::new, Self::from);
+        match path.last {
+            Part::Root => above,
+            Part::Key(key) => join(above, key),
+            Part::Place(place) => format!("{above}[{place}]"),
+        }
     }
 }
 
 /// A field's path under its parent's.
-pub(crate) fn join(parent: &str, key: &str) -> String {
-    let key = shown(key);
+pub(crate) fn join(parent: impl Into<String>, key: &str) -> String {
+    let (parent, key) = (parent.into(), shown(key));
     if parent.is_empty() { key } else { format!("{parent}.{key}") }
 }
 
@@ -121,12 +152,11 @@ impl Decoder {
             return None;
         };
         for (n, (key, _)) in entries.iter().enumerate() {
-            let path = join(&node.path, key);
             if entries[..n].iter().any(|(earlier, _)| earlier == key) {
-                self.fault(path, "the field twice", "each field once");
-            } else if self.unknown == Unknown::Refuse && !known.contains(&key.as_str()) {
+                self.fault(join(&node.path, key), "the field twice", "each field once");
+            } else if self.unknown == Unknown::Refuse && !known.contains(&&**key) {
                 self.fault(
-                    path,
+                    join(&node.path, key),
                     "an unknown field",
                     match nearest(key, known) {
                         Some(near) => format!("{near} (the nearest field), of {}", known.join(", ")),
@@ -135,7 +165,7 @@ impl Decoder {
                 );
             }
         }
-        Some(Fields { map: node.clone() })
+        Some(Fields { tree: node.tree, path: Rc::new(node.path.clone()) })
     }
 
     /// A field that must be there.
@@ -153,7 +183,8 @@ impl Decoder {
             self.fault(&node.path, node.tree, format!("a list of {accepted}"));
             return Vec::new();
         };
-        let item = |(n, tree)| Node { tree, path: format!("{}[{n}]", node.path) };
+        let above = Rc::new(node.path.clone());
+        let item = |(n, tree)| Node { tree, path: Path { above: Some(above.clone()), last: Part::Place(n) } };
         items.iter().enumerate().map(item).collect()
     }
 
@@ -241,14 +272,14 @@ impl Decoder {
     }
 
     /// Labels by Kubernetes' rules.
-    pub(crate) fn labels(&mut self, node: &Node<'_>) -> Labels {
+    pub(crate) fn labels<'t>(&mut self, node: &Node<'t>) -> Labels {
         let Tree::Map(entries) = node.tree else {
             self.fault(&node.path, node.tree, "a map of labels");
             return Labels::new();
         };
         let mut labels = Labels::new();
         for (key, value) in entries {
-            let at = Node { tree: value, path: join(&node.path, key) };
+            let at = node.field(key, value);
             if !label_key_ok(key) {
                 let accepted =
                     "[DNS-name/]name: letters, digits, '-', '_' and '.', at most 63, first and last a letter or digit";
@@ -259,7 +290,7 @@ impl Decoder {
             if !text.is_empty() && !label_word_ok(text) {
                 self.fault(&at.path, shown(text), accepted);
             }
-            if labels.insert(Arc::from(key.as_str()), Arc::from(text)).is_some() {
+            if labels.insert(Arc::from(&**key), Arc::from(text)).is_some() {
                 self.fault(&at.path, "the label twice", "each label once");
             }
         }

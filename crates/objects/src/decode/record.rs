@@ -197,13 +197,13 @@ fn revisions(d: &mut Decoder, node: &Node<'_>) -> BTreeMap<NetworkName, Revision
     };
     let mut networks = BTreeMap::new();
     for (key, value) in entries {
-        let path = super::join(&node.path, key);
+        let at = node.field(key, value);
         match key.parse::<NetworkName>() {
             Ok(name) => {
-                let revision = d.uint(&Node { tree: value, path }, 0..=u64::MAX).unwrap_or_default();
+                let revision = d.uint(&at, 0..=u64::MAX).unwrap_or_default();
                 networks.insert(name, Revision(revision));
             }
-            Err(invalid) => d.fault(path, shown(key), invalid.accepted),
+            Err(invalid) => d.fault(&at.path, shown(key), invalid.accepted),
         }
     }
     networks

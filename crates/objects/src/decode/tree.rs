@@ -1,19 +1,21 @@
 //! Text as a tree of values, before anything is known about its meaning. The only place that knows YAML from JSON.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 
-/// A value as it was written. Unlike `serde_json::Value` it keeps repeated keys, so that they can be refused.
+/// A value as it was written. Unlike `serde_json::Value` it keeps repeated keys, so that they can be refused. Made of one,
+/// it borrows its text.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Tree {
+pub(crate) enum Tree<'v> {
     Null,
     Bool(bool),
     Int(i128),
     Float(f64),
-    Text(String),
-    List(Vec<Tree>),
-    Map(Vec<(String, Tree)>),
+    Text(Cow<'v, str>),
+    List(Vec<Tree<'v>>),
+    Map(Vec<(Cow<'v, str>, Tree<'v>)>),
 }
 
 /// Longest input that is looked at; configuration is far smaller.
@@ -22,7 +24,7 @@ const MAX_INPUT: usize = 4 << 20;
 /// Longest found text that a fault repeats.
 const MAX_SHOWN: usize = 80;
 
-impl Tree {
+impl<'v> Tree<'v> {
     /// The documents of a text, JSON (one or several behind each other) or YAML (separated by `---`).
     ///
     /// # Errors
@@ -46,8 +48,13 @@ impl Tree {
 
     /// The value of a key; the last, if it is repeated.
     pub(crate) fn get(&self, key: &str) -> Option<&Self> {
+        self.entry(key).map(|(_, value)| value)
+    }
+
+    /// The same with the key as it stands here.
+    pub(crate) fn entry(&self, key: &str) -> Option<(&str, &Self)> {
         match self {
-            Self::Map(entries) => entries.iter().rev().find(|(k, _)| k == key).map(|(_, v)| v),
+            Self::Map(entries) => entries.iter().rev().find(|(k, _)| k == key).map(|(k, v)| (&**k, v)),
             _ => None,
         }
     }
@@ -62,7 +69,7 @@ impl Tree {
 }
 
 /// Reads YAML 1.2 documents; empty ones are passed over. Merge keys are ordinary keys and hence unknown fields.
-fn yaml(text: &str) -> Result<Vec<Tree>, (String, String)> {
+fn yaml(text: &str) -> Result<Vec<Tree<'static>>, (String, String)> {
     let options = serde_saphyr::options! {
         duplicate_keys: serde_saphyr::DuplicateKeyPolicy::LastWins,
         merge_keys: serde_saphyr::MergeKeyPolicy::AsOrdinary,
@@ -100,7 +107,7 @@ pub(crate) fn shown(text: &str) -> String {
     if bare { format!("{short}{more}") } else { format!("{short:?}{more}") }
 }
 
-impl fmt::Display for Tree {
+impl fmt::Display for Tree<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Null => f.write_str("nothing"),
@@ -114,8 +121,8 @@ impl fmt::Display for Tree {
     }
 }
 
-impl From<&serde_json::Value> for Tree {
-    fn from(value: &serde_json::Value) -> Self {
+impl<'v> From<&'v serde_json::Value> for Tree<'v> {
+    fn from(value: &'v serde_json::Value) -> Self {
         use serde_json::Value;
         match value {
             Value::Null => Self::Null,
@@ -124,14 +131,14 @@ impl From<&serde_json::Value> for Tree {
                 Some(int) => Self::Int(int),
                 None => Self::Float(number.as_f64().unwrap_or(f64::NAN)),
             },
-            Value::String(text) => Self::Text(text.clone()),
+            Value::String(text) => Self::Text(text.as_str().into()),
             Value::Array(list) => Self::List(list.iter().map(Self::from).collect()),
-            Value::Object(map) => Self::Map(map.iter().map(|(k, v)| (k.clone(), Self::from(v))).collect()),
+            Value::Object(map) => Self::Map(map.iter().map(|(k, v)| (k.as_str().into(), Self::from(v))).collect()),
         }
     }
 }
 
-impl<'de> Deserialize<'de> for Tree {
+impl<'de> Deserialize<'de> for Tree<'_> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_any(TreeVisitor)
     }
@@ -140,49 +147,49 @@ impl<'de> Deserialize<'de> for Tree {
 struct TreeVisitor;
 
 impl<'de> Visitor<'de> for TreeVisitor {
-    type Value = Tree;
+    type Value = Tree<'static>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a value")
     }
 
-    fn visit_unit<E>(self) -> Result<Tree, E> {
+    fn visit_unit<E>(self) -> Result<Tree<'static>, E> {
         Ok(Tree::Null)
     }
 
-    fn visit_none<E>(self) -> Result<Tree, E> {
+    fn visit_none<E>(self) -> Result<Tree<'static>, E> {
         Ok(Tree::Null)
     }
 
-    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Tree, D::Error> {
+    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Tree<'static>, D::Error> {
         Tree::deserialize(deserializer)
     }
 
-    fn visit_bool<E>(self, value: bool) -> Result<Tree, E> {
+    fn visit_bool<E>(self, value: bool) -> Result<Tree<'static>, E> {
         Ok(Tree::Bool(value))
     }
 
-    fn visit_i64<E>(self, value: i64) -> Result<Tree, E> {
+    fn visit_i64<E>(self, value: i64) -> Result<Tree<'static>, E> {
         Ok(Tree::Int(value.into()))
     }
 
-    fn visit_u64<E>(self, value: u64) -> Result<Tree, E> {
+    fn visit_u64<E>(self, value: u64) -> Result<Tree<'static>, E> {
         Ok(Tree::Int(value.into()))
     }
 
-    fn visit_f64<E>(self, value: f64) -> Result<Tree, E> {
+    fn visit_f64<E>(self, value: f64) -> Result<Tree<'static>, E> {
         Ok(Tree::Float(value))
     }
 
-    fn visit_str<E>(self, text: &str) -> Result<Tree, E> {
+    fn visit_str<E>(self, text: &str) -> Result<Tree<'static>, E> {
+        Ok(Tree::Text(text.to_owned().into()))
+    }
+
+    fn visit_string<E>(self, text: String) -> Result<Tree<'static>, E> {
         Ok(Tree::Text(text.into()))
     }
 
-    fn visit_string<E>(self, text: String) -> Result<Tree, E> {
-        Ok(Tree::Text(text))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Tree, A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Tree<'static>, A::Error> {
         let mut list = Vec::new();
         while let Some(item) = seq.next_element()? {
             list.push(item);
@@ -190,10 +197,10 @@ impl<'de> Visitor<'de> for TreeVisitor {
         Ok(Tree::List(list))
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Tree, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Tree<'static>, A::Error> {
         let mut entries = Vec::new();
         while let Some(Key(key)) = map.next_key()? {
-            entries.push((key, map.next_value()?));
+            entries.push((key.into(), map.next_value()?));
         }
         Ok(Tree::Map(entries))
     }
@@ -205,7 +212,7 @@ struct Key(String);
 impl<'de> Deserialize<'de> for Key {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         Ok(Self(match Tree::deserialize(deserializer)? {
-            Tree::Text(text) => text,
+            Tree::Text(text) => text.into_owned(),
             other => other.to_string(),
         }))
     }
