@@ -4,6 +4,8 @@
 //! remote node does on an encapsulated path, because the answer would come back on another way, and does not on a plain
 //! one, unless the network says otherwise.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
 use ripstop_objects::{Encapsulation, Network, NodeRecord, ToNodes};
 use ripstop_tables::Tables;
 use ripstop_types::{Family, Prefix};
@@ -12,12 +14,16 @@ use crate::paths;
 
 /// Destinations that always see the pod's own address, whatever the networks: multicast (RFC 5771, RFC 4291) and
 /// link-local addresses.
-pub fn always_plain(family: Family) -> Vec<Prefix> {
-    let texts: &[&str] = match family {
-        Family::V4 => &["169.254.0.0/16", "224.0.0.0/4"],
-        Family::V6 => &["fe80::/10", "ff00::/8"],
+pub fn always_plain(family: Family) -> impl Iterator<Item = Prefix> {
+    let of = |ip: IpAddr, len| Prefix::containing(ip, len);
+    let all = match family {
+        Family::V4 => [of(Ipv4Addr::new(169, 254, 0, 0).into(), 16), of(Ipv4Addr::new(224, 0, 0, 0).into(), 4)],
+        Family::V6 => {
+            let of_first = |first| Ipv6Addr::new(first, 0, 0, 0, 0, 0, 0, 0).into();
+            [of(of_first(0xfe80), 10), of(of_first(0xff00), 8)]
+        }
     };
-    texts.iter().filter_map(|text| text.parse().ok()).collect()
+    all.into_iter().flatten()
 }
 
 /// Whether a peer's own address of a family sees the addresses of this network's pods.

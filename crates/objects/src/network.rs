@@ -1,5 +1,6 @@
 //! The kind `Network`: which addresses pods get, and how their packets reach other nodes.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -22,9 +23,22 @@ fn is_default_cooldown(seconds: &u32) -> bool {
 }
 
 /// The name of a network: one DNS-1123 label, so it is safe in keys, file names and kernel comments.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct NetworkName(Arc<str>);
+
+/// As text. Of thousands of keys with one name most share it.
+impl Ord for NetworkName {
+    fn cmp(&self, other: &Self) -> Ordering {
+        if Arc::ptr_eq(&self.0, &other.0) { Ordering::Equal } else { self.0.cmp(&other.0) }
+    }
+}
+
+impl PartialOrd for NetworkName {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
 
 impl NetworkName {
     /// The name of the first network: `default`.

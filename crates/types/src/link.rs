@@ -1,17 +1,18 @@
 //! Names and hardware addresses of links.
 
+use std::cmp::Ordering;
 use std::fmt;
 use std::str::FromStr;
-use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use crate::Invalid;
 
-/// The name of a network interface, as the kernel accepts it (`dev_valid_name`, net/core/dev.c).
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+/// The name of a network interface, as the kernel accepts it (`dev_valid_name`, net/core/dev.c), and as the kernel keeps it:
+/// filled up with zeros. It is part of most keys, and compared all the time.
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct IfName(Arc<str>);
+pub struct IfName([u8; Self::MAX + 1]);
 
 impl IfName {
     /// Longest name in bytes: `IFNAMSIZ` less the terminating zero.
@@ -19,7 +20,28 @@ impl IfName {
 
     /// The name as text.
     pub fn as_str(&self) -> &str {
-        &self.0
+        let end = self.0.iter().position(|byte| *byte == 0).unwrap_or(Self::MAX);
+        // It was made of text.
+        std::str::from_utf8(&self.0[..end]).unwrap_or_default()
+    }
+}
+
+/// As text: no name has a zero in it.
+impl Ord for IfName {
+    fn cmp(&self, other: &Self) -> Ordering {
+        u128::from_be_bytes(self.0).cmp(&u128::from_be_bytes(other.0))
+    }
+}
+
+impl PartialOrd for IfName {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl fmt::Debug for IfName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("IfName").field(&self.as_str()).finish()
     }
 }
 
@@ -39,7 +61,9 @@ impl FromStr for IfName {
                 "1 to 15 bytes without '/', ':' and white space, and not '.' or '..'",
             ));
         }
-        Ok(Self(text.into()))
+        let mut name = [0; Self::MAX + 1];
+        name[..text.len()].copy_from_slice(text.as_bytes());
+        Ok(Self(name))
     }
 }
 
@@ -53,13 +77,13 @@ impl TryFrom<String> for IfName {
 
 impl From<IfName> for String {
     fn from(name: IfName) -> Self {
-        name.0.as_ref().into()
+        name.as_str().into()
     }
 }
 
 impl fmt::Display for IfName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&self.0)
+        f.pad(self.as_str())
     }
 }
 
@@ -131,6 +155,16 @@ impl fmt::Debug for Mac {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_of_links_are_in_the_order_of_their_text() {
+        let texts = ["e", "eth0", "eth1", "eth10", "ethé", "fifteen-bytes-x", "rip0"];
+        let names: Vec<IfName> = texts.iter().map(|text| text.parse().unwrap()).collect();
+        assert!(names.is_sorted() && texts.is_sorted());
+        assert!(
+            names.iter().zip(texts).all(|(name, text)| name.as_str() == text && String::from(name.clone()) == text)
+        );
+    }
 
     #[test]
     fn an_interface_name_has_the_kernels_limits() {

@@ -1,6 +1,8 @@
 //! Names, comments and interface patterns: text that reaches a rule, made harmless on entry.
 
+use std::cmp::Ordering;
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -8,9 +10,16 @@ use ripstop_types::{IfName, Invalid};
 use serde::{Deserialize, Serialize};
 
 /// The name of a table, chain, set or map, in the alphabet of nft's own scanner, so that text needs no quoting.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct Name(Arc<str>);
+pub struct Name(Text);
+
+/// Most names are written in the program. Thousands of elements have the same two.
+#[derive(Clone)]
+enum Text {
+    Fixed(&'static str),
+    Read(Arc<str>),
+}
 
 impl Name {
     /// Longest name in bytes: `NFT_NAME_MAXLEN` (256) less the terminating zero.
@@ -18,24 +27,67 @@ impl Name {
 
     /// The name as text.
     pub fn as_str(&self) -> &str {
-        &self.0
+        match &self.0 {
+            Text::Fixed(text) => text,
+            Text::Read(text) => text,
+        }
     }
+}
+
+impl Ord for Name {
+    fn cmp(&self, other: &Self) -> Ordering {
+        let (one, other) = (self.as_str(), other.as_str());
+        if std::ptr::eq(one, other) { Ordering::Equal } else { one.cmp(other) }
+    }
+}
+
+impl PartialOrd for Name {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Name {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for Name {}
+
+impl Hash for Name {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.as_str().hash(state);
+    }
+}
+
+impl fmt::Debug for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Name").field(&self.as_str()).finish()
+    }
+}
+
+/// # Errors
+/// Text that is no name.
+fn check(text: &str) -> Result<(), Invalid> {
+    let first_ok = text.chars().next().is_some_and(|c| c.is_ascii_alphabetic() || c == '_');
+    let rest_ok = text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | '/'));
+    if first_ok && rest_ok && text.len() <= Name::MAX {
+        return Ok(());
+    }
+    Err(Invalid::new(
+        "an nftables name",
+        text,
+        "a letter or '_', then letters, digits, '_', '-', '.' and '/', at most 255 characters",
+    ))
 }
 
 impl FromStr for Name {
     type Err = Invalid;
 
     fn from_str(text: &str) -> Result<Self, Invalid> {
-        let first_ok = text.chars().next().is_some_and(|c| c.is_ascii_alphabetic() || c == '_');
-        let rest_ok = text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.' | '/'));
-        if !first_ok || !rest_ok || text.len() > Self::MAX {
-            return Err(Invalid::new(
-                "an nftables name",
-                text,
-                "a letter or '_', then letters, digits, '_', '-', '.' and '/', at most 255 characters",
-            ));
-        }
-        Ok(Self(text.into()))
+        check(text)?;
+        Ok(Self(Text::Read(text.into())))
     }
 }
 
@@ -45,8 +97,8 @@ impl From<&'static str> for Name {
     /// # Panics
     /// If the literal is not a name: a mistake in the program. Text from outside goes through [`FromStr`].
     fn from(text: &'static str) -> Self {
-        match text.parse() {
-            Ok(name) => name,
+        match check(text) {
+            Ok(()) => Self(Text::Fixed(text)),
             Err(fault) => panic!("{fault}"),
         }
     }
@@ -68,13 +120,13 @@ impl TryFrom<String> for Name {
 
 impl From<Name> for String {
     fn from(name: Name) -> Self {
-        name.0.as_ref().into()
+        name.as_str().into()
     }
 }
 
 impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&self.0)
+        f.pad(self.as_str())
     }
 }
 
