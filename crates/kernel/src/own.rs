@@ -6,11 +6,14 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use ripstop_netmodel::BridgePort;
 use ripstop_types::{IfName, Mac};
+use rustix::event::{EventfdFlags, eventfd};
 
+use crate::netlink::{Membership, Socket};
 use crate::wire::link::RawLink;
 
 /// Links remembered as removed by us. Indexes are not used again before two thousand million others, so old ones may go.
@@ -31,6 +34,41 @@ struct State {
     /// whether the run has ended.
     in_work: BTreeMap<IfName, bool>,
     fdb: BTreeMap<(u32, Mac), IpAddr>,
+    ears: Vec<Weak<Ear>>,
+}
+
+/// By what a monitor hears of nftables, for a writer that has it not listen for a moment.
+#[derive(Debug)]
+pub(crate) struct Ear {
+    /// Its socket's groups.
+    pub(crate) nft: Membership,
+    /// An event counter (eventfd(2)), readable when it may have missed something.
+    missed: OwnedFd,
+}
+
+impl Ear {
+    pub(crate) fn new(nft: &Socket) -> std::io::Result<Self> {
+        let missed = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        Ok(Self { nft: nft.membership()?, missed })
+    }
+
+    /// Something may have been missed.
+    pub(crate) fn missed(&self) {
+        // A counter that is full says the same.
+        let _ = rustix::io::write(&self.missed, &1u64.to_ne_bytes());
+    }
+
+    /// Whether something may have been missed since it was last asked.
+    pub(crate) fn has_missed(&self) -> bool {
+        rustix::io::read(&self.missed, &mut [0; 8]).is_ok()
+    }
+}
+
+/// Readable when something may have been missed.
+impl AsFd for Ear {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.missed.as_fd()
+    }
 }
 
 /// What of a link the model knows and the kernel does not change by itself.
@@ -134,6 +172,18 @@ impl OwnTraffic {
             Some(dst) => state.fdb.insert((index, mac), dst),
             None => state.fdb.remove(&(index, mac)),
         };
+    }
+
+    /// A monitor listens to nftables, as long as it keeps its ear.
+    pub(crate) fn add_ear(&self, ear: &Arc<Ear>) {
+        let mut state = self.state();
+        state.ears.retain(|ear| ear.strong_count() > 0);
+        state.ears.push(Arc::downgrade(ear));
+    }
+
+    /// Of the monitors that listen to nftables.
+    pub(crate) fn ears(&self) -> Vec<Arc<Ear>> {
+        self.state().ears.iter().filter_map(Weak::upgrade).collect()
     }
 
     /// Whether a forwarding entry is as we left it.

@@ -4,6 +4,7 @@
 //! already. Then what is there is read, the batch is made to fit, and sent again.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use ripstop_netmodel::{Entry, Key, Object, is_own_table};
 use ripstop_nft::decode::{Answers, Refusal};
@@ -13,8 +14,10 @@ use ripstop_plan::{Action, Step};
 
 use super::run::{Run, mismatch};
 use crate::error::Fault;
-use crate::netlink::NetlinkError;
-use crate::observe::nft::elements_of;
+use crate::netlink::uapi::NFNLGRP_NFTABLES;
+use crate::netlink::{NetlinkError, Socket};
+use crate::observe::nft::{elements_of, generation};
+use crate::own::Ear;
 
 /// One change, and the step it is for.
 #[derive(Debug, Clone)]
@@ -48,6 +51,33 @@ impl What<'_> {
             Self::Table(_) | Self::NoTable(..) => None,
         }
     }
+}
+
+/// Runs one transaction while monitors do not listen; `transact` says whether it was done. To tell them of an element takes
+/// the kernel longer than to add it, even where a filter of theirs lets nothing through. The kernel counts transactions: where
+/// it counted another one, or cannot be asked, they are told to look.
+fn unheard(
+    socket: &mut Socket,
+    ears: &[Arc<Ear>],
+    transact: impl FnOnce(&mut Socket) -> Result<bool, NetlinkError>,
+) -> Result<bool, NetlinkError> {
+    if ears.is_empty() {
+        return transact(socket);
+    }
+    let Some(before) = generation(socket)? else { return transact(socket) };
+    // One that cannot leave goes on listening.
+    let deaf: Vec<&Arc<Ear>> = ears.iter().filter(|ear| ear.nft.leave(NFNLGRP_NFTABLES).is_ok()).collect();
+    let result = transact(socket);
+    let back: Vec<bool> = deaf.iter().map(|ear| ear.nft.join(NFNLGRP_NFTABLES).is_ok()).collect();
+    let is_done = result.as_ref().is_ok_and(|is_done| *is_done);
+    let ours = before.wrapping_add(u32::from(is_done));
+    let is_alone = result.is_ok() && generation(socket).ok().flatten() == Some(ours);
+    for (ear, is_back) in deaf.into_iter().zip(back) {
+        if !is_alone || !is_back {
+            ear.missed();
+        }
+    }
+    result
 }
 
 impl Run<'_> {
@@ -95,10 +125,14 @@ impl Run<'_> {
         socket.set_seq(encoded.next_seq());
         let mut answers = Answers::to(&encoded);
         let mut unreadable = None;
-        let sent = socket.transact(&encoded.bytes, |bytes| {
-            if let Err(error) = answers.take(bytes) {
-                unreadable = Some(error);
-            }
+        let ears = self.applier.own.ears();
+        let sent = unheard(socket, &ears, |socket| {
+            socket.transact(&encoded.bytes, |bytes| {
+                if let Err(error) = answers.take(bytes) {
+                    unreadable = Some(error);
+                }
+            })?;
+            Ok(answers.refusals().is_empty())
         });
         let all = |text: String| Refused::Other((everything(ops), Fault::Unsupported(text.into())));
         sent.map_err(|error| Refused::Other((everything(ops), Fault::refused(&error, None))))?;

@@ -21,7 +21,7 @@ use crate::error::ObserveError;
 use crate::netlink::uapi::*;
 use crate::netlink::{NetlinkError, Protocol, Socket, drop_events_of, each_message};
 use crate::observe::facts;
-use crate::own::{LinkState, OwnTraffic};
+use crate::own::{Ear, LinkState, OwnTraffic};
 use crate::wire;
 use crate::wire::link::RawLink;
 use crate::wire::neighbour::RawNeighbour;
@@ -69,6 +69,8 @@ pub struct Monitor {
     routes: Socket,
     /// nftables, without own events.
     nft: Socket,
+    /// The same socket for the applier, which keeps it from listening to many elements of ours.
+    ear: Arc<Ear>,
     /// Asks.
     query: Socket,
     own: Arc<OwnTraffic>,
@@ -137,8 +139,11 @@ impl Monitor {
             let data = epoll::EventData::new_u64(id as u64);
             epoll::add(&epoll, socket, data, epoll::EventFlags::IN).map_err(|e| fault(e.into()))?;
         }
+        let ear = Arc::new(Ear::new(&nft).map_err(fault)?);
+        epoll::add(&epoll, &*ear, epoll::EventData::new_u64(3), epoll::EventFlags::IN).map_err(|e| fault(e.into()))?;
+        own.add_ear(&ear);
         let query = Socket::open(Protocol::Route).map_err(fault)?;
-        let mut monitor = Self { epoll, links, routes, nft, query, own, known: Known::default() };
+        let mut monitor = Self { epoll, links, routes, nft, ear, query, own, known: Known::default() };
         monitor.learn()?;
         Ok(monitor)
     }
@@ -151,6 +156,12 @@ impl Monitor {
         let mut changed = Changed::default();
         let mut lost = false;
         self.own.begin_look();
+        if self.ear.has_missed() {
+            self.nft.join(NFNLGRP_NFTABLES).map_err(|e| ObserveError::new("changes", e))?;
+            changed.kinds.extend([Kind::NftTable, Kind::NftElement, Kind::ForwardJump]);
+            changed.facts = true;
+            self.known.forward = forward_chains()?;
+        }
         for socket in [&mut self.links, &mut self.routes, &mut self.nft] {
             loop {
                 match socket.events() {
@@ -188,9 +199,14 @@ impl Monitor {
             }
             self.known.set_link(&link);
         }
-        let mut nft = Socket::open(Protocol::Netfilter).map_err(|e| ObserveError::new("nftables chains", e))?;
-        let chains = facts::forward_chains(&mut nft)?.into_iter();
-        self.known.forward = chains.map(|chain| (chain.family, chain.table.into(), chain.name.into())).collect();
+        self.known.forward = forward_chains()?;
         Ok(())
     }
+}
+
+/// Foreign base chains on the forward hook: family, table, chain.
+fn forward_chains() -> Result<BTreeSet<(u8, Box<str>, Box<str>)>, ObserveError> {
+    let mut nft = Socket::open(Protocol::Netfilter).map_err(|e| ObserveError::new("nftables chains", e))?;
+    let chains = facts::forward_chains(&mut nft)?.into_iter();
+    Ok(chains.map(|chain| (chain.family, chain.table.into(), chain.name.into())).collect())
 }

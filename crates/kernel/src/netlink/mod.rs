@@ -12,4 +12,4 @@ mod socket;
 pub(crate) mod uapi;
 
 pub(crate) use message::{Attrs, Message, Replies, Reply, ip_bytes, read_ip};
-pub(crate) use socket::{NetlinkError, Protocol, Socket, drop_events_of, each_message, parse_ack};
+pub(crate) use socket::{Membership, NetlinkError, Protocol, Socket, drop_events_of, each_message, parse_ack};

@@ -1,7 +1,7 @@
 //! A synchronous netlink socket.
 
 use std::fmt;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd};
 
 use netlink_sys::constants::{NETLINK_NETFILTER, NETLINK_ROUTE};
 use netlink_sys::{Socket as Raw, SocketAddr};
@@ -81,6 +81,27 @@ pub(crate) struct Socket {
     send: Vec<u8>,
 }
 
+/// The multicast groups of a [`Socket`], for another thread than the one that reads it.
+pub(crate) struct Membership(Raw);
+
+impl Membership {
+    /// As [`Socket::join`].
+    pub(crate) fn join(&self, group: u32) -> std::io::Result<()> {
+        self.0.add_membership(group)
+    }
+
+    /// As [`Socket::leave`].
+    pub(crate) fn leave(&self, group: u32) -> std::io::Result<()> {
+        self.0.drop_membership(group)
+    }
+}
+
+impl fmt::Debug for Membership {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Membership").field(&self.0.as_raw_fd()).finish()
+    }
+}
+
 impl fmt::Debug for Socket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Socket").field("port", &self.port).finish_non_exhaustive()
@@ -130,6 +151,13 @@ impl Socket {
     /// Ends [`Self::join`].
     pub(crate) fn leave(&self, group: u32) -> std::io::Result<()> {
         self.raw.drop_membership(group)
+    }
+
+    /// What is needed to join and leave groups while another thread reads.
+    pub(crate) fn membership(&self) -> std::io::Result<Membership> {
+        let fd = self.as_fd().try_clone_to_owned()?;
+        // SAFETY: the descriptor is a netlink socket's, and nobody else's.
+        Ok(Membership(unsafe { Raw::from_raw_fd(fd.into_raw_fd()) }))
     }
 
     /// Sends one message and waits until it is done.

@@ -133,7 +133,8 @@ fn stable(
     Err(NetlinkError::with_text(libc::EAGAIN, "the ruleset kept changing while it was read"))
 }
 
-fn generation(socket: &mut Socket) -> Result<Option<u32>, NetlinkError> {
+/// How many transactions the namespace has seen, modulo 2³².
+pub(crate) fn generation(socket: &mut Socket) -> Result<Option<u32>, NetlinkError> {
     let replies = socket.call(Message::new(NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_GETGEN, 0, &[0; 4]))?;
     Ok(replies.first().and_then(|reply| reply.split::<4>()).and_then(|(_, attrs)| attrs.be32(NFTA_GEN_ID)))
 }
