@@ -162,7 +162,8 @@ impl Shell {
         let (writes, to_write) = unbounded_channel();
         let store = StoreCell::default();
         let (to_news, news) = channel(BATCH);
-        let ways = store_lane::Ways { writes: to_write, news: to_news, queue: to_self.clone() };
+        let ways =
+            store_lane::Ways { writes: to_write, news: to_news, queue: to_self.clone(), raw: recording.is_some() };
         let lane = Lane::start(config.store.clone(), host, ways, store.clone())?;
         let snapshot = Writer::start(config.clone(), to_self.clone())?;
         let plugins = socket::listen(&config.run_dir.join("cni.sock"))?;

@@ -6,13 +6,14 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use anyhow::Context;
-use ripstop_netmodel::{Key, Object, Record, RecordGuard, RecordScope};
+use ripstop_netmodel::{Key, Object, Record as ModelRecord, RecordGuard, RecordScope};
 use ripstop_objects::{EtcdConfig, StoreConfig};
 use ripstop_plan::{Action, Plan, Step};
 use ripstop_store::{
-    Embedded, Etcd, EtcdOptions, EtcdTls, EtcdUser, Event, Expect, FlannelOptions, Kind, Remote, Store, StoreError,
+    Embedded, Etcd, EtcdOptions, EtcdTls, EtcdUser, Event, Expect, FlannelOptions, Kind, Record, Remote, Store,
+    StoreError,
 };
-use ripstop_tables::{Input, StoreInput, StoreResult};
+use ripstop_tables::{Input, StoreInput, StoreResult, StoreValue};
 use ripstop_types::{NodeName, Revision};
 use tokio::sync::mpsc::{Sender, UnboundedReceiver, UnboundedSender};
 use tokio::sync::oneshot;
@@ -48,6 +49,8 @@ pub struct Ways {
     pub news: Sender<StoreInput>,
     /// For what became of the plans.
     pub queue: UnboundedSender<Message>,
+    /// Hand records in as they came, for a recording.
+    pub raw: bool,
 }
 
 /// The lane's thread: reading a list of thousands of records keeps nothing else waiting there. Dropped, it ends, and the
@@ -89,7 +92,7 @@ impl Drop for Lane {
 
 /// Opens the store as often as it takes, then watches it and runs writes in order.
 async fn run(config: StoreConfig, host: Host, ways: Ways, ready: StoreCell) {
-    let Ways { mut writes, news, queue } = ways;
+    let Ways { mut writes, news, queue, raw } = ways;
     let mut told = false;
     let store = loop {
         match open(&config, &host) {
@@ -114,7 +117,7 @@ async fn run(config: StoreConfig, host: Host, ways: Ways, ready: StoreCell) {
     let mut events = store.watch(&Kind::ALL);
     tokio::spawn(async move {
         while let Some(event) = events.recv().await {
-            send(&news, input(event)).await;
+            send(&news, input(event, raw)).await;
         }
     });
     while let Some(write) = writes.recv().await {
@@ -185,14 +188,13 @@ fn refuse(queue: &UnboundedSender<Message>, write: &Write, why: &str) {
     let _ = queue.send(Message::Input(Input::Stored { plan: write.plan, results }));
 }
 
-fn input(event: Event) -> StoreInput {
+/// What an event is to the core. Records are read here: the core has enough to do with what they say.
+fn input(event: Event, raw: bool) -> StoreInput {
     match event {
-        Event::Put(record) => StoreInput::Put {
-            kind: record.kind,
-            key: record.key.into(),
-            value: record.value,
-            revision: record.revision,
-        },
+        Event::Put(Record { kind, key, value, revision }) => {
+            let value = if raw { value.into() } else { StoreValue::read(kind, &key, value) };
+            StoreInput::Put { kind, key: key.into(), value, revision }
+        }
         Event::Delete { kind, key, revision } => StoreInput::Delete { kind, key: key.into(), revision },
         Event::Synced { kind, revision } => StoreInput::Synced { kind, revision },
         Event::Reset { kind } => StoreInput::Reset { kind },
@@ -212,7 +214,7 @@ async fn write_step(store: &dyn Store, step: &Step) -> StoreResult {
         (Action::Delete, _, Some(entry)) | (_, Some(entry), _) => &entry.object,
         _ => return StoreResult::Failed("the step has no record".into()),
     };
-    let Object::Record(Record { value, guard, .. }) = record else {
+    let Object::Record(ModelRecord { value, guard, .. }) = record else {
         return StoreResult::Failed("the step's object is not a record".into());
     };
     let expect = match guard {

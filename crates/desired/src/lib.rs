@@ -24,12 +24,16 @@ pub use pod::{inspect_keys, migration_keys, objects as pod_objects};
 pub use ruleset::ruleset;
 pub use source::Source;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, btree_map};
 use std::sync::Arc;
 
 use ripstop_netmodel::{Entry, Key, Model, Object};
 use ripstop_tables::{Change, Tables};
 use ripstop_types::{Owner, Prefix};
+
+/// So many parts of peers are made at once: some milliseconds' work. Where a change touches more, as in a node that joins,
+/// what is made is carried out while the rest is made, and nobody waits for all of it.
+pub const AT_ONCE: usize = 256;
 
 /// Folder of /run/ripstop in which pods' files lie.
 pub const LEASES: &str = "leases";
@@ -45,6 +49,8 @@ pub struct Desired {
     waiting: BTreeMap<Key, BTreeMap<Source, Arc<Entry>>>,
     /// This node's ranges of each network when all parts were made last.
     own_ranges: Vec<Vec<Prefix>>,
+    /// Parts of peers that are to be made anew, and were not yet.
+    later: BTreeSet<Source>,
 }
 
 impl Desired {
@@ -63,7 +69,8 @@ impl Desired {
         &self.model
     }
 
-    /// Brings the model up to date after changes; answers with the keys to compare anew.
+    /// Brings the model up to date after changes; answers with the keys to compare anew. Where that are the parts of more
+    /// than [`AT_ONCE`] peers, [`Self::go_on`] makes these.
     pub fn update(&mut self, tables: &Tables, changes: &BTreeSet<Change>) -> BTreeSet<Key> {
         let mut touched = BTreeSet::new();
         let own_ranges = own_ranges(tables);
@@ -71,10 +78,33 @@ impl Desired {
         if changes.iter().any(|change| source::touches_all(tables, change, moved)) {
             self.own_ranges = own_ranges;
         }
-        for source in source::sources_of(tables, changes, self.keys_of.keys(), moved) {
+        let sources = source::sources_of(tables, changes, self.keys_of.keys(), moved);
+        let (peers, others): (BTreeSet<_>, BTreeSet<_>) =
+            sources.into_iter().partition(|source| matches!(source, Source::Peer(..)));
+        for source in others {
+            touched.extend(self.make(tables, &source));
+        }
+        let few = self.later.is_empty() && peers.len() <= AT_ONCE;
+        self.later.extend(peers);
+        if few {
+            touched.extend(self.go_on(tables));
+        }
+        touched
+    }
+
+    /// Makes parts of peers that were put off; answers with the keys to compare anew.
+    pub fn go_on(&mut self, tables: &Tables) -> BTreeSet<Key> {
+        let mut touched = BTreeSet::new();
+        for _ in 0..AT_ONCE {
+            let Some(source) = self.later.pop_first() else { break };
             touched.extend(self.make(tables, &source));
         }
         touched
+    }
+
+    /// Whether no part was put off. Where one was, that an object is not wanted means nothing yet.
+    pub fn is_whole(&self) -> bool {
+        self.later.is_empty()
     }
 
     /// The keys that a source has or waits for.
@@ -84,7 +114,7 @@ impl Desired {
 
     fn make(&mut self, tables: &Tables, source: &Source) -> Vec<Key> {
         let parts = source.objects(tables);
-        let mut touched = Vec::new();
+        let mut touched = Vec::with_capacity(parts.len());
         let mut keys = Vec::with_capacity(parts.len());
         for entry in parts {
             let key = ripstop_netmodel::Resource::key(&entry.object);
@@ -108,28 +138,31 @@ impl Desired {
 
     /// Whether the model changed.
     fn put(&mut self, source: &Source, key: &Key, entry: Arc<Entry>) -> bool {
-        let holder = self.holder.get(key);
-        match holder {
-            Some(holder) if holder < source => {
+        match self.holder.entry(key.clone()) {
+            // What nobody holds is not in the model, and nobody waits for it.
+            btree_map::Entry::Vacant(free) => {
+                free.insert(source.clone());
+                self.model.insert_entry(entry);
+                return true;
+            }
+            btree_map::Entry::Occupied(held) if held.get() < source => {
                 self.waiting.entry(key.clone()).or_default().insert(source.clone(), entry);
                 return false;
             }
-            Some(holder) if holder > source => {
-                if let Some(there) = self.model.get(key) {
-                    self.waiting.entry(key.clone()).or_default().insert(holder.clone(), there.clone());
+            btree_map::Entry::Occupied(mut held) => {
+                let before = held.insert(source.clone());
+                if before != *source
+                    && let Some(there) = self.model.get(key)
+                {
+                    self.waiting.entry(key.clone()).or_default().insert(before, there.clone());
                 }
             }
-            _ => {}
         }
-        let is_new = holder != Some(source);
         if let Some(waiting) = self.waiting.get_mut(key) {
             waiting.remove(source);
             if waiting.is_empty() {
                 self.waiting.remove(key);
             }
-        }
-        if is_new {
-            self.holder.insert(key.clone(), source.clone());
         }
         if self.model.get(key).is_some_and(|there| **there == *entry) {
             return false;
@@ -168,6 +201,9 @@ fn own_ranges(tables: &Tables) -> Vec<Vec<Prefix>> {
     tables.networks.keys().map(|name| network::own_ranges(tables, name)).collect()
 }
 
+/// Objects of a peer, as a rule.
+const FEW: usize = 6;
+
 /// A list of objects with one owner.
 struct Part {
     owner: Owner,
@@ -176,7 +212,7 @@ struct Part {
 
 impl Part {
     fn of(owner: Owner) -> Self {
-        Self { owner, entries: Vec::new() }
+        Self { owner, entries: Vec::with_capacity(FEW) }
     }
 
     fn add(&mut self, object: impl Into<Object>) {

@@ -73,7 +73,10 @@ pub(crate) fn own_ranges(tables: &Tables, network: &NetworkName) -> Vec<Prefix> 
     let of_this_machine = claimed
         .filter(|place| tables.claims.get(*place).is_some_and(|row| row.value.machine == tables.identity.machine_id));
     let usable = tables.own_ranges.get(network).into_iter().flatten();
-    usable.chain(of_this_machine.map(|(_, range)| range)).copied().collect::<BTreeSet<_>>().into_iter().collect()
+    let mut ranges: Vec<Prefix> = usable.chain(of_this_machine.map(|(_, range)| range)).copied().collect();
+    ranges.sort_unstable();
+    ranges.dedup();
+    ranges
 }
 
 /// This node's address towards pods of a family: the source of every route to them.

@@ -38,7 +38,7 @@ pub(crate) fn objects(tables: &Tables) -> Vec<Entry> {
     }
     part.add(NftTable { table: ruleset::ruleset(tables) });
     for family in Family::BOTH {
-        for prefix in egress::always_plain(family).into_iter().filter(|prefix| !is_plain_anyway(tables, prefix)) {
+        for prefix in egress::always_plain(family).filter(|prefix| !is_plain_anyway(tables, prefix)) {
             part.add(ruleset::interval(ruleset::sets(family).plain, prefix, &Owner::agent()));
         }
     }

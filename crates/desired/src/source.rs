@@ -46,11 +46,17 @@ impl Source {
     }
 }
 
-/// Every part there is.
-pub(crate) fn all(tables: &Tables) -> BTreeSet<Source> {
+/// Every part there is, except peers.
+fn own(tables: &Tables) -> BTreeSet<Source> {
     let mut sources = BTreeSet::from([Source::Node, Source::Records]);
     sources.extend(tables.networks.keys().cloned().map(Source::Network));
     sources.extend(tables.pods.keys().cloned().map(Source::Pod));
+    sources
+}
+
+/// Every part there is.
+pub(crate) fn all(tables: &Tables) -> BTreeSet<Source> {
+    let mut sources = own(tables);
     for network in tables.networks.keys() {
         sources.extend(tables.peers().map(|peer| Source::Peer(network.clone(), peer.value.name.clone())));
     }
@@ -100,7 +106,7 @@ pub(crate) fn sources_of<'a>(
                 sources.insert(Source::Records);
             }
             Change::Claim(_) => {
-                sources.extend(all(tables).into_iter().filter(|source| !matches!(source, Source::Peer(..))));
+                sources.append(&mut own(tables));
             }
             Change::Pod(attachment) => {
                 sources.insert(Source::Pod(attachment.clone()));

@@ -173,8 +173,12 @@ impl Differ<'_> {
 
     /// Writes again what goes with objects that are made anew, and makes room for links.
     fn follow(&mut self) {
-        let made: Vec<(Key, bool)> =
-            self.verdicts.iter().filter_map(|(key, v)| Some((key.clone(), begins(key, v)?))).collect();
+        let made: Vec<(Key, bool)> = self
+            .verdicts
+            .iter()
+            .filter(|(key, _)| is_leant_on(key.kind()))
+            .filter_map(|(key, v)| Some((key.clone(), begins(key, v)?)))
+            .collect();
         for (key, is_remade) in &made {
             if *is_remade || self.observed.get(key).is_some() {
                 self.lose(key, &vanishing(self.observed, key, Others::MayGo));
@@ -323,12 +327,13 @@ impl Differ<'_> {
         let meanwhile = self.give_names_up(&mut make);
         let room = |key: &Key| (key.kind(), Stage::Room, key.clone());
         for (key, verdict) in self.verdicts {
-            let (is, wanted) = (self.observed.get(&key), self.desired.get(&key));
-            let is = meanwhile.get(&key).or(is);
+            let wanted = self.desired.get(&key);
+            if let (Verdict::Create(reason), Some(wanted)) = (&verdict, wanted) {
+                make.push((place(&key, wanted), step(Action::Create, &key, None, Some(wanted), reason.clone())));
+                continue;
+            }
+            let is = meanwhile.get(&key).or(self.observed.get(&key));
             match (verdict, is, wanted) {
-                (Verdict::Create(reason), _, Some(wanted)) => {
-                    make.push((place(&key, wanted), step(Action::Create, &key, None, Some(wanted), reason)));
-                }
                 (Verdict::Update(reason), Some(is), Some(wanted)) => {
                     let at = if only_grows(is, wanted) { grown(&key, wanted) } else { place(&key, wanted) };
                     make.push((at, step(Action::Update, &key, Some(is), Some(wanted), reason)));
@@ -376,6 +381,11 @@ impl Differ<'_> {
         }
         meanwhile
     }
+}
+
+/// Whether something may go with an object of a kind, or change.
+fn is_leant_on(kind: Kind) -> bool {
+    matches!(kind, Kind::Link | Kind::NftTable | Kind::Address | Kind::Forwarder | Kind::Nexthop)
 }
 
 /// For a verdict that makes an object from nothing: whether there is an old one that goes first. A table is always

@@ -105,6 +105,9 @@ fn record(buffer: &mut Vec<u8>, change: &Change, text: &str) {
     buffer.extend_from_slice(format!(",\"revision\":{}}}", change.revision).as_bytes());
 }
 
+/// Bytes read at once: what a page of a list has.
+const BUFFER: usize = 32 << 10;
+
 /// Reads lines of bounded length.
 pub(crate) struct Lines<R> {
     reader: BufReader<R>,
@@ -114,7 +117,7 @@ pub(crate) struct Lines<R> {
 
 impl<R: AsyncRead + Unpin> Lines<R> {
     pub(crate) fn new(reader: R) -> Self {
-        Self { reader: BufReader::with_capacity(8 << 10, reader), line: Vec::new(), complete: false }
+        Self { reader: BufReader::with_capacity(BUFFER, reader), line: Vec::new(), complete: false }
     }
 
     /// The next line without its end; `None` when the other side is done. May be dropped while it waits.

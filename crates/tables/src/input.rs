@@ -9,7 +9,7 @@ use ripstop_objects::{AgentConfig, NodeIdentity};
 use ripstop_types::{Millis, NodeName, Prefix, Revision, StoreKind};
 use serde::{Deserialize, Serialize};
 
-use crate::{PodRow, Snapshot};
+use crate::{PodRow, Snapshot, StoreValue};
 
 /// One message from outside.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -181,7 +181,7 @@ pub enum StoreInput {
         /// Its key.
         key: Arc<str>,
         /// Its value.
-        value: serde_json::Value,
+        value: StoreValue,
         /// Its revision.
         revision: Revision,
     },

@@ -16,6 +16,7 @@ mod pod;
 mod record;
 mod snapshot;
 mod state;
+mod value;
 
 pub use input::{FaultCause, Input, Moment, Start, StepFault, StoreInput, StoreResult, Withdrawn};
 pub use nexthop::NexthopIds;
@@ -25,3 +26,4 @@ pub use ripstop_netmodel::{ForeignDrop, HostFacts, HostLink};
 pub use ripstop_types::StoreKind;
 pub use snapshot::{SNAPSHOT_VERSION, Snapshot, SnapshotFault, SnapshotRecord, SnapshotRows};
 pub use state::{Change, Knowledge, Row, StoreState, Tables};
+pub use value::StoreValue;

@@ -3,7 +3,8 @@
 //! An id is a hash of network, peer and family, moved on where another has it. It stays as long as the peer owns a
 //! range of the network, also over a restart with a snapshot, so that a kernel nexthop never changes its meaning.
 
-use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ripstop_netmodel::NEXTHOP_IDS;
 use ripstop_objects::NetworkName;
@@ -15,7 +16,7 @@ use serde::{Deserialize, Serialize};
 #[serde(from = "Vec<(NetworkName, NodeName, Family, u32)>", into = "Vec<(NetworkName, NodeName, Family, u32)>")]
 pub struct NexthopIds {
     by_peer: BTreeMap<(NetworkName, NodeName, Family), u32>,
-    by_id: BTreeMap<u32, (NetworkName, NodeName, Family)>,
+    taken: BTreeSet<u32>,
 }
 
 impl NexthopIds {
@@ -28,19 +29,15 @@ impl NexthopIds {
     pub fn assign(&mut self, network: &NetworkName, peer: &NodeName) {
         for family in Family::BOTH {
             let place = (network.clone(), peer.clone(), family);
-            if self.by_peer.contains_key(&place) {
-                continue;
-            }
+            let Entry::Vacant(free) = self.by_peer.entry(place) else { continue };
             let count = NEXTHOP_IDS.end() - NEXTHOP_IDS.start() + 1;
             let bytes = network.as_str().bytes().chain([0]).chain(peer.as_str().bytes()).chain([family.bits()]);
             let mut at = u32::of(bytes) % count;
             // Twice the peers that any cluster has fit in the range many times over, so this ends.
-            while self.by_id.contains_key(&(NEXTHOP_IDS.start() + at)) {
+            while !self.taken.insert(NEXTHOP_IDS.start() + at) {
                 at = (at + 1) % count;
             }
-            let id = NEXTHOP_IDS.start() + at;
-            self.by_id.insert(id, place.clone());
-            self.by_peer.insert(place, id);
+            free.insert(NEXTHOP_IDS.start() + at);
         }
     }
 
@@ -48,7 +45,7 @@ impl NexthopIds {
     pub fn release(&mut self, network: &NetworkName, peer: &NodeName) {
         for family in Family::BOTH {
             if let Some(id) = self.by_peer.remove(&(network.clone(), peer.clone(), family)) {
-                self.by_id.remove(&id);
+                self.taken.remove(&id);
             }
         }
     }
@@ -59,9 +56,11 @@ impl From<Vec<(NetworkName, NodeName, Family, u32)>> for NexthopIds {
         let mut ids = Self::default();
         for (network, peer, family, id) in rows {
             let place = (network, peer, family);
-            if NEXTHOP_IDS.contains(&id) && !ids.by_id.contains_key(&id) && !ids.by_peer.contains_key(&place) {
-                ids.by_id.insert(id, place.clone());
-                ids.by_peer.insert(place, id);
+            if NEXTHOP_IDS.contains(&id)
+                && let Entry::Vacant(free) = ids.by_peer.entry(place)
+                && ids.taken.insert(id)
+            {
+                free.insert(id);
             }
         }
         ids
@@ -85,8 +84,8 @@ mod tests {
         for n in 0..10_000 {
             ids.assign(&network, &format!("n{n}").parse().unwrap());
         }
-        assert_eq!(ids.by_id.len(), 20_000);
-        assert!(ids.by_id.keys().all(|id| NEXTHOP_IDS.contains(id)));
+        assert_eq!(ids.taken.len(), 20_000);
+        assert!(ids.taken.iter().all(|id| NEXTHOP_IDS.contains(id)));
         let before = ids.clone();
         ids.assign(&network, &"n17".parse().unwrap());
         assert_eq!(ids, before, "a peer keeps its ids");

@@ -11,7 +11,7 @@ use ripstop_objects::{
 };
 use ripstop_types::{Family, IfName, NodeName, Prefix, Revision};
 
-use crate::{NexthopIds, PodRow, SnapshotRows, Start, StoreInput, StoreKind, Withdrawn};
+use crate::{NexthopIds, PodRow, SnapshotRows, Start, StoreInput, StoreKind, StoreValue, Withdrawn};
 
 /// How far a kind of record is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -175,7 +175,8 @@ impl Tables {
         if let Some(snapshot) = start.snapshot {
             tables.nexthop_ids = snapshot.nexthop_ids.into();
             for record in snapshot.records {
-                tables.put(record.kind, &record.key, &record.value, record.revision, &mut BTreeSet::new());
+                let value = record.value.into();
+                tables.put(record.kind, &record.key, &value, record.revision, &mut BTreeSet::new());
             }
             for kind in snapshot.known {
                 tables.known.insert(kind, Knowledge::Snapshot);
@@ -208,12 +209,20 @@ impl Tables {
                 }
                 self.put(*kind, key, value, *revision, &mut changes);
             }
-            StoreInput::Delete { kind, key, .. } => self.delete(*kind, key, &mut changes),
+            StoreInput::Delete { kind, key, .. } => {
+                if let Some(named) = self.listing.get_mut(kind) {
+                    named.remove(key);
+                }
+                self.delete(*kind, key, &mut changes);
+            }
             StoreInput::Reset { kind } => {
                 self.listing.insert(*kind, BTreeSet::new());
             }
             StoreInput::Synced { kind, .. } => {
-                if let Some(named) = self.listing.remove(kind) {
+                // What was named is here, as a row or a fault: where as many are here, no other is.
+                if let Some(named) = self.listing.remove(kind)
+                    && named.len() != self.count(*kind)
+                {
                     for key in self.keys(*kind) {
                         if !named.contains(&key) {
                             self.delete(*kind, &key, &mut changes);
@@ -286,39 +295,68 @@ impl Tables {
         &mut self,
         kind: StoreKind,
         key: &Arc<str>,
-        value: &serde_json::Value,
+        value: &StoreValue,
         revision: Revision,
         changes: &mut BTreeSet<Change>,
     ) {
+        let fault = match value {
+            StoreValue::Raw(value) => self.put_raw(kind, key, value, revision, changes),
+            StoreValue::Node(node) => {
+                self.put_node(node.clone(), revision, changes);
+                None
+            }
+            StoreValue::Claim(claim) => {
+                self.put_claim(claim.clone(), revision, changes);
+                None
+            }
+            StoreValue::Alive(alive) => {
+                self.put_alive(alive.clone(), revision, changes);
+                None
+            }
+        };
+        self.note_fault(kind, key, fault, changes);
+    }
+
+    /// Reads a record and puts it; answers with what is wrong with it.
+    fn put_raw(
+        &mut self,
+        kind: StoreKind,
+        key: &Arc<str>,
+        value: &serde_json::Value,
+        revision: Revision,
+        changes: &mut BTreeSet<Change>,
+    ) -> Option<String> {
         let done = match kind {
             StoreKind::Networks => match <Network as Record>::decode(key, value) {
-                Ok(network) => {
-                    let taken = self.put_network(Row { value: Arc::new(network), revision }, changes);
-                    return self.note_fault(kind, key, taken.err(), changes);
-                }
+                Ok(network) => return self.put_network(Row { value: Arc::new(network), revision }, changes).err(),
                 Err(faults) => Err(faults),
             },
-            StoreKind::Nodes => NodeRecord::decode(key, value).map(|node| {
-                let name = node.name.clone();
-                // This node's next write of its own record is for the revision that is there.
-                let is_newer = name == self.node && self.nodes.get(&name).is_some_and(|row| row.revision != revision);
-                if replace(&mut self.nodes, name.clone(), Row { value: Arc::new(node), revision }) || is_newer {
-                    changes.insert(Change::Node(name));
-                }
-            }),
-            StoreKind::Claims => RangeClaim::decode(key, value).map(|claim| {
-                self.put_claim(claim, revision, changes);
-            }),
-            StoreKind::Alive => AliveRecord::decode(key, value).map(|alive| {
-                let name = alive.node.clone();
-                if replace(&mut self.alive, name.clone(), Row { value: Arc::new(alive), revision }) {
-                    changes.insert(Change::Alive(name));
-                }
-            }),
+            StoreKind::Nodes => {
+                NodeRecord::decode(key, value).map(|node| self.put_node(node.into(), revision, changes))
+            }
+            StoreKind::Claims => {
+                RangeClaim::decode(key, value).map(|claim| self.put_claim(claim.into(), revision, changes))
+            }
+            StoreKind::Alive => {
+                AliveRecord::decode(key, value).map(|alive| self.put_alive(alive.into(), revision, changes))
+            }
         };
-        match done {
-            Ok(()) => self.note_fault(kind, key, None, changes),
-            Err(faults) => self.note_fault(kind, key, Some(faults.to_string()), changes),
+        done.err().map(|faults| faults.to_string())
+    }
+
+    fn put_node(&mut self, node: Arc<NodeRecord>, revision: Revision, changes: &mut BTreeSet<Change>) {
+        let name = node.name.clone();
+        // This node's next write of its own record is for the revision that is there.
+        let is_newer = name == self.node && self.nodes.get(&name).is_some_and(|row| row.revision != revision);
+        if replace(&mut self.nodes, name.clone(), Row { value: node, revision }) || is_newer {
+            changes.insert(Change::Node(name));
+        }
+    }
+
+    fn put_alive(&mut self, alive: Arc<AliveRecord>, revision: Revision, changes: &mut BTreeSet<Change>) {
+        let name = alive.node.clone();
+        if replace(&mut self.alive, name.clone(), Row { value: alive, revision }) {
+            changes.insert(Change::Alive(name));
         }
     }
 
@@ -344,13 +382,14 @@ impl Tables {
         }
     }
 
-    fn put_claim(&mut self, claim: RangeClaim, revision: Revision, changes: &mut BTreeSet<Change>) {
-        let place = (claim.network.clone(), claim.range);
+    fn put_claim(&mut self, claim: Arc<RangeClaim>, revision: Revision, changes: &mut BTreeSet<Change>) {
+        let network = self.networks.get_key_value(&claim.network).map_or(&claim.network, |(name, _)| name);
+        let place = (network.clone(), claim.range);
         let owner = claim.node.clone();
         // Nobody uses a range whose claim is tentative.
         let held = claim.state.is_in_use();
         let before = self.claims.get(&place).map(|row| row.value.node.clone());
-        if !replace(&mut self.claims, place.clone(), Row { value: Arc::new(claim), revision }) {
+        if !replace(&mut self.claims, place.clone(), Row { value: claim, revision }) {
             return;
         }
         if let Some(before) = before.filter(|before| !held || *before != owner) {
@@ -418,6 +457,17 @@ impl Tables {
                 }
             }
         }
+    }
+
+    /// Rows and faults of a kind. A record may have both.
+    fn count(&self, kind: StoreKind) -> usize {
+        let rows = match kind {
+            StoreKind::Networks => self.networks.len(),
+            StoreKind::Nodes => self.nodes.len(),
+            StoreKind::Claims => self.claims.len(),
+            StoreKind::Alive => self.alive.len(),
+        };
+        rows + self.faults.keys().filter(|(of, _)| *of == kind).count()
     }
 
     fn keys(&self, kind: StoreKind) -> Vec<Arc<str>> {

@@ -51,23 +51,28 @@ impl Core {
         if self.held || self.must_wait() {
             return;
         }
-        let ready: BTreeSet<Key> = self
-            .dirty
-            .iter()
-            .filter(|key| !self.busy.contains(*key) && !self.failed.contains_key(*key))
-            .cloned()
-            .collect();
-        if ready.is_empty() {
-            return;
+        let dirty = std::mem::take(&mut self.dirty);
+        let is_ready =
+            |key: &Key| !self.busy.contains(key) && !self.failed.contains_key(key) && self.means_something(key);
+        let (ready, later): (BTreeSet<Key>, BTreeSet<Key>) = dirty.into_iter().partition(is_ready);
+        self.dirty = later;
+        if !ready.is_empty() {
+            self.run(ready);
         }
-        self.dirty.retain(|key| !ready.contains(key));
-        self.run(ready);
+    }
+
+    /// Whether it is known what is wanted under a key: what is not may be of a peer whose part is not made yet.
+    pub(super) fn means_something(&self, key: &Key) -> bool {
+        self.desired.is_whole()
+            || self.desired.model().get(key).is_some()
+            || self.leaving.values().any(|keys| keys.contains(key))
     }
 
     /// Plans these keys and runs the plan. Whether anything runs.
     pub(super) fn run(&mut self, scope: BTreeSet<Key>) -> bool {
         let (store, local) = by_lane(self.diff(&scope));
-        let (of_store, of_kernel): (BTreeSet<Key>, BTreeSet<Key>) = scope.into_iter().partition(is_cluster_record);
+        let mut of_kernel = scope;
+        let of_store: BTreeSet<Key> = of_kernel.extract_if(.., |key| is_cluster_record(key)).collect();
         let any = !store.is_empty() || local.iter().any(|step| step.action != Action::Refuse);
         self.launch(store, of_store, Purpose::Model);
         self.launch(local, of_kernel, Purpose::Model);

@@ -357,6 +357,9 @@ impl Core {
 
     /// When [`Input::Tick`] should come next, at the latest.
     pub fn next_tick(&self) -> Millis {
+        if !self.desired.is_whole() {
+            return self.at.now;
+        }
         // What is under way is ended by its answer, whatever the time.
         let retries = self.failed.iter().filter(|(key, _)| !self.busy.contains(*key)).map(|(_, failure)| failure.due);
         let waiting = |pending: &&Pending| matches!(pending.stage, Stage::Waiting | Stage::Removing(_));
@@ -404,7 +407,8 @@ impl Core {
     /// What would be done now, in the order in which it would run.
     #[must_use]
     pub fn plan(&self) -> Plan {
-        let keys: BTreeSet<Key> = self.applied.keys().chain(self.desired.model().keys()).cloned().collect();
+        let keys = self.applied.keys().chain(self.desired.model().keys());
+        let keys: BTreeSet<Key> = keys.filter(|key| self.means_something(key)).cloned().collect();
         let plan = ripstop_plan::diff(&self.applied, self.desired.model(), &keys, &|key: &Key, entry: &Entry| {
             ripstop_desired::may_delete(&self.tables, key, entry)
         });
@@ -452,14 +456,7 @@ impl Core {
                 break;
             }
             let touched = self.desired.update(&self.tables, &changes);
-            for key in touched {
-                self.reference_due |= observed::is_reference(&key);
-                if dispatch::is_cluster_record(&key) {
-                    self.compare_with_store(key);
-                } else {
-                    self.dirty.insert(key);
-                }
-            }
+            self.take_touched(touched);
             changes.clear();
         }
         self.note_left();
@@ -474,8 +471,26 @@ impl Core {
         self.advance_withdrawal();
     }
 
+    /// Has keys of the model compared.
+    fn take_touched(&mut self, touched: BTreeSet<Key>) {
+        for key in touched {
+            self.reference_due |= observed::is_reference(&key);
+            if dispatch::is_cluster_record(&key) {
+                self.compare_with_store(key);
+            } else {
+                self.dirty.insert(key);
+            }
+        }
+    }
+
     fn tick(&mut self) -> BTreeSet<Change> {
         let now = self.at.now;
+        if !self.desired.is_whole() {
+            // The rest has time until this is done.
+            let touched = self.desired.go_on(&self.tables);
+            self.take_touched(touched);
+            return BTreeSet::new();
+        }
         let mut changes = BTreeSet::new();
         let timings = self.tables.config.timings;
         self.liveness.advance(now);

@@ -15,7 +15,7 @@ use ripstop_objects::{
     check_network_against_host, claim_key,
 };
 use ripstop_plan::{Action, Step};
-use ripstop_tables::{Change, StoreInput, StoreKind, StoreResult, Withdrawn};
+use ripstop_tables::{Change, StoreInput, StoreKind, StoreResult, StoreValue, Withdrawn};
 use ripstop_types::{Family, Owner, Prefix, Revision};
 
 use super::{Core, Level, Output, borrowing};
@@ -57,8 +57,12 @@ impl Core {
     /// What the store says of claims, for the engine. The tables have it already.
     pub(super) fn range_store_event(&mut self, input: &StoreInput) {
         match input {
-            StoreInput::Put { kind: StoreKind::Claims, key, revision, .. } => {
-                if let Some((key, claim)) = self.claim_at(key, *revision) {
+            StoreInput::Put { kind: StoreKind::Claims, key, value, revision } => {
+                let place = match value {
+                    StoreValue::Claim(claim) => Some((claim.network.clone(), claim.range)),
+                    _ => ripstop_objects::parse_claim_key(key),
+                };
+                if let Some((key, claim)) = place.and_then(|place| self.claim_at(&place, *revision)) {
                     if self.listing_claims {
                         self.listed.insert(key, Stored { revision: *revision, claim });
                     } else {
@@ -78,16 +82,17 @@ impl Core {
             StoreInput::Synced { kind: StoreKind::Claims, revision } if self.listing_claims => {
                 self.listing_claims = false;
                 let claims = std::mem::take(&mut self.listed);
-                self.range_event(&RangeEvent::Listed { revision: *revision, claims: claims.clone() });
-                self.lending_event(&LendingEvent::Listed { revision: *revision, claims: single_addresses(claims) });
+                let single = single_addresses(&claims);
+                self.range_event(&RangeEvent::Listed { revision: *revision, claims });
+                self.lending_event(&LendingEvent::Listed { revision: *revision, claims: single });
             }
             _ => {}
         }
     }
 
     /// The claim that came with this revision; none where it could not be read.
-    fn claim_at(&self, key: &str, revision: Revision) -> Option<(ClaimKey, Claim)> {
-        let row = self.tables.claims.get(&ripstop_objects::parse_claim_key(key)?)?;
+    fn claim_at(&self, place: &(NetworkName, Prefix), revision: Revision) -> Option<(ClaimKey, Claim)> {
+        let row = self.tables.claims.get(place)?;
         let record = (row.revision == revision).then_some(&row.value)?;
         Some((ClaimKey::new(record.network.as_str(), record.range), claim_of(record)))
     }
@@ -324,9 +329,9 @@ const STATES: [(ClaimState, RecordState); 7] = [
 ];
 
 /// Claims of single addresses among all.
-fn single_addresses(mut claims: BTreeMap<ClaimKey, Stored>) -> BTreeMap<ClaimKey, Stored> {
-    claims.retain(|_, stored| stored.claim.state.is_lending());
-    claims
+fn single_addresses(claims: &BTreeMap<ClaimKey, Stored>) -> BTreeMap<ClaimKey, Stored> {
+    let single = claims.iter().filter(|(_, stored)| stored.claim.state.is_lending());
+    single.map(|(key, stored)| (key.clone(), stored.clone())).collect()
 }
 
 /// A range as the lease book has it.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use ripstop_netmodel::{Entry, Key, Object, Record as ModelRecord, RecordGuard, RecordScope, Resource};
 use ripstop_objects::{AliveRecord, NetworkName, Record};
 use ripstop_plan::{Action, Step};
-use ripstop_tables::{Change, Moment, StoreInput, StoreKind, StoreResult, StoreState, Withdrawn};
+use ripstop_tables::{Change, Moment, StoreInput, StoreKind, StoreResult, StoreState, StoreValue, Withdrawn};
 use ripstop_types::{Millis, NodeName, Owner, Revision};
 
 use super::dispatch::Purpose;
@@ -183,7 +183,7 @@ impl Core {
         if revision <= self.seen {
             return BTreeSet::new();
         }
-        match serde_json::from_str(&record.value) {
+        match serde_json::from_str::<StoreValue>(&record.value) {
             Ok(value) => self.tables.apply_store(&StoreInput::Put { kind, key, value, revision }),
             Err(_) => BTreeSet::new(),
         }

@@ -248,7 +248,7 @@ impl World {
                 for kind in StoreKind::ALL {
                     node.inputs.push_back(Input::Store(StoreInput::Reset { kind }));
                     for ((_, key), (value, revision)) in self.records.iter().filter(|((of, _), _)| *of == kind) {
-                        let (key, value, revision) = (key.clone(), value.clone(), Revision(*revision));
+                        let (key, value, revision) = (key.clone(), value.clone().into(), Revision(*revision));
                         node.inputs.push_back(Input::Store(StoreInput::Put { kind, key, value, revision }));
                     }
                     node.inputs.push_back(Input::Store(StoreInput::Synced { kind, revision }));
@@ -374,7 +374,7 @@ impl World {
         } else {
             let value: Value = serde_json::from_str(value).unwrap();
             self.records.insert(place, (value.clone(), at));
-            self.log.push(StoreInput::Put { kind, key: key.clone(), value, revision });
+            self.log.push(StoreInput::Put { kind, key: key.clone(), value: value.into(), revision });
         }
         StoreResult::Done(revision)
     }
@@ -478,7 +478,7 @@ impl World {
         self.log.push(StoreInput::Put {
             kind: StoreKind::Networks,
             key: "default".into(),
-            value,
+            value: value.into(),
             revision: Revision(at),
         });
     }

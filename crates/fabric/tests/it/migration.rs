@@ -139,7 +139,7 @@ impl Cluster {
         let Some((kind, key, value)) = self.log.get(member.read).cloned() else { return };
         member.read += 1;
         let revision = Revision(member.read as u64);
-        member.scenario.say(StoreInput::Put { kind, key: key.as_str().into(), value, revision });
+        member.scenario.say(StoreInput::Put { kind, key: key.as_str().into(), value: value.into(), revision });
         member.scenario.tables.sends = member.sends();
     }
 

@@ -59,7 +59,7 @@ fn every_input() -> Vec<Input> {
     vec![
         Input::Start(Box::new(begin)),
         Input::Start(Box::new(Start { snapshot: Some(kept(&s.tables, None)), held: true, ..start(facts()) })),
-        Input::Store(StoreInput::Put { kind, key: "n2".into(), value: record.clone(), revision }),
+        Input::Store(StoreInput::Put { kind, key: "n2".into(), value: record.clone().into(), revision }),
         Input::Store(StoreInput::Delete { kind, key: "n2".into(), revision }),
         Input::Store(StoreInput::Reset { kind }),
         Input::Store(StoreInput::Synced { kind, revision }),

@@ -141,8 +141,12 @@ fn a_record_of_the_snapshot_that_cannot_be_read_is_a_fault_and_the_rest_counts()
     // The store's own copy mends it.
     let mut s = Scenario { tables: next, revision: 100 };
     let record = node_record("n2", &["172.30.1.12/24"]);
-    let put =
-        StoreInput::Put { kind: StoreKind::Nodes, key: "n2".into(), value: record.encode(), revision: Revision(101) };
+    let put = StoreInput::Put {
+        kind: StoreKind::Nodes,
+        key: "n2".into(),
+        value: record.encode().into(),
+        revision: Revision(101),
+    };
     s.say(put);
     assert!(s.tables.faults.is_empty() && s.tables.nodes.contains_key(&node("n2")));
 }

@@ -119,7 +119,8 @@ fn a_new_revision_of_what_this_node_speaks_of_is_a_change() {
     assert_eq!(s.put(&network), changes([of_network("default")]));
     // The same revision again, as a list repeats it, is none.
     let revision = s.tables.networks[&network_name("default")].revision;
-    let again = StoreInput::Put { kind: StoreKind::Networks, key: "default".into(), value: network.encode(), revision };
+    let again =
+        StoreInput::Put { kind: StoreKind::Networks, key: "default".into(), value: network.encode().into(), revision };
     assert_eq!(s.say(again), changes([]));
 }
 

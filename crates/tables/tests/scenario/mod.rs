@@ -220,7 +220,7 @@ impl Scenario {
 
     pub fn put_json(&mut self, kind: StoreKind, key: &str, value: serde_json::Value) -> BTreeSet<Change> {
         self.revision += 1;
-        self.say(StoreInput::Put { kind, key: key.into(), value, revision: Revision(self.revision) })
+        self.say(StoreInput::Put { kind, key: key.into(), value: value.into(), revision: Revision(self.revision) })
     }
 
     pub fn delete(&mut self, kind: StoreKind, key: &str) -> BTreeSet<Change> {
