@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use ripstop_agent::core::{Core, Output};
-use ripstop_netmodel::{Key, Object, RouteTarget};
+use ripstop_netmodel::{Entry, Key, Object, RouteTarget};
 use ripstop_objects::{BackendKind, ClaimState, Network, Receive, Record};
 use ripstop_plan::{Action, Step};
-use ripstop_tables::{Input, Moment, StoreInput, StoreKind, StoreResult};
+use ripstop_tables::{Input, Moment, Start, StoreInput, StoreKind, StoreResult};
 use ripstop_types::{Mac, Millis, Revision};
 use rustix::time::{ClockId, clock_gettime};
 
@@ -30,10 +30,15 @@ struct World {
 
 impl World {
     fn new() -> Self {
+        Self::with(Vec::new())
+    }
+
+    /// One in whose kernel there is something already.
+    fn with(observed: Vec<Entry>) -> Self {
         let at = Moment { now: Millis(1_000_000), wall: Millis(1_000_000) };
         let mut facts = facts();
         facts.links.insert(name("eth0"), host_link(1500, &["172.30.1.11/16"]));
-        let (core, outputs) = Core::start(at, start(facts));
+        let (core, outputs) = Core::start(at, Start { observed, ..start(facts) });
         let mut world = Self { core, at, revision: 1, news: VecDeque::new(), plans: Vec::new() };
         world.carry_out(outputs);
         world
@@ -133,7 +138,10 @@ impl World {
 }
 
 fn joined(backend: BackendKind, peers: u32) -> World {
-    let mut world = World::new();
+    join(World::new(), backend, peers)
+}
+
+fn join(mut world: World, backend: BackendKind, peers: u32) -> World {
     world.list(&network("default", &["10.0.0.0/8"], |spec| spec.backend.kind = backend), peers);
     world.settle();
     world
@@ -163,6 +171,21 @@ fn a_node_that_joins_thousands_writes_each_object_once() {
         let most = 6 + PEERS.div_ceil(ripstop_desired::AT_ONCE);
         assert!(world.plans.len() <= most, "{backend:?}: {} plans", world.plans.len());
     }
+}
+
+/// What an earlier run left of thousands of peers is not taken for unwanted before all of them were looked at.
+#[test]
+fn what_is_there_of_many_peers_stays() {
+    const PEERS: u32 = 3 * ripstop_desired::AT_ONCE as u32;
+    let before = joined(BackendKind::Vxlan, PEERS);
+    let left = |entry: &&Entry| entry.owner.as_ref().is_some_and(|owner| owner.to_string().starts_with("node/peer"));
+    let there: Vec<Entry> = before.core.applied().iter().map(|(_, entry)| &**entry).filter(left).cloned().collect();
+    assert!(there.len() >= 4 * PEERS as usize);
+    let world = join(World::with(there), BackendKind::Vxlan, PEERS);
+    let removed: Vec<String> =
+        world.steps().filter(|step| step.action == Action::Delete).map(|step| step.key.to_string()).collect();
+    assert!(removed.is_empty(), "{} removed: {:?} …", removed.len(), removed.first());
+    assert!(world.core.desired().keys().all(|key| world.core.applied().get(key).is_some()));
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use proptest::prelude::*;
-use ripstop_desired::{Desired, may_delete};
+use ripstop_desired::{AT_ONCE, Desired, may_delete};
 use ripstop_netmodel::{Entry, Key, LinkKind, Model, Object, RecordScope, Resource};
 use ripstop_objects::{BackendKind, ClaimState, Receive, ToNodes, Wiring};
 use ripstop_plan::{Action, apply_to_model, diff, diff_all};
@@ -306,4 +306,34 @@ fn a_change_of_one_peer_touches_its_own_objects_only() {
     assert_eq!(touched.len(), 3, "its forwarding entry, and its old and new address: {touched:?}");
     let changes = s.put(&alive("n3", 9));
     assert!(desired.update(&s.tables, &changes).is_empty());
+}
+
+/// Where a change touches thousands of peers, their parts are made so many at a time, and in the end are as made at once.
+#[test]
+fn many_peers_are_made_in_parts() {
+    const PEERS: usize = 2 * AT_ONCE + 9;
+    let mut s = Scenario::new();
+    s.sync_all();
+    s.put(&network("default", &["10.0.0.0/8"], |spec| spec.backend.kind = BackendKind::Vxlan));
+    for n in 0..PEERS {
+        let (peer, [.., high, low]) = (format!("peer{n:05}"), n.to_be_bytes());
+        s.put(&node_record(&peer, &[&format!("172.30.{}.{low}/16", 100 + high)]));
+        s.put(&claim(&peer, "default", &format!("10.{high}.{low}.0/24"), ClaimState::Held));
+    }
+    let mut desired = Desired::default();
+    let mut touched = desired.update(&s.tables, &BTreeSet::from([Change::Facts]));
+    let mut parts = 0;
+    while !desired.is_whole() {
+        assert!(desired.model().len() < parts * 8 * AT_ONCE + 64, "{} objects after {parts} parts", desired.model().len());
+        touched.append(&mut desired.go_on(&s.tables));
+        parts += 1;
+    }
+    assert_eq!(parts, 3);
+    let anew = Desired::of(&s.tables);
+    assert_eq!(desired.model(), anew.model());
+    assert!(anew.model().keys().eq(&touched), "every key was named");
+    // Of a few, all are made at once.
+    let few = BTreeSet::from([Change::Node("peer00007".parse().unwrap())]);
+    desired.update(&s.tables, &few);
+    assert!(desired.is_whole());
 }

@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 
 use ripstop_kernel::{Changed, Monitor};
 use ripstop_netmodel::*;
-use ripstop_nft::model::{Chain, Hook, Table, TableFamily, priority};
+use ripstop_nft::model::{
+    Chain, ElementBody, ElementKey, Hook, Key as ElementValue, Set, Table, TableFamily, Type, priority,
+};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::support::*;
@@ -247,5 +249,42 @@ fn after_an_overrun_everything_may_have_changed() {
         run("ip", &["-batch", file.path().to_str().unwrap()]);
         assert_eq!(monitor.read().unwrap(), Changed::everything());
         assert!(heard(&mut monitor).is_empty());
+    });
+}
+
+/// While elements are written nobody listens: what another writes between two transactions must be heard of all the same.
+#[test]
+fn what_others_write_among_many_elements_of_ours_is_heard() {
+    let hosts = |first: u8, count: u16| -> Vec<Object> {
+        let of = |n: u16| {
+            let [high, low] = n.to_be_bytes();
+            let key = ElementKey {
+                family: TableFamily::Inet,
+                table: NFT_TABLE.into(),
+                set: "hosts".into(),
+                key: ElementValue::new(false, [std::net::IpAddr::from([10, first, high, low])]),
+            };
+            NftElement { key, body: ElementBody::comment(&ripstop_types::Owner::agent()) }.into()
+        };
+        (0..count).map(of).collect()
+    };
+    on_a_node(move |mut node| {
+        let set = Set::of([Type::Ipv4Addr]);
+        node.make(&[NftTable { table: Table::new(TableFamily::Inet, NFT_TABLE).set("hosts", set) }.into()]);
+        let mut other = Node::new();
+        let mut monitor = Monitor::open(node.applier.own()).unwrap();
+        settle(&mut monitor);
+        node.make(&hosts(0, 500));
+        assert_eq!(heard(&mut monitor), Changed::default());
+        for round in 1..20 {
+            thread::scope(|s| {
+                s.spawn(|| other.make(&hosts(100 + round, 1)));
+                node.make(&hosts(round, 500));
+            });
+            let changed = heard(&mut monitor);
+            assert!(changed.kinds.contains(&Kind::NftElement), "round {round}: {changed:?}");
+        }
+        node.make(&hosts(50, 500));
+        assert_eq!(heard(&mut monitor), Changed::default());
     });
 }

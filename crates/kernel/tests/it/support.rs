@@ -104,7 +104,7 @@ pub struct Node {
 }
 
 impl Node {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let root = tempfile::tempdir().unwrap();
         Self {
             applier: Applier::open().unwrap(),

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use ripstop_objects::{ClaimState, Record};
-use ripstop_tables::{Change, Knowledge, StoreInput, StoreKind, StoreState};
+use ripstop_tables::{Change, Knowledge, StoreInput, StoreKind, StoreState, StoreValue};
 use ripstop_types::{Family, Revision};
 use serde_json::json;
 
@@ -233,4 +233,34 @@ fn facts_are_a_change_when_they_differ() {
     let mut other = facts();
     other.links.insert(name("eth1"), host_link(9000, &[]));
     assert_eq!(s.tables.apply_facts(other), changes([Change::Facts]));
+}
+
+/// Who hands records in may have read them: the tables say the same, and a recording has them as they are.
+#[test]
+fn a_record_that_was_read_before_says_the_same() {
+    let records = [
+        (StoreKind::Nodes, "n2".to_owned(), node_record("n2", &["172.30.1.12/24"]).encode()),
+        (StoreKind::Claims, claim_key_of("default", "10.244.2.0/24"), held("n2", "10.244.2.0/24")),
+        (StoreKind::Alive, "n2".to_owned(), alive("n2", 7).encode()),
+        (StoreKind::Networks, "default".to_owned(), network("default", &["10.244.0.0/16"], |_| {}).encode()),
+        (StoreKind::Nodes, "n3".to_owned(), node_record("n2", &["172.30.1.12/24"]).encode()),
+        (StoreKind::Nodes, "n4".to_owned(), json!({ "name": 4 })),
+    ];
+    let (mut raw, mut read) = (Scenario::new(), Scenario::new());
+    for (n, (kind, key, value)) in (1..).zip(records) {
+        let early = StoreValue::read(kind, &key, value.clone());
+        assert_eq!(serde_json::to_value(&early).unwrap(), value, "{kind}/{key}");
+        let input = |value| StoreInput::Put { kind, key: key.as_str().into(), value, revision: Revision(n) };
+        assert_eq!(read.say(input(early)), raw.say(input(value.into())), "{kind}/{key}");
+    }
+    let told = |s: &Scenario| {
+        let t = &s.tables;
+        format!("{:?}", (&t.nodes, &t.claims, &t.alive, &t.networks, &t.faults, &t.ranges_of, &t.nexthop_ids))
+    };
+    assert_eq!(told(&read), told(&raw));
+    assert_eq!(read.tables.faults.len(), 2);
+}
+
+fn held(node: &str, range: &str) -> serde_json::Value {
+    claim(node, "default", range, ClaimState::Held).encode()
 }
