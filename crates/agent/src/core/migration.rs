@@ -59,9 +59,13 @@ pub struct MigrationView {
 }
 
 impl Core {
-    /// Brings up to date how packets leave, as the kernel has it; names the networks where that is news. Goes before a
-    /// model is made: what is moved hangs on what there is to move.
+    /// Brings up to date how packets leave, as the kernel has it; names the peers for which that is news. Goes before a
+    /// model is made: what is moved hangs on what there is to move. While parts of peers are still to be made, it is as it
+    /// was when they began to be.
     pub(super) fn refresh_sends(&mut self) -> BTreeSet<Change> {
+        if !self.desired.is_whole() {
+            return BTreeSet::new();
+        }
         let mut sends = BTreeMap::new();
         for (name, _) in self.migrating() {
             sends.append(&mut self.sent_by(&name));
@@ -69,8 +73,12 @@ impl Core {
         if sends == self.tables.sends {
             return BTreeSet::new();
         }
-        self.tables.sends = sends;
-        self.migrating().into_iter().map(|(name, _)| Change::Migration(name)).collect()
+        let before = std::mem::replace(&mut self.tables.sends, sends);
+        let after = &self.tables.sends;
+        let differ = |place: &&(NetworkName, NodeName, Family)| before.get(*place) != after.get(*place);
+        let places = before.keys().chain(after.keys()).filter(differ);
+        // A peer's part hangs on how packets leave for this peer, and on no other.
+        places.map(|(_, peer, _)| Change::Node(peer.clone())).collect()
     }
 
     /// Brings up to date which networks are prepared, and which have migrated; names those that are news. Goes behind the

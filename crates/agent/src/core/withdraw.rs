@@ -63,7 +63,8 @@ impl Core {
 
     /// Answers once nothing is left, or when that takes too long.
     pub(super) fn advance_withdrawal(&mut self) {
-        let Some(withdrawal) = &self.withdrawal else { return };
+        // What is wanted of peers goes part by part.
+        let Some(withdrawal) = self.withdrawal.as_ref().filter(|_| self.desired.is_whole()) else { return };
         let (call, release, asked, deadline) =
             (withdrawal.call, withdrawal.release, withdrawal.asked, withdrawal.deadline);
         let mut left = self.left_in_kernel();

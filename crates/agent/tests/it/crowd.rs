@@ -8,7 +8,7 @@ use ripstop_agent::core::{Core, Output};
 use ripstop_netmodel::{Entry, Key, Object, RouteTarget};
 use ripstop_objects::{BackendKind, ClaimState, Network, Receive, Record};
 use ripstop_plan::{Action, Step};
-use ripstop_tables::{Input, Moment, Start, StoreInput, StoreKind, StoreResult};
+use ripstop_tables::{Input, Moment, Start, StoreInput, StoreKind, StoreResult, Withdrawn};
 use ripstop_types::{Mac, Millis, Revision};
 use rustix::time::{ClockId, clock_gettime};
 
@@ -26,6 +26,8 @@ struct World {
     news: VecDeque<StoreInput>,
     /// Steps for the kernel, by plan.
     plans: Vec<Vec<Step>>,
+    /// Whether an operator got an answer.
+    answered: bool,
 }
 
 impl World {
@@ -39,7 +41,7 @@ impl World {
         let mut facts = facts();
         facts.links.insert(name("eth0"), host_link(1500, &["172.30.1.11/16"]));
         let (core, outputs) = Core::start(at, Start { observed, ..start(facts) });
-        let mut world = Self { core, at, revision: 1, news: VecDeque::new(), plans: Vec::new() };
+        let mut world = Self { core, at, revision: 1, news: VecDeque::new(), plans: Vec::new(), answered: false };
         world.carry_out(outputs);
         world
     }
@@ -117,6 +119,11 @@ impl World {
                     self.feed(Input::Stored { plan, results });
                 }
                 Output::Save { generation } => self.feed(Input::Saved { generation }),
+                Output::Answer { result, .. } => {
+                    result.unwrap();
+                    assert_eq!(self.peers().count(), 0, "the answer came before everything was gone");
+                    self.answered = true;
+                }
                 _ => {}
             }
         }
@@ -130,6 +137,12 @@ impl World {
         let value = serde_json::from_str(&record.value).unwrap();
         self.news.push_back(StoreInput::Put { kind, key: key.clone(), value, revision });
         StoreResult::Done(revision)
+    }
+
+    /// What is in the kernel because of peers.
+    fn peers(&self) -> impl Iterator<Item = &Entry> {
+        let of_peer = |entry: &&Entry| entry.owner.as_ref().is_some_and(|o| o.to_string().starts_with("node/peer"));
+        self.core.applied().iter().map(|(_, entry)| &**entry).filter(of_peer)
     }
 
     fn steps(&self) -> impl Iterator<Item = &Step> {
@@ -178,14 +191,22 @@ fn a_node_that_joins_thousands_writes_each_object_once() {
 fn what_is_there_of_many_peers_stays() {
     const PEERS: u32 = 3 * ripstop_desired::AT_ONCE as u32;
     let before = joined(BackendKind::Vxlan, PEERS);
-    let left = |entry: &&Entry| entry.owner.as_ref().is_some_and(|owner| owner.to_string().starts_with("node/peer"));
-    let there: Vec<Entry> = before.core.applied().iter().map(|(_, entry)| &**entry).filter(left).cloned().collect();
+    let there: Vec<Entry> = before.peers().cloned().collect();
     assert!(there.len() >= 4 * PEERS as usize);
     let world = join(World::with(there), BackendKind::Vxlan, PEERS);
     let removed: Vec<String> =
         world.steps().filter(|step| step.action == Action::Delete).map(|step| step.key.to_string()).collect();
     assert!(removed.is_empty(), "{} removed: {:?} …", removed.len(), removed.first());
     assert!(world.core.desired().keys().all(|key| world.core.applied().get(key).is_some()));
+}
+
+#[test]
+fn everything_of_many_peers_goes_before_that_is_answered() {
+    let mut world = joined(BackendKind::Vxlan, 2 * ripstop_desired::AT_ONCE as u32 + 1);
+    assert!(world.peers().count() > 0);
+    world.feed(Input::Withdraw { call: 1, what: Withdrawn::Everything, release: false });
+    world.settle();
+    assert!(world.answered && world.peers().count() == 0);
 }
 
 #[test]
