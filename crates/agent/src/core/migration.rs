@@ -76,7 +76,11 @@ impl Core {
         let before = std::mem::replace(&mut self.tables.sends, sends);
         let after = &self.tables.sends;
         let differ = |place: &&(NetworkName, NodeName, Family)| before.get(*place) != after.get(*place);
-        let places = before.keys().chain(after.keys()).filter(differ);
+        // The end of a migration is a change of its network.
+        let migrates = |place: &&(NetworkName, NodeName, Family)| {
+            self.tables.networks.get(&place.0).is_some_and(|row| row.value.migration.is_some())
+        };
+        let places = before.keys().chain(after.keys()).filter(differ).filter(migrates);
         // A peer's part hangs on how packets leave for this peer, and on no other.
         places.map(|(_, peer, _)| Change::Node(peer.clone())).collect()
     }
