@@ -324,7 +324,11 @@ fn many_peers_are_made_in_parts() {
     let mut touched = desired.update(&s.tables, &BTreeSet::from([Change::Facts]));
     let mut parts = 0;
     while !desired.is_whole() {
-        assert!(desired.model().len() < parts * 8 * AT_ONCE + 64, "{} objects after {parts} parts", desired.model().len());
+        assert!(
+            desired.model().len() < parts * 8 * AT_ONCE + 64,
+            "{} objects after {parts} parts",
+            desired.model().len()
+        );
         touched.append(&mut desired.go_on(&s.tables));
         parts += 1;
     }

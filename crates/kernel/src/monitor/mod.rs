@@ -77,14 +77,17 @@ pub struct Monitor {
     known: Known,
 }
 
+/// Family, table and name of a chain.
+type ChainKey = (u8, Box<str>, Box<str>);
+
 /// What events are compared with.
 #[derive(Debug, Default)]
 pub(crate) struct Known {
     links: BTreeMap<u32, LinkState>,
     /// Foreign links that run.
     running: BTreeSet<u32>,
-    /// Foreign base chains on the forward hook: family, table, chain.
-    forward: BTreeSet<(u8, Box<str>, Box<str>)>,
+    /// Foreign base chains on the forward hook.
+    forward: BTreeSet<ChainKey>,
     /// Links with events since the last look: as they were, and whether somebody else may be the cause.
     touched: BTreeMap<u32, Touched>,
 }
@@ -204,8 +207,8 @@ impl Monitor {
     }
 }
 
-/// Foreign base chains on the forward hook: family, table, chain.
-fn forward_chains() -> Result<BTreeSet<(u8, Box<str>, Box<str>)>, ObserveError> {
+/// Foreign base chains on the forward hook.
+fn forward_chains() -> Result<BTreeSet<ChainKey>, ObserveError> {
     let mut nft = Socket::open(Protocol::Netfilter).map_err(|e| ObserveError::new("nftables chains", e))?;
     let chains = facts::forward_chains(&mut nft)?.into_iter();
     Ok(chains.map(|chain| (chain.family, chain.table.into(), chain.name.into())).collect())

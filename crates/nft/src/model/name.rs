@@ -14,11 +14,11 @@ use serde::{Deserialize, Serialize};
 #[serde(try_from = "String", into = "String")]
 pub struct Name(Text);
 
-/// Most names are written in the program. Thousands of elements have the same two.
+/// Most names are written in the program. Thousands of elements have the same two. Both forms fit two words.
 #[derive(Clone)]
 enum Text {
     Fixed(&'static str),
-    Read(Arc<str>),
+    Read(Arc<String>),
 }
 
 impl Name {
@@ -87,7 +87,7 @@ impl FromStr for Name {
 
     fn from_str(text: &str) -> Result<Self, Invalid> {
         check(text)?;
-        Ok(Self(Text::Read(text.into())))
+        Ok(Self(Text::Read(Arc::new(text.into()))))
     }
 }
 

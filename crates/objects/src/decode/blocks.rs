@@ -93,7 +93,7 @@ fn pool(d: &mut Decoder, node: &Node<'_>) -> Option<Pool> {
 /// Checks the map against the rest of the network. `spec` is where the author wrote it.
 pub(super) fn check(d: &mut Decoder, fields: &Fields<'_>, spec: &NetworkSpec) {
     let Some(blocks) = &spec.blocks else { return };
-    let at = |field: &str| super::join(&fields.path("blocks"), field);
+    let at = |field: &str| super::join(fields.path("blocks"), field);
     if spec.wiring != Wiring::Routed {
         let accepted = "routed: the addresses of a node in rangeMode blocks are no subnet for a bridge";
         d.fault(fields.path("wiring"), spec.wiring.as_str(), accepted);

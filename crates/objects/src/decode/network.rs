@@ -132,7 +132,7 @@ fn spec(d: &mut Decoder, node: &Node<'_>) -> Option<NetworkSpec> {
 
 /// Where the author of the document wrote a field.
 fn field_path(fields: &Fields<'_>, field: Field) -> String {
-    let family = |name, family| super::join(&fields.path(name), if family == Family::V4 { "v4" } else { "v6" });
+    let family = |name, family| super::join(fields.path(name), if family == Family::V4 { "v4" } else { "v6" });
     let item = |name, wanted: &dyn Fn(Prefix) -> bool| {
         let is_wanted = |tree: &Tree| matches!(tree, Tree::Text(text) if text.parse().is_ok_and(wanted));
         let index = match fields.get(name).map(|node| node.tree) {
