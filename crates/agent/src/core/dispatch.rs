@@ -72,7 +72,7 @@ impl Core {
     pub(super) fn run(&mut self, scope: BTreeSet<Key>) -> bool {
         let (store, local) = by_lane(self.diff(&scope));
         let mut of_kernel = scope;
-        let of_store: BTreeSet<Key> = of_kernel.extract_if(.., |key| is_cluster_record(key)).collect();
+        let of_store: BTreeSet<Key> = of_kernel.extract_if(.., is_cluster_record).collect();
         let any = !store.is_empty() || local.iter().any(|step| step.action != Action::Refuse);
         self.launch(store, of_store, Purpose::Model);
         self.launch(local, of_kernel, Purpose::Model);
