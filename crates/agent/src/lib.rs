@@ -19,6 +19,7 @@ mod http;
 mod kernel_thread;
 mod logging;
 mod metrics;
+mod prober;
 mod replay;
 mod run;
 mod snapshot_lane;

@@ -53,6 +53,7 @@ impl Metrics {
         registry.register("plan_steps", "Plan steps sent out, by lane and action", self.steps.clone());
         registry.register("cni_replies", "Answers to runtimes, by result", self.replies.clone());
         let status = core.status();
+        let [probed, narrow, without_offload] = core.probe_counts();
         for (name, help, value) in [
             ("ready", "Whether pods can be added", usize::from(status.ready)),
             ("pods", "Pods of this node", status.pods),
@@ -60,6 +61,13 @@ impl Metrics {
             ("networks", "Networks known", status.networks),
             ("failed_objects", "Objects that could not be written", status.failed.len()),
             ("refused_objects", "Objects left as they are", status.refused.len()),
+            ("probed_ways", "Ways to peers that are probed", probed),
+            ("narrow_ways", "Ways that carry shorter packets than their links here take", narrow),
+            (
+                "tunnels_without_checksum_offload",
+                "Tunnel devices whose checksums are completed before they send",
+                without_offload,
+            ),
             ("kernel_objects", "Objects of ours, as last read or written", core.applied().len()),
         ] {
             let gauge: Gauge = Gauge::default();

@@ -19,12 +19,12 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::{Receiver, UnboundedReceiver, UnboundedSender, channel, unbounded_channel};
 use tokio::sync::oneshot;
 
-use crate::core::{Core, Level, Output, reference};
+use crate::core::{Core, Level, Output, ProbePlan, reference};
 use crate::kernel_thread::{self, Job, Wanted};
 use crate::metrics::Metrics;
 use crate::snapshot_lane::Writer;
 use crate::store_lane::{self, Lane, StoreCell, Write as StoreWrite};
-use crate::{files, http, logging, socket};
+use crate::{files, http, logging, prober, socket};
 
 /// So much of what the store says is acted upon at once: in its list there are thousands of records, and each would have a
 /// plan of its own. Not more, so that a call waits for some milliseconds at most.
@@ -119,6 +119,7 @@ struct Shell {
     news: Receiver<StoreInput>,
     jobs: mpsc::Sender<Job>,
     writes: UnboundedSender<StoreWrite>,
+    prober: UnboundedSender<ProbePlan>,
     recording: Option<BufWriter<File>>,
     calls: BTreeMap<u64, oneshot::Sender<Response>>,
     answers: BTreeMap<u64, oneshot::Sender<Result<(), String>>>,
@@ -168,6 +169,7 @@ impl Shell {
         let snapshot = Writer::start(config.clone(), to_self.clone())?;
         let plugins = socket::listen(&config.run_dir.join("cni.sock"))?;
         tokio::spawn(socket::serve_plugins(plugins, to_self.clone()));
+        let prober = prober::start(config.probing, to_self.clone());
         http::start(&config, to_self, store)?;
         tracing::info!("agent {} of node {node} is up", env!("CARGO_PKG_VERSION"));
         let mut shell = Self {
@@ -177,6 +179,7 @@ impl Shell {
             news,
             jobs,
             writes,
+            prober,
             recording,
             calls: BTreeMap::new(),
             answers: BTreeMap::new(),
@@ -299,6 +302,8 @@ impl Shell {
                 }
                 Output::Save { generation } => self.snapshot.save(self.core.snapshot(), Some(generation)),
                 Output::Forget => self.snapshot.forget(),
+                // The prober ends only with the agent.
+                Output::Probe(plan) => drop(self.prober.send(*plan)),
                 Output::Log { level, text } => match level {
                     Level::Warn => tracing::warn!("{text}"),
                     Level::Info => tracing::info!("{text}"),

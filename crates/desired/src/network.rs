@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use ripstop_fabric::{egress, forwarder, host, paths, wiring};
 use ripstop_netmodel::{Address, Entry, Forwarder, Link, LinkKind, Ns, Route, RouteTarget, Scope, Sysctl};
 use ripstop_objects::{Encapsulation, Network, NetworkName, RangeMode, Wiring};
-use ripstop_tables::Tables;
+use ripstop_tables::{Checksums, Tables};
 use ripstop_types::{Family, IfName, Prefix};
 
 use crate::{Part, ruleset};
@@ -38,6 +38,7 @@ pub(crate) fn objects(tables: &Tables, network: &Network) -> Vec<Entry> {
         altname: Some(format!("ripstop.network.{}", network.name).into()),
         port: None,
         no_link_local: true,
+        tx_checksum: None,
     });
     for range in &own {
         own_range(&mut part, network, &link, *range);
@@ -60,7 +61,7 @@ pub(crate) fn objects(tables: &Tables, network: &Network) -> Vec<Entry> {
         part.add(Address { ns: Ns::Host, link, ip: wiring::router(Family::V6), len: 64, scope: Scope::Link });
     }
     tunnels(&mut part, tables, network);
-    if network.migration.is_some() {
+    if network.migration.is_some() || host::uplinks(tables, Family::V4).len() > 1 {
         loose_sources(&mut part, tables, network);
     }
     part.entries
@@ -139,7 +140,7 @@ fn namesakes_ranges<'a>(tables: &'a Tables, network: &'a NetworkName) -> impl It
     claimed.filter(of_another).map(|(_, range)| *range)
 }
 
-/// While peers answer by another way than the one by which they are asked, the kernel must not take the sources of their
+/// While peers may answer by another way than the one by which they are asked, the kernel must not take the sources of their
 /// packets for forged: reverse-path filter 2 (RFC 3704, loose) outweighs a strict one for all links.
 fn loose_sources(part: &mut Part, tables: &Tables, network: &Network) {
     // IPv6 has no such setting.
@@ -150,16 +151,25 @@ fn loose_sources(part: &mut Part, tables: &Tables, network: &Network) {
         let path = format!("net/ipv4/conf/{name}/rp_filter");
         part.add(Sysctl { ns: Ns::Host, link, path: path.into(), value: "2".into() });
     };
-    if let Some(uplink) = host::uplink(tables, Family::V4) {
-        loosen(uplink, None);
+    for link in host::uplinks(tables, Family::V4).into_iter().map(|uplink| uplink.link).collect::<BTreeSet<_>>() {
+        loosen(link, None);
     }
     for (_, tunnel) in paths::tunnel_links(network) {
         loosen(&tunnel.clone(), Some(tunnel));
     }
 }
 
+/// The source of tunnel packets: this node's address. Where it has several it is left to the route of each.
+fn tunnel_source(tables: &Tables) -> Option<IpAddr> {
+    let family = host::outer_family(tables)?;
+    match host::uplinks(tables, family)[..] {
+        [only] => Some(only.address.ip),
+        _ => Some(Prefix::default_route(family).addr()),
+    }
+}
+
 fn tunnels(part: &mut Part, tables: &Tables, network: &Network) {
-    let Some(local) = host::outer_family(tables).and_then(|family| host::address(tables, family)) else { return };
+    let Some(local) = tunnel_source(tables) else { return };
     for (encapsulation, name) in paths::tunnel_links(network) {
         if let Some(ip) = own_ip(tables, &network.name, Family::V4) {
             // A peer may answer by another way than it was asked. On a link without an address the kernel takes such a
@@ -170,10 +180,12 @@ fn tunnels(part: &mut Part, tables: &Tables, network: &Network) {
         let (kind, mac, word) = match encapsulation {
             Encapsulation::Udp => (LinkKind::Tun, None, "udp"),
             Encapsulation::Vxlan | Encapsulation::None => {
-                let kind = LinkKind::Vxlan { vni: backend.vni, port: backend.port, local: local.ip };
+                let kind = LinkKind::Vxlan { vni: backend.vni, port: backend.port, local };
                 (kind, Some(paths::tunnel_mac(&tables.node, network)), "tunnel")
             }
         };
+        // Switched off where some peer does not get what is left to be filled in. It is not touched where that never was.
+        let tx_checksum = tables.checksums.get(&name).map(|state| *state != Checksums::Broken);
         part.add(Link {
             ns: Ns::Host,
             name,
@@ -185,6 +197,7 @@ fn tunnels(part: &mut Part, tables: &Tables, network: &Network) {
             altname: Some(format!("ripstop.{word}.{}", network.name).into()),
             port: None,
             no_link_local: true,
+            tx_checksum,
         });
     }
     // Where no forwarder runs nobody can be told; its device and the routes stay as they are.

@@ -39,7 +39,7 @@ pub(crate) fn objects(tables: &Tables, network: &Network, peer: &NodeRecord) -> 
     for family in network.spec.families() {
         for address in peer.addresses.iter().filter(|address| Family::of(address.ip) == family) {
             let range = Prefix::host(address.ip);
-            if egress::sees_pods(tables, network, peer, family) && !is_plain_anyway(tables, &range) {
+            if egress::sees_pods(tables, network, peer, address.ip) && !is_plain_anyway(tables, &range) {
                 part.add(ruleset::interval(ruleset::sets(family).plain, range, &owner));
             }
         }
@@ -60,9 +60,12 @@ fn routes(part: &mut Part, tables: &Tables, network: &Network, peer: &NodeRecord
         return;
     };
     let own_ip = own_ip(tables, &network.name, family);
+    let mut mtu = None;
     let target = match paths::path(tables, network, peer, family) {
         Ok(path) => {
             let onlink = path.tunnel.is_some();
+            // The node is a router to its pods: it tells them of the way's length by ICMP, running pods too.
+            mtu = paths::mtu(tables, network, &path);
             part.add(Nexthop { id, link: path.link.clone(), gateway: path.gateway, onlink });
             if let Some(end) = path.tunnel
                 && let Some(mac) = end.mac
@@ -77,6 +80,6 @@ fn routes(part: &mut Part, tables: &Tables, network: &Network, peer: &NodeRecord
     };
     for dst in ranges {
         let src = own_ip.filter(|_| target != RouteTarget::Unreachable);
-        part.add(Route { ns: Ns::Host, table: 254, dst, metric: 0, target: target.clone(), src, mtu: None });
+        part.add(Route { ns: Ns::Host, table: 254, dst, metric: 0, target: target.clone(), src, mtu });
     }
 }

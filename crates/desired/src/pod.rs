@@ -99,6 +99,7 @@ fn links(part: &mut Part, row: &PodRow, mtu: Option<u32>) {
         altname: Some(altname(row, &row.host_link).into()),
         port: bridged.then_some(BridgePort { hairpin: true, learning: true }),
         no_link_local: true,
+        tx_checksum: None,
     });
     part.add(Link {
         ns: row.ns(),
@@ -111,6 +112,7 @@ fn links(part: &mut Part, row: &PodRow, mtu: Option<u32>) {
         altname: None,
         port: None,
         no_link_local: true,
+        tx_checksum: None,
     });
     if let Ok(name) = "lo".parse() {
         part.add(Link {
@@ -124,6 +126,7 @@ fn links(part: &mut Part, row: &PodRow, mtu: Option<u32>) {
             altname: None,
             port: None,
             no_link_local: false,
+            tx_checksum: None,
         });
     }
 }
@@ -150,6 +153,7 @@ fn shapers(part: &mut Part, tables: &Tables, row: &PodRow) {
         altname: Some(altname(row, &device.name).into()),
         port: None,
         no_link_local: true,
+        tx_checksum: None,
     });
     part.add(shaper(Ns::Host, device.name, limit));
 }

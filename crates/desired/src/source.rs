@@ -99,7 +99,10 @@ pub(crate) fn sources_of<'a>(
                 sources.extend(tables.peers().map(|peer| Source::Peer(network.clone(), peer.value.name.clone())));
                 sources.insert(Source::Records);
             }
-            Change::Blocks(network) => {
+            Change::Reach(node) => {
+                sources.extend(tables.networks.keys().map(|network| Source::Peer(network.clone(), node.clone())));
+            }
+            Change::Blocks(network) | Change::Tunnel(network) => {
                 sources.insert(Source::Network(network.clone()));
             }
             Change::Node(_) => {

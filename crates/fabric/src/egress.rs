@@ -26,13 +26,13 @@ pub fn always_plain(family: Family) -> impl Iterator<Item = Prefix> {
     all.into_iter().flatten()
 }
 
-/// Whether a peer's own address of a family sees the addresses of this network's pods.
-pub fn sees_pods(tables: &Tables, network: &Network, peer: &NodeRecord, family: Family) -> bool {
+/// Whether this address of a peer's own sees the addresses of this network's pods: on a plain path the one that is their
+/// gateway. Of several uplinks another one's answer would come by another way.
+pub fn sees_pods(tables: &Tables, network: &Network, peer: &NodeRecord, ip: IpAddr) -> bool {
     match network.spec.masquerade.to_nodes {
         ToNodes::Always => false,
         ToNodes::Never => true,
-        ToNodes::Auto => {
-            paths::path(tables, network, peer, family).is_ok_and(|path| path.encapsulation == Encapsulation::None)
-        }
+        ToNodes::Auto => paths::path(tables, network, peer, Family::of(ip))
+            .is_ok_and(|path| path.encapsulation == Encapsulation::None && path.gateway == ip),
     }
 }

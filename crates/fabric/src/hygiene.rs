@@ -31,7 +31,8 @@ pub fn jumps(tables: &Tables) -> impl Iterator<Item = (Family, &'static str)> {
 /// Links of the host whose routes come by router advertisements, which they would not take any more once the node
 /// forwards: those that carry the node's traffic. What faces containers of others is left alone: they could send some.
 pub fn advertised_links(tables: &Tables) -> Vec<&IfName> {
-    let uplinks = Family::BOTH.into_iter().filter_map(|family| host::uplink(tables, family));
+    let further = host::uplinks(tables, Family::V6).into_iter().map(|uplink| uplink.link);
+    let uplinks = Family::BOTH.into_iter().filter_map(|family| host::uplink(tables, family)).chain(further);
     let mut links: Vec<&IfName> = uplinks.chain(tables.facts.default_links.get(&Family::V6)).collect();
     links.sort();
     links.dedup();

@@ -3,6 +3,7 @@
 //! - [`host`]: which of the host's links and addresses carry the node's traffic, and which MTU pods get.
 //! - [`paths`]: how this node reaches a peer; one function for every backend.
 //! - [`wiring`]: how a pod is connected, with names, gateways and hardware addresses.
+//! - [`probing`]: which ways to peers are probed.
 //! - [`egress`]: which destinations see a pod's own address.
 //! - [`hygiene`]: what of the host gets in the way of pods, and what is done about it.
 //! - [`migration`]: how a network goes from one backend to another without losing a packet.
@@ -20,5 +21,6 @@ pub mod host;
 pub mod hygiene;
 pub mod migration;
 pub mod paths;
+pub mod probing;
 pub mod publish;
 pub mod wiring;

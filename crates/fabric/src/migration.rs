@@ -135,7 +135,12 @@ fn apart(one: &NodeRecord, other: &NodeRecord, family: Family) -> Option<String>
         let lacks = if one.address(family).is_none() { one } else { other };
         return Some(format!("node/{} has published no {family} address, which host-gw needs", lacks.name));
     };
-    (!here.shares_subnet(there.ip)).then(|| {
+    let of_family = |node: &NodeRecord| {
+        node.addresses.iter().filter(|address| Family::of(address.ip) == family).copied().collect::<Vec<_>>()
+    };
+    let theirs = of_family(other);
+    let share = of_family(one).iter().any(|own| theirs.iter().any(|their| own.shares_subnet(their.ip)));
+    (!share).then(|| {
         format!(
             "a router stands between node/{} at {} and node/{} at {}: host-gw carries packets inside one subnet only; accepted: auto, vxlan, udp",
             one.name, here.ip, other.name, there.ip

@@ -6,7 +6,11 @@ use ripstop_objects::{BackendKind, Encapsulation, Network, NodeRecord};
 use ripstop_tables::Tables;
 use ripstop_types::{Family, IfName, Mac, NodeName};
 
-use crate::{forwarder, host, migration, wiring};
+use crate::host::{self, Uplink};
+use crate::{forwarder, migration, probing, wiring};
+
+/// What every link of IPv6 carries at least, in bytes (RFC 8200, section 5).
+const SHORTEST_V6: u32 = 1280;
 
 /// The way to a peer's pods of one family.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +36,13 @@ pub struct TunnelEnd {
     pub outer: IpAddr,
     /// Hardware address of its inner frames, where there are frames.
     pub mac: Option<Mac>,
+}
+
+impl Path {
+    /// The peer's address on the underlay.
+    pub fn underlay(&self) -> IpAddr {
+        self.tunnel.map_or(self.gateway, |end| end.outer)
+    }
 }
 
 /// Why there is no path: a sentence without a full stop.
@@ -81,6 +92,29 @@ pub(crate) fn by_backend(
     }
 }
 
+/// The longest packet of a pod that this path carries, in bytes, where that is less than its device takes: what its link, or
+/// the way behind it, leaves after the encapsulation.
+pub fn mtu(tables: &Tables, network: &Network, path: &Path) -> Option<u32> {
+    let to = path.underlay();
+    let link = probing::link_mtu(tables, to)?;
+    let whole = tables.reaches.get(&to).and_then(|reach| reach.mtu).map_or(link, |found| found.min(link));
+    let inner = whole.saturating_sub(path.encapsulation.overhead(Family::of(to)));
+    let device = match path.encapsulation {
+        Encapsulation::None => link,
+        Encapsulation::Vxlan | Encapsulation::Udp => host::tunnel_mtu(tables, network, path.encapsulation)?,
+    };
+    let least = if path.family == Family::V6 { SHORTEST_V6 } else { 0 };
+    Some(inner.max(least)).filter(|inner| *inner < device)
+}
+
+/// Whether a path carries every packet that its family demands.
+pub fn carries_its_family(tables: &Tables, path: &Path) -> bool {
+    let to = path.underlay();
+    let overhead = path.encapsulation.overhead(Family::of(to));
+    let found = tables.reaches.get(&to).and_then(|reach| reach.mtu);
+    path.family == Family::V4 || found.is_none_or(|found| found >= SHORTEST_V6 + overhead)
+}
+
 /// The encapsulation that a backend uses at most.
 pub(crate) fn most_by(kind: BackendKind) -> Encapsulation {
     match kind {
@@ -112,28 +146,58 @@ fn plain(tables: &Tables, peer: &NodeRecord, family: Family) -> Result<Path, NoP
     let own = host::address(tables, family).ok_or_else(|| {
         NoPath::Refused(format!("this node has no {family} address on its uplink, which host-gw needs"))
     })?;
-    let link =
-        host::uplink(tables, family).ok_or_else(|| NoPath::Refused(format!("this node has no {family} uplink")))?;
     let theirs = peer.address(family).ok_or_else(|| {
         NoPath::Refused(format!("{} has published no {family} address, which host-gw needs", peer.name))
     })?;
     if !peer.receives_plain() {
         return Err(NoPath::Refused(format!("{} does not take packets without encapsulation", peer.name)));
     }
-    if !own.shares_subnet(theirs.ip) {
+    let Some((uplink, gateway)) = shared_subnet(tables, peer, family) else {
         return Err(NoPath::Refused(format!(
             "{} at {} is not in this node's subnet {}, so a router that does not know the pods is between: use the backend auto or vxlan",
             peer.name, theirs.ip, own.prefix
         )));
-    }
+    };
     Ok(Path {
         peer: peer.name.clone(),
         family,
         encapsulation: Encapsulation::None,
-        link: link.clone(),
-        gateway: theirs.ip,
+        link: uplink.link.clone(),
+        gateway,
         tunnel: None,
     })
+}
+
+/// This node's uplink and the peer's address in a subnet that both are in. Of several what both nodes prefer most, so that
+/// both choose the same one, among those that answer.
+fn shared_subnet<'a>(tables: &'a Tables, peer: &NodeRecord, family: Family) -> Option<(Uplink<'a>, IpAddr)> {
+    let theirs = peer.addresses.iter().map(|address| address.ip).filter(|ip| Family::of(*ip) == family);
+    let uplinks = host::uplinks(tables, family);
+    let pairs = theirs.enumerate().flat_map(|(n, ip)| {
+        let shares = |uplink: &Uplink<'_>| uplink.address.shares_subnet(ip) && uplink.address.ip != ip;
+        let own = uplinks.iter().enumerate().find(|(_, uplink)| shares(uplink));
+        own.map(|(m, uplink)| ((doubt(tables, ip), n + m, uplink.address.prefix), *uplink, ip))
+    });
+    pairs.min_by(|one, other| one.0.cmp(&other.0)).map(|(_, uplink, ip)| (uplink, ip))
+}
+
+/// The address to which tunnel packets for a peer go, among those that answer: one in a subnet of this node's, otherwise the
+/// one it names first.
+fn outer_address(tables: &Tables, peer: &NodeRecord, first: IpAddr) -> IpAddr {
+    let family = Family::of(first);
+    let further = peer.addresses.iter().map(|address| address.ip).filter(|ip| Family::of(*ip) == family);
+    let all = [first].into_iter().chain(further);
+    all.min_by_key(|ip| (doubt(tables, *ip), host::uplink_to(tables, *ip).is_none())).unwrap_or(first)
+}
+
+/// How doubtful it is that packets to a peer's address arrive. A peer answers probes of addresses only that it knows to be a
+/// node's, so that tunnel packets from there are taken.
+fn doubt(tables: &Tables, ip: IpAddr) -> u8 {
+    match tables.reaches.get(&ip) {
+        Some(reach) if reach.answers => 0,
+        None => 1,
+        Some(_) => 2,
+    }
 }
 
 /// The link-local address that goes with a hardware address (RFC 4291, appendix A).
@@ -177,7 +241,7 @@ fn vxlan(tables: &Tables, network: &Network, peer: &NodeRecord, family: Family) 
         encapsulation: Encapsulation::Vxlan,
         link,
         gateway,
-        tunnel: Some(TunnelEnd { outer, mac: Some(theirs.mac) }),
+        tunnel: Some(TunnelEnd { outer: outer_address(tables, peer, outer), mac: Some(theirs.mac) }),
     })
 }
 

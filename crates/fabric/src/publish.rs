@@ -37,6 +37,7 @@ pub fn record(tables: &Tables) -> Option<NodeRecord> {
         prefers: Vec::new(),
         forwarder: tables.facts.forwarder,
         pod_mtu: tables.networks.values().filter_map(|row| host::pod_mtu(tables, &row.value)).min(),
+        probe_port: tables.probe_port,
         networks: revisions(&mut tables.networks.values().filter(|row| realised(row))),
         migrated: tables.migrated.clone(),
         version: tables.version.clone(),

@@ -28,6 +28,7 @@ pub const TARGETS: &[Target] = &[
     ("manifest", objects::manifest),
     ("nft", peers::nft),
     ("plugin", agent::plugin),
+    ("probe", peers::probe),
     ("recording", agent::recording),
     ("snapshot", agent::snapshot),
     ("store_client", peers::store_client),

@@ -156,6 +156,7 @@ fn links(i: u32, pod: &Ns, near: (&IfName, Mac), far: (&IfName, Mac)) -> Fallibl
         altname: Some(format!("ripstop.pod.default.pod-{i}.eth0.{host}").into()),
         port: None,
         no_link_local: true,
+        tx_checksum: None,
     };
     let inner = Link {
         ns: pod.clone(),
@@ -171,6 +172,7 @@ fn links(i: u32, pod: &Ns, near: (&IfName, Mac), far: (&IfName, Mac)) -> Fallibl
         mtu: None,
         mac: None,
         no_link_local: false,
+        tx_checksum: None,
         ..inner.clone()
     };
     Ok([outer, inner, loopback])

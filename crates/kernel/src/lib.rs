@@ -4,6 +4,7 @@
 //! - [`Observer`] reads what is there, as the same values the plan is made of;
 //! - [`Monitor`] tells when something changed behind the agent's back;
 //! - [`BootFiles`] keeps the records of this boot in files;
+//! - [`ProbeSocket`] sends and receives datagrams that are not fragmented;
 //! - [`netns`] opens and enters network namespaces.
 //!
 //! Not here: why an object is wanted, which steps lead there, records of the cluster's store. Everything is synchronous
@@ -17,11 +18,13 @@
 
 mod apply;
 mod error;
+mod ethtool;
 mod monitor;
 mod netlink;
 pub mod netns;
 mod observe;
 mod own;
+mod probe;
 mod reaper;
 mod records;
 mod sysctl;
@@ -35,4 +38,5 @@ pub use monitor::{Changed, Monitor};
 pub use netns::{Netns, NetnsError};
 pub use observe::Observer;
 pub use own::OwnTraffic;
+pub use probe::{Datagram, ProbeSocket};
 pub use records::{BootFiles, Records};

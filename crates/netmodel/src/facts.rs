@@ -48,6 +48,9 @@ pub struct HostLink {
     /// Whether router advertisements are taken (`net.ipv6.conf.*.accept_ra`): 0 never, 1 unless it forwards, 2 always.
     #[serde(default)]
     pub accept_ra: Option<u8>,
+    /// Driver's name of a virtual link, as `ip -d link` shows it: `bridge`, `veth`, `bond`. None of a physical device.
+    #[serde(default)]
+    pub kind: Option<Arc<str>>,
 }
 
 /// A base chain of another owner, on the forward hook, that drops what it does not know.

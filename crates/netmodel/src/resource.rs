@@ -48,6 +48,9 @@ pub struct Link {
     pub port: Option<BridgePort>,
     /// No automatic IPv6 link-local address (`IN6_ADDR_GEN_MODE_NONE`).
     pub no_link_local: bool,
+    /// Whether checksums are left to what is below (`ethtool -K LINK tx`); `None` leaves it so. Read of VXLAN devices only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tx_checksum: Option<bool>,
 }
 
 /// Kinds of link.
@@ -66,7 +69,7 @@ pub enum LinkKind {
         vni: u32,
         /// UDP destination port.
         port: u16,
-        /// Outer source address.
+        /// Outer source address; the unspecified one of its family leaves it to the route.
         local: IpAddr,
     },
     /// A TUN device with several queues that stays when none of them is open (linux/if_tun.h).
@@ -205,7 +208,7 @@ pub struct Route {
     pub target: RouteTarget,
     /// Preferred source address.
     pub src: Option<IpAddr>,
-    /// Path MTU locked into the route.
+    /// Path MTU of the route; longer packets that are passed on by it are answered with an ICMP message.
     pub mtu: Option<u32>,
 }
 
@@ -404,7 +407,9 @@ impl Resource for Link {
 
     fn satisfied_by(&self, observed: &Self) -> bool {
         let same_or_free = |wanted: Option<u32>, found: Option<u32>| wanted.is_none() || wanted == found;
+        let source = |kind: &LinkKind| if let LinkKind::Vxlan { local, .. } = kind { Some(*local) } else { None };
         self.can_update(observed)
+            && source(&self.kind) == source(&observed.kind)
             && same_or_free(self.mtu, observed.mtu)
             && (self.mac.is_none() || self.mac == observed.mac)
             && self.up == observed.up
@@ -412,11 +417,16 @@ impl Resource for Link {
             && (self.altname.is_none() || self.altname == observed.altname)
             && (self.port.is_none() || self.port == observed.port)
             && (!self.no_link_local || observed.no_link_local)
+            && (self.tx_checksum.is_none() || self.tx_checksum == observed.tx_checksum)
     }
 
     fn can_update(&self, observed: &Self) -> bool {
         match (&self.kind, &observed.kind) {
             (LinkKind::Veth(_) | LinkKind::VethPeer, LinkKind::Veth(_) | LinkKind::VethPeer) => true,
+            (
+                LinkKind::Vxlan { vni, port, local },
+                LinkKind::Vxlan { vni: found_vni, port: found_port, local: found_local },
+            ) => (vni, port, local.is_ipv4()) == (found_vni, found_port, found_local.is_ipv4()),
             (wanted, found) => wanted == found,
         }
     }

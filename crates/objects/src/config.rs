@@ -32,6 +32,8 @@ pub struct AgentConfig {
     pub log: LogConfig,
     /// Intervals.
     pub timings: Timings,
+    /// Whether ways to peers are probed.
+    pub probing: ProbingConfig,
     /// Sockets and leases; a tmpfs, emptied by a reboot. Default `/run/ripstop`.
     pub run_dir: PathBuf,
     /// Snapshot and store file. Default `/var/lib/ripstop`.
@@ -50,6 +52,7 @@ impl Default for AgentConfig {
             metrics_listen: None,
             log: LogConfig::default(),
             timings: Timings::default(),
+            probing: ProbingConfig::default(),
             run_dir: PathBuf::from("/run/ripstop"),
             state_dir: PathBuf::from("/var/lib/ripstop"),
         }
@@ -238,6 +241,27 @@ pub struct Timings {
 impl Default for Timings {
     fn default() -> Self {
         Self { alive_interval: 2_000, stale_after: 10_000, orphan_interval: 10_000, sweep_interval: 300_000 }
+    }
+}
+
+/// How ways to peers are probed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ProbingConfig {
+    /// Whether the longest packet is looked for that comes through to each peer. Default true.
+    pub mtu: bool,
+    /// Whether it is looked at that checksums left to hardware come right in tunnels. Default true.
+    pub checksum: bool,
+    /// Between two confirmations of one way; longer where there are more than 200 peers. Default 2 s.
+    #[serde(serialize_with = "duration")]
+    pub interval: u64,
+    /// The UDP port on which this node answers its peers' probes. Default 9468.
+    pub port: u16,
+}
+
+impl Default for ProbingConfig {
+    fn default() -> Self {
+        Self { mtu: true, checksum: true, interval: 2_000, port: 9468 }
     }
 }
 

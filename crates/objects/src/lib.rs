@@ -19,8 +19,8 @@ mod record;
 
 pub use check::{check_change, check_network_against_host, check_networks, check_node_name, check_pod_cidrs};
 pub use config::{
-    AgentConfig, EtcdConfig, EtcdTlsConfig, FlannelConfig, LogConfig, LogFormat, LogLevel, StoreConfig, Timings,
-    UplinkConfig,
+    AgentConfig, EtcdConfig, EtcdTlsConfig, FlannelConfig, LogConfig, LogFormat, LogLevel, ProbingConfig, StoreConfig,
+    Timings, UplinkConfig,
 };
 pub use documents::Manifest;
 pub use fault::{Fault, Faults, Note};

@@ -55,6 +55,9 @@ pub struct NodeRecord {
     /// MTU of its pods in bytes, once known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pod_mtu: Option<u32>,
+    /// The UDP port on which it answers probes; none: it answers none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub probe_port: Option<u16>,
     /// Networks in its kernel, with the revision at which each is.
     pub networks: BTreeMap<NetworkName, Revision>,
     /// Networks that are migrating, with the revision at which all its packets leave by the new backend.

@@ -153,6 +153,7 @@ fn make_other_end(model: &mut Model, entry: &Entry) {
         altname: None,
         port: None,
         no_link_local: true,
+        tx_checksum: None,
     };
     remove(model, &other.key());
     model.insert(other, entry.owner.clone());

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use ripstop_cni_spec::wire::Request;
 use ripstop_netmodel::{Entry, HostFacts, Kind};
 use ripstop_objects::{AgentConfig, NodeIdentity};
+use ripstop_probe::Report;
 use ripstop_types::{Millis, NodeName, Prefix, Revision, StoreKind};
 use serde::{Deserialize, Serialize};
 
@@ -86,8 +87,31 @@ pub enum Input {
         /// Give this node's ranges back too, and remove its records from the store.
         release: bool,
     },
+    /// The prober said something.
+    Probe(ProbeInput),
     /// Time has passed.
     Tick,
+}
+
+/// What the prober says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ProbeInput {
+    /// This node answers probes.
+    Open {
+        /// The UDP port.
+        port: u16,
+    },
+    /// It cannot.
+    Closed {
+        /// Why.
+        why: String,
+    },
+    /// Something was found out.
+    Found {
+        /// What.
+        reports: Vec<Report>,
+    },
 }
 
 /// How much of ours is taken out of the kernel, for good: only another start of the agent puts it back.
@@ -232,6 +256,7 @@ impl Input {
             Self::Release { .. } => "release",
             Self::DeleteNode { .. } => "delete-node",
             Self::Withdraw { .. } => "withdraw",
+            Self::Probe(_) => "probe",
             Self::Tick => "tick",
         }
     }

@@ -18,11 +18,12 @@ mod snapshot;
 mod state;
 mod value;
 
-pub use input::{FaultCause, Input, Moment, Start, StepFault, StoreInput, StoreResult, Withdrawn};
+pub use input::{FaultCause, Input, Moment, ProbeInput, Start, StepFault, StoreInput, StoreResult, Withdrawn};
 pub use nexthop::NexthopIds;
 pub use pod::{Bandwidth, PodRow, PodState, Shaping};
 pub use record::{Recording, RecordingFault, Stamped};
 pub use ripstop_netmodel::{ForeignDrop, HostFacts, HostLink};
+pub use ripstop_probe::{Checksums, Reach, Report, Target, Tunnel};
 pub use ripstop_types::StoreKind;
 pub use snapshot::{SNAPSHOT_VERSION, Snapshot, SnapshotFault, SnapshotRecord, SnapshotRows};
 pub use state::{Change, Knowledge, Row, StoreState, Tables};

@@ -3,12 +3,15 @@
 //! Taking it and writing it are apart: [`SnapshotRows`] shares the tables' rows, so it is taken between two inputs and
 //! written by another thread. What is read again is a [`Snapshot`], of which any record may be unreadable.
 
+use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use ripstop_ipam::LendingSnapshot;
 use ripstop_ipam::ranges::RangeSnapshot;
 use ripstop_objects::{Network, NodeRecord, RangeClaim, Record};
-use ripstop_types::{NodeName, Revision};
+use ripstop_probe::{Checksums, Reach};
+use ripstop_types::{IfName, NodeName, Revision};
 use serde::ser::SerializeSeq;
 use serde::{Deserialize, Serialize, Serializer};
 
@@ -26,6 +29,8 @@ pub struct SnapshotRows {
     pub(crate) nodes: Vec<Row<NodeRecord>>,
     pub(crate) claims: Vec<Row<RangeClaim>>,
     pub(crate) nexthop_ids: Arc<NexthopIds>,
+    pub(crate) reaches: BTreeMap<IpAddr, Reach>,
+    pub(crate) checksums: BTreeMap<IfName, Checksums>,
     pub(crate) ranges: Option<RangeSnapshot>,
     pub(crate) lending: Option<LendingSnapshot>,
 }
@@ -49,12 +54,17 @@ impl Serialize for SnapshotRows {
             #[serde(serialize_with = "records")]
             records: &'a SnapshotRows,
             nexthop_ids: &'a NexthopIds,
+            #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+            reaches: &'a BTreeMap<IpAddr, Reach>,
+            #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+            checksums: &'a BTreeMap<IfName, Checksums>,
             ranges: &'a Option<RangeSnapshot>,
             lending: &'a Option<LendingSnapshot>,
         }
         let (node, known, nexthop_ids) = (&self.node, &self.known, &self.nexthop_ids);
-        let (ranges, lending) = (&self.ranges, &self.lending);
-        Whole { version: SNAPSHOT_VERSION, node, known, records: self, nexthop_ids, ranges, lending }.serialize(to)
+        let (reaches, checksums, ranges, lending) = (&self.reaches, &self.checksums, &self.ranges, &self.lending);
+        let version = SNAPSHOT_VERSION;
+        Whole { version, node, known, records: self, nexthop_ids, reaches, checksums, ranges, lending }.serialize(to)
     }
 }
 
@@ -92,6 +102,12 @@ pub struct Snapshot {
     pub records: Vec<SnapshotRecord>,
     /// Nexthop ids in use.
     pub nexthop_ids: NexthopIds,
+    /// What probes found out: routes' lengths must not change because an agent starts.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub reaches: BTreeMap<IpAddr, Reach>,
+    /// The same of tunnels' checksums.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub checksums: BTreeMap<IfName, Checksums>,
     /// The ranges this node holds.
     pub ranges: Option<RangeSnapshot>,
     /// The single addresses that it lent and borrowed.

@@ -1,6 +1,7 @@
 //! The rows and the changes an input makes to them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use ripstop_ipam::Attachment;
@@ -11,7 +12,9 @@ use ripstop_objects::{
 };
 use ripstop_types::{Family, IfName, NodeName, Prefix, Revision};
 
-use crate::{NexthopIds, PodRow, SnapshotRows, Start, StoreInput, StoreKind, StoreValue, Withdrawn};
+use crate::{
+    Checksums, NexthopIds, PodRow, Reach, SnapshotRows, Start, StoreInput, StoreKind, StoreValue, Withdrawn,
+};
 
 /// How far a kind of record is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -66,6 +69,10 @@ pub enum Change {
     Withdrawn,
     /// A network that is migrating has come further on this node.
     Migration(NetworkName),
+    /// Probes found something out about the ways to a node.
+    Reach(NodeName),
+    /// Probes found something out about a network's tunnel device.
+    Tunnel(NetworkName),
 }
 
 /// Whether the store answers.
@@ -114,6 +121,12 @@ pub struct Tables {
     pub migrated: BTreeMap<NetworkName, Revision>,
     /// How packets leave now for each peer of a network that is migrating.
     pub sends: BTreeMap<(NetworkName, NodeName, Family), Encapsulation>,
+    /// What probes say of peers' addresses.
+    pub reaches: BTreeMap<IpAddr, Reach>,
+    /// Tunnel devices at which some peer did not get checksums that were left to hardware, and what became of it.
+    pub checksums: BTreeMap<IfName, Checksums>,
+    /// The UDP port on which this node answers probes, while it does.
+    pub probe_port: Option<u16>,
     /// Nexthop ids of peers.
     pub nexthop_ids: Arc<NexthopIds>,
     /// Whether the store answers.
@@ -160,6 +173,9 @@ impl Tables {
             prepared: BTreeMap::new(),
             migrated: BTreeMap::new(),
             sends: BTreeMap::new(),
+            reaches: BTreeMap::new(),
+            checksums: BTreeMap::new(),
+            probe_port: None,
             nexthop_ids: Arc::default(),
             store: StoreState::Connecting,
             withdrawn: Withdrawn::Nothing,
@@ -174,6 +190,8 @@ impl Tables {
         }
         if let Some(snapshot) = start.snapshot {
             tables.nexthop_ids = snapshot.nexthop_ids.into();
+            tables.reaches = snapshot.reaches;
+            tables.checksums = snapshot.checksums;
             for record in snapshot.records {
                 let value = record.value.into();
                 tables.put(record.kind, &record.key, &value, record.revision, &mut BTreeSet::new());
@@ -264,6 +282,8 @@ impl Tables {
             nodes: self.nodes.values().cloned().collect(),
             claims: self.claims.values().cloned().collect(),
             nexthop_ids: self.nexthop_ids.clone(),
+            reaches: self.reaches.clone(),
+            checksums: self.checksums.clone(),
             ranges,
             lending: None,
         }

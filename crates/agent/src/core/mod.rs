@@ -23,6 +23,7 @@ mod nodes;
 mod observed;
 mod patience;
 mod pods;
+mod probes;
 mod ranges;
 mod recover;
 mod status;
@@ -34,6 +35,7 @@ pub use claims::{ClaimView, Problem};
 pub use journal::Row as JournalRow;
 pub use migration::{MigrationAction, MigrationRequest, MigrationView};
 pub(crate) use observed::{host_kinds, reference};
+pub use probes::ProbePlan;
 pub use status::Status;
 pub use view::{IpamView, LeaseView, NetworkView, NodeView, PathView, PodView, RouteView};
 
@@ -57,6 +59,7 @@ use self::dispatch::{Failure, Running};
 use self::journal::Journal;
 use self::nodes::Deletion;
 use self::patience::Patience;
+use self::probes::Probes;
 use self::store::Beat;
 use self::withdraw::Withdrawal;
 
@@ -118,6 +121,8 @@ pub enum Output {
     },
     /// Remove the snapshot, and write none any more.
     Forget,
+    /// What the prober probes and answers from now on.
+    Probe(Box<ProbePlan>),
     /// Something for the log.
     Log {
         /// Who should read it.
@@ -191,6 +196,7 @@ pub struct Core {
     changes: BTreeSet<Change>,
     /// What of it waits until something may be planned.
     put_off: BTreeSet<Change>,
+    probes: Probes,
     outputs: Vec<Output>,
     at: Moment,
     /// The last revision that the store's watch has brought.
@@ -267,6 +273,7 @@ impl Core {
             draining: BTreeMap::new(),
             changes: BTreeSet::new(),
             put_off: BTreeSet::new(),
+            probes: Probes::default(),
             outputs: Vec::new(),
             at,
             seen: Revision::default(),
@@ -343,6 +350,7 @@ impl Core {
                 self.resume();
                 BTreeSet::new()
             }
+            Input::Probe(input) => self.take_probe(input),
             Input::Tick => self.tick(),
         };
         self.changes.extend(changes);
@@ -443,6 +451,7 @@ impl Core {
                 }
                 self.reconsider_after(&changes);
             }
+            self.refresh_probes(&changes);
             changes.append(&mut self.sync_ranges());
             if self.refresh_realised() {
                 changes.insert(Change::Realised);
@@ -527,6 +536,8 @@ impl Core {
 fn outlives(change: &Change) -> bool {
     match change {
         Change::Network(_) | Change::Node(_) | Change::Claim(_) | Change::Blocks(_) | Change::Known(_) => true,
+        // Routes keep their lengths when the agent starts.
+        Change::Reach(_) | Change::Tunnel(_) => true,
         Change::Alive(_)
         | Change::Withdrawn
         | Change::Facts

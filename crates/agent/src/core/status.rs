@@ -248,6 +248,7 @@ impl Core {
             }));
         }
         warnings.extend(self.tables.facts.legacy_filters.iter().map(|family| legacy_sentence(*family)));
+        warnings.extend(self.probe_warnings());
         for ((kind, key), fault) in &self.tables.faults {
             let faults = on_one_line(fault);
             warnings.push(format!("record {}/{key} is not taken, its last good value stays: {faults}", kind.as_str()));

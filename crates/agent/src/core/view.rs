@@ -94,6 +94,7 @@ pub struct PathView {
     pub backend: Option<String>,
     pub device: Option<String>,
     pub gateway: Option<IpAddr>,
+    /// The longest packet of a pod that it carries, in bytes.
     pub mtu: Option<u32>,
     /// realised, pending, `pending: why`, `failed: why`, or `refused: why`.
     pub state: String,
@@ -232,6 +233,8 @@ impl Core {
                         Err(NoPath::Refused(why)) => format!("refused: {why}"),
                     };
                     let path = path.ok();
+                    let shorter = path.as_ref().and_then(|path| paths::mtu(&self.tables, network, path));
+                    let whole = host::pod_mtu(&self.tables, network);
                     views.push(PathView {
                         node: self.tables.node.to_string(),
                         peer: peer.name.to_string(),
@@ -240,7 +243,7 @@ impl Core {
                         backend: path.as_ref().map(|path| path.encapsulation.to_string()),
                         device: path.as_ref().map(|path| path.link.to_string()),
                         gateway: path.as_ref().map(|path| path.gateway),
-                        mtu: host::pod_mtu(&self.tables, network),
+                        mtu: whole.map(|whole| shorter.map_or(whole, |shorter| shorter.min(whole))),
                         state,
                     });
                 }

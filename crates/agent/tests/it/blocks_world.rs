@@ -307,7 +307,7 @@ impl World {
                     said.pop_front();
                 }
             }
-            Output::Inspect { .. } | Output::Answer { .. } | Output::Forget => {}
+            Output::Inspect { .. } | Output::Answer { .. } | Output::Probe(_) | Output::Forget => {}
         }
     }
 

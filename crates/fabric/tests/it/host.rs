@@ -1,6 +1,6 @@
 //! Uplinks, addresses, and the MTU of pods.
 
-use ripstop_fabric::host::{address, addresses, outer_family, pod_mtu, uplink};
+use ripstop_fabric::host::{address, addresses, outer_family, pod_mtu, uplink, uplink_to};
 use ripstop_objects::{BackendKind, UplinkConfig};
 use ripstop_tables::Tables;
 use ripstop_types::Family::{self, V4, V6};
@@ -65,10 +65,14 @@ fn without_a_default_route_a_link_that_runs_is_the_uplink() {
 }
 
 #[test]
-fn a_node_has_one_address_a_family_and_prefers_ipv4_for_outer_packets() {
+fn a_node_is_reached_by_an_address_of_each_subnet_and_prefers_ipv4_for_outer_packets() {
     let tables = host(UplinkConfig::default());
-    let found: Vec<_> = addresses(&tables).iter().map(|a| a.ip).collect();
-    assert_eq!(found, [ip("172.30.1.11"), ip("fd00:30:1::11")]);
+    let found = |tables: &Tables| addresses(tables).iter().map(|a| a.ip).collect::<Vec<_>>();
+    assert_eq!(found(&tables), ["172.30.1.11", "192.0.2.1", "fd00:30:1::11", "2001:db8::1"].map(ip));
+    let told = host(configured(Some("eth0"), &[]));
+    assert_eq!(found(&told), ["172.30.1.11", "fd00:30:1::11"].map(ip), "what is configured is all there is");
+    let told = host(configured(None, &["192.0.2.7"]));
+    assert_eq!(found(&told), ["192.0.2.7", "fd00:30:1::11", "2001:db8::1"].map(ip));
     assert_eq!(outer_family(&tables), Some(V4));
     let mut v6 = tables.clone();
     v6.facts.links.retain(|link, _| link.as_str() == "eth0");
@@ -82,14 +86,50 @@ fn a_node_has_one_address_a_family_and_prefers_ipv4_for_outer_packets() {
 fn a_subnet_is_shared_with_what_lies_in_it() {
     let tables = host(UplinkConfig::default());
     for (text, shared) in [
-        ("172.30.1.254", true),
-        ("172.30.2.1", false),
-        ("192.0.2.2", false), // The subnet of another link than the uplink.
-        ("fd00:30:1::ffff", true),
-        ("fd00:30:2::1", false),
+        ("172.30.1.254", Some("eth0")),
+        ("172.30.1.11", None),
+        ("172.30.2.1", None),
+        ("192.0.2.2", Some("eth1")),
+        ("198.51.100.2", None), // Of a link without a carrier.
+        ("fd00:30:1::ffff", Some("eth0")),
+        ("fd00:30:2::1", None),
     ] {
-        let own = address(&tables, Family::of(ip(text)));
-        assert_eq!(own.is_some_and(|own| own.shares_subnet(ip(text))), shared, "{text}");
+        assert_eq!(uplink_to(&tables, ip(text)).map(|uplink| uplink.link.as_str()), shared, "{text}");
+    }
+}
+
+/// Where the first uplink has no carrier any more, the node is named by what it has left.
+#[test]
+fn an_uplink_without_a_carrier_counts_where_none_has_one() {
+    let mut tables = host(UplinkConfig::default());
+    tables.facts.links.get_mut(&name("eth0")).unwrap().running = false;
+    assert_eq!(shown(&tables, V4), "eth1: 192.0.2.1 in 192.0.2.0/25");
+    assert_eq!(addresses(&tables).len(), 2);
+    tables.facts.links.get_mut(&name("eth1")).unwrap().running = false;
+    assert_eq!(shown(&tables, V4), "eth0: 172.30.1.11 in 172.30.1.0/24");
+}
+
+/// Links to this machine's own containers, addresses of services, and ranges of pods are not named to peers.
+#[test]
+fn what_does_not_lead_to_other_machines_is_no_uplink() {
+    let of_kind = |kind: Option<&str>, address: &str| {
+        let mut link = host_link(1500, &[address]);
+        link.kind = kind.map(Into::into);
+        let s = Scenario::synced().network("default", &["10.244.0.0/16"], |_| {});
+        let s = s.facts(|facts| drop(facts.links.insert(name("other"), link)));
+        addresses(&s.tables).iter().any(|address| address.ip == ip("10.9.0.1") || address.ip == ip("10.244.9.1"))
+    };
+    for (kind, address, named) in [
+        (None, "10.9.0.1/24", true),
+        (Some("bond"), "10.9.0.1/24", true),
+        (Some("vlan"), "10.9.0.1/24", true),
+        (Some("bridge"), "10.9.0.1/24", false),
+        (Some("vxlan"), "10.9.0.1/24", false),
+        (Some("wireguard"), "10.9.0.1/24", false),
+        (None, "10.9.0.1/32", false),
+        (Some("veth"), "10.244.9.1/24", false),
+    ] {
+        assert_eq!(of_kind(kind, address), named, "{kind:?} {address}");
     }
 }
 

@@ -53,8 +53,8 @@ fn advertisements_are_taken_by_links_that_carry_the_nodes_traffic() {
         let tables = Tables::new(begin);
         advertised_links(&tables).into_iter().map(ToString::to_string).collect::<Vec<_>>()
     };
-    assert_eq!(with(Some(1), None), ["eth0"]);
-    assert_eq!(with(Some(2), None), ["eth0"], "it stays so once it was set");
+    assert_eq!(with(Some(1), None), ["eth0", "eth1"]);
+    assert_eq!(with(Some(2), None), ["eth0", "eth1"], "it stays so once it was set");
     assert_eq!(with(Some(0), None), [""; 0], "who takes none is not made to");
     assert_eq!(with(None, None), [""; 0]);
     // The default route's link too, where peers are reached by another.

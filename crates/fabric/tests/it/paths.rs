@@ -3,13 +3,15 @@
 //! This node is n1 at 172.30.1.11/24 and fd00:30:1::11/64. A near peer is in both subnets, a far one in neither.
 
 use ripstop_fabric::egress::{always_plain, sees_pods};
-use ripstop_fabric::paths::{path, tunnel_mac, vxlan_link};
+use ripstop_fabric::paths::{carries_its_family, mtu, path, tunnel_mac, vxlan_link};
+use ripstop_fabric::probing::{askers, targets, tunnels};
 use ripstop_objects::{
     BackendKind, ClaimState, Encapsulation, Network, NodeRecord, Receive, ToNodes, UdpReceive, VxlanReceive,
 };
+use ripstop_tables::Reach;
 use ripstop_types::Family::{self, V4, V6};
 
-use crate::scenario::{Scenario, claim, ip, network, network_name, node, node_record, prefix};
+use crate::scenario::{Scenario, claim, host_link, ip, name, network, network_name, node, node_record, prefix};
 
 const NEAR: &[&str] = &["172.30.1.12/24", "fd00:30:1::12/64"];
 const FAR: &[&str] = &["172.30.2.12/24", "fd00:30:2::12/64"];
@@ -242,7 +244,7 @@ fn a_remote_node_sees_the_pods_address_on_plain_paths_only() {
             spec.masquerade.to_nodes = to_nodes;
         }));
         let peer = s.tables.nodes[&node("n2")].value.clone();
-        sees_pods(&s.tables, &default_network(&s), &peer, family)
+        sees_pods(&s.tables, &default_network(&s), &peer, peer.address(family).unwrap().ip)
     };
     for family in Family::BOTH {
         assert!(sees(BackendKind::HostGw, NEAR, ToNodes::Auto, family));
@@ -278,4 +280,104 @@ fn encapsulations_are_shown_as_backends() {
     assert_eq!(Encapsulation::None.to_string(), "host-gw");
     assert_eq!(Encapsulation::Vxlan.to_string(), "vxlan");
     assert_eq!(node_record("n2", NEAR).address(V6).unwrap().prefix, prefix("fd00:30:1::/64"));
+}
+
+/// Two uplinks, peers in the subnet of either, of both, or of none.
+#[test]
+fn of_several_uplinks_the_one_that_shares_the_peers_subnet_carries_its_packets() {
+    let two = |kind, addresses: &[&str]| {
+        cluster(kind, addresses, |_| {})
+            .facts(|facts| drop(facts.links.insert(name("eth1"), host_link(1500, &["192.0.2.11/24"]))))
+    };
+    let v4 = |kind, addresses: &[&str]| way(&two(kind, addresses), V4);
+    use BackendKind::{Auto, HostGw, Vxlan};
+    assert_eq!(v4(HostGw, &["192.0.2.12/24"]), "host-gw by eth1 via 192.0.2.12");
+    assert_eq!(v4(Auto, &["172.30.2.12/24", "192.0.2.12/24"]), "host-gw by eth1 via 192.0.2.12");
+    assert_eq!(
+        v4(Auto, &["192.0.2.12/24", "172.30.1.12/24"]),
+        PLAIN_V4,
+        "both prefer it together as much: the lower subnet"
+    );
+    assert_eq!(v4(HostGw, &["172.30.1.12/24", "192.0.2.12/24"]), PLAIN_V4);
+    assert_eq!(v4(HostGw, &["172.30.2.12/24"]), BEHIND_V4);
+    let outer = |addresses: &[&str]| v4(Vxlan, addresses).rsplit(' ').next().unwrap().to_owned();
+    assert_eq!(outer(&["172.30.2.12/24", "192.0.2.12/24"]), "192.0.2.12", "no router is between");
+    assert_eq!(outer(&["172.30.1.12/24", "192.0.2.12/24"]), "172.30.1.12");
+    assert_eq!(outer(&["172.30.2.12/24", "172.30.3.12/24"]), "172.30.2.12");
+}
+
+#[test]
+fn an_address_that_does_not_answer_comes_last() {
+    let silent = |s: &mut Scenario, text: &str, answers| {
+        s.tables.reaches.insert(ip(text), Reach { answers, mtu: None });
+    };
+    for (kind, first, second) in [
+        (BackendKind::HostGw, PLAIN_V4, "host-gw by eth1 via 192.0.2.12"),
+        (BackendKind::Vxlan, NEAR_V4, "vxlan by ript1 via 10.244.2.1 to 0a:00:00:00:01:32 at 192.0.2.12"),
+    ] {
+        let mut s = cluster(kind, &["172.30.1.12/24", "192.0.2.12/24"], |_| {})
+            .facts(|facts| drop(facts.links.insert(name("eth1"), host_link(1500, &["192.0.2.11/24"]))));
+        silent(&mut s, "172.30.1.12", false);
+        assert_eq!(way(&s, V4), second);
+        silent(&mut s, "192.0.2.12", false);
+        assert_eq!(way(&s, V4), first, "where none answers it is as if nobody had asked");
+        silent(&mut s, "172.30.1.12", true);
+        assert_eq!(way(&s, V4), first);
+    }
+}
+
+/// What a way carries, less what goes around a packet, shortens what pods send to that peer and to no other.
+#[test]
+fn a_narrow_way_shortens_the_packets_of_its_peer() {
+    let found = |s: &mut Scenario, text: &str, mtu| {
+        s.tables.reaches.insert(ip(text), Reach { answers: true, mtu: Some(mtu) });
+    };
+    let length = |s: &Scenario, peer: &str, family| {
+        let peer = s.tables.nodes[&node(peer)].value.clone();
+        let way = path(&s.tables, &default_network(s), &peer, family).unwrap();
+        (mtu(&s.tables, &default_network(s), &way), carries_its_family(&s.tables, &way))
+    };
+    let mut s = cluster(BackendKind::Vxlan, FAR, |_| {}).peer(
+        "n3",
+        &["172.30.3.13/24"],
+        &["10.244.3.0/24", "fd00:10:0:3::/64"],
+    );
+    assert_eq!(length(&s, "n2", V4), (None, true), "as the device has it");
+    found(&mut s, "172.30.2.12", 1500);
+    assert_eq!(length(&s, "n2", V4), (None, true));
+    found(&mut s, "172.30.2.12", 1400);
+    assert_eq!((length(&s, "n2", V4), length(&s, "n2", V6)), ((Some(1350), true), (Some(1350), true)));
+    assert_eq!(length(&s, "n3", V4), (None, true));
+    found(&mut s, "172.30.2.12", 1300);
+    assert_eq!(length(&s, "n2", V4), (Some(1250), true));
+    assert_eq!(length(&s, "n2", V6), (Some(1280), false), "IPv6 has no shorter one");
+    let mut plain = cluster(BackendKind::HostGw, NEAR, |_| {});
+    found(&mut plain, "172.30.1.12", 1400);
+    assert_eq!((length(&plain, "n2", V4), length(&plain, "n2", V6)), ((Some(1400), true), (None, true)));
+    // A link that takes less than the tunnel's device says so itself.
+    let small = cluster(BackendKind::Vxlan, &["192.0.2.12/24"], |_| {})
+        .facts(|facts| drop(facts.links.insert(name("eth1"), host_link(1400, &["192.0.2.11/24"]))));
+    assert_eq!(length(&small, "n2", V4), (Some(1350), true));
+}
+
+#[test]
+fn what_paths_lead_to_is_probed_and_whose_tunnel_packets_are_taken_is_answered() {
+    let of = |kind, port| {
+        let s =
+            cluster(kind, &["172.30.2.12/24", "192.0.2.12/24", "fd00:30:1::12/64"], |record| record.probe_port = port);
+        let targets: Vec<String> =
+            targets(&s.tables).iter().map(|t| format!("{} {} {}", t.address, t.port, t.most)).collect();
+        let tunnels: Vec<String> = tunnels(&s.tables).iter().map(|t| format!("{} {}", t.link, t.address)).collect();
+        (targets, tunnels)
+    };
+    let (probed, inside) = of(BackendKind::Vxlan, Some(9468));
+    assert_eq!(probed, ["172.30.2.12 9468 1500", "192.0.2.12 9468 1500"], "the family of outer packets only");
+    assert_eq!(inside, ["ript1 10.244.2.1"]);
+    let (probed, inside) = of(BackendKind::HostGw, Some(9468));
+    assert_eq!((probed, inside), (vec!["fd00:30:1::12 9468 1500".to_owned()], vec![]));
+    assert_eq!(of(BackendKind::Vxlan, None), (vec![], vec![]), "a node of Flannel answers nothing");
+    let s = cluster(BackendKind::Vxlan, FAR, |_| {});
+    let peer = s.tables.nodes[&node("n2")].value.clone();
+    let answered: Vec<_> = askers(&s.tables, &peer).collect();
+    assert_eq!(answered, ["172.30.2.12", "fd00:30:2::12", "10.244.2.1", "fd00:10:0:2::1"].map(ip));
 }

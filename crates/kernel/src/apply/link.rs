@@ -118,6 +118,11 @@ impl Run<'_> {
             }
             messages.push(wire::link::add_altname(there.index, altname));
         }
+        if let (LinkKind::Vxlan { local, .. }, Some((_, _, found))) = (&link.kind, there.vxlan)
+            && *local != found
+        {
+            messages.push(wire::link::set_vxlan_source(there.index, *local));
+        }
         let master = match (&link.master, there.master) {
             (Some(_), _) => self.master(link)?.filter(|wanted| there.master != Some(*wanted)),
             (None, Some(_)) => Some(0),
@@ -143,6 +148,7 @@ impl Run<'_> {
             }
             self.applier.own.set_link(&left);
         }
+        self.set_offload(link)?;
         let key = &self.steps[i].key;
         let mut faults = answers.into_iter().filter_map(|answer| answer.result.err());
         match faults.find(|error| !is_without_ipv6(key, error)) {
@@ -154,6 +160,18 @@ impl Run<'_> {
                 Ok(true)
             }
         }
+    }
+
+    /// Whether checksums are left to what is below.
+    fn set_offload(&self, link: &Link) -> Result<(), Fault> {
+        let Some(on) = link.tx_checksum else { return Ok(()) };
+        let done = crate::ethtool::tx_checksum(&link.name)
+            .and_then(|is| if is == on { Ok(()) } else { crate::ethtool::set_tx_checksum(&link.name, on) });
+        done.map_err(|error| Fault::Refused {
+            errno: error.raw_os_error().unwrap_or(libc::EIO),
+            text: "the kernel refused to change checksum offload".into(),
+            cause: None,
+        })
     }
 
     /// An alternative name that is taken: by whom.
@@ -220,7 +238,9 @@ impl Run<'_> {
     fn is_what_is_wanted(&mut self, there: &RawLink, link: &Link) -> Result<bool, Fault> {
         match &link.kind {
             LinkKind::Veth(veth) => self.has_other_end(there, veth),
-            LinkKind::Vxlan { vni, port, local } => Ok(there.vxlan == Some((*vni, *port, *local))),
+            LinkKind::Vxlan { vni, port, local } => Ok(there
+                .vxlan
+                .is_some_and(|(found, at, source)| (found, at, source.is_ipv4()) == (*vni, *port, local.is_ipv4()))),
             LinkKind::Tun => Ok(there.tun && marked(there, link)),
             LinkKind::Ifb { index } => Ok(marked(there, link) && there.index == *index),
             _ => Ok(marked(there, link)),

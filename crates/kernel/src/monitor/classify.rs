@@ -65,8 +65,9 @@ impl Known {
             } else {
                 changed.facts = true;
             }
-            // What went through it is gone without an event of its own.
-            if fell {
+            // What went through it is gone without an event of its own. A nexthop goes with the carrier already
+            // (`nh_netdev_event`, net/ipv4/nexthop.c).
+            if fell || (touched.ran && !runs) {
                 changed.kinds.extend([Kind::Nexthop, Kind::Route]);
             }
         }

@@ -66,6 +66,7 @@ pub(crate) const RTA_MULTIPATH: u16 = 9;
 pub(crate) const RTA_TABLE: u16 = 15;
 pub(crate) const RTA_VIA: u16 = 18;
 pub(crate) const RTA_NH_ID: u16 = 30;
+pub(crate) const RTAX_LOCK: u16 = 1;
 pub(crate) const RTAX_MTU: u16 = 2;
 pub(crate) const RTN_UNICAST: u8 = 1;
 pub(crate) const RTN_LOCAL: u8 = 2;

@@ -33,7 +33,8 @@ pub(super) fn read(route: &mut Socket, nft: &mut Socket, ifb: bool) -> Result<Ho
         let addresses = by_link.remove(&link.index).unwrap_or_default().into_iter().collect();
         let running = is_running(link);
         let accept_ra = number(&format!("net/ipv6/conf/{}/accept_ra", link.name));
-        let link_facts = HostLink { running, mtu: link.mtu, mac: link.mac, addresses, accept_ra };
+        let kind = link.kind.as_deref().map(Into::into);
+        let link_facts = HostLink { running, mtu: link.mtu, mac: link.mac, addresses, accept_ra, kind };
         facts.links.insert(link.name.clone(), link_facts);
     }
     for family in Family::BOTH {

@@ -9,7 +9,6 @@ use crate::apply::routes;
 use crate::error::ObserveError;
 use crate::netlink::uapi::RT_TABLE_MAIN;
 use crate::netlink::{Message, NetlinkError, Replies, Socket};
-use crate::wire;
 use crate::wire::Names;
 use crate::wire::address::RawAddress;
 use crate::wire::link::RawLink;
@@ -17,6 +16,7 @@ use crate::wire::neighbour::RawNeighbour;
 use crate::wire::nexthop::RawNexthop;
 use crate::wire::qdisc::RawQdisc;
 use crate::wire::route::RawRoute;
+use crate::{ethtool, wire};
 
 /// Up to so many objects of a kind are asked for one by one; above, everything of the kind is read.
 const FEW: usize = 32;
@@ -189,6 +189,9 @@ impl<'a> View<'a> {
     /// The model's link. The kernel shows no path to the namespace of a pair's far end; it is shown as it is wanted.
     fn link(&self, raw: &RawLink, desired: &Model) -> Link {
         let mut link = raw.to_link(&self.ns, &self.names);
+        if self.ns == Ns::Host && matches!(link.kind, LinkKind::Vxlan { .. }) {
+            link.tx_checksum = ethtool::tx_checksum(&link.name).ok();
+        }
         if let (LinkKind::Veth(far), Some(wanted)) =
             (&mut link.kind, desired.get(&Key::Link { ns: self.ns.clone(), name: raw.name.clone() }))
             && let Object::Link(Link { kind: LinkKind::Veth(wanted), .. }) = &wanted.object

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ripstop_netmodel::{BridgePort, LINK_PREFIX, Link, LinkKind, Ns, Veth};
-use ripstop_types::{IfName, Mac, Owner};
+use ripstop_types::{Family, IfName, Mac, Owner, Prefix};
 
 use super::{AF_INET6, Names};
 use crate::netlink::uapi::*;
@@ -115,6 +115,7 @@ impl RawLink {
             altname: self.altname().map(Arc::from),
             port: self.port,
             no_link_local: self.no_link_local,
+            tx_checksum: None,
         }
     }
 
@@ -146,8 +147,9 @@ fn alt_names(list: Attrs<'_>) -> Vec<Box<str>> {
 
 fn read_vxlan(data: Attrs<'_>) -> Option<(u32, u16, IpAddr)> {
     let local = data.get(IFLA_VXLAN_LOCAL).or_else(|| data.get(IFLA_VXLAN_LOCAL6)).and_then(read_ip);
-    // A device without a source address is none of ours; the unspecified address says so without losing the rest.
-    let local = local.unwrap_or(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED));
+    // The kernel shows no unspecified address; ours tell its family by the checksum, see `vxlan`.
+    let family = if data.u8(IFLA_VXLAN_UDP_CSUM) == Some(0) { Family::V6 } else { Family::V4 };
+    let local = local.unwrap_or(Prefix::default_route(family).addr());
     Some((data.u32(IFLA_VXLAN_ID)?, data.be16(IFLA_VXLAN_PORT)?, local))
 }
 
@@ -265,15 +267,25 @@ fn peer(message: Message, veth: &Veth, mtu: Option<u32>, ns: Option<i32>) -> Mes
 }
 
 /// Learning off: who is where is known, and a learned entry would outlive the truth. Outer UDP checksums on: they let the
-/// receiver use its checksum hardware, and IPv6 needs them (RFC 8200, 8.1).
+/// receiver use its checksum hardware, and IPv6 needs them (RFC 8200, 8.1). IPv4's own setting says nothing of IPv6 packets;
+/// that it is off is the mark by which a device of IPv6 is known where it has no source address.
 fn vxlan(message: Message, vni: u32, port: u16, local: IpAddr) -> Message {
     let message = message.u32(IFLA_VXLAN_ID, vni).be16(IFLA_VXLAN_PORT, port).u8(IFLA_VXLAN_LEARNING, 0);
     match local {
         IpAddr::V4(_) => message.ip(IFLA_VXLAN_LOCAL, local).u8(IFLA_VXLAN_UDP_CSUM, 1),
-        IpAddr::V6(_) => {
-            message.ip(IFLA_VXLAN_LOCAL6, local).u8(IFLA_VXLAN_UDP_ZERO_CSUM6_TX, 0).u8(IFLA_VXLAN_UDP_ZERO_CSUM6_RX, 0)
-        }
+        IpAddr::V6(_) => message
+            .ip(IFLA_VXLAN_LOCAL6, local)
+            .u8(IFLA_VXLAN_UDP_CSUM, 0)
+            .u8(IFLA_VXLAN_UDP_ZERO_CSUM6_TX, 0)
+            .u8(IFLA_VXLAN_UDP_ZERO_CSUM6_RX, 0),
     }
+}
+
+/// Gives a VXLAN device another source address of the same family, while it carries packets (Linux 5.0).
+pub(crate) fn set_vxlan_source(index: u32, local: IpAddr) -> Message {
+    let kind = if local.is_ipv4() { IFLA_VXLAN_LOCAL } else { IFLA_VXLAN_LOCAL6 };
+    Message::new(RTM_NEWLINK, 0, &ifinfo(index, 0, 0))
+        .nest(IFLA_LINKINFO, |m| m.str(IFLA_INFO_KIND, "vxlan").nest(IFLA_INFO_DATA, |m| m.ip(kind, local)))
 }
 
 /// What is set on a link that is there: on one just made by [`create`] (`fresh`) only what that left out. `master` is

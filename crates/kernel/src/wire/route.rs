@@ -142,8 +142,16 @@ pub(crate) fn create(route: &Route, index: Option<u32>, flags: u16) -> Message {
     if let Some(src) = route.src {
         message = message.ip(RTA_PREFSRC, src);
     }
+    // What a node passes on by IPv6 heeds a route's MTU only where it is locked (`ip6_dst_mtu_maybe_forward`); by IPv4
+    // always, and a lock would let the node's own packets be fragmented (`ip_mtu_locked`). Routes of pods pass nothing on.
+    let by_nexthop = matches!(route.target, RouteTarget::Nexthop(_));
+    let lock = family == Family::V6 && by_nexthop;
     match route.mtu {
+        Some(mtu) if lock => message.nest(RTA_METRICS, |m| m.u32(RTAX_LOCK, 1 << RTAX_MTU).u32(RTAX_MTU, mtu)),
         Some(mtu) => message.nest(RTA_METRICS, |m| m.u32(RTAX_MTU, mtu)),
+        // Without any metric the kernel would take those of another route by the same nexthop object, the one that is replaced
+        // among them (`fib_find_info_nh`, net/ipv4/fib_semantics.c); one of 0 is none.
+        None if family == Family::V4 && by_nexthop => message.nest(RTA_METRICS, |m| m.u32(RTAX_MTU, 0)),
         None => message,
     }
 }

@@ -241,6 +241,7 @@ pub fn link(text: &str, kind: LinkKind, last: u8) -> Link {
         altname: Some(format!("ripstop.network.{text}").into()),
         port: None,
         no_link_local: true,
+        tx_checksum: None,
     }
 }
 
@@ -268,6 +269,7 @@ pub fn pair(pod: &Pod, host: &str, last: u8) -> [Object; 3] {
         mtu: None,
         mac: None,
         no_link_local: false,
+        tx_checksum: None,
         ..inner.clone()
     };
     [outer.into(), inner.into(), loopback.into()]

@@ -45,6 +45,7 @@ fn link(ns: &Ns, dev: &str, kind: LinkKind) -> Link {
         altname: None,
         port: None,
         no_link_local: false,
+        tx_checksum: None,
     }
 }
 

@@ -90,7 +90,10 @@ fn tunnels_cannot_change_what_they_were_made_with() {
     assert_eq!(judge(wanted(), Link { mtu: Some(1450), ..wanted() }), Change);
     assert_eq!(judge(wanted(), tunnel(2, 8472, "192.0.2.1")), Remake);
     assert_eq!(judge(wanted(), tunnel(1, 4789, "192.0.2.1")), Remake);
-    assert_eq!(judge(wanted(), tunnel(1, 8472, "192.0.2.9")), Remake);
+    // Another source of the same family is a setting: a node's new address costs no packet.
+    assert_eq!(judge(wanted(), tunnel(1, 8472, "192.0.2.9")), Change);
+    assert_eq!(judge(wanted(), tunnel(1, 8472, "0.0.0.0")), Change);
+    assert_eq!(judge(wanted(), tunnel(1, 8472, "2001:db8::1")), Remake);
 }
 
 #[test]

@@ -8,8 +8,8 @@ use ripstop_types::{Family, IfName, Prefix};
 use super::tree::{Tree, shown};
 use super::{Decoder, Fields, Node, etcd, flannel, network};
 use crate::{
-    AgentConfig, LogConfig, LogFormat, LogLevel, Network, NetworkName, StoreConfig, Timings, UplinkConfig,
-    check_networks,
+    AgentConfig, LogConfig, LogFormat, LogLevel, Network, NetworkName, ProbingConfig, StoreConfig, Timings,
+    UplinkConfig, check_networks,
 };
 
 const FIELDS: &[&str] = &[
@@ -24,6 +24,7 @@ const FIELDS: &[&str] = &[
     "metricsListen",
     "log",
     "timings",
+    "probing",
     "runDir",
     "stateDir",
 ];
@@ -59,6 +60,7 @@ pub(crate) fn agent_config(d: &mut Decoder, node: &Node<'_>) -> Option<AgentConf
         }),
         log: fields.get("log").and_then(|node| log(d, &node)).unwrap_or_default(),
         timings: fields.get("timings").and_then(|node| timings(d, &node)).unwrap_or_default(),
+        probing: fields.get("probing").and_then(|node| probing(d, &node)).unwrap_or_default(),
         run_dir: run_dir(d, &fields).unwrap_or(default.run_dir),
         state_dir,
     })
@@ -226,6 +228,17 @@ fn timings(d: &mut Decoder, node: &Node<'_>) -> Option<Timings> {
         d.fault(fields.path("staleAfter"), duration_text(timings.stale_after), accepted);
     }
     Some(timings)
+}
+
+fn probing(d: &mut Decoder, node: &Node<'_>) -> Option<ProbingConfig> {
+    let fields = d.map(node, &["mtu", "checksum", "interval", "port"])?;
+    let default = ProbingConfig::default();
+    Some(ProbingConfig {
+        mtu: fields.get("mtu").and_then(|node| d.bool(&node)).unwrap_or(default.mtu),
+        checksum: fields.get("checksum").and_then(|node| d.bool(&node)).unwrap_or(default.checksum),
+        interval: fields.get("interval").and_then(|node| duration(d, &node, 100, 60_000)).unwrap_or(default.interval),
+        port: fields.get("port").and_then(|node| d.number(&node, 1..=65_535)).unwrap_or(default.port),
+    })
 }
 
 /// Milliseconds as the largest unit that is exact.

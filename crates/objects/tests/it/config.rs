@@ -1,6 +1,6 @@
 //! The agent's configuration.
 
-use ripstop_objects::{AgentConfig, LogFormat, LogLevel, StoreConfig};
+use ripstop_objects::{AgentConfig, LogFormat, LogLevel, ProbingConfig, StoreConfig};
 
 use crate::lines;
 
@@ -39,6 +39,7 @@ networks:
 metricsListen: '[::]:9467'
 log: {format: json, level: debug}
 timings: {aliveInterval: 500ms, staleAfter: 5s, orphanInterval: 1s, sweepInterval: 1h}
+probing: {mtu: false, checksum: true, interval: 5s, port: 9999}
 runDir: /tmp/run
 stateDir: /tmp/state
 ",
@@ -53,6 +54,9 @@ stateDir: /tmp/state
     assert_eq!((config.log.format, config.log.level), (LogFormat::Json, LogLevel::Debug));
     assert_eq!(config.timings.alive_interval, 500);
     assert_eq!(config.timings.sweep_interval, 3_600_000);
+    let probing = ProbingConfig { mtu: false, checksum: true, interval: 5_000, port: 9999 };
+    assert_eq!(config.probing, probing);
+    assert_eq!(decode("probing: {}").probing, ProbingConfig { mtu: true, checksum: true, interval: 2_000, port: 9468 });
     assert_eq!(config.run_dir.to_str(), Some("/tmp/run"));
 }
 
@@ -141,6 +145,7 @@ podCIDRs: [10.244.1.0/24, 10.244.1.128/25, 10.244.2.1/24, 10.0.0.0/31]
 metricsListen: ':9467'
 log: {format: xml, level: loud}
 timings: {aliveInterval: 2, staleAfter: 1s, sweepInterval: 5 s}
+probing: {mtu: maybe, interval: 10ms, port: 0, mut: true}
 stateDir: var/lib
 runDir: /run/../etc
 nod: x
@@ -158,6 +163,10 @@ nod: x
             "podCIDRs[1]",
             "podCIDRs[2]",
             "podCIDRs[3]",
+            "probing.interval",
+            "probing.mtu",
+            "probing.mut",
+            "probing.port",
             "runDir",
             "stateDir",
             "timings.aliveInterval",

@@ -82,6 +82,7 @@ pub fn link(ns: &Ns, text: &str, kind: LinkKind) -> Link {
         altname: None,
         port: None,
         no_link_local: false,
+        tx_checksum: None,
     }
 }
 

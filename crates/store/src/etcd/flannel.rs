@@ -242,6 +242,7 @@ fn node_record(name: &NodeName, attrs: &Attrs, ranges: &[Prefix]) -> NodeRecord 
         prefers: Vec::new(),
         forwarder: false,
         pod_mtu: None,
+        probe_port: None,
         networks: BTreeMap::new(),
         migrated: BTreeMap::new(),
         version: MARK.into(),

@@ -54,7 +54,7 @@ pub fn network_name(text: &str) -> NetworkName {
 /// A link that is up, with addresses as `172.30.1.11/24`.
 pub fn host_link(mtu: u32, addresses: &[&str]) -> HostLink {
     let addresses = addresses.iter().map(|text| address(text)).map(|a| (a.ip, a.prefix.len())).collect();
-    HostLink { running: true, mtu, mac: Some(Mac::local([0, 0, 0, 0, 1])), addresses, accept_ra: None }
+    HostLink { running: true, mtu, mac: Some(Mac::local([0, 0, 0, 0, 1])), addresses, accept_ra: None, kind: None }
 }
 
 /// An address with its subnet, as `172.30.1.11/24`.
@@ -116,6 +116,7 @@ pub fn node_record(name: &str, addresses: &[&str]) -> NodeRecord {
         prefers: Vec::new(),
         forwarder: false,
         pod_mtu: None,
+        probe_port: None,
         networks: BTreeMap::new(),
         migrated: BTreeMap::new(),
         version: "1.0.0".into(),

@@ -5,8 +5,11 @@
 mod blocks;
 mod crash;
 mod migrate;
+mod narrow;
+mod offload;
 mod peers;
 mod udp;
+mod uplinks;
 mod wire;
 
 use std::path::Path;

@@ -1,0 +1,87 @@
+//! The self-test of checksums in a tunnel: two packets, one as pods' packets leave, whose checksum is left to be filled in on
+//! the way, and one whose checksum is complete. Where only the second arrives, something on the way does not fill in.
+
+use std::net::IpAddr;
+
+use ripstop_types::Millis;
+
+/// How long answers are waited for, in milliseconds.
+const WAIT_MS: u64 = 300;
+
+/// Pause before a test that failed is repeated.
+const AGAIN_MS: u64 = 100;
+
+/// Tests in a row that must fail.
+const TRIES: u32 = 3;
+
+/// The test of one peer's end of a tunnel.
+#[derive(Debug)]
+pub(crate) struct Check {
+    pub(crate) address: IpAddr,
+    pub(crate) port: u16,
+    pub(crate) due: Millis,
+    /// Numbers of the packets under way: left to be filled in, complete.
+    sent: Option<[u64; 2]>,
+    heard: [bool; 2],
+    misses: u32,
+}
+
+/// What comes of a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// The two packets are to be sent.
+    Send,
+    /// Checksums come right.
+    Fine,
+    /// They do not.
+    Broken,
+    /// Nothing new.
+    Nothing,
+}
+
+impl Check {
+    pub(crate) fn new(address: IpAddr, port: u16, due: Millis) -> Self {
+        Self { address, port, due, sent: None, heard: [false; 2], misses: 0 }
+    }
+
+    /// The packets of a test got these numbers.
+    pub(crate) fn note_sent(&mut self, ids: [u64; 2], now: Millis) {
+        self.sent = Some(ids);
+        self.heard = [false; 2];
+        self.due = now.plus(WAIT_MS);
+    }
+
+    /// An answer came.
+    pub(crate) fn take(&mut self, id: u64, now: Millis) {
+        let Some(place) = self.sent.and_then(|ids| ids.iter().position(|sent| *sent == id)) else { return };
+        self.heard[place] = true;
+        if self.heard == [true; 2] {
+            self.due = now;
+        }
+    }
+
+    /// It is due.
+    pub(crate) fn step(&mut self, now: Millis, interval: u64) -> Step {
+        if self.sent.take().is_none() {
+            return Step::Send;
+        }
+        match self.heard {
+            [true, _] => {
+                self.misses = 0;
+                self.due = now.plus(interval);
+                Step::Fine
+            }
+            [false, true] => {
+                self.misses += 1;
+                self.due = now.plus(AGAIN_MS);
+                if self.misses < TRIES { Step::Nothing } else { Step::Broken }
+            }
+            // The peer is away: that says nothing of checksums.
+            [false, false] => {
+                self.misses = 0;
+                self.due = now.plus(interval);
+                Step::Nothing
+            }
+        }
+    }
+}
