@@ -117,6 +117,7 @@ impl World {
             mac: Some(Mac::local([0, 0, 0, 9, n as u8])),
             addresses: vec![(format!("172.30.1.{}", 10 + n).parse().unwrap(), 24)],
             accept_ra: None,
+            kind: None,
         };
         let facts = HostFacts {
             links: BTreeMap::from([("eth0".parse().unwrap(), link)]),
