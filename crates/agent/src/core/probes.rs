@@ -80,6 +80,9 @@ impl Core {
     fn take_reach(&mut self, address: IpAddr, reach: Reach) -> Option<Change> {
         let node = self.node_at(address)?;
         let was = self.narrow(address);
+        // A prober that has just started knows no length yet: that of the last one stays until it does.
+        let known = self.tables.reaches.get(&address).and_then(|reach| reach.mtu);
+        let reach = Reach { mtu: reach.mtu.or(known), ..reach };
         if self.tables.reaches.insert(address, reach) == Some(reach) {
             return None;
         }

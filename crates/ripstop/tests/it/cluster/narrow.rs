@@ -206,9 +206,9 @@ fn case(pair: &Pair, name: &str, hole: u32, overhead: u32, pods: u32) -> usize {
     pair.wire.narrow(hole);
     let expected = u64::from((hole - overhead).min(pods));
     let families: &[&str] = match pair.streams.len() {
-        2 if pair.streams[0].0.is_ipv4() => &["IPv4"],
-        2 => &["IPv6"],
-        _ => &["IPv4", "IPv6"],
+        2 if pair.streams[0].0.is_ipv4() => &["4"],
+        2 => &["6"],
+        _ => &["4", "6"],
     };
     within_limit(&format!("{name}: hole {hole}, pods {expected}"), || {
         families.iter().all(|family| pair.mtu(1, family) == expected && pair.mtu(2, family) == expected)
@@ -219,7 +219,7 @@ fn case(pair: &Pair, name: &str, hole: u32, overhead: u32, pods: u32) -> usize {
     });
     let healed = begun.elapsed();
     for family in families {
-        let is_v4 = *family == "IPv4";
+        let is_v4 = *family == "4";
         let (to, _) = pair.streams.iter().take(families.len()).find(|(ip, _)| ip.is_ipv4() == is_v4).unwrap();
         if !(0..3).any(|_| pair.fits(*to, expected)) {
             let node = pair.lab.layout().netns("n1");
@@ -233,7 +233,7 @@ fn case(pair: &Pair, name: &str, hole: u32, overhead: u32, pods: u32) -> usize {
             assert!(known.contains(&format!("mtu {expected}")), "{name}: the pod was told: {known}");
         }
         println!(
-            "{name:24} {family} way {hole:5}  pods {expected:5}  found {:4.1} s  streams healed {:4.1} s",
+            "{name:24} IPv{family} way {hole:5}  pods {expected:5}  found {:4.1} s  streams healed {:4.1} s",
             found.as_secs_f32(),
             healed.as_secs_f32()
         );
@@ -328,7 +328,7 @@ fn a_hole_is_named_survives_a_restart_and_is_taken_back() {
     let pair = Pair::of(lab);
     std::thread::sleep(Duration::from_millis(500));
     let warnings = |node| pair.lab.agent_json(node, "/v1/status").unwrap()["warnings"].to_string();
-    assert!(!warnings(1).contains("the way to") && pair.mtu(1, "IPv4") == 1450, "{}", warnings(1));
+    assert!(!warnings(1).contains("the way to") && pair.mtu(1, "4") == 1450, "{}", warnings(1));
     case(&pair, "as installed", 1400, 50, 1450);
     let named = "the way to n2 at 172.30.2.12 carries packets of 1400 bytes at most, though the link here takes 1500";
     assert!(warnings(1).contains(named), "{}", warnings(1));
@@ -366,7 +366,7 @@ fn jumbo_on_one_side_and_too_narrow_for_ipv6() {
     must(&router, "ip link set n1 mtu 9000");
     must(&router, "ip link set sub1 mtu 9000");
     must(&pair.lab.layout().netns("n1"), "ip link set eth0 mtu 9000");
-    for family in ["IPv4", "IPv6"] {
+    for family in ["4", "6"] {
         within_limit("one side's pods take 8950, the way 1450", || {
             pair.mtu(1, family) == 1450 && pair.mtu(2, family) == 1450
         });
@@ -375,10 +375,10 @@ fn jumbo_on_one_side_and_too_narrow_for_ipv6() {
     within_limit("a full packet passes", || pair.fits(to, 1450));
     assert!(!pair.fits(to, 1451));
     pair.wire.narrow(1300);
-    within_limit("IPv4 heeds the way", || pair.mtu(1, "IPv4") == 1250);
+    within_limit("IPv4 heeds the way", || pair.mtu(1, "4") == 1250);
     let warnings = || pair.lab.agent_json(1, "/v1/status").unwrap()["warnings"].to_string();
     within_limit("it is said what IPv6 needs", || warnings().contains("is too narrow for IPv6 packets in vxlan"));
-    assert_eq!(pair.mtu(1, "IPv6"), 1280);
+    assert_eq!(pair.mtu(1, "6"), 1280);
     let Pair { lab, .. } = pair;
     lab.down().unwrap();
 }
