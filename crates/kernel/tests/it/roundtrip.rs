@@ -179,6 +179,18 @@ fn objects_change_in_place() {
             |rate| Object::from(Qdisc { ns: Ns::Host, link: name("ripab12"), rate, burst: 32_000, limit: 64_000 });
         change(&shaper(1_000_000), &shaper(1_000_000));
         change(&shaper(1_000_000), &shaper(40_000_000_000));
+        change(&neighbour(Ns::Host, "ripab12", "10.244.1.5", 9), &neighbour(Ns::Host, "ripab12", "10.244.1.5", 8));
+    });
+}
+
+#[test]
+fn tunnels_change_in_place() {
+    on_a_node(|mut node| {
+        uplink();
+        let mut change = |before: &Object, after: &Object| {
+            node.run(&[step(ripstop_plan::Action::Update, Some(before), Some(after))]).remove(0).result.unwrap();
+            node.assert_there(std::slice::from_ref(after));
+        };
         let index = |name: &str| ip(&format!("-o link show dev {name}")).split(':').next().map(str::to_owned);
         for (name, vni, sources) in [
             ("ripvx4", 7, ["192.0.2.1", "192.0.2.9", "0.0.0.0", "192.0.2.1"]),
@@ -190,7 +202,6 @@ fn objects_change_in_place() {
             tunnels.windows(2).for_each(|pair| change(&pair[0], &pair[1]));
             assert_eq!(index(name), made, "it is the same device");
         }
-        change(&neighbour(Ns::Host, "ripab12", "10.244.1.5", 9), &neighbour(Ns::Host, "ripab12", "10.244.1.5", 8));
         let tunnel = vxlan("ripvx4", 7, "192.0.2.1", 3);
         let fills_in = |on| Object::from(Link { tx_checksum: Some(on), ..tunnel.clone() });
         change(&fills_in(true), &fills_in(false));
@@ -198,12 +209,17 @@ fn objects_change_in_place() {
         change(&fills_in(false), &fills_in(true));
         // The link goes on as it is where nobody says how.
         change(&fills_in(true), &tunnel.clone().into());
-        for dst in ["10.244.9.0/24", "fd00:9::/64"] {
-            let target = if dst.contains(':') { NEXTHOP_IDS.start() + 2 } else { NEXTHOP_IDS.start() + 1 };
-            if dst.contains(':') {
-                node.make(&[nexthop(2, "up0", "2001:db8::7", false)]);
-            }
-            let of = |mtu| Object::from(Route { mtu, ..route(Ns::Host, dst, RouteTarget::Nexthop(target)) });
+    });
+}
+
+#[test]
+fn the_length_of_routes_changes_in_place() {
+    on_a_node(|mut node| {
+        uplink();
+        node.make(&[nexthop(1, "up0", "192.0.2.9", false), nexthop(2, "up0", "2001:db8::7", false)]);
+        for (dst, n) in [("10.244.9.0/24", 1), ("fd00:9::/64", 2)] {
+            let target = RouteTarget::Nexthop(NEXTHOP_IDS.start() + n);
+            let of = |mtu| Object::from(Route { mtu, ..route(Ns::Host, dst, target.clone()) });
             let mut change = |before: &Object, after: &Object| {
                 node.run(&[step(ripstop_plan::Action::Update, Some(before), Some(after))]).remove(0).result.unwrap();
                 node.assert_there(std::slice::from_ref(after));

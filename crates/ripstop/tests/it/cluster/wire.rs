@@ -23,7 +23,8 @@ fn vxlan_puts_udp_8472_with_vni_1_around_a_pods_packet() {
     let frames = captured(&lab);
     let outer = ("172.30.1.11".parse().unwrap(), "172.30.2.12".parse().unwrap());
     let mut tunnelled = 0;
-    for frame in frames.iter().filter(|frame| addresses(frame, ETHERNET) == Some(outer)) {
+    let between = frames.iter().filter(|frame| addresses(frame, ETHERNET) == Some(outer));
+    for frame in between.filter(|frame| !is_agents(&frame[ETHERNET + IPV4..])) {
         let udp = &frame[ETHERNET + IPV4..];
         assert_eq!(frame[ETHERNET + 9], 17, "the outer protocol is UDP");
         assert_eq!(u16::from_be_bytes([udp[2], udp[3]]), 8472, "the outer port");
@@ -62,7 +63,8 @@ fn udp_puts_port_8285_around_a_pods_packet_and_nothing_between() {
             _ => ("172.30.1.11".parse().unwrap(), "172.30.2.12".parse().unwrap()),
         };
         let mut tunnelled = 0;
-        for frame in frames.iter().filter(|frame| packet_addresses(frame, ETHERNET) == Some(outer)) {
+        let between = frames.iter().filter(|frame| packet_addresses(frame, ETHERNET) == Some(outer));
+        for frame in between.filter(|frame| !is_agents(&frame[ETHERNET + header..])) {
             let protocol = if header == IPV4 { frame[ETHERNET + 9] } else { frame[ETHERNET + 6] };
             assert_eq!(protocol, 17, "the outer protocol is UDP");
             let udp = &frame[ETHERNET + header..];
@@ -128,8 +130,8 @@ fn a_pod_leaves_the_cluster_with_its_nodes_address_and_reaches_a_peer_by_its_own
         std::thread::sleep(Duration::from_millis(200));
         let packets = capture.stop().unwrap();
         let to: IpAddr = to.parse().unwrap();
-        let requests =
-            packets.iter().filter_map(|packet| addresses(&packet.data, ETHERNET)).filter(|(_, dst)| *dst == to);
+        let pings = packets.iter().filter(|packet| packet.data.get(ETHERNET + 9) == Some(&1));
+        let requests = pings.filter_map(|packet| addresses(&packet.data, ETHERNET)).filter(|(_, dst)| *dst == to);
         let mut sources: Vec<String> = requests.map(|(src, _)| src.to_string()).collect();
         sources.sort();
         sources.dedup();
@@ -140,6 +142,11 @@ fn a_pod_leaves_the_cluster_with_its_nodes_address_and_reaches_a_peer_by_its_own
     assert_eq!(seen(Target::Node(3), "172.30.1.13"), [pod], "a node by the plain path sees the pod");
     assert_eq!(rows(&lab, 1, "/v1/pods").len(), 2);
     lab.down().unwrap();
+}
+
+/// Whether it is what agents send one another to probe the way, by the ports of its UDP header.
+fn is_agents(udp: &[u8]) -> bool {
+    udp[..4].chunks(2).any(|port| port == 9468u16.to_be_bytes())
 }
 
 /// Frames at node 1's cable during a second of probes from `p1` to `p2`.
