@@ -125,7 +125,7 @@ pub struct Tables {
     pub reaches: BTreeMap<IpAddr, Reach>,
     /// Tunnel devices at which some peer did not get checksums that were left to hardware, and what became of it.
     pub checksums: BTreeMap<IfName, Checksums>,
-    /// The UDP port on which this node answers probes, while it does.
+    /// The UDP port on which this node answers probes; none once it is known that it cannot.
     pub probe_port: Option<u16>,
     /// Nexthop ids of peers.
     pub nexthop_ids: Arc<NexthopIds>,
@@ -156,6 +156,7 @@ impl Tables {
     /// The tables of an agent that starts.
     #[must_use]
     pub fn new(start: Start) -> Self {
+        let probing = start.config.probing;
         let mut tables = Self {
             config: start.config,
             node: start.node,
@@ -175,7 +176,7 @@ impl Tables {
             sends: BTreeMap::new(),
             reaches: BTreeMap::new(),
             checksums: BTreeMap::new(),
-            probe_port: None,
+            probe_port: (probing.mtu || probing.checksum).then_some(probing.port),
             nexthop_ids: Arc::default(),
             store: StoreState::Connecting,
             withdrawn: Withdrawn::Nothing,

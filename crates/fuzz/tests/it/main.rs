@@ -119,6 +119,7 @@ targets! {
     manifest 200
     nft 400
     plugin 50
+    probe 200
     recording 20
     snapshot 50
     store_client 200
