@@ -82,9 +82,9 @@ pub(crate) const IP6_RT_PRIO_USER: u32 = 1024;
 
 // if.h, if_link.h
 pub(crate) const IFF_UP: u32 = 1;
-pub(crate) const IFF_RUNNING: u32 = 0x40;
 pub(crate) const IFF_LOOPBACK: u32 = 8;
 pub(crate) const IFF_LOWER_UP: u32 = 0x10000;
+pub(crate) const IFF_DORMANT: u32 = 0x20000;
 pub(crate) const IFLA_ADDRESS: u16 = 1;
 pub(crate) const IFLA_IFNAME: u16 = 3;
 pub(crate) const IFLA_MTU: u16 = 4;

@@ -60,10 +60,11 @@ pub(crate) fn is_foreign(link: &RawLink) -> bool {
     link.flags & IFF_LOOPBACK == 0 && !link.name.as_str().starts_with(LINK_PREFIX)
 }
 
-/// Up and with carrier.
+/// Up, with carrier, and waiting for nobody (802.1X). `IFF_RUNNING` says the same up to a second later
+/// (`linkwatch_schedule_work`, net/core/link_watch.c); by the carrier the kernel lets nexthops stand or go.
 pub(crate) fn is_running(link: &RawLink) -> bool {
-    const ALL: u32 = IFF_UP | IFF_RUNNING | IFF_LOWER_UP;
-    link.flags & ALL == ALL
+    const ALL: u32 = IFF_UP | IFF_LOWER_UP;
+    link.flags & (ALL | IFF_DORMANT) == ALL
 }
 
 /// An address others can reach the node by. Temporary ones of IPv6 (RFC 8981) change too often to be named to anyone; the
