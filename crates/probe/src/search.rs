@@ -107,7 +107,7 @@ impl Way {
                 *tries += 1;
                 let tries = *tries;
                 if tries > TRIES && self.heard.contains(&SHORT) {
-                    return self.search(self.floor, self.most.saturating_sub(1), now);
+                    return self.search(self.floor, self.most, now);
                 }
                 let pause = WAIT_MS << tries.saturating_sub(TRIES).min(8);
                 self.due = now.plus(pause.min(LONGEST_PAUSE_MS));
@@ -136,9 +136,9 @@ impl Way {
                 vec![SHORT, self.passed.unwrap_or(self.floor)]
             }
             Phase::Confirm { .. } if self.heard.contains(&SHORT) => {
-                // A black hole: what passed before does so no more, and what is short does.
-                let passed = self.passed.unwrap_or(self.floor);
-                self.search(self.floor, passed.saturating_sub(1), now)
+                // A black hole: what passed before does so no more, and what is short does. It is among what is tried: on a way
+                // that loses packets of any length, three in a row say little.
+                self.search(self.floor, self.passed.unwrap_or(self.floor), now)
             }
             Phase::Confirm { .. } => {
                 self.enter(Phase::Base { tries: TRIES - 1 }, now);

@@ -451,7 +451,7 @@ impl Core {
                 }
                 self.reconsider_after(&changes);
             }
-            self.refresh_probes(&changes);
+            self.note_for_prober(&changes);
             changes.append(&mut self.sync_ranges());
             if self.refresh_realised() {
                 changes.insert(Change::Realised);
@@ -468,6 +468,7 @@ impl Core {
             self.take_touched(touched);
             changes.clear();
         }
+        self.refresh_probes();
         self.note_left();
         self.advance_calls();
         self.serve_blocks();

@@ -144,10 +144,15 @@ impl Core {
         )
     }
 
-    /// Tells the prober what is news to it.
-    pub(super) fn refresh_probes(&mut self, changes: &BTreeSet<Change>) {
+    /// Something changed of what the prober is told.
+    pub(super) fn note_for_prober(&mut self, changes: &BTreeSet<Change>) {
         let concerns = |change: &Change| !matches!(change, Change::Alive(_) | Change::Pod(_) | Change::Store);
         self.probes.is_due |= changes.iter().any(concerns);
+    }
+
+    /// Tells the prober what is news to it. The model must be up to date: what it wants and the kernel has not got is not
+    /// answered yet.
+    pub(super) fn refresh_probes(&mut self) {
         if !self.probes.is_due || self.held {
             return;
         }

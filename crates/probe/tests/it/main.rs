@@ -21,7 +21,12 @@ struct World {
     now: Millis,
     lines: BTreeMap<IpAddr, Line>,
     reaches: BTreeMap<IpAddr, Reach>,
+    /// Reports of a reach.
+    told: usize,
     checksums: Vec<Checksums>,
+    /// Of a thousand datagrams and of a thousand answers so many are lost, whatever their length.
+    lost: u64,
+    chance: u64,
     sent: u64,
     bytes: usize,
 }
@@ -33,7 +38,10 @@ impl World {
             now: Millis(1_000),
             lines: BTreeMap::new(),
             reaches: BTreeMap::new(),
+            told: 0,
             checksums: Vec::new(),
+            lost: 0,
+            chance: 1,
             sent: 0,
             bytes: 0,
         }
@@ -64,6 +72,12 @@ impl World {
         self.reaches.get(&address.parse::<IpAddr>().unwrap()).map(|reach| reach.answers)
     }
 
+    /// Whether chance, which is the same in every run (Knuth's MMIX generator), loses this one.
+    fn loses(&mut self) -> bool {
+        self.chance = self.chance.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.chance >> 33) % 1_000 < self.lost
+    }
+
     fn carry_out(&mut self, actions: Vec<Action>) {
         for action in actions {
             match action {
@@ -73,7 +87,8 @@ impl World {
                     let line = self.lines[&to.ip()];
                     let headers = if to.is_ipv4() { 28 } else { 48 };
                     let fits = u32::try_from(length).unwrap() + headers <= line.mtu;
-                    if line.up && fits && (complete || line.fills_in) {
+                    let lost = self.loses() || self.loses();
+                    if line.up && fits && !lost && (complete || line.fills_in) {
                         let mut payload = head.to_vec();
                         payload.resize(length, 0);
                         let answer = read_answer(&answer_to(&payload).unwrap()).unwrap();
@@ -81,7 +96,10 @@ impl World {
                         self.carry_out(actions);
                     }
                 }
-                Action::Report(Report::Reach(address, reach)) => drop(self.reaches.insert(address, reach)),
+                Action::Report(Report::Reach(address, reach)) => {
+                    self.told += 1;
+                    self.reaches.insert(address, reach);
+                }
                 Action::Report(Report::Checksums(_, state)) => self.checksums.push(state),
             }
         }
@@ -137,6 +155,22 @@ fn a_hole_that_appears_is_found_and_one_that_goes_is_forgotten() {
         world.run(12_000);
         assert_eq!(world.mtu(V4), Some(1500));
     }
+}
+
+#[test]
+fn a_way_that_loses_packets_of_any_length_is_no_shorter_for_it() {
+    let (_, tunnels) = tunnel();
+    let mut world = World::with(&[(V4, 1500, 1500), (V6, 1500, 1400)]);
+    world.lines.insert("10.244.2.1".parse().unwrap(), Line { mtu: 1500, up: true, fills_in: true });
+    let targets =
+        [(V4, 1500), (V6, 1500)].map(|(address, most)| Target { address: address.parse().unwrap(), port: 9468, most });
+    world.engine.set(world.now, &targets.into(), &tunnels, &BTreeSet::new(), 1);
+    world.run(10_000);
+    assert_eq!((world.mtu(V4), world.mtu(V6)), (Some(1500), Some(1400)));
+    let before = world.told;
+    world.lost = 30;
+    world.run(6 * 3_600_000);
+    assert_eq!((world.told, world.checksums.as_slice()), (before, &[][..]), "nothing to tell in six hours");
 }
 
 #[test]
