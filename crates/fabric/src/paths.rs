@@ -85,11 +85,17 @@ pub(crate) fn by_backend(
         BackendKind::HostGw => plain(tables, peer, family),
         BackendKind::Vxlan => vxlan(tables, network, peer, family),
         BackendKind::Udp => udp(tables, network, peer, family),
-        BackendKind::Auto => match plain(tables, peer, family) {
-            Ok(path) => Ok(path),
-            Err(_) => vxlan(tables, network, peer, family),
+        BackendKind::Auto => match (plain(tables, peer, family), vxlan(tables, network, peer, family)) {
+            (Ok(plain), Ok(tunnel)) if is_doubted_more(tables, peer, &plain, &tunnel) => Ok(tunnel),
+            (Ok(plain), _) => Ok(plain),
+            (Err(_), tunnel) => tunnel,
         },
     }
+}
+
+/// Whether it is less certain of one path than of another that packets arrive.
+fn is_doubted_more(tables: &Tables, peer: &NodeRecord, one: &Path, other: &Path) -> bool {
+    doubt(tables, peer, one.underlay()) > doubt(tables, peer, other.underlay())
 }
 
 /// The longest packet of a pod that this path carries, in bytes, where that is less than its device takes: what its link, or
@@ -176,7 +182,7 @@ fn shared_subnet<'a>(tables: &'a Tables, peer: &NodeRecord, family: Family) -> O
     let pairs = theirs.enumerate().flat_map(|(n, ip)| {
         let shares = |uplink: &Uplink<'_>| uplink.address.shares_subnet(ip) && uplink.address.ip != ip;
         let own = uplinks.iter().enumerate().find(|(_, uplink)| shares(uplink));
-        own.map(|(m, uplink)| ((doubt(tables, ip), n + m, uplink.address.prefix), *uplink, ip))
+        own.map(|(m, uplink)| ((doubt(tables, peer, ip), n + m, uplink.address.prefix), *uplink, ip))
     });
     pairs.min_by(|one, other| one.0.cmp(&other.0)).map(|(_, uplink, ip)| (uplink, ip))
 }
@@ -187,16 +193,19 @@ fn outer_address(tables: &Tables, peer: &NodeRecord, first: IpAddr) -> IpAddr {
     let family = Family::of(first);
     let further = peer.addresses.iter().map(|address| address.ip).filter(|ip| Family::of(*ip) == family);
     let all = [first].into_iter().chain(further);
-    all.min_by_key(|ip| (doubt(tables, *ip), host::uplink_to(tables, *ip).is_none())).unwrap_or(first)
+    all.min_by_key(|ip| (doubt(tables, peer, *ip), host::uplink_to(tables, *ip).is_none())).unwrap_or(first)
 }
 
 /// How doubtful it is that packets to a peer's address arrive. A peer answers probes of addresses only that it knows to be a
-/// node's, so that tunnel packets from there are taken.
-fn doubt(tables: &Tables, ip: IpAddr) -> u8 {
+/// node's, so that tunnel packets from there are taken: an address beside its first one must have answered.
+fn doubt(tables: &Tables, peer: &NodeRecord, ip: IpAddr) -> u8 {
+    let is_first = peer.address(Family::of(ip)).is_none_or(|first| first.ip == ip);
+    let is_asked = tables.config.probing.mtu && peer.probe_port.is_some();
     match tables.reaches.get(&ip) {
         Some(reach) if reach.answers => 0,
-        None => 1,
-        Some(_) => 2,
+        None if is_first || !is_asked => 1,
+        None => 2,
+        Some(_) => 3,
     }
 }
 
