@@ -306,6 +306,22 @@ fn of_several_uplinks_the_one_that_shares_the_peers_subnet_carries_its_packets()
     assert_eq!(outer(&["172.30.2.12/24", "172.30.3.12/24"]), "172.30.2.12");
 }
 
+/// A peer answers whom it knows: until then it would drop what comes from an address that is new to it.
+#[test]
+fn a_further_address_is_used_once_it_answered() {
+    let (before, after) = ("172.30.2.12", "192.0.2.12");
+    for kind in [BackendKind::Vxlan, BackendKind::Auto] {
+        let mut s = cluster(kind, &["172.30.2.12/24", "192.0.2.12/24"], |node| node.probe_port = Some(9468))
+            .facts(|facts| drop(facts.links.insert(name("eth1"), host_link(1500, &["192.0.2.11/24"]))));
+        let end = |s: &Scenario| way(s, V4).rsplit(' ').next().unwrap().to_owned();
+        assert_eq!(end(&s), before);
+        s.tables.reaches.insert(ip("192.0.2.12"), Reach { answers: true, mtu: None });
+        assert_eq!(end(&s), after);
+        s.tables.reaches.insert(ip("192.0.2.12"), Reach { answers: false, mtu: None });
+        assert_eq!(end(&s), before);
+    }
+}
+
 #[test]
 fn an_address_that_does_not_answer_comes_last() {
     let silent = |s: &mut Scenario, text: &str, answers| {
