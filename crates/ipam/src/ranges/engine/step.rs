@@ -55,8 +55,9 @@ impl RangeEngine {
         match self.slots.get_mut(&slot) {
             Some(state) if state.latched => state.request = request.clone(),
             Some(state) => {
-                let fault = None;
-                *state = SlotState { request: request.clone(), fault, paused: false, latched: false };
+                // What was released stays released until something else is asked for.
+                let paused = state.paused && state.request == *request;
+                *state = SlotState { request: request.clone(), fault: None, paused, latched: false };
             }
             None => {
                 let state = SlotState { request: request.clone(), fault: None, paused: false, latched: false };
