@@ -261,7 +261,7 @@ pub struct ProbingConfig {
 
 impl Default for ProbingConfig {
     fn default() -> Self {
-        Self { mtu: true, checksum: true, interval: 2_000, port: 9468 }
+        Self { mtu: true, checksum: true, interval: 3_000, port: 9468 }
     }
 }
 

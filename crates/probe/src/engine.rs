@@ -247,12 +247,12 @@ impl Engine {
         let (pace, token) = (self.pace(), self.token(place.1));
         let Some(check) = self.checks.get_mut(place) else { return };
         let state = match check.step(now, pace) {
-            Step::Send => {
-                let ids = [self.next_id, self.next_id + 1];
+            Step::Send { both } => {
+                let ids = [self.next_id, if both { self.next_id + 1 } else { 0 }];
                 self.next_id += 2;
-                self.allowance -= 2000;
                 check.note_sent(ids, now);
-                for (id, complete) in ids.into_iter().zip([false, true]) {
+                for (id, complete) in ids.into_iter().zip([false, true]).filter(|(id, _)| *id != 0) {
+                    self.allowance -= 1000;
                     actions.push(send(check.address, check.port, token, id, wire::LENGTH, complete));
                 }
                 return;

@@ -56,7 +56,7 @@ stateDir: /tmp/state
     assert_eq!(config.timings.sweep_interval, 3_600_000);
     let probing = ProbingConfig { mtu: false, checksum: true, interval: 5_000, port: 9999 };
     assert_eq!(config.probing, probing);
-    assert_eq!(decode("probing: {}").probing, ProbingConfig { mtu: true, checksum: true, interval: 2_000, port: 9468 });
+    assert_eq!(decode("probing: {}").probing, ProbingConfig { mtu: true, checksum: true, interval: 3_000, port: 9468 });
     assert_eq!(config.run_dir.to_str(), Some("/tmp/run"));
 }
 
