@@ -55,9 +55,8 @@ impl RangeEngine {
         match self.slots.get_mut(&slot) {
             Some(state) if state.latched => state.request = request.clone(),
             Some(state) => {
-                // What was released stays released until something else is asked for.
-                let paused = state.paused && state.request == *request;
-                *state = SlotState { request: request.clone(), fault: None, paused, latched: false };
+                let fault = None;
+                *state = SlotState { request: request.clone(), fault, paused: false, latched: false };
             }
             None => {
                 let state = SlotState { request: request.clone(), fault: None, paused: false, latched: false };
