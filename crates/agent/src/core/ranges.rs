@@ -42,7 +42,10 @@ impl Core {
         let requests: Vec<RangeRequest> = networks.flat_map(|row| of(&row.value)).collect();
         for request in requests {
             wanted.insert(Slot::of(&request));
-            self.range_event(&RangeEvent::Want(request));
+            // What was released by hand is not taken again because a cable was plugged in.
+            if !self.engine.is_released(&request) {
+                self.range_event(&RangeEvent::Want(request));
+            }
         }
         if !self.tables.knows(StoreKind::Networks) {
             return;

@@ -348,6 +348,11 @@ impl RangeEngine {
         Some(request.is_exhausted(self.view.claims().map(|(key, stored)| (key, &stored.claim))))
     }
 
+    /// Whether the range of this very request was released, and none is taken until it is wanted again.
+    pub fn is_released(&self, request: &RangeRequest) -> bool {
+        self.slots.get(&Slot::of(request)).is_some_and(|state| state.paused && state.request == *request)
+    }
+
     /// Every claim this engine deals with.
     #[must_use]
     pub fn owned(&self) -> Vec<OwnedRange> {
