@@ -6,6 +6,8 @@ use std::net::IpAddr;
 
 use ripstop_types::Millis;
 
+use crate::together;
+
 /// How long answers are waited for, in milliseconds.
 const WAIT_MS: u64 = 250;
 
@@ -72,7 +74,7 @@ impl Check {
         match self.heard {
             [true, _] => {
                 (self.doubt, self.misses) = (false, 0);
-                self.due = now.plus(interval);
+                self.due = together(now, interval);
                 Step::Fine
             }
             _ if !self.doubt => {
@@ -88,7 +90,7 @@ impl Check {
             // The peer is away: that says nothing of checksums.
             [false, false] => {
                 (self.doubt, self.misses) = (false, 0);
-                self.due = now.plus(interval);
+                self.due = together(now, interval);
                 Step::Nothing
             }
         }

@@ -72,6 +72,13 @@ pub enum Report {
     Checksums(IfName, Checksums),
 }
 
+/// What probes are sent for.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Place {
+    Way(IpAddr),
+    Check(IfName, IpAddr),
+}
+
 /// The prober of a node.
 #[derive(Debug)]
 pub struct Engine {
@@ -83,6 +90,10 @@ pub struct Engine {
     told: BTreeMap<IpAddr, Reach>,
     checks: BTreeMap<(IfName, IpAddr), Check>,
     checksums: BTreeMap<IfName, Checksums>,
+    /// What is due when, of all that is to be done.
+    queue: BTreeSet<(Millis, Place)>,
+    /// The same by place.
+    queued: BTreeMap<Place, Millis>,
     links: u64,
     /// Probes that may go now, in thousandths; less than nothing after many at once.
     allowance: i64,
@@ -103,6 +114,8 @@ impl Engine {
             told: BTreeMap::new(),
             checks: BTreeMap::new(),
             checksums: BTreeMap::new(),
+            queue: BTreeSet::new(),
+            queued: BTreeMap::new(),
             links: 0,
             allowance: BURST * 1000,
             counted_at: now,
@@ -136,10 +149,14 @@ impl Engine {
             }
         }
         self.set_tunnels(now, tunnels, broken);
-        if self.links == links {
-            return Vec::new();
-        }
+        let anew = if self.links == links { Vec::new() } else { self.test_anew(now) };
         self.links = links;
+        self.plan_all();
+        anew
+    }
+
+    /// Checksums are tested as if nothing were known of them.
+    fn test_anew(&mut self, now: Millis) -> Vec<Action> {
         self.checks.values_mut().for_each(|check| *check = Check::new(check.address, check.port, now.plus(200)));
         let broken = self.checksums.iter_mut().filter(|(_, state)| **state == Checksums::Broken);
         let anew = broken.map(|(link, state)| {
@@ -147,6 +164,32 @@ impl Engine {
             Action::Report(Report::Checksums(link.clone(), *state))
         });
         anew.collect()
+    }
+
+    /// Puts everything that is to be done into the queue.
+    fn plan_all(&mut self) {
+        let ways = self.ways.iter().map(|(address, way)| (Place::Way(*address), way.due));
+        let tested = self.checks.iter().filter(|((link, _), _)| self.is_tested(link));
+        let checks = tested.map(|((link, address), check)| (Place::Check(link.clone(), *address), check.due));
+        let queued: BTreeMap<Place, Millis> = ways.chain(checks).collect();
+        self.queue = queued.iter().map(|(place, due)| (*due, place.clone())).collect();
+        self.queued = queued;
+    }
+
+    /// Puts a place where its time has changed to.
+    fn plan(&mut self, place: Place) {
+        let due = match &place {
+            Place::Way(address) => self.ways.get(address).map(|way| way.due),
+            Place::Check(link, address) => {
+                let check = self.checks.get(&(link.clone(), *address)).filter(|_| self.is_tested(link));
+                check.map(|check| check.due)
+            }
+        };
+        let Some(due) = due else { return };
+        if let Some(was) = self.queued.insert(place.clone(), due) {
+            self.queue.remove(&(was, place.clone()));
+        }
+        self.queue.insert((due, place));
     }
 
     fn set_tunnels(&mut self, now: Millis, tunnels: &BTreeSet<Tunnel>, broken: &BTreeSet<IfName>) {
@@ -168,11 +211,10 @@ impl Engine {
 
     /// When [`Self::tick`] should come.
     pub fn due(&self) -> Option<Millis> {
-        let checks = self.checks.iter().filter(|((link, _), _)| self.is_tested(link)).map(|(_, check)| check.due);
-        let first = self.ways.values().map(|way| way.due).chain(checks).min()?;
+        let (first, _) = self.queue.first()?;
         // Nothing goes before it may.
         let pause = (1000 - self.allowance).max(0).unsigned_abs().div_ceil(RATE.unsigned_abs());
-        Some(first.max(self.counted_at.plus(pause)))
+        Some((*first).max(self.counted_at.plus(pause)))
     }
 
     fn is_tested(&self, link: &IfName) -> bool {
@@ -191,21 +233,21 @@ impl Engine {
         self.counted_at = now;
         self.allowance = self.allowance.saturating_add(passed.saturating_mul(RATE)).min(BURST * 1000);
         let mut actions = Vec::new();
-        let mut due: Vec<(Millis, IpAddr)> =
-            self.ways.iter().filter(|(_, way)| way.due <= now).map(|(address, way)| (way.due, *address)).collect();
-        due.sort_unstable();
-        for (_, address) in due {
+        // No more than may go: there can be thousands.
+        let most = usize::try_from(self.allowance / 1000).unwrap_or(0);
+        let due = self.queue.iter().take_while(|(due, _)| *due <= now).take(most).map(|(_, place)| place.clone());
+        for place in due.collect::<Vec<_>>() {
             if self.allowance < 1000 {
                 return actions;
             }
-            self.probe(address, now, &mut actions);
-        }
-        let of_checks = self.checks.iter().filter(|((link, _), check)| check.due <= now && self.is_tested(link));
-        for place in of_checks.map(|(place, _)| place.clone()).collect::<Vec<_>>() {
-            if self.allowance < 1000 {
-                return actions;
+            if !self.queued.contains_key(&place) {
+                continue;
             }
-            self.check(&place, now, &mut actions);
+            match &place {
+                Place::Way(address) => self.probe(*address, now, &mut actions),
+                Place::Check(link, address) => self.check(&(link.clone(), *address), now, &mut actions),
+            }
+            self.plan(place);
         }
         actions
     }
@@ -222,8 +264,12 @@ impl Engine {
         {
             self.report(from, &mut actions);
         }
-        for check in self.checks.values_mut().filter(|check| check.address == from) {
-            check.take(answer.id, now);
+        self.plan(Place::Way(from));
+        for link in self.checksums.keys().cloned().collect::<Vec<_>>() {
+            if let Some(check) = self.checks.get_mut(&(link.clone(), from)) {
+                check.take(answer.id, now);
+                self.plan(Place::Check(link, from));
+            }
         }
         actions
     }
@@ -263,6 +309,7 @@ impl Engine {
         };
         if self.checksums.insert(place.0.clone(), state) != Some(state) {
             actions.push(Action::Report(Report::Checksums(place.0.clone(), state)));
+            self.plan_all();
         }
     }
 

@@ -18,6 +18,7 @@ mod search;
 pub mod wire;
 
 pub use engine::{Action, Engine, Report, Target, Tunnel};
+use ripstop_types::Millis;
 use serde::{Deserialize, Serialize};
 
 /// The way to one address of a peer, as probes found it. What is not known yet has none.
@@ -40,4 +41,12 @@ pub enum Checksums {
     Fine,
     /// Some peer gets only packets whose checksums were complete.
     Broken,
+}
+
+/// An interval later, or a little sooner: on the second, so that what is asked of many peers goes and comes back together and
+/// the processor is woken once for all of it.
+fn together(now: Millis, interval: u64) -> Millis {
+    let later = now.plus(interval);
+    let on_the_second = later.0 - later.0 % 1000;
+    if on_the_second > now.0 + interval / 2 { Millis(on_the_second) } else { later }
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ripstop_types::Millis;
 
-use crate::Reach;
+use crate::{Reach, together};
 
 /// How long an answer is waited for, in milliseconds.
 const WAIT_MS: u64 = 250;
@@ -172,7 +172,7 @@ impl Way {
             Phase::Confirm { .. } if length == passed => {
                 // The answer to a longer one may still be under way: its number stays.
                 self.phase = Phase::Complete;
-                self.due = now.plus(interval);
+                self.due = together(now, interval);
             }
             _ => {}
         }
@@ -190,7 +190,7 @@ impl Way {
         self.passed = Some(passed);
         self.confirmed = 0;
         self.enter(Phase::Complete, now);
-        self.due = now.plus(interval);
+        self.due = together(now, interval);
     }
 
     /// Looks for the longest between one that passes and the longest that may; the lengths of the first round.

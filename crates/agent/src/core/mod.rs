@@ -376,6 +376,7 @@ impl Core {
             .chain(calls)
             .chain(self.waits_until())
             .chain(self.stage_due())
+            .chain(self.probes_due())
             .chain([self.beat.due, self.look_due, self.sweep_due, self.at.now.plus(1_000)])
             .min()
             .unwrap_or(self.at.now)

@@ -10,9 +10,12 @@ use ripstop_fabric::{host, paths, probing};
 use ripstop_netmodel::{HostLink, NFT_TABLE};
 use ripstop_nft::model::{Key as ElementValue, Name};
 use ripstop_tables::{Change, Checksums, ProbeInput, Reach, Report, StoreKind, Target, Tunnel, Withdrawn};
-use ripstop_types::{Family, IfName, NodeName};
+use ripstop_types::{Family, IfName, Millis, NodeName};
 
 use super::{Core, Level, Output};
+
+/// Least time between two looks at what the prober is to be told, in milliseconds; longer where there are many peers.
+const PAUSE_MS: u64 = 100;
 
 /// What the prober is told.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -37,6 +40,10 @@ pub(super) struct Probes {
     links: BTreeMap<IfName, HostLink>,
     /// Something may differ from what was told.
     is_due: bool,
+    /// When that is looked at next: it takes a look at every peer, and much may change at once.
+    next: Millis,
+    /// Whose an address is, of those that were told.
+    owners: BTreeMap<IpAddr, NodeName>,
     /// Why this node answers no probes.
     closed: Option<String>,
 }
@@ -44,7 +51,6 @@ pub(super) struct Probes {
 impl Core {
     /// The prober said something.
     pub(super) fn take_probe(&mut self, input: ProbeInput) -> BTreeSet<Change> {
-        self.probes.is_due = true;
         let reports = match input {
             ProbeInput::Open { port } => {
                 self.probes.closed = None;
@@ -119,6 +125,10 @@ impl Core {
 
     /// The node that has an address.
     fn node_at(&self, address: IpAddr) -> Option<NodeName> {
+        let told = self.probes.owners.get(&address).and_then(|name| self.tables.nodes.get(name));
+        if let Some(row) = told.filter(|row| row.value.addresses.iter().any(|own| own.ip == address)) {
+            return Some(row.value.name.clone());
+        }
         let has = |node: &ripstop_objects::NodeRecord| node.addresses.iter().any(|own| own.ip == address);
         let peers = self.tables.peers().map(|row| &row.value);
         let outer = |node: &ripstop_objects::NodeRecord| {
@@ -153,16 +163,23 @@ impl Core {
     /// Tells the prober what is news to it. The model must be up to date: what it wants and the kernel has not got is not
     /// answered yet.
     pub(super) fn refresh_probes(&mut self) {
-        if !self.probes.is_due || self.held {
+        if !self.probes.is_due || self.held || !self.desired.is_whole() || self.at.now < self.probes.next {
             return;
         }
         self.probes.is_due = false;
+        let pause = PAUSE_MS + self.tables.nodes.len() as u64 / 10;
+        self.probes.next = self.at.now.plus(pause);
         let plan = self.probe_plan();
         self.forget_reaches(&plan);
         if plan != self.probes.told {
             self.probes.told = plan.clone();
             self.outputs.push(Output::Probe(Box::new(plan)));
         }
+    }
+
+    /// When there may be something to tell the prober.
+    pub(super) fn probes_due(&self) -> Option<Millis> {
+        (self.probes.is_due && !self.held).then_some(self.probes.next)
     }
 
     fn probe_plan(&mut self) -> ProbePlan {
@@ -188,6 +205,10 @@ impl Core {
                 }
             }
         }
+        let named = tables.peers().map(|row| &row.value);
+        self.probes.owners = named
+            .flat_map(|node| node.addresses.iter().map(|own| (own.ip, node.name.clone())))
+            .collect();
         let plan = ProbePlan {
             targets: probing::targets(tables),
             tunnels: probing::tunnels(tables),
