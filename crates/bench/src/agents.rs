@@ -106,7 +106,7 @@ impl Crowd {
         // The pattern of all peers: a real node, gone before anything is measured.
         let agent = scene.agent("pattern", &netns, &spec(backend))?;
         agent.wait_ready()?;
-        peers.write("pattern", 0..count)?;
+        peers.write("pattern", backend, 0..count)?;
         drop(agent);
         peers.forget("pattern")?;
         scene.drop_netns("pattern")?;

@@ -43,7 +43,7 @@ pub fn etcd(programs: &Programs, rounds: usize) -> Result<Section> {
     let lab = Lab::up(&options)?;
     let router = lab.netns_of(&Target::Router)?;
     let endpoint = etcd_endpoint("http", 0, 1, true);
-    space::in_netns(&router, || Peers::connect_etcd(&endpoint)?.write("n1", FIRST..FIRST + PEERS))??;
+    space::in_netns(&router, || Peers::connect_etcd(&endpoint)?.write("n1", "vxlan", FIRST..FIRST + PEERS))??;
     let (mut most, mut all) = (Vec::new(), Vec::new());
     for _ in 0..rounds {
         checkpoint()?;

@@ -18,6 +18,11 @@ use ripstop_types::{Mac, NodeName, Prefix};
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinSet;
 
+use crate::scene::wait_for;
+
+/// The network identifier of the default network.
+const VNI: u32 = 1;
+
 /// Writes under way at one time.
 const TOGETHER: u32 = 256;
 
@@ -42,12 +47,13 @@ impl Peers {
         Ok(Self { runtime, store })
     }
 
-    /// Writes peers of these numbers after the pattern of a real node.
-    pub fn write(&self, pattern: &str, numbers: Range<u32>) -> Result<()> {
+    /// Writes peers of these numbers after the pattern of a real node, once that says that it receives the backend: it is
+    /// ready for pods a little before.
+    pub fn write(&self, pattern: &str, backend: &str, numbers: Range<u32>) -> Result<()> {
+        let whole = || self.node(pattern).is_ok_and(|node| backend != "vxlan" || node.vxlan(VNI).is_some());
+        wait_for("the pattern's record", Duration::from_secs(10), whole)?;
+        let node = self.node(pattern)?;
         self.runtime.block_on(async {
-            let nodes = self.store.list(Kind::Nodes).await?;
-            let node = nodes.iter().find(|record| record.key == pattern).context("the pattern's record")?;
-            let node = NodeRecord::decode(&node.key, &node.value).map_err(|faults| anyhow!("{faults}"))?;
             let claims = self.store.list(Kind::Claims).await?;
             let claims = claims.iter().filter_map(|record| RangeClaim::decode(&record.key, &record.value).ok());
             let claim =
@@ -69,6 +75,12 @@ impl Peers {
             }
             Ok(())
         })
+    }
+
+    fn node(&self, name: &str) -> Result<NodeRecord> {
+        let nodes = self.runtime.block_on(self.store.list(Kind::Nodes))?;
+        let node = nodes.iter().find(|record| record.key == name).context("the pattern's record")?;
+        NodeRecord::decode(&node.key, &node.value).map_err(|faults| anyhow!("{faults}"))
     }
 
     /// Removes everything that a node wrote.

@@ -206,9 +206,8 @@ impl Core {
             }
         }
         let named = tables.peers().map(|row| &row.value);
-        self.probes.owners = named
-            .flat_map(|node| node.addresses.iter().map(|own| (own.ip, node.name.clone())))
-            .collect();
+        self.probes.owners =
+            named.flat_map(|node| node.addresses.iter().map(|own| (own.ip, node.name.clone()))).collect();
         let plan = ProbePlan {
             targets: probing::targets(tables),
             tunnels: probing::tunnels(tables),
