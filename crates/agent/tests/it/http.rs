@@ -89,7 +89,8 @@ fn refuses(world: &World) {
         ("POST", "/v1/ipam/release", 400),
         ("POST", "/v1/apply", 422),
     ] {
-        let answer = world.ask(method, path, "{").unwrap();
+        // A server that does not read what is sent may end the connection before its answer is read.
+        let answer = (0..5).find_map(|_| world.ask(method, path, "{")).unwrap();
         assert_eq!(answer.status, status, "{method} {path}: {}", answer.body);
         assert_eq!(answer.content_type, "application/json");
         assert!(answer.json()["error"].as_str().is_some_and(|text| !text.is_empty()));

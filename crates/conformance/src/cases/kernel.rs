@@ -276,7 +276,9 @@ fn uplink(scene: &Scene<'_>) -> Verdict {
     // Addresses of the link's own scope come by themselves.
     let seen = || -> Verdict<_> {
         let lines = look::snapshot(scene.place())?.into_iter();
-        let lines: Vec<String> = lines.filter(|line| line.contains("eth0")).collect();
+        // As a whole word: a pair's name may end in the same letters.
+        let names = |line: &String| line.split(|c: char| !c.is_ascii_alphanumeric()).any(|word| word == "eth0");
+        let lines: Vec<String> = lines.filter(names).collect();
         Ok((look::find(scene.place(), "eth0")?.map(|link| (link.index, link.mac, link.mtu, link.up)), lines))
     };
     let before = seen()?;

@@ -149,6 +149,11 @@ fn explain(options: &EtcdOptions, peer: &str, cause: &str) -> String {
     if has(&["InvalidContentType", "InvalidMessage", "tls handshake eof"]) && peer.starts_with("https://") {
         return format!("it does not speak TLS: write http:// or correct the port: {cause}");
     }
+    if peer.starts_with("https://") && has(&["Connection reset by peer"]) {
+        return format!(
+            "it broke off, perhaps because it does not speak TLS: write http:// or correct the port: {cause}"
+        );
+    }
     if peer.starts_with("http://") && has(&["frame with invalid size", "http2 error", "h2 protocol error"]) {
         return format!("it does not speak HTTP/2 without TLS: write https:// or correct the port: {cause}");
     }
