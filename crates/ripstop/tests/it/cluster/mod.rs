@@ -13,9 +13,10 @@ mod uplinks;
 mod wire;
 
 use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use ripstop_lab::{Lab, Options, PodSpec};
+use ripstop_lab::{Lab, Options, PodSpec, Target};
 use serde_json::Value;
 
 /// A lab of the programs under test; `None`, with the reason printed, where labs cannot be made.
@@ -83,6 +84,17 @@ fn within(limit: Duration, what: &str, mut is: impl FnMut() -> bool) {
 /// A pod's first address.
 pub fn ip(lab: &Lab, pod: &str) -> String {
     lab.state().unwrap().pods[pod].ips()[0].to_string()
+}
+
+/// Whether a pod hears from another at once.
+pub fn talks(lab: &Lab, from: &str, to: &str) -> bool {
+    lab.exec(&Target::Pod(from.into()), &["ping", "-c", "1", "-W", "1", &ip(lab, to)]).is_ok()
+}
+
+/// Runs ip(8) at the lab's router.
+pub fn router(lab: &Lab, line: &str) {
+    let output = Command::new("ip").args(["-n", &lab.layout().netns("router")]).args(line.split(' ')).output().unwrap();
+    assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
 /// The last range of a node.

@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -10,7 +9,7 @@ use std::time::{Duration, Instant};
 use ripstop_lab::{Backend, Lab, Options, Target};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-use super::{lab, pods};
+use super::{lab, pods, router};
 
 /// Bytes of `struct virtio_net_hdr` (linux/virtio_net.h).
 const VNET: usize = 10;
@@ -104,11 +103,6 @@ fn checksum(bytes: &[u8]) -> u16 {
         sum = (sum & 0xffff) + (sum >> 16);
     }
     !u16::try_from(sum).unwrap()
-}
-
-fn router(lab: &Lab, line: &str) {
-    let output = Command::new("ip").args(["-n", &lab.layout().netns("router")]).args(line.split(' ')).output().unwrap();
-    assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
 fn within(what: &str, mut is: impl FnMut() -> bool) -> f32 {

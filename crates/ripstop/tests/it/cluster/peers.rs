@@ -6,7 +6,7 @@ use ripstop_lab::probe::Pairs;
 use ripstop_lab::{Backend, Options, PodSpec, Target};
 use serde_json::json;
 
-use super::{ip, lab, pods, put, range_of, rows, until};
+use super::{ip, lab, pods, put, range_of, rows, talks, until};
 
 #[test]
 fn a_nodes_new_address_reaches_its_peers_within_a_second() {
@@ -24,9 +24,7 @@ fn a_nodes_new_address_reaches_its_peers_within_a_second() {
         fdb.contains("172.30.1.99")
     });
     println!("a new address was in force after {} ms", begun.elapsed().as_millis());
-    until("pods talk again", || {
-        lab.exec(&Target::Pod("p1".into()), &["ping", "-c", "1", "-W", "1", &ip(&lab, "p2")]).is_ok()
-    });
+    until("pods talk again", || talks(&lab, "p1", "p2"));
     lab.down().unwrap();
 }
 
@@ -97,9 +95,7 @@ fn a_flapping_cable_heals_by_itself() {
         lab.exec(&Target::Node(2), &["ip", "link", "set", "eth0", "up"]).unwrap();
     }
     lab.exec(&Target::Node(2), &["ip", "route", "replace", "default", "via", "172.30.1.1", "dev", "eth0"]).unwrap();
-    until("pods talk again", || {
-        lab.exec(&Target::Pod("p1".into()), &["ping", "-c", "1", "-W", "1", &ip(&lab, "p2")]).is_ok()
-    });
+    until("pods talk again", || talks(&lab, "p1", "p2"));
     // What the node said of itself while it had no cable still goes round; when that is over nothing is lost any more.
     until("nothing is lost for half a second", || {
         let pair = (Target::Pod("p1".into()), Target::Pod("p2".into()));

@@ -20,7 +20,7 @@ use ripstop_lab::{Backend, Families, Lab, Options, PodSpec, Program, Target};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::json;
 
-use super::{ip, lab, pods, put, range_of, rows, until};
+use super::{ip, lab, pods, put, range_of, rows, talks, until};
 
 fn by_udp(name: &str) -> Options {
     Options { nodes: 2, backend: Backend::Udp, ..Options::named(name) }
@@ -48,10 +48,6 @@ fn pid(lab: &Lab, node: u32) -> Option<i32> {
 fn path_state(lab: &Lab, node: u32) -> String {
     let paths = rows(lab, node, "/v1/paths");
     paths.first().and_then(|path| path["state"].as_str()).unwrap_or_default().to_owned()
-}
-
-fn pings(lab: &Lab, from: &str, to: &str) -> bool {
-    lab.exec(&Target::Pod(from.into()), &["ping", "-c", "1", "-W", "1", &ip(lab, to)]).is_ok()
 }
 
 #[test]
@@ -111,12 +107,12 @@ fn a_forwarder_that_forgot_or_has_something_else_is_told_anew() {
         lab.node(1).signal(Program::Forwarder, libc::SIGKILL, false).unwrap();
         until("it is back", || pid(&lab, 1).is_some_and(|pid| Some(pid) != before));
         until("it has what it should", is_right);
-        until("pods talk", || pings(&lab, "p1", "p2"));
+        until("pods talk", || talks(&lab, "p1", "p2"));
     }
     // Its device went behind its back.
     lab.exec(&Target::Node(1), &["ip", "link", "del", "ripudp0"]).unwrap();
     until("the path is whole again", || path_state(&lab, 1) == "realised" && rows(&lab, 1, "/v1/plan").is_empty());
-    until("pods talk", || pings(&lab, "p1", "p2") && pings(&lab, "p2", "p1"));
+    until("pods talk", || talks(&lab, "p1", "p2") && talks(&lab, "p2", "p1"));
     lab.down().unwrap();
 }
 
@@ -136,7 +132,7 @@ fn a_missing_forwarder_is_named_on_both_ends_and_harms_nothing_else() {
     };
     assert_eq!((receives("n1"), receives("n2")), (json!(["host-gw"]), json!(["host-gw", "udp/8285"])));
     lab.pod_add(&PodSpec::new("late", 1)).unwrap();
-    assert!(pings(&lab, "late", "near") && !pings(&lab, "late", "p2"));
+    assert!(talks(&lab, "late", "near") && !talks(&lab, "late", "p2"));
     // An agent that starts meanwhile says the same.
     lab.node(1).kill_agent(false).unwrap();
     lab.wait_ready(&[1], Duration::from_secs(10)).unwrap();
@@ -145,7 +141,7 @@ fn a_missing_forwarder_is_named_on_both_ends_and_harms_nothing_else() {
     for node in [1, 2] {
         until("the path is back", || path_state(&lab, node) == "realised" && rows(&lab, node, "/v1/plan").is_empty());
     }
-    until("pods talk", || pings(&lab, "late", "p2"));
+    until("pods talk", || talks(&lab, "late", "p2"));
     lab.down().unwrap();
 }
 
@@ -239,7 +235,7 @@ fn what_is_in_the_way_of_the_forwarder_is_named_and_left_alone() {
     let done = migrate(&["udp", "--timeout", "60s"]);
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
     until("the new way", || rows(&lab, 1, "/v1/paths")[0]["backend"] == "udp" && path_state(&lab, 1) == "realised");
-    until("pods talk", || pings(&lab, "p1", "p2"));
+    until("pods talk", || talks(&lab, "p1", "p2"));
     lab.down().unwrap();
 }
 

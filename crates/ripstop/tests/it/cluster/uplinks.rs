@@ -1,17 +1,9 @@
 //! Several uplinks, and uplinks that change: each peer's packets go where it is reached, without a restart.
 
-use std::process::Command;
-
-use ripstop_lab::probe::Pairs;
+use ripstop_lab::probe::{Pairs, Prober};
 use ripstop_lab::{Backend, Lab, Options, Target};
 
-use super::{lab, pods, rows, until};
-
-/// Runs ip(8) at the lab's router.
-fn router(lab: &Lab, line: &str) {
-    let output = Command::new("ip").args(["-n", &lab.layout().netns("router")]).args(line.split(' ')).output().unwrap();
-    assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
-}
+use super::{lab, pods, router, rows, talks, until};
 
 fn ip(lab: &Lab, node: u32, line: &str) {
     let words: Vec<&str> = ["ip"].into_iter().chain(line.split(' ')).collect();
@@ -27,9 +19,20 @@ fn way(lab: &Lab, node: u32, peer: &str) -> String {
     })
 }
 
-fn talks(lab: &Lab, from: &str, to: &str) -> bool {
-    let address = lab.state().unwrap().pods[to].ips()[0].to_string();
-    lab.exec(&Target::Pod(from.into()), &["ping", "-c", "1", "-W", "1", &address]).is_ok()
+/// Gives the first two nodes a second cable, into a subnet of their own, under probes between their pods.
+fn plug_second_cables(lab: &Lab) -> Prober {
+    let pair = (Target::Pod("p1".into()), Target::Pod("p2".into()));
+    let prober = lab.probe(200, &Pairs::Of(vec![pair.clone(), (pair.1, pair.0)])).unwrap();
+    router(lab, "link add second type bridge stp_state 0 mcast_snooping 0");
+    router(lab, "link set second up");
+    for node in [1, 2] {
+        let netns = lab.layout().netns(&format!("n{node}"));
+        router(lab, &format!("link add s{node} type veth peer name eth1 netns {netns}"));
+        router(lab, &format!("link set s{node} master second up"));
+        ip(lab, node, &format!("addr add 10.90.0.{}/24 dev eth1", 10 + node));
+        ip(lab, node, "link set eth1 up");
+    }
+    prober
 }
 
 /// Three nodes behind a router; two of them get a second cable, into a subnet of their own.
@@ -38,17 +41,7 @@ fn a_second_uplink_carries_the_packets_of_the_peers_behind_it() {
     let options = Options { nodes: 3, subnets: 3, backend: Backend::Auto, ..Options::named("t-uplinks") };
     let Some(lab) = lab(options) else { return };
     pods(&lab);
-    let pair = (Target::Pod("p1".into()), Target::Pod("p2".into()));
-    let prober = lab.probe(200, &Pairs::Of(vec![pair.clone(), (pair.1, pair.0)])).unwrap();
-    router(&lab, "link add second type bridge stp_state 0 mcast_snooping 0");
-    router(&lab, "link set second up");
-    for node in [1, 2] {
-        let netns = lab.layout().netns(&format!("n{node}"));
-        router(&lab, &format!("link add s{node} type veth peer name eth1 netns {netns}"));
-        router(&lab, &format!("link set s{node} master second up"));
-        ip(&lab, node, &format!("addr add 10.90.0.{}/24 dev eth1", 10 + node));
-        ip(&lab, node, "link set eth1 up");
-    }
+    let prober = plug_second_cables(&lab);
     until("both go by the second uplink", || {
         way(&lab, 1, "n2") == "host-gw eth1" && way(&lab, 2, "n1") == "host-gw eth1"
     });
@@ -83,17 +76,7 @@ fn a_tunnel_leaves_by_the_uplink_that_shares_the_peers_subnet() {
     pods(&lab);
     let index = |node| lab.exec(&Target::Node(node), &["cat", "/sys/class/net/ript1/ifindex"]).unwrap();
     let before = (index(1), index(2));
-    let pair = (Target::Pod("p1".into()), Target::Pod("p2".into()));
-    let prober = lab.probe(200, &Pairs::Of(vec![pair.clone(), (pair.1, pair.0)])).unwrap();
-    router(&lab, "link add second type bridge stp_state 0 mcast_snooping 0");
-    router(&lab, "link set second up");
-    for node in [1, 2] {
-        let netns = lab.layout().netns(&format!("n{node}"));
-        router(&lab, &format!("link add s{node} type veth peer name eth1 netns {netns}"));
-        router(&lab, &format!("link set s{node} master second up"));
-        ip(&lab, node, &format!("addr add 10.90.0.{}/24 dev eth1", 10 + node));
-        ip(&lab, node, "link set eth1 up");
-    }
+    let prober = plug_second_cables(&lab);
     let outer = |node, dst: &str| {
         lab.exec(&Target::Node(node), &["bridge", "fdb", "show", "dev", "ript1"]).unwrap().contains(dst)
     };
