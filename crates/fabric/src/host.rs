@@ -29,6 +29,13 @@ pub struct Uplink<'a> {
     pub mtu: u32,
 }
 
+impl Uplink<'_> {
+    /// Whether an address is another's in its subnet.
+    pub fn has_neighbour(&self, ip: IpAddr) -> bool {
+        self.address.shares_subnet(ip) && self.address.ip != ip
+    }
+}
+
 /// The link that carries the node's traffic of a family: the configured one, otherwise that of the default route,
 /// otherwise the first that is up and has an address. Where that one has lost its carrier and another has one, the other.
 pub fn uplink(tables: &Tables, family: Family) -> Option<&IfName> {
@@ -155,5 +162,5 @@ pub fn tunnel_mtu(tables: &Tables, network: &Network, encapsulation: Encapsulati
 
 /// The uplink that has the subnet of `ip`.
 pub fn uplink_to(tables: &Tables, ip: IpAddr) -> Option<Uplink<'_>> {
-    uplinks(tables, Family::of(ip)).into_iter().find(|own| own.address.prefix.contains(ip) && own.address.ip != ip)
+    uplinks(tables, Family::of(ip)).into_iter().find(|own| own.has_neighbour(ip))
 }

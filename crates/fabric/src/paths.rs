@@ -180,8 +180,7 @@ fn shared_subnet<'a>(tables: &'a Tables, peer: &NodeRecord, family: Family) -> O
     let theirs = peer.addresses.iter().map(|address| address.ip).filter(|ip| Family::of(*ip) == family);
     let uplinks = host::uplinks(tables, family);
     let pairs = theirs.enumerate().flat_map(|(n, ip)| {
-        let shares = |uplink: &Uplink<'_>| uplink.address.shares_subnet(ip) && uplink.address.ip != ip;
-        let own = uplinks.iter().enumerate().find(|(_, uplink)| shares(uplink));
+        let own = uplinks.iter().enumerate().find(|(_, uplink)| uplink.has_neighbour(ip));
         own.map(|(m, uplink)| ((doubt(tables, peer, ip), n + m, uplink.address.prefix), *uplink, ip))
     });
     pairs.min_by(|one, other| one.0.cmp(&other.0)).map(|(_, uplink, ip)| (uplink, ip))

@@ -14,8 +14,8 @@ use crate::{host, paths, wiring};
 
 /// The MTU of this node's link towards an address of a peer, in bytes.
 pub fn link_mtu(tables: &Tables, to: IpAddr) -> Option<u32> {
-    let first = || host::uplinks(tables, Family::of(to)).first().copied();
-    host::uplink_to(tables, to).or_else(first).map(|uplink| uplink.mtu)
+    let uplinks = host::uplinks(tables, Family::of(to));
+    uplinks.iter().find(|own| own.has_neighbour(to)).or(uplinks.first()).map(|uplink| uplink.mtu)
 }
 
 /// The addresses of peers to which the longest packet is looked for.
