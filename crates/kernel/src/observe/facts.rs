@@ -107,9 +107,8 @@ fn has_legacy_filter(family: Family) -> bool {
 fn neighbour_limits(family: Family) -> Option<NeighbourLimits> {
     let word = if family == Family::V4 { "ipv4" } else { "ipv6" };
     let path = |n: u8| format!("net/{word}/neigh/default/gc_thresh{n}");
-    let writable = |n: u8| rustix::fs::access(format!("/proc/sys/{}", path(n)), rustix::fs::Access::WRITE_OK).is_ok();
     let limits = [number(&path(1))?, number(&path(2))?, number(&path(3))?];
-    (1..=3).all(writable).then_some(NeighbourLimits(limits))
+    (1..=3).all(|n| sysctl::is_writable(&path(n))).then_some(NeighbourLimits(limits))
 }
 
 /// A base chain on the forward hook.
