@@ -41,6 +41,8 @@ const SNAPSHOT_RETRY: Duration = Duration::from_secs(1);
 pub struct AgentOptions {
     /// Its configuration file.
     pub config: PathBuf,
+    /// Its node's name; none: as the configuration says.
+    pub node: Option<NodeName>,
     /// Write every input to this file.
     pub record: Option<PathBuf>,
     /// Plan, and wait with everything until told to go on.
@@ -79,13 +81,13 @@ pub type Question = Box<dyn FnOnce(&Core, &Metrics) + Send>;
 /// # Errors
 /// Where it cannot start: configuration, folders, permissions, another agent.
 pub fn run(options: &AgentOptions) -> anyhow::Result<ExitCode> {
-    let config = read_config(&options.config)?;
-    logging::start(config.log);
     if !rustix::process::geteuid().is_root() {
         return Err(anyhow::Error::new(std::io::Error::from(std::io::ErrorKind::PermissionDenied))
             .context("the agent sets up links and routes: run it as root, or with CAP_NET_ADMIN and CAP_SYS_ADMIN as root in a container"));
     }
-    let node = node_name(&config)?;
+    let config = read_config(&options.config)?;
+    logging::start(config.log);
+    let node = options.node.clone().map_or_else(|| node_name(&config), Ok)?;
     let lock = files::lock(&config)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async { Shell::start(options, config, node, &lock)?.work().await })

@@ -10,6 +10,6 @@ mod nft;
 mod plan;
 mod reaper;
 mod roundtrip;
-mod settings;
 mod scale;
+mod settings;
 mod support;

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
+use ripstop_types::NodeName;
 
 use crate::failure::Failure;
 use crate::print::Out;
@@ -17,6 +18,10 @@ pub struct Agent {
     /// Configuration in YAML or JSON; an empty file is a complete one
     #[arg(long, value_name = "FILE", default_value = "/etc/ripstop/config.yaml")]
     config: PathBuf,
+    /// This node's name, where one configuration is for several nodes [default: `node` of the configuration, then the
+    /// host's name]
+    #[arg(long, value_name = "NAME")]
+    node_name: Option<NodeName>,
     /// Write everything that enters the agent to this file, secrets removed, for `ripstop replay`; it grows without bound
     #[arg(long, value_name = "FILE")]
     record: Option<PathBuf>,
@@ -42,7 +47,12 @@ impl Agent {
     /// # Errors
     /// Where the agent cannot start.
     pub fn run(self) -> Result<ExitCode, Failure> {
-        let options = ripstop_agent::AgentOptions { config: self.config, record: self.record, hold: self.hold };
+        let options = ripstop_agent::AgentOptions {
+            config: self.config,
+            node: self.node_name,
+            record: self.record,
+            hold: self.hold,
+        };
         ripstop_agent::run(&options).map_err(|error| Failure::of_chain(&error))
     }
 }

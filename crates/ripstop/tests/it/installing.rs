@@ -99,6 +99,38 @@ fn what_was_edited_is_kept_and_programs_are_replaced() {
 }
 
 #[test]
+fn a_container_installs_what_runtimes_look_for_and_nothing_else() {
+    let host = Host::new();
+    let folder = host.root().join("etc/cni/net.d");
+    fs::create_dir_all(&folder).unwrap();
+    for other in ["05-other.conflist", "09-other.conf.bak", "87-podman.conflist"] {
+        fs::write(folder.join(other), "{}").unwrap();
+    }
+    let install = || {
+        let root = host.root();
+        run(&["install", "--cni", "--root", root.to_str().unwrap(), "--plugin", host.plugin.to_str().unwrap()])
+    };
+    let ended = install();
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert!(ended.stdout.trim_end().ends_with(CONFLIST), "{ended:?}");
+    let warned: Vec<&str> = ended.stderr.lines().filter(|line| line.contains("comes before 10-ripstop")).collect();
+    assert!(matches!(warned[..], [one] if one.contains("05-other.conflist")), "{ended:?}");
+    fs::write(host.root().join(&CONFLIST[1..]), "an older version's, with ripstop-cni").unwrap();
+    assert_eq!(install().code, Some(0));
+    let written = fs::read_to_string(host.root().join(&CONFLIST[1..])).unwrap();
+    assert!(written.contains("\"cniVersions\""), "{written}");
+    fs::write(host.root().join(&CONFLIST[1..]), "{\"plugins\": [{\"type\": \"bridge\"}]}").unwrap();
+    let ended = install();
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    assert!(ended.stderr.contains("10-ripstop.conflist is not Ripstop's: it names another plugin"), "{ended:?}");
+    fs::write(host.root().join(&CONFLIST[1..]), &written).unwrap();
+    assert_eq!(host.uninstall(&["--cni"]).code, Some(0));
+    let left =
+        ["05-other.conflist", "09-other.conf.bak", "87-podman.conflist"].map(|name| format!("/etc/cni/net.d/{name}"));
+    assert_eq!(host.files(), BTreeSet::from(left));
+}
+
+#[test]
 fn what_is_not_ours_stays() {
     let host = Host::new();
     host.install();

@@ -107,6 +107,7 @@ fn without_a_right_it_is_4() {
     let plugin = dir.path().join("ripstop");
     for args in [
         &["agent", "--config", config.to_str().unwrap()][..],
+        &["agent", "--config", "/no/such/file"],
         &["store", "serve", "--file", file.to_str().unwrap(), "--socket", "/run/ripstop-test.sock"],
         &["install", "--root", root.to_str().unwrap(), "--plugin", plugin.to_str().unwrap()],
         &["man", "--dir", root.to_str().unwrap()],
@@ -122,6 +123,7 @@ fn an_agent_with_a_wrong_configuration_does_not_start() {
     let dir = tempfile::tempdir().unwrap();
     let config = dir.path().join("config.yaml");
     let agent = || run(&["agent", "--config", config.to_str().unwrap()]);
+    assert_eq!(run(&["agent", "--node-name", "no name"]).code, Some(2));
     let missing = agent();
     assert_eq!(missing.code, Some(1));
     assert!(missing.stderr.contains("cannot read the configuration"), "{missing:?}");

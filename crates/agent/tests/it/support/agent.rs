@@ -18,6 +18,7 @@ pub fn run_as_told() {
     let Some(config) = std::env::var_os(CONFIG) else { return };
     let options = ripstop_agent::AgentOptions {
         config: config.into(),
+        node: None,
         record: std::env::var_os(RECORD).map(PathBuf::from),
         hold: std::env::var_os(HOLD).is_some(),
     };

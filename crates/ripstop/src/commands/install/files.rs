@@ -1,9 +1,10 @@
 //! What is installed, and where.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use clap_complete::Shell;
 
@@ -97,6 +98,12 @@ pub const FILES: &[Installed] = &[
     },
 ];
 
+/// The name of the file that turns container runtimes towards the plugin.
+pub const CONFLIST_NAME: &str = "10-ripstop.conflist";
+
+/// Where container runtimes look for network configurations, below the root. They take the first by name.
+const CONFIGURATIONS: &str = "etc/cni/net.d";
+
 /// Links by which systemd starts the units at boot.
 pub const ENABLED: &[&str] = &[
     "etc/systemd/system/multi-user.target.wants/ripstop-agent.service",
@@ -135,6 +142,11 @@ impl Content {
 }
 
 impl Installed {
+    /// Whether container runtimes look for it, rather than systemd or people.
+    pub fn is_cni(&self) -> bool {
+        matches!(self.content, Content::Plugin | Content::NetworkConfiguration)
+    }
+
     /// Whether what lies at `path` may be removed: a file whose name is ours, and where others may have a file of that
     /// name, whose text names us.
     ///
@@ -155,6 +167,19 @@ impl Installed {
 
 fn names(path: &Path, word: &str) -> io::Result<bool> {
     Ok(String::from_utf8_lossy(&fs::read(path)?).contains(word))
+}
+
+/// Network configurations of others that container runtimes find before ours, in order of their names.
+pub fn before_ours(root: &Path) -> Vec<PathBuf> {
+    let found = fs::read_dir(root.join(CONFIGURATIONS)).into_iter().flatten().flatten().map(|entry| entry.path());
+    let mut found: Vec<_> = found
+        .filter(|path| {
+            path.extension().is_some_and(|kind| ["conf", "conflist", "json"].iter().any(|known| kind == *known))
+        })
+        .filter(|path| path.file_name().is_some_and(|name| name < OsStr::new(CONFLIST_NAME)))
+        .collect();
+    found.sort();
+    found
 }
 
 /// Writes a file so that it is there whole, or as it was before, also after a power cut: a running program and a reader

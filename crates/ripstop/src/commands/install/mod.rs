@@ -19,7 +19,7 @@ use crate::ask::Agent;
 use crate::failure::Failure;
 use crate::print::{Out, talk};
 use crate::target::Target;
-use files::{Content, FILES, Installed, Kept};
+use files::{CONFLIST_NAME, Content, FILES, Installed, Kept};
 
 /// Install this program, its plugin and systemd units on this host
 ///
@@ -33,6 +33,10 @@ pub struct Install {
     /// The plugin to install [default: ripstop-cni beside this program]
     #[arg(long, value_name = "FILE")]
     plugin: Option<PathBuf>,
+    /// Only the plugin and the network configuration, as a container does for the agent that runs in the next one. The
+    /// network configuration is replaced
+    #[arg(long)]
+    cni: bool,
 }
 
 /// Remove what `ripstop install` put on this host
@@ -48,6 +52,9 @@ pub struct Uninstall {
     /// node's pods lose their network. Settings below /proc/sys stay as they are
     #[arg(long)]
     purge: bool,
+    /// Only the plugin and the network configuration, as `ripstop install --cni` put them there
+    #[arg(long, conflicts_with = "purge")]
+    cni: bool,
     /// With --purge: also give this node's address ranges back to the cluster and remove its record, which only a running
     /// agent can
     #[arg(long, requires = "purge")]
@@ -104,9 +111,12 @@ impl Install {
                 plugin.display()
             )));
         }
-        for file in FILES {
+        for file in FILES.iter().filter(|file| !self.cni || file.is_cni()) {
             let to = self.place.of(file);
-            if file.kept != Kept::Never && to.symlink_metadata().is_ok() {
+            let there = file.kept != Kept::Never && to.symlink_metadata().is_ok();
+            if there && self.cni {
+                owned(file, &to)?;
+            } else if there {
                 talk(&format!("{} is there and kept as it is", to.display()));
                 continue;
             }
@@ -126,7 +136,15 @@ impl Install {
             files::write(&to, &bytes, file.content.mode()).map_err(|error| cannot("write", &to, &error))?;
             out.line(&to.display().to_string())?;
         }
-        talk("installed; to start: systemctl daemon-reload && systemctl enable --now ripstop-agent");
+        for other in files::before_ours(&self.place.root) {
+            talk(&format!(
+                "warning: {} comes before {CONFLIST_NAME}, so container runtimes use that and not Ripstop: remove or rename it",
+                other.display()
+            ));
+        }
+        if !self.cni {
+            talk("installed; to start: systemctl daemon-reload && systemctl enable --now ripstop-agent");
+        }
         Ok(())
     }
 }
@@ -142,6 +160,9 @@ impl Uninstall {
             FILES.iter().rev().partition(|file| file.content == Content::NetworkConfiguration);
         for file in first {
             self.remove(file, out)?;
+        }
+        if self.cni {
+            return rest.into_iter().filter(|file| file.is_cni()).try_for_each(|file| self.remove(file, out));
         }
         self.clear_kernel(agent, target)?;
         for file in rest {
@@ -215,6 +236,18 @@ fn remove(path: &Path, out: &mut Out) -> Result<(), Failure> {
         Ok(()) => out.line(&path.display().to_string()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(cannot("remove", path, &error)),
+    }
+}
+
+/// Whether a file that is to be replaced is ours.
+fn owned(file: &Installed, to: &Path) -> Result<(), Failure> {
+    match file.is_ours(to) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(Failure::Failed(format!(
+            "{} is not Ripstop's: it names another plugin; move it out of the way",
+            to.display()
+        ))),
+        Err(error) => Err(cannot("read", to, &error)),
     }
 }
 
