@@ -7,7 +7,7 @@ CARGO ?= cargo
 XTASK := $(CARGO) xtask
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo check test test-quick test-k8s test-long flanneld fuzz bench install clean
+.PHONY: help setup build demo check test test-quick test-k8s test-long k8s flanneld fuzz bench install clean
 
 help: ## print this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -36,8 +36,12 @@ test-long: setup ## everything, with the tests that run for hours
 test-k8s: ## tests against a real cluster
 	@$(XTASK) test-k8s
 
+k8s: ## build Kubernetes' programs and CoreDNS, with Go, for clusters in namespaces: a quarter of an hour once
+	@scripts/setup k8s
+	@scripts/programs kubernetes coredns
+
 flanneld: ## build flanneld, with Go, for the tests that run beside it
-	@scripts/flanneld
+	@scripts/programs flannel
 
 fuzz: ## a minute of libFuzzer for each parser of outside input
 	@scripts/setup fuzz

@@ -3,7 +3,7 @@
 //! A host that ran flanneld is set up by hand as flanneld sets it up (flannel, `pkg/backend/vxlan`): the device
 //! `flannel.1`, and for each other subnet a route, a permanent neighbour and a forwarding entry.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -73,18 +73,18 @@ fn beside(name: &str) -> Option<Lab> {
     Some(lab)
 }
 
-/// The flanneld to test with: the one that `FLANNELD` names, or `scripts/flanneld` built.
+/// The flanneld to test with: the one that `FLANNELD` names, or `scripts/programs` built.
 fn flanneld() -> Option<PathBuf> {
     let named = std::env::var_os("FLANNELD").filter(|value| !value.is_empty()).map(PathBuf::from);
     let built = || {
-        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../scripts/flanneld");
-        let output = Command::new(script).arg("--where").output().ok()?;
-        let path = PathBuf::from(String::from_utf8(output.stdout).ok()?.trim());
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../scripts/programs");
+        let output = Command::new(script).args(["--where", "flannel"]).output().ok()?;
+        let path = Path::new(String::from_utf8(output.stdout).ok()?.trim()).join("flanneld");
         path.is_file().then_some(path)
     };
     let found = named.or_else(built);
     if found.is_none() {
-        println!("SKIPPED: there is no flanneld: scripts/flanneld builds it, FLANNELD names it");
+        println!("SKIPPED: there is no flanneld: scripts/programs flannel builds it, FLANNELD names it");
     }
     found
 }
