@@ -127,7 +127,7 @@ fn addresses(script: &mut String, options: &Options, device: &str, v4: std::net:
 
 /// The cable bears the machine's name at the router.
 fn cable_script(layout: &Layout, name: &str, machine: &Machine) -> String {
-    let number = machine.node.unwrap_or(0);
+    let number = machine.number();
     let mut script = String::new();
     line(
         &mut script,
@@ -138,7 +138,7 @@ fn cable_script(layout: &Layout, name: &str, machine: &Machine) -> String {
             layout.netns(name)
         ),
     );
-    if machine.node.is_some() {
+    if machine.subnet > 0 {
         line(&mut script, format_args!("link set {name} master sub{} up", machine.subnet));
         return script;
     }
@@ -154,9 +154,9 @@ fn cable_script(layout: &Layout, name: &str, machine: &Machine) -> String {
 }
 
 fn machine_script(machine: &Machine) -> String {
-    let (gateway4, gateway6) = match machine.node {
-        Some(_) => layout::router_addresses(machine.subnet),
-        None => layout::outside_gateway(),
+    let (gateway4, gateway6) = match machine.subnet {
+        0 => layout::outside_gateway(),
+        subnet => layout::router_addresses(subnet),
     };
     let mut script = String::from("link set lo up\nlink set eth0 up\n");
     if let Some(v4) = machine.v4 {

@@ -5,17 +5,18 @@ use serde_json::{Map, Value, json};
 use crate::error::{LabError, Result};
 use crate::layout::{self, Layout};
 use crate::options::{Families, Options, RangeMode, StoreKind};
+use crate::state::Machine;
 
 /// Where a node's agent finds its configuration.
 pub const CONFIG_PATH: &str = "/etc/ripstop/config.yaml";
 
 /// The text of a node's configuration file.
-pub fn agent_config(layout: &Layout, options: &Options, node: u32) -> Result<String> {
-    serde_saphyr::to_string(&document(layout, options, node)?)
-        .map_err(|error| LabError::failed(format!("write the configuration of {}: {error}", layout::node_name(node))))
+pub fn agent_config(layout: &Layout, options: &Options, name: &str, machine: &Machine) -> Result<String> {
+    serde_saphyr::to_string(&document(layout, options, name, machine)?)
+        .map_err(|error| LabError::failed(format!("write the configuration of {name}: {error}")))
 }
 
-fn document(layout: &Layout, options: &Options, node: u32) -> Result<Value> {
+fn document(layout: &Layout, options: &Options, name: &str, machine: &Machine) -> Result<Value> {
     let mut spec = json!({
         "ranges": ranges(options.families),
         "rangeMode": word(&options.range_mode)?,
@@ -26,22 +27,21 @@ fn document(layout: &Layout, options: &Options, node: u32) -> Result<Value> {
     let mut document = json!({
         "apiVersion": "ripstop.io/v1alpha1",
         "kind": "AgentConfig",
-        "node": layout::node_name(node),
-        "store": store(layout, options, node),
+        "node": name,
+        "store": store(layout, options, machine.subnet),
         "networks": [{ "metadata": { "name": "default" }, "spec": spec }],
     });
     if options.range_mode == RangeMode::PodCidr {
-        document["podCIDRs"] = pod_cidrs(options.families, node);
+        document["podCIDRs"] = pod_cidrs(options.families, machine.number());
     }
     merge(&mut document, &options.agent_config);
     Ok(document)
 }
 
-fn store(layout: &Layout, options: &Options, node: u32) -> Value {
+fn store(layout: &Layout, options: &Options, subnet: u32) -> Value {
     match options.store {
         StoreKind::Embedded => json!({ "embedded": { "socket": layout.store_socket() } }),
         StoreKind::Etcd => {
-            let subnet = layout::subnet_of(node, options.subnets);
             let endpoint = |member| layout::etcd_endpoint(options.etcd_scheme(), member, subnet, options.families.v4());
             json!({ "etcd": { "endpoints": (0..options.etcd_members).map(endpoint).collect::<Vec<_>>() } })
         }
@@ -89,6 +89,11 @@ mod tests {
     use super::*;
     use crate::options::{Backend, Wiring};
 
+    fn document(options: &Options, node: u32) -> Value {
+        let machine = Machine::node(node, options);
+        super::document(&Layout::new("x"), options, &layout::node_name(node), &machine).unwrap()
+    }
+
     #[test]
     fn options_become_a_document_of_the_product() {
         let options = Options {
@@ -98,7 +103,7 @@ mod tests {
             range_mode: RangeMode::PodCidr,
             ..Options::named("x")
         };
-        let document = document(&Layout::new("x"), &options, 2).unwrap();
+        let document = document(&options, 2);
         assert_eq!(document["node"], "n2");
         assert_eq!(document["store"]["embedded"]["socket"], "/run/ripstop-lab/x/store.sock");
         assert_eq!(document["podCIDRs"], json!(["10.244.2.0/24", "fd00:244:0:2::/64"]));
@@ -113,7 +118,7 @@ mod tests {
     fn nodes_reach_etcd_at_their_own_router_address() {
         let options = Options { nodes: 3, subnets: 2, store: StoreKind::Etcd, ..Options::named("x") };
         let endpoints = |options: &Options, node| {
-            document(&Layout::new("x"), options, node).unwrap()["store"]["etcd"]["endpoints"].clone()
+            document(options, node)["store"]["etcd"]["endpoints"].clone()
         };
         assert_eq!(endpoints(&options, 2), json!(["http://172.30.2.1:2379"]));
         assert_eq!(endpoints(&options, 3), json!(["http://172.30.1.1:2379"]));
@@ -128,7 +133,7 @@ mod tests {
             agent_config: json!({ "log": { "level": "debug" } }),
             ..Options::named("x")
         };
-        let document = document(&Layout::new("x"), &options, 1).unwrap();
+        let document = document(&options, 1);
         assert_eq!(document["networks"][0]["spec"]["ranges"], json!(["10.1.0.0/16"]));
         assert_eq!(document["networks"][0]["spec"]["backend"], json!({ "type": "vxlan", "vni": 7 }));
         assert_eq!(document["log"]["level"], "debug");
@@ -138,8 +143,8 @@ mod tests {
     #[test]
     fn the_text_is_yaml_that_reads_back() {
         let options = Options { families: Families::V6, ..Options::named("x") };
-        let text = agent_config(&Layout::new("x"), &options, 1).unwrap();
+        let text = agent_config(&Layout::new("x"), &options, "n1", &Machine::node(1, &options)).unwrap();
         let back: Value = serde_saphyr::from_str(&text).unwrap();
-        assert_eq!(back, document(&Layout::new("x"), &options, 1).unwrap());
+        assert_eq!(back, document(&options, 1));
     }
 }

@@ -1,5 +1,6 @@
 //! A lab as a value: made, opened, asked, taken down.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 use std::thread;
@@ -10,8 +11,9 @@ use crate::clean::{self, LOCK_LIMIT, clean, give_back, need_root};
 use crate::config;
 use crate::error::{Attempt, LabError, Result};
 use crate::http::{self, Answer};
-use crate::init::{AgentCommand, Role, Spec};
+use crate::init::{AgentCommand, Program, Role, Spec};
 use crate::interrupt;
+use crate::kubernetes::Cluster;
 use crate::layout::{self, Layout};
 use crate::lock::{Hold, Lock};
 use crate::machine::{MACHINE_SPACES, furnish, start_init, tail};
@@ -20,7 +22,7 @@ use crate::places;
 use crate::process::ProcessId;
 use crate::programs::Programs;
 use crate::space::{self, Place};
-use crate::state::State;
+use crate::state::{Machine, State};
 use crate::store;
 
 /// How long an agent may take to answer one question.
@@ -212,8 +214,11 @@ impl Lab {
         state.options.plugin.clone_from(&self.programs.plugin);
         state.save(&self.layout)?;
         space::prepare_netns_dir()?;
+        if let Some(cluster) = Cluster::of(&self.layout, &state) {
+            cluster.prepare()?;
+        }
         cables::lay_router(&self.layout, options)?;
-        if options.agents {
+        if options.agents || options.kubernetes.is_some() {
             store::start(&self.layout, &self.programs, options)?;
         }
         for name in state.machines.keys() {
@@ -222,6 +227,9 @@ impl Lab {
         }
         let nodes: Vec<u32> = state.nodes().map(|(number, _)| number).collect();
         self.await_agents(&nodes, &nodes)?;
+        if options.kubernetes.is_some() {
+            Cluster::complete(self)?;
+        }
         State::update(&self.layout, |state| {
             state.ready = true;
             Ok(())
@@ -242,14 +250,16 @@ impl Lab {
         let state = self.state()?;
         let machine = state.machines.get(name).ok_or_else(|| LabError::failed(format!("no machine {name}")))?;
         furnish(&self.layout, &state, name)?;
-        if let Some(node) = machine.node {
+        if machine.subnet > 0 {
             let path = self.layout.machine_dir(name).join("etc/config.yaml");
-            let text = config::agent_config(&self.layout, &state.options, node)?;
+            let text = config::agent_config(&self.layout, &state.options, name, machine)?;
             std::fs::write(&path, text).attempt(|| format!("write {}", path.display()))?;
         }
+        if let Some(cluster) = Cluster::of(&self.layout, &state) {
+            cluster.furnish(name, machine, self.programs.plugin.as_deref())?;
+        }
         cables::lay_machine(&self.layout, name, machine)?;
-        let runs_agent = machine.node.is_some() && state.options.agents;
-        let init = self.boot(name, runs_agent.then_some(&state.options))?;
+        let init = self.boot(&state, name, machine)?;
         State::update(&self.layout, |state| {
             if let Some(machine) = state.machines.get_mut(name) {
                 machine.init = Some(init);
@@ -275,13 +285,19 @@ impl Lab {
         AgentCommand { argv, env: std::collections::BTreeMap::new() }
     }
 
-    fn boot(&self, name: &str, agents: Option<&Options>) -> Result<ProcessId> {
+    fn boot(&self, state: &State, name: &str, machine: &Machine) -> Result<ProcessId> {
         let dir: PathBuf = self.layout.machine_dir(name);
         let log = dir.join("init.log");
-        let agent = agents.map(|options| self.agent_command(options));
-        let forwarder = agents.map(|_| self.forwarder_command());
-        let spec =
-            Spec { lab: self.layout.lab().into(), name: name.into(), role: Role::Machine, dir, agent, forwarder };
+        let mut programs = BTreeMap::new();
+        if machine.subnet > 0 && state.options.agents {
+            programs.insert(Program::Agent, self.agent_command(&state.options));
+            programs.insert(Program::Forwarder, self.forwarder_command());
+        }
+        let cluster = Cluster::of(&self.layout, state);
+        let host = cluster.as_ref().and_then(|cluster| cluster.host(name, machine));
+        programs.extend(cluster.iter().flat_map(|cluster| cluster.programs(name, machine)));
+        let lab = self.layout.lab().into();
+        let spec = Spec { lab, name: name.into(), role: Role::Machine, dir, programs, host };
         let place = Place::host().in_netns(&self.layout.netns_path(name))?.with_new(MACHINE_SPACES);
         start_init(&self.programs.ripstop, &place, &spec, &log)
     }

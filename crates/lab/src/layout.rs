@@ -16,6 +16,10 @@ pub const MEMBER: &str = "RIPSTOP_LAB_MEMBER";
 pub const ROUTER: &str = "router";
 /// The name of the client outside the cluster.
 pub const OUTSIDE: &str = "outside";
+/// The name of the machine of a Kubernetes' control plane, in the first subnet.
+pub const CONTROL: &str = "control";
+/// Where labs that run containers keep what is too large for memory.
+pub const DISK: &str = "/var/lib/ripstop-lab";
 
 /// Names and paths of one lab.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,6 +45,12 @@ impl Layout {
     #[must_use]
     pub fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// The folder for what is too large for memory. It is there only where containers run.
+    #[must_use]
+    pub fn disk(&self) -> PathBuf {
+        Path::new(DISK).join(&self.lab)
     }
 
     /// The record of what was made.
@@ -132,7 +142,7 @@ pub fn node_name(node: u32) -> String {
 #[must_use]
 pub fn reserved(name: &str) -> bool {
     let numbered = |rest: &str| !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_digit());
-    [ROUTER, OUTSIDE].contains(&name) || name.strip_prefix('n').is_some_and(numbered)
+    [ROUTER, OUTSIDE, CONTROL].contains(&name) || name.strip_prefix('n').is_some_and(numbered)
 }
 
 /// The subnet of a node, counted from 1, round robin.
@@ -151,6 +161,12 @@ pub fn node_v4(node: u32, subnet: u32) -> Ipv4Addr {
 #[must_use]
 pub fn node_v6(node: u32, subnet: u32) -> Ipv6Addr {
     Ipv6Addr::new(0xfd00, 0x30, digits(subnet), 0, 0, 0, 0, digits(10 + node))
+}
+
+/// The control plane's addresses, in the first subnet.
+#[must_use]
+pub fn control_addresses() -> (Ipv4Addr, Ipv6Addr) {
+    (Ipv4Addr::new(172, 30, 1, 5), Ipv6Addr::new(0xfd00, 0x30, 1, 0, 0, 0, 0, 5))
 }
 
 /// The router's addresses in a subnet.
@@ -236,7 +252,7 @@ mod tests {
 
     #[test]
     fn names_of_machines_are_reserved() {
-        for name in ["n1", "n12", "router", "outside"] {
+        for name in ["n1", "n12", "router", "outside", "control"] {
             assert!(reserved(name), "{name}");
         }
         for name in ["n", "nginx", "n1x", "web", "node"] {

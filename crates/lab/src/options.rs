@@ -94,6 +94,29 @@ pub enum RangeMode {
     Blocks,
 }
 
+/// What connects the pods of a lab's Kubernetes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Cni {
+    /// The product, its agent a process of each node.
+    Ripstop,
+    /// The CNI project's plugins bridge, host-local and portmap, with static routes: what the product is compared with.
+    Reference,
+}
+
+/// A real Kubernetes on the machines of a lab.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kubernetes {
+    /// What connects the pods.
+    pub cni: Cni,
+    /// The folder of Kubernetes' programs.
+    pub programs: PathBuf,
+    /// CoreDNS.
+    pub coredns: PathBuf,
+    /// The archive of the images that nodes have.
+    pub images: PathBuf,
+}
+
 /// What a lab is asked to be. `Options::default()` is three nodes in one subnet, VXLAN, routed wiring, IPv4.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -118,6 +141,8 @@ pub struct Options {
     pub etcd_args: Vec<String>,
     /// Where a node's range comes from.
     pub range_mode: RangeMode,
+    /// The Kubernetes on top, if there is one.
+    pub kubernetes: Option<Kubernetes>,
     /// Whether nodes run an agent and the lab a store; without them a lab is bare machines.
     pub agents: bool,
     /// The `ripstop` program; none: `RIPSTOP_BIN`, this very program, or a neighbour of it.
@@ -153,6 +178,7 @@ impl Default for Options {
             etcd_members: 1,
             etcd_args: Vec::new(),
             range_mode: RangeMode::Lease,
+            kubernetes: None,
             agents: true,
             ripstop: None,
             plugin: None,

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::error::{Attempt, Result};
-use crate::layout::{Layout, ROOT};
+use crate::layout::{DISK, Layout, ROOT};
 use crate::lock::{Hold, Lock};
 
 const WANTED: [&str; 2] = ["/etc/ripstop", "/var/lib/ripstop"];
@@ -38,6 +38,7 @@ pub fn unregister(layout: &Layout) -> Result<()> {
         }
         _ => {}
     }
+    remove_disk(layout)?;
     if !known_labs().is_empty() {
         return Ok(());
     }
@@ -47,6 +48,18 @@ pub fn unregister(layout: &Layout) -> Result<()> {
     }
     let _ = fs::remove_file(made_file());
     lock.remove()?;
+    Ok(())
+}
+
+/// Removes what containers left on the disk, and the labs' common folder there if nothing else is in it.
+fn remove_disk(layout: &Layout) -> Result<()> {
+    match fs::remove_dir_all(layout.disk()) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(error).attempt(|| format!("remove {}", layout.disk().display()));
+        }
+        _ => {}
+    }
+    let _ = fs::remove_dir(DISK);
     Ok(())
 }
 

@@ -168,8 +168,8 @@ impl Lab {
             name: pod.name.clone(),
             role: Role::Pod,
             dir: self.layout.dir().into(),
-            agent: None,
-            forwarder: None,
+            programs: BTreeMap::new(),
+            host: None,
         };
         start_init(&self.programs.ripstop, &place, &spec, &self.layout.machine_dir(&node).join("pods.log"))
     }

@@ -33,7 +33,7 @@ pub struct State {
     pub options: Options,
     /// Whether every node became ready.
     pub ready: bool,
-    /// Nodes and the outside client by name.
+    /// Nodes, the outside client and the control plane by name.
     pub machines: BTreeMap<String, Machine>,
     /// Pods by name.
     pub pods: BTreeMap<String, Pod>,
@@ -43,12 +43,12 @@ pub struct State {
     pub containers: u64,
 }
 
-/// A node or the outside client.
+/// A node, the outside client or the control plane.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Machine {
-    /// A node's number; none for the outside client.
+    /// A node's number; none for the outside client and the control plane.
     pub node: Option<u32>,
-    /// A node's subnet; 0 for the outside client.
+    /// Its subnet; 0 for the outside client.
     pub subnet: u32,
     /// Its IPv4 address.
     pub v4: Option<Ipv4Addr>,
@@ -59,6 +59,12 @@ pub struct Machine {
 }
 
 impl Machine {
+    /// The number of its cable: a node's own, 0 for the outside client, the one behind all nodes' for the control plane.
+    #[must_use]
+    pub fn number(&self) -> u32 {
+        self.node.unwrap_or(if self.subnet == 0 { 0 } else { crate::options::MAX_NODES + 1 })
+    }
+
     /// Its addresses, IPv4 first.
     pub fn addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
         self.v4.map(IpAddr::V4).into_iter().chain(self.v6.map(IpAddr::V6))
@@ -118,13 +124,21 @@ impl State {
             v6: options.families.v6().then_some(v6),
             init: None,
         };
+        let (v4, v6) = layout::control_addresses();
+        let control = Machine {
+            subnet: 1,
+            v4: options.families.v4().then_some(v4),
+            v6: options.families.v6().then_some(v6),
+            ..outside.clone()
+        };
+        let control = options.kubernetes.as_ref().map(|_| (layout::CONTROL.to_owned(), control));
         Self {
             version: VERSION,
             lab: options.name.clone(),
             boot: boot_id(),
             options: options.clone(),
             ready: false,
-            machines: nodes.chain([(layout::OUTSIDE.to_owned(), outside)]).collect(),
+            machines: nodes.chain([(layout::OUTSIDE.to_owned(), outside)]).chain(control).collect(),
             pods: BTreeMap::new(),
             store: BTreeMap::new(),
             containers: 0,

@@ -8,7 +8,7 @@ use std::str::FromStr;
 
 use crate::error::{Attempt, LabError, Result};
 use crate::lab::Lab;
-use crate::layout::{MEMBER, OUTSIDE, ROUTER, node_name};
+use crate::layout::{CONTROL, MEMBER, OUTSIDE, ROUTER, node_name};
 use crate::space::Place;
 
 /// A part of a lab.
@@ -24,6 +24,8 @@ pub enum Target {
     Forwarder(u32),
     /// The client outside the cluster.
     Outside,
+    /// The machine of a Kubernetes' control plane.
+    Control,
     /// What joins the subnets.
     Router,
     /// The store's server.
@@ -44,9 +46,10 @@ impl FromStr for Target {
             Some(("agent", digits)) => Ok(Self::Agent(number(digits)?)),
             Some(("forwarder", digits)) => Ok(Self::Forwarder(number(digits)?)),
             Some(_) => Err(LabError::usage(format!(
-                "{text:?} is not a target: POD, node/N, agent/N, forwarder/N, outside, store"
+                "{text:?} is not a target: POD, node/N, agent/N, forwarder/N, outside, control, store"
             ))),
             None if text == OUTSIDE => Ok(Self::Outside),
+            None if text == CONTROL => Ok(Self::Control),
             None if text == ROUTER => Ok(Self::Router),
             None if text == "store" => Ok(Self::Store),
             None => Ok(Self::Pod(text.to_owned())),
@@ -62,6 +65,7 @@ impl fmt::Display for Target {
             Self::Agent(number) => write!(f, "agent/{number}"),
             Self::Forwarder(number) => write!(f, "forwarder/{number}"),
             Self::Outside => f.write_str(OUTSIDE),
+            Self::Control => f.write_str(CONTROL),
             Self::Router => f.write_str(ROUTER),
             Self::Store => f.write_str("store"),
         }
@@ -125,6 +129,7 @@ impl Lab {
                 Place::beside(self.init_of(&node_name(*number))?)
             }
             Target::Outside => Place::beside(self.init_of(OUTSIDE)?),
+            Target::Control => Place::beside(self.init_of(CONTROL)?),
             Target::Router => Place::host().in_netns(&self.netns_of(target)?),
             Target::Store => Err(LabError::usage("the store runs on the host itself: give a pod, node/N or outside")),
         }
@@ -139,6 +144,7 @@ impl Lab {
                 node_name(*number)
             }
             Target::Outside => OUTSIDE.into(),
+            Target::Control => CONTROL.into(),
             Target::Router => ROUTER.into(),
             Target::Store => return Err(LabError::usage("the store is not in a namespace of the lab")),
         };
@@ -180,7 +186,7 @@ mod tests {
 
     #[test]
     fn targets_read_as_they_print() {
-        for text in ["web", "node/1", "agent/12", "forwarder/2", "outside", "router", "store"] {
+        for text in ["web", "node/1", "agent/12", "forwarder/2", "outside", "control", "router", "store"] {
             assert_eq!(text.parse::<Target>().unwrap().to_string(), text);
         }
         for text in ["node/0", "node/x", "node/", "pod/web", "agent/-1"] {

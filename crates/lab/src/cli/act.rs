@@ -1,12 +1,16 @@
 //! What each command does.
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use super::{CaptureArgs, FaultAction, LabAction, LabCommand, PodAction, PodAddArgs, ProbeArgs, UpArgs, labels, print};
+use super::{
+    CaptureArgs, FaultAction, K8sAction, K8sUpArgs, LabAction, LabCommand, PodAction, PodAddArgs, ProbeArgs, UpArgs, labels,
+    print,
+};
 use crate::clean;
 use crate::error::{LabError, Result};
 use crate::init::Program;
@@ -38,6 +42,9 @@ pub(super) fn act(command: LabCommand) -> Result<ExitCode> {
         }
         LabAction::Probe(args) => return probe(&Lab::open(&name)?, &args),
         LabAction::Capture(args) => capture(&Lab::open(&name)?, &args)?,
+        LabAction::K8s(K8sAction::Up(args)) => kubernetes_up(args, name)?,
+        LabAction::K8s(K8sAction::Down) => clean::down(&name)?,
+        LabAction::K8s(K8sAction::Kubectl { args }) => return kubectl(&Lab::open(&name)?, args).map(ExitCode::from),
         LabAction::Demo => {
             clean::need_root()?;
             interrupt::watch();
@@ -56,6 +63,24 @@ fn up(args: UpArgs, name: String) -> Result<()> {
         state.nodes().map(|(_, node)| node.addresses().next().map(|ip| ip.to_string()).unwrap_or_default()).collect();
     print::talk(format_args!("lab {}: {} nodes ready: {}", state.lab, nodes.len(), nodes.join(" ")));
     Ok(())
+}
+
+fn kubernetes_up(args: K8sUpArgs, name: String) -> Result<()> {
+    interrupt::watch();
+    clean::need_root()?;
+    let cni = args.cni;
+    let lab = Lab::up(&args.options(name).with_kubernetes(cni)?)?.keep();
+    let name = lab.layout().lab();
+    print::talk(format_args!("ripstop lab --name {name} k8s kubectl -- get nodes"));
+    print::talk(format_args!("ripstop lab --name {name} exec outside -- kubectl --kubeconfig \"$KUBECONFIG\" get nodes"));
+    print::lines([format!("KUBECONFIG={}", lab.kubeconfig().display())].iter())
+}
+
+/// kubectl with this command's own input, output and exit status.
+fn kubectl(lab: &Lab, args: Vec<OsString>) -> Result<u8> {
+    clean::need_root()?;
+    let argv: Vec<OsString> = lab.kubectl()?.into_iter().chain(args).collect();
+    attached::run(&lab.place(&Target::Control)?, lab.layout().lab(), &argv)
 }
 
 fn pod_add(lab: &Lab, args: PodAddArgs) -> Result<()> {

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use crate::options::{Backend, Families, Options, RangeMode, StoreKind, Wiring};
+use crate::options::{Backend, Cni, Families, Options, RangeMode, StoreKind, Wiring};
 use crate::target::Target;
 
 /// A cluster on this machine: nodes are namespaces, agents are real processes
@@ -50,6 +50,9 @@ pub enum LabAction {
     Fault(FaultAction),
     /// Write packets of a target to a pcapng file
     Capture(CaptureArgs),
+    /// A real Kubernetes on the lab's machines
+    #[command(subcommand)]
+    K8s(K8sAction),
     /// Show what the product does, with real programs, in under a minute and a half; makes labs of its own
     Demo,
 }
@@ -98,6 +101,59 @@ pub struct UpArgs {
     pub keep_failed: bool,
 }
 
+/// What to do with a Kubernetes.
+#[derive(Debug, Clone, Subcommand)]
+pub enum K8sAction {
+    /// Make a lab with a Kubernetes on it; returns when every node is ready and CoreDNS answers
+    Up(K8sUpArgs),
+    /// Remove everything of the lab, also after a crash; succeeds if there is nothing
+    Down,
+    /// Run kubectl against it, as its administrator
+    Kubectl {
+        /// kubectl's arguments
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARG")]
+        args: Vec<OsString>,
+    },
+}
+
+/// What kind of Kubernetes.
+#[derive(Debug, Clone, Args)]
+pub struct K8sUpArgs {
+    /// How many nodes
+    #[arg(long, default_value_t = 3, value_name = "N")]
+    pub nodes: u32,
+    /// How many subnets the nodes are spread over
+    #[arg(long, default_value_t = 1, value_name = "S")]
+    pub subnets: u32,
+    /// What connects the pods
+    #[arg(long, value_enum, default_value = "ripstop")]
+    pub cni: Cni,
+    /// How packets between nodes travel, with --cni ripstop
+    #[arg(long, value_enum, default_value = "vxlan")]
+    pub backend: Backend,
+    /// How pods are attached to their node, with --cni ripstop
+    #[arg(long, value_enum, default_value = "routed")]
+    pub wiring: Wiring,
+    /// Address families of nodes, pods and Services
+    #[arg(long, value_enum, default_value = "4")]
+    pub family: Families,
+    /// The ripstop program [default: this one]
+    #[arg(long, value_name = "PATH")]
+    pub ripstop: Option<PathBuf>,
+    /// The CNI plugin [default: ripstop-cni beside the program]
+    #[arg(long, value_name = "PATH")]
+    pub plugin: Option<PathBuf>,
+    /// How long the cluster may take to become ready
+    #[arg(long, default_value = "3m", value_parser = duration, value_name = "TIME")]
+    pub ready_timeout: Duration,
+    /// Remove a lab of this name first
+    #[arg(long)]
+    pub replace: bool,
+    /// Leave a lab that does not come up for a look
+    #[arg(long)]
+    pub keep_failed: bool,
+}
+
 /// What to do with pods.
 #[derive(Debug, Clone, Subcommand)]
 pub enum PodAction {
@@ -131,7 +187,7 @@ pub struct PodAddArgs {
 /// What to run where.
 #[derive(Debug, Clone, Args)]
 pub struct ExecArgs {
-    /// POD, node/N or outside
+    /// POD, node/N, outside or control
     #[arg(value_parser = target)]
     pub target: Target,
     /// The command
@@ -257,6 +313,27 @@ impl UpArgs {
             store: self.store,
             range_mode: self.range_mode,
             agents: !self.no_agents,
+            ripstop: self.ripstop,
+            plugin: self.plugin,
+            ready_timeout: self.ready_timeout,
+            replace: self.replace,
+            keep_failed: self.keep_failed,
+            ..Options::default()
+        }
+    }
+}
+
+impl K8sUpArgs {
+    /// The options of a lab of this name, without its Kubernetes.
+    #[must_use]
+    pub fn options(self, name: String) -> Options {
+        Options {
+            name,
+            nodes: self.nodes,
+            subnets: self.subnets,
+            backend: self.backend,
+            wiring: self.wiring,
+            families: self.family,
             ripstop: self.ripstop,
             plugin: self.plugin,
             ready_timeout: self.ready_timeout,

@@ -2,10 +2,11 @@
 //!
 //! Both are this program again, started by the lab under the hidden command [`COMMAND`] with one JSON argument, a
 //! [`Spec`]. A machine's init is process 1 of a pid namespace: when it is killed, the kernel ends everything in the
-//! machine. It mounts what the machine needs, starts agent and forwarder, and starts them again when they die.
+//! machine. It mounts what the machine needs, starts its programs, and starts them again when they die.
 //!
 //! Not here: anything that needs the network; the lab made that before.
 
+mod groups;
 mod mounts;
 mod supervisor;
 
@@ -38,15 +39,27 @@ pub struct Spec {
     pub role: Role,
     /// The machine's folder; a pod has none.
     pub dir: PathBuf,
-    /// The agent to keep running.
-    pub agent: Option<AgentCommand>,
-    /// The forwarder to keep running.
+    /// What to keep running from the start.
+    pub programs: BTreeMap<Program, AgentCommand>,
+    /// What a machine that runs containers has of its own besides; none: it is no such machine.
     #[serde(default)]
-    pub forwarder: Option<AgentCommand>,
+    pub host: Option<ContainerHost>,
+}
+
+/// What a machine has of its own where a container runtime runs on it: control groups, `/etc`, `/opt`, `/var`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerHost {
+    /// The name of its control group in every hierarchy.
+    pub group: String,
+    /// The folder for what is too large for memory and cannot lie on another overlay: `containerd` and `kubelet` in it
+    /// become folders of `/var/lib`.
+    pub disk: PathBuf,
+    /// What files under `/proc/sys` say there whatever the host has, so that nobody there writes them.
+    pub sysctls: BTreeMap<String, String>,
 }
 
 /// What a machine's init keeps running.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Program {
     /// The agent.
@@ -54,11 +67,32 @@ pub enum Program {
     Agent,
     /// The forwarder of the backend `udp`.
     Forwarder,
+    /// The container runtime.
+    Containerd,
+    /// Kubernetes' agent.
+    Kubelet,
+    /// Kubernetes' own proxy for Services.
+    KubeProxy,
+    /// Kubernetes' API.
+    KubeApiserver,
+    /// Kubernetes' controllers.
+    KubeControllerManager,
+    /// What gives pods a node.
+    KubeScheduler,
 }
 
 impl Program {
     /// All of them.
-    pub const ALL: [Self; 2] = [Self::Agent, Self::Forwarder];
+    pub const ALL: [Self; 8] = [
+        Self::Agent,
+        Self::Forwarder,
+        Self::Containerd,
+        Self::Kubelet,
+        Self::KubeProxy,
+        Self::KubeApiserver,
+        Self::KubeControllerManager,
+        Self::KubeScheduler,
+    ];
 
     /// The word for people, and the name of the log.
     #[must_use]
@@ -66,6 +100,12 @@ impl Program {
         match self {
             Self::Agent => "agent",
             Self::Forwarder => "forwarder",
+            Self::Containerd => "containerd",
+            Self::Kubelet => "kubelet",
+            Self::KubeProxy => "kube-proxy",
+            Self::KubeApiserver => "kube-apiserver",
+            Self::KubeControllerManager => "kube-controller-manager",
+            Self::KubeScheduler => "kube-scheduler",
         }
     }
 }
@@ -208,8 +248,11 @@ mod tests {
             name: "n1".into(),
             role: Role::Machine,
             dir: "/run/ripstop-lab/x/n1".into(),
-            agent: Some(AgentCommand { argv: vec!["ripstop".into(), "agent".into()], env: BTreeMap::new() }),
-            forwarder: None,
+            programs: BTreeMap::from([(
+                Program::Agent,
+                AgentCommand { argv: vec!["ripstop".into(), "agent".into()], env: BTreeMap::new() },
+            )]),
+            host: None,
         };
         let text = serde_json::to_string(&spec).unwrap();
         assert_eq!(parse([text.into()]).unwrap(), spec);

@@ -1,4 +1,4 @@
-//! A machine's process 1: reaps what dies, keeps agent and forwarder running, takes orders on a socket.
+//! A machine's process 1: reaps what dies, keeps its programs running, takes orders on a socket.
 //!
 //! One thread and one poll loop, so that an order and a death never meet half way.
 
@@ -73,10 +73,7 @@ struct Keeper {
 impl Keeper {
     fn new(spec: &Spec, program: Program) -> Self {
         let now = Instant::now();
-        let command = match program {
-            Program::Agent => spec.agent.clone(),
-            Program::Forwarder => spec.forwarder.clone(),
-        };
+        let command = spec.programs.get(&program).cloned();
         Self {
             program,
             next_start: command.is_some().then_some(now),
@@ -235,8 +232,8 @@ mod tests {
             name: "n1".into(),
             role: Role::Machine,
             dir: std::env::temp_dir(),
-            agent: Some(agent),
-            forwarder: None,
+            programs: std::collections::BTreeMap::from([(Program::Agent, agent)]),
+            host: None,
         };
         Keeper::new(&spec, Program::Agent)
     }

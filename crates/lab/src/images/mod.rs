@@ -1,0 +1,134 @@
+//! The images of a cluster's pods, made on the spot from what the host has, since there is nobody to ask for them.
+//!
+//! They bear the names that Kubernetes' end-to-end tests ask for (test/utils/image/manifest.go), at a registry that cannot
+//! exist. One archive has them all; it is kept by the digest of what it was made of.
+
+mod oci;
+mod root;
+
+use std::fmt::Write as _;
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use oci::{Archive, Image};
+use ring::digest::{SHA256, digest};
+
+use crate::error::{Attempt, LabError, Result};
+use crate::lock::{Hold, Lock};
+
+/// The image of a pod's own process.
+pub const PAUSE: &str = "images.invalid/pause:3.10.2";
+/// The cluster's name server.
+pub const COREDNS: &str = "images.invalid/coredns:v1.14.6";
+/// What nearly every test runs.
+pub const AGNHOST: &str = "images.invalid/e2e-test-images/agnhost:2.63.0";
+
+/// Names of the tests' other images that agnhost and the tools can stand for.
+const AGNHOSTS: [&str; 2] = [AGNHOST, "images.invalid/e2e-test-images/agnhost:2.55"];
+const TOOLS: [&str; 3] = [
+    "images.invalid/e2e-test-images/busybox:1.37.0-1",
+    "images.invalid/e2e-test-images/glibc-dns-testing:2.0.0",
+    "images.invalid/build-image/distroless-iptables:v0.9.3",
+];
+/// Has only to run, and to answer on port 80.
+const NGINX: &str = "images.invalid/e2e-test-images/nginx:1.15-4";
+
+/// Counts up when what is made here changes.
+const EDITION: u32 = 1;
+const PAUSE_SOURCE: &str = include_str!("pause.c");
+/// How long another command may take to make the same archive.
+const LIMIT: std::time::Duration = std::time::Duration::from_secs(120);
+
+/// The archive of all images, from the cache or made now.
+pub fn archive(cache: &Path, agnhost: &Path, coredns: &Path) -> Result<PathBuf> {
+    let tools = root::Tools::find()?;
+    let parts = [agnhost, coredns].into_iter().chain(tools.programs());
+    let path = cache.join(format!("images-{}.tar", mark(parts)?));
+    let _lock = Lock::take(&cache.join("images.lock"), Hold::Exclusive, LIMIT)?;
+    if path.is_file() {
+        return Ok(path);
+    }
+    for old in former(cache) {
+        let _ = fs::remove_file(old);
+    }
+    let new = path.with_extension("new");
+    make(&new, agnhost, coredns, &tools)?;
+    fs::rename(&new, &path).attempt(|| format!("write {}", path.display()))?;
+    Ok(path)
+}
+
+fn make(path: &Path, agnhost: &Path, coredns: &Path, tools: &root::Tools) -> Result<()> {
+    let doing = || format!("write {}", path.display());
+    let pause = pause(path)?;
+    let mut archive = Archive::create(path).attempt(doing)?;
+    let pause = archive.layer(|layer| layer.program(&pause, "pause")).attempt(doing)?;
+    let tools = archive.layer(|layer| tools.write(layer)).attempt(doing)?;
+    let coredns = archive.layer(|layer| layer.program(coredns, "coredns")).attempt(doing)?;
+    let agnhost = archive
+        .layer(|layer| {
+            layer.program(agnhost, "agnhost")?;
+            layer.link("/agnhost", "agnhost-2")?;
+            layer.folder("uploads")
+        })
+        .attempt(doing)?;
+    let image = |name: &str, layers: &[&oci::Layer], command: &[&str]| Image {
+        name: name.to_owned(),
+        layers: layers.iter().map(|layer| (*layer).clone()).collect(),
+        entrypoint: command.iter().map(|word| (*word).to_owned()).collect(),
+    };
+    let mut images = vec![image(PAUSE, &[&pause], &["/pause"]), image(COREDNS, &[&coredns], &["/coredns"])];
+    // A test of resolv.conf starts CoreDNS out of the image of agnhost.
+    let all = [&tools, &agnhost, &coredns];
+    images.extend(AGNHOSTS.map(|name| image(name, &all, &["/agnhost"])));
+    images.push(image(NGINX, &all, &["/agnhost", "netexec", "--http-port=80"]));
+    images.extend(TOOLS.map(|name| image(name, &[&tools], &["/bin/sh"])));
+    archive.finish(&images).attempt(doing)
+}
+
+/// Compiles the process that holds a pod.
+fn pause(beside: &Path) -> Result<PathBuf> {
+    let (source, program) = (beside.with_extension("pause.c"), beside.with_extension("pause"));
+    fs::write(&source, PAUSE_SOURCE).attempt(|| format!("write {}", source.display()))?;
+    let output = Command::new("cc").args(["-static", "-Os", "-s", "-o"]).arg(&program).arg(&source).output();
+    let _ = fs::remove_file(&source);
+    let output = output.attempt(|| "run cc, which compiles the process that holds a pod".into())?;
+    if output.status.success() {
+        return Ok(program);
+    }
+    Err(LabError::failed(format!("cc did not compile: {}", String::from_utf8_lossy(&output.stderr).trim())))
+}
+
+/// What the archive is made of, as a short word: paths with size and time of each part.
+fn mark<'a>(parts: impl Iterator<Item = &'a Path>) -> Result<String> {
+    let mut text = format!("{EDITION} {PAUSE_SOURCE}");
+    for path in parts {
+        let meta = fs::metadata(path).attempt(|| format!("look at {}", path.display()))?;
+        // Writing to a String cannot fail.
+        let _ = write!(text, "\n{} {} {}.{}", path.display(), meta.len(), meta.mtime(), meta.mtime_nsec());
+    }
+    Ok(hex(&digest(&SHA256, text.as_bytes()).as_ref()[..8]))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// Archives of what was there before.
+fn former(cache: &Path) -> impl Iterator<Item = PathBuf> {
+    let entries = fs::read_dir(cache).into_iter().flatten().flatten().map(|entry| entry.path());
+    entries.filter(|path| {
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        name.starts_with("images-")
+    })
+}
+
+/// An error that names the file.
+fn about(path: &Path, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+}

@@ -1,0 +1,46 @@
+//! Where the programs of a cluster are: in the cache that `scripts/programs` fills, and on the host.
+
+use std::path::{Path, PathBuf};
+
+use crate::error::{LabError, Result};
+use crate::images;
+use crate::options::{Cni, Kubernetes};
+
+/// The folders in the cache; `scripts/programs` has the same versions.
+const KUBERNETES: &str = "kubernetes-v1.36.2";
+const COREDNS: &str = "coredns-v1.14.6";
+
+const PROGRAMS: [&str; 7] =
+    ["agnhost", "kube-apiserver", "kube-controller-manager", "kube-proxy", "kube-scheduler", "kubectl", "kubelet"];
+/// What the host has: program, Debian package.
+const HOST: [(&str, &str); 4] =
+    [("containerd", "containerd"), ("ctr", "containerd"), ("runc", "runc"), ("etcd", "etcd-server")];
+
+/// Finds all programs of a cluster, and makes its images where they are not in the cache yet.
+pub(crate) fn find(cni: Cni) -> Result<Kubernetes> {
+    let cache = cache()?;
+    let (programs, coredns) = (cache.join(KUBERNETES), cache.join(COREDNS).join("coredns"));
+    let wanted = PROGRAMS.map(|name| programs.join(name));
+    for path in wanted.iter().chain([&coredns]).filter(|path| !path.is_file()) {
+        return Err(LabError::failed(format!("there is no {}: make k8s builds it", path.display())));
+    }
+    for (program, package) in HOST.into_iter().filter(|(program, _)| !on_host(program)) {
+        return Err(LabError::failed(format!("there is no {program}: install Debian's {package}")));
+    }
+    let images = images::archive(&cache, &programs.join("agnhost"), &coredns)?;
+    Ok(Kubernetes { cni, programs, coredns, images })
+}
+
+/// `${XDG_CACHE_HOME:-~/.cache}/ripstop`.
+fn cache() -> Result<PathBuf> {
+    let named = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let base = named("XDG_CACHE_HOME").or_else(|| named("HOME").map(|home| home.join(".cache")));
+    let base = base.ok_or_else(|| LabError::failed("neither XDG_CACHE_HOME nor HOME says where programs are kept"))?;
+    Ok(base.join("ripstop"))
+}
+
+fn on_host(program: &str) -> bool {
+    ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"]
+        .iter()
+        .any(|folder| Path::new(folder).join(program).is_file())
+}
