@@ -47,6 +47,7 @@ pub use cables::{ip_batch, settings, settle};
 pub use capture::Capture;
 pub use error::{LabError, Result};
 pub use init::{AgentCommand, Program, Report, node_init};
+pub use images::AGNHOST;
 pub use lab::Lab;
 pub use node::Node;
 pub use options::{Backend, Cni, Families, Kubernetes, Options, RangeMode, StoreKind, Wiring};

@@ -167,6 +167,8 @@ impl Furniture<'_> {
 /// The list of plugins where the product connects the pods, with the CNI project's plugin for host ports behind it.
 fn ripstop_list() -> Value {
     let mut list = crate::runtime::conflist(&BTreeMap::new());
+    // The latest version that Debian's plugins speak.
+    list["cniVersion"] = "1.0.0".into();
     let portmap = json!({ "type": "portmap", "capabilities": { "portMappings": true }, "snat": true });
     if let Some(plugins) = list["plugins"].as_array_mut() {
         plugins.push(portmap);

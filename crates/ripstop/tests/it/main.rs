@@ -11,6 +11,7 @@ mod etcd;
 mod fake;
 mod help;
 mod installing;
+mod kubernetes;
 mod plain_host;
 mod refusing;
 mod running;
