@@ -52,6 +52,9 @@ impl Lab {
     /// pod is left without an interface.
     pub fn pod_add(&self, spec: &PodSpec) -> Result<Pod> {
         let _lock = self.share()?;
+        if self.state()?.options.kubernetes.is_some() {
+            return Err(LabError::usage("pods of this lab are made by its Kubernetes: ripstop lab k8s kubectl"));
+        }
         let pod = self.record_pod(spec)?;
         let made = self.make_pod(&pod);
         if made.is_err() {

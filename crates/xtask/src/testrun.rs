@@ -46,6 +46,8 @@ struct Choice {
     tier: Tier,
     /// All where empty.
     packages: Vec<String>,
+    /// Only tests whose names hold this, those marked as long among them.
+    filter: Option<&'static str>,
 }
 
 /// One built test program.
@@ -80,6 +82,22 @@ pub fn command(workspace: &Workspace, args: &[String]) -> Result<bool> {
     Ok(tally.failed == 0)
 }
 
+/// Builds all tests and runs those of integration whose names hold `filter`, also where they are marked as long.
+///
+/// # Errors
+/// If cargo cannot be started.
+pub fn filtered(workspace: &Workspace, filter: &'static str) -> Result<Tally> {
+    let choice = Choice { tier: Tier::Normal, packages: Vec::new(), filter: Some(filter) };
+    let Some(programs) = build(workspace, &choice)? else {
+        return Ok(Tally { failed: 1, ..Tally::default() });
+    };
+    let mut tally = Tally::default();
+    for program in programs.iter().filter(|program| program.kind == "test") {
+        add(&mut tally, run(workspace, &choice, program)?);
+    }
+    Ok(tally)
+}
+
 /// Builds and runs the tests. What does not build counts as one failure.
 fn tests(workspace: &Workspace, choice: &Choice) -> Result<Tally> {
     let Some(programs) = build(workspace, choice)? else {
@@ -94,7 +112,7 @@ fn tests(workspace: &Workspace, choice: &Choice) -> Result<Tally> {
 }
 
 fn parse(args: &[String]) -> Result<Choice> {
-    let mut choice = Choice { tier: Tier::Normal, packages: Vec::new() };
+    let mut choice = Choice { tier: Tier::Normal, packages: Vec::new(), filter: None };
     let mut args = args.iter();
     while let Some(arg) = args.next() {
         match arg.as_str() {
@@ -195,13 +213,19 @@ fn run(workspace: &Workspace, choice: &Choice, program: &Program) -> Result<Tall
         command
     };
     let log = workspace.log(&format!("test-{}-{}", program.package, program.target));
-    let list = process::run(start().args(["--list", "--format", "terse"]), &log, Duration::from_secs(60))?;
+    let mut list = start();
+    list.args(["--list", "--format", "terse"]).args(choice.filter);
+    let list = process::run(&mut list, &log, Duration::from_secs(60))?;
     let expected = libtest::listed(&list.output);
     if list.good() && expected.is_empty() {
         return Ok(Tally::default());
     }
     let mut command = start();
-    command.arg("--show-output");
+    command.arg("--show-output").args(choice.filter);
+    if choice.filter.is_some() {
+        // Each has a cluster of its own, and two cores make one at a time.
+        command.args(["--include-ignored", "--test-threads=1"]);
+    }
     if choice.tier == Tier::Long {
         command.arg("--include-ignored");
     }

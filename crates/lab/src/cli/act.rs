@@ -72,7 +72,6 @@ fn kubernetes_up(args: K8sUpArgs, name: String) -> Result<()> {
     let lab = Lab::up(&args.options(name).with_kubernetes(cni)?)?.keep();
     let name = lab.layout().lab();
     print::talk(format_args!("ripstop lab --name {name} k8s kubectl -- get nodes"));
-    print::talk(format_args!("ripstop lab --name {name} exec outside -- kubectl --kubeconfig \"$KUBECONFIG\" get nodes"));
     print::lines([format!("KUBECONFIG={}", lab.kubeconfig().display())].iter())
 }
 
