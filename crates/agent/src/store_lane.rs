@@ -11,24 +11,29 @@ use ripstop_objects::{EtcdConfig, StoreConfig};
 use ripstop_plan::{Action, Plan, Step};
 use ripstop_store::{
     Embedded, Etcd, EtcdOptions, EtcdTls, EtcdUser, Event, Expect, FlannelOptions, Kind, Record, Remote, Store,
-    StoreError,
+    StoreError, Text,
 };
 use ripstop_tables::{Input, StoreInput, StoreResult, StoreValue};
 use ripstop_types::{NodeName, Revision};
-use tokio::sync::mpsc::{Sender, UnboundedReceiver, UnboundedSender};
+use tokio::sync::mpsc::{Receiver, Sender, UnboundedReceiver, UnboundedSender};
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use crate::run::Message;
 
 /// Pause between two tries to open a store that cannot be opened.
 const RETRY: Duration = Duration::from_secs(1);
 
+/// Signs of life come all the time in a large cluster, and none is urgent: they are handed in together, this late at most.
+/// What the store says beside takes them along.
+const SIGNS: Duration = Duration::from_millis(200);
+
 /// A plan for the store.
 pub struct Write {
     /// Its number.
     pub plan: u64,
     /// Its steps.
-    pub steps: Plan,
+    pub steps: Arc<Plan>,
 }
 
 /// Who this is, for stores that are shared with others than agents of ours.
@@ -114,12 +119,7 @@ async fn run(config: StoreConfig, host: Host, ways: Ways, ready: StoreCell) {
     }
     tracing::info!("store: {}", store.name());
     ready.set(store.clone());
-    let mut events = store.watch(&Kind::ALL);
-    tokio::spawn(async move {
-        while let Some(event) = events.recv().await {
-            send(&news, input(event, raw)).await;
-        }
-    });
+    tokio::spawn(hand_in(store.watch_texts(&Kind::ALL), news, raw, SIGNS));
     while let Some(write) = writes.recv().await {
         let mut results = Vec::with_capacity(write.steps.steps.len());
         for step in &write.steps.steps {
@@ -178,6 +178,46 @@ fn etcd_options(config: &EtcdConfig, host: &Host) -> EtcdOptions {
     }
 }
 
+/// Hands in what the store says, many at once: who takes them in wakes once for all of them. Only signs of life wait for
+/// others.
+async fn hand_in(mut events: Receiver<Event<Text>>, news: Sender<StoreInput>, raw: bool, wait: Duration) {
+    let (mut heard, mut read) = (Vec::new(), Vec::new());
+    let mut due: Option<Instant> = None;
+    loop {
+        let most = news.max_capacity() - read.len();
+        let over = tokio::select! {
+            count = events.recv_many(&mut heard, most) => count == 0,
+            () = until(due) => false,
+        };
+        let from = read.len();
+        read.extend(heard.drain(..).map(|event| input(event, raw)));
+        let now = Instant::now();
+        let may_wait = read[from..].iter().all(is_sign) && read.len() < news.max_capacity() && !over;
+        if may_wait && !read.is_empty() && due.is_none_or(|due| now < due) {
+            due.get_or_insert(now + wait);
+            continue;
+        }
+        due = None;
+        // The agent is ending where this fails.
+        let Ok(places) = news.reserve_many(read.len()).await else { return };
+        places.zip(read.drain(..)).for_each(|(place, input)| place.send(input));
+        if over {
+            return;
+        }
+    }
+}
+
+async fn until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn is_sign(input: &StoreInput) -> bool {
+    matches!(input, StoreInput::Put { kind: Kind::Alive, .. })
+}
+
 async fn send(news: &Sender<StoreInput>, input: StoreInput) {
     // The agent is ending where this fails.
     let _ = news.send(input).await;
@@ -189,10 +229,11 @@ fn refuse(queue: &UnboundedSender<Message>, write: &Write, why: &str) {
 }
 
 /// What an event is to the core. Records are read here: the core has enough to do with what they say.
-fn input(event: Event, raw: bool) -> StoreInput {
+fn input(event: Event<Text>, raw: bool) -> StoreInput {
     match event {
         Event::Put(Record { kind, key, value, revision }) => {
-            let value = if raw { value.into() } else { StoreValue::read(kind, &key, value) };
+            let text = value.get();
+            let value = if raw { StoreValue::unread(text) } else { StoreValue::read(kind, &key, text) };
             StoreInput::Put { kind, key: key.into(), value, revision }
         }
         Event::Delete { kind, key, revision } => StoreInput::Delete { kind, key: key.into(), revision },
@@ -236,5 +277,53 @@ async fn write_step(store: &dyn Store, step: &Step) -> StoreResult {
             StoreResult::Conflict(current.map(|record| (record.value.clone(), record.revision)))
         }
         Err(error) => StoreResult::Failed(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sign(node: &str, revision: u64) -> Event<Text> {
+        let value = serde_json::json!({ "node": node, "sequence": revision, "bootId": "b" });
+        let value = serde_json::value::to_raw_value(&value).unwrap();
+        Event::Put(Record { kind: Kind::Alive, key: node.into(), value, revision: Revision(revision) })
+    }
+
+    #[tokio::test]
+    async fn signs_of_life_wait_for_others_and_hold_up_nothing() {
+        let (events, hear) = tokio::sync::mpsc::channel(16);
+        let (to_news, mut news) = tokio::sync::mpsc::channel(4);
+        let (wait, mut heard) = (Duration::from_millis(50), Vec::new());
+        let task = tokio::spawn(hand_in(hear, to_news, false, wait));
+        let begun = Instant::now();
+        events.send(sign("n1", 1)).await.unwrap();
+        assert_eq!(news.recv_many(&mut heard, 16).await, 1);
+        assert!(begun.elapsed() >= wait);
+        task.abort();
+
+        // Those that would wait for hours.
+        let (events, hear) = tokio::sync::mpsc::channel(16);
+        let (to_news, mut news) = tokio::sync::mpsc::channel(4);
+        tokio::spawn(hand_in(hear, to_news, false, Duration::from_secs(10_000)));
+        // What is no sign of life goes at once, and in its turn.
+        events.send(sign("n1", 3)).await.unwrap();
+        tokio::task::yield_now().await;
+        events.send(Event::Away { reason: "it rains".into() }).await.unwrap();
+        heard.clear();
+        assert_eq!(news.recv_many(&mut heard, 16).await, 2);
+        assert!(is_sign(&heard[0]) && matches!(heard[1], StoreInput::Away { .. }), "{heard:?}");
+        // As many as may wait are enough.
+        for revision in 4..8 {
+            events.send(sign("n1", revision)).await.unwrap();
+        }
+        heard.clear();
+        assert_eq!(news.recv_many(&mut heard, 16).await, 4);
+        // Nothing is lost at the end.
+        events.send(sign("n1", 8)).await.unwrap();
+        drop(events);
+        heard.clear();
+        assert_eq!(news.recv_many(&mut heard, 16).await, 1);
+        assert!(news.recv().await.is_none());
     }
 }

@@ -32,4 +32,5 @@ pub use network::{
 pub use record::{
     AliveRecord, ClaimState, Encapsulation, FLANNEL_MACHINE, NodeAddress, NodeIdentity, NodeRecord, RangeClaim,
     Receive, Record, UdpReceive, VxlanReceive, alive_key, claim_key, network_key, node_key, parse_claim_key,
+    value_of_text,
 };

@@ -12,7 +12,7 @@ use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 
 use crate::embedded::CHANNEL;
-use crate::{Event, Expect, Kind, Record, Store, StoreError};
+use crate::{Event, Expect, Kind, Record, Store, StoreError, Text};
 
 /// What goes wrong. The default is nothing.
 #[derive(Debug, Clone, Copy, Default)]
@@ -182,10 +182,24 @@ impl<S: Store + 'static> Store for Faulty<S> {
     }
 
     fn watch(&self, kinds: &[Kind]) -> mpsc::Receiver<Event> {
+        self.relay(kinds, S::watch)
+    }
+
+    fn watch_texts(&self, kinds: &[Kind]) -> mpsc::Receiver<Event<Text>> {
+        self.relay(kinds, S::watch_texts)
+    }
+}
+
+/// How a watch is opened.
+type Open<S, V> = fn(&S, &[Kind]) -> mpsc::Receiver<Event<V>>;
+
+impl<S: Store + 'static> Faulty<S> {
+    fn relay<V: Send + 'static>(&self, kinds: &[Kind], open: Open<S, V>) -> mpsc::Receiver<Event<V>> {
         let (events, receiver) = mpsc::channel(CHANNEL);
         let kinds = Kind::ALL.into_iter().filter(|kind| kinds.contains(kind)).collect();
         let relay = Relay {
             store: self.store.clone(),
+            open,
             kinds,
             forget: self.lock().0.forget,
             events,
@@ -199,11 +213,12 @@ impl<S: Store + 'static> Store for Faulty<S> {
 }
 
 /// One watch through the faulty store.
-struct Relay<S> {
+struct Relay<S, V> {
     store: Arc<S>,
+    open: Open<S, V>,
     kinds: Vec<Kind>,
     forget: bool,
-    events: mpsc::Sender<Event>,
+    events: mpsc::Sender<Event<V>>,
     /// Whether we took the store away.
     cut: bool,
     /// Whether the store behind says it is away.
@@ -215,9 +230,9 @@ struct Relay<S> {
 /// The receiver is gone.
 struct Gone;
 
-impl<S: Store> Relay<S> {
+impl<S: Store, V: Send> Relay<S, V> {
     async fn run(mut self, mut away: watch::Receiver<bool>) {
-        let mut source = self.store.watch(&self.kinds);
+        let mut source = (self.open)(&self.store, &self.kinds);
         away.mark_changed();
         loop {
             let went = tokio::select! {
@@ -226,7 +241,7 @@ impl<S: Store> Relay<S> {
                 Ok(()) = away.changed() => {
                     let cut = *away.borrow_and_update();
                     if !cut && self.cut && self.forget {
-                        source = self.store.watch(&self.kinds);
+                        source = (self.open)(&self.store, &self.kinds);
                         self.resets = self.kinds.len();
                     }
                     self.turn(cut, self.lost, "the store was taken away".into()).await
@@ -242,7 +257,7 @@ impl<S: Store> Relay<S> {
         }
     }
 
-    async fn relay(&mut self, event: Event) -> Result<(), Gone> {
+    async fn relay(&mut self, event: Event<V>) -> Result<(), Gone> {
         match event {
             Event::Away { reason } => return self.turn(self.cut, true, reason).await,
             Event::Back => return self.turn(self.cut, false, String::new()).await,
@@ -266,7 +281,7 @@ impl<S: Store> Relay<S> {
         }
     }
 
-    async fn send(&self, event: Event) -> Result<(), Gone> {
+    async fn send(&self, event: Event<V>) -> Result<(), Gone> {
         self.events.send(event).await.map_err(|_| Gone)
     }
 }

@@ -33,7 +33,7 @@ pub use client::Remote;
 pub use embedded::{Embedded, Options};
 pub use error::StoreError;
 pub use etcd::{Etcd, EtcdOptions, EtcdTls, EtcdUser, FlannelOptions};
-pub use record::{Event, Expect, MAX_DEPTH, MAX_KEY, MAX_VALUE, Record, node_of, validate_key, validate_value};
+pub use record::{Event, Expect, MAX_DEPTH, MAX_KEY, MAX_VALUE, Record, Text, node_of, validate_key, validate_value};
 pub use ripstop_types::StoreKind as Kind;
 pub use server::{Server, serve};
 
@@ -112,4 +112,7 @@ pub trait Store: Send + Sync {
     /// falls behind what the store remembers it gets [`Event::Reset`]. The channel ends when the receiver is dropped,
     /// or when the store is closed by this process; loss of a store elsewhere is [`Event::Away`], not an end.
     fn watch(&self, kinds: &[Kind]) -> mpsc::Receiver<Event>;
+
+    /// As [`Store::watch`], with values as their JSON text, for who knows better than to make a [`Value`] of each.
+    fn watch_texts(&self, kinds: &[Kind]) -> mpsc::Receiver<Event<Text>>;
 }

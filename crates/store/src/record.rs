@@ -4,9 +4,11 @@
 
 use std::fmt;
 
+use ripstop_objects::value_of_text;
 use ripstop_types::{Invalid, NodeName, Revision, StoreKind as Kind};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use serde_json::value::{RawValue, to_raw_value};
 
 /// Longest key in bytes.
 pub const MAX_KEY: usize = 512;
@@ -17,13 +19,13 @@ pub const MAX_DEPTH: usize = 100;
 
 /// One record as it stood at its revision.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Record {
+pub struct Record<V = Value> {
     /// The key space.
     pub kind: Kind,
     /// The key within it.
     pub key: String,
     /// The value.
-    pub value: Value,
+    pub value: V,
     /// The revision of the write that gave it this value.
     pub revision: Revision,
 }
@@ -60,9 +62,9 @@ impl fmt::Display for Expect {
 /// without `Away`, where the receiver fell behind what the store remembers. `Away` may also be the first event of all.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Event {
+pub enum Event<V = Value> {
     /// The record has this value now.
-    Put(Record),
+    Put(Record<V>),
     /// The record is gone.
     Delete {
         /// The key space.
@@ -92,6 +94,71 @@ pub enum Event {
     },
     /// The store is found again.
     Back,
+}
+
+/// JSON text.
+pub type Text = Box<RawValue>;
+
+/// How a watch hands values over.
+pub(crate) trait Form: Sized + Send + 'static {
+    /// Of a value's text, whatever it is.
+    fn of_text(text: Text) -> Self;
+
+    /// Of a value as it lies in a store: see [`value_of_text`].
+    fn of_bytes(bytes: &[u8]) -> Self;
+
+    /// Of a value.
+    fn of_value(value: Value) -> Self;
+}
+
+impl Form for Value {
+    fn of_text(text: Text) -> Self {
+        value_of_text(text.get().as_bytes())
+    }
+
+    fn of_bytes(bytes: &[u8]) -> Self {
+        value_of_text(bytes)
+    }
+
+    fn of_value(value: Value) -> Self {
+        value
+    }
+}
+
+impl Form for Text {
+    fn of_text(text: Text) -> Self {
+        text
+    }
+
+    fn of_bytes(bytes: &[u8]) -> Self {
+        serde_json::from_slice(bytes).unwrap_or_else(|_| Self::of_value(value_of_text(bytes)))
+    }
+
+    fn of_value(value: Value) -> Self {
+        // Every value has a text.
+        to_raw_value(&value).unwrap_or_else(|_| RawValue::NULL.to_owned())
+    }
+}
+
+impl<V> Record<V> {
+    /// The same with its value in another form.
+    pub(crate) fn map<W>(self, form: impl FnOnce(V) -> W) -> Record<W> {
+        Record { kind: self.kind, key: self.key, value: form(self.value), revision: self.revision }
+    }
+}
+
+impl<V> Event<V> {
+    /// The same with its value in another form.
+    pub(crate) fn map<W>(self, form: impl FnOnce(V) -> W) -> Event<W> {
+        match self {
+            Self::Put(record) => Event::Put(record.map(form)),
+            Self::Delete { kind, key, revision } => Event::Delete { kind, key, revision },
+            Self::Synced { kind, revision } => Event::Synced { kind, revision },
+            Self::Reset { kind } => Event::Reset { kind },
+            Self::Away { reason } => Event::Away { reason },
+            Self::Back => Event::Back,
+        }
+    }
 }
 
 /// Checks a key: 1 to [`MAX_KEY`] bytes of printable ASCII without blanks.

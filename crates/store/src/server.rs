@@ -19,8 +19,9 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::timeout;
 
 use crate::embedded::{Begin, Embedded, Feed, HOLD, Item, PAGE};
+use crate::record::Form;
 use crate::wire::{self, Ask, From, Lines, PROTOCOL, Tell, VERSION};
-use crate::{Store, StoreError};
+use crate::{Store, StoreError, Text};
 
 /// Time for a client to introduce itself.
 const HELLO: Duration = Duration::from_secs(5);
@@ -334,7 +335,9 @@ async fn carry(mut feed: Feed, watch: u64, outbox: Arc<Outbox>, credit: Arc<watc
         for item in items {
             match item {
                 Item::Change(change) => wire::event_line(&mut buffer, watch, &change),
-                Item::Event(event) => wire::line(&mut buffer, &Tell::Event { watch, event }),
+                Item::Event(event) => {
+                    wire::line(&mut buffer, &Tell::Event { watch, event: event.map(Text::of_value) });
+                }
                 Item::At(revision) => wire::line(&mut buffer, &Tell::At { watch, revision }),
             }
         }

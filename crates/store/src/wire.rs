@@ -15,7 +15,7 @@ use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 
 use crate::embedded::Change;
-use crate::{Event, Expect, Kind, MAX_VALUE, Record, StoreError};
+use crate::{Event, Expect, Kind, MAX_VALUE, Record, StoreError, Text};
 
 pub(crate) const PROTOCOL: &str = "ripstop-store";
 pub(crate) const VERSION: u32 = 1;
@@ -63,7 +63,7 @@ pub(crate) enum Tell {
     Done { id: u64 },
     Written { id: u64, revision: Option<Revision> },
     Failed { id: u64, fault: StoreError },
-    Event { watch: u64, event: Event },
+    Event { watch: u64, event: Event<Text> },
     At { watch: u64, revision: u64 },
 }
 
@@ -176,7 +176,9 @@ mod tests {
             buffer.clear();
             event_line(&mut buffer, 4, &change);
             match serde_json::from_slice(&buffer).unwrap() {
-                Tell::Event { watch: 4, event: Event::Put(record) } => assert_eq!(record, expected),
+                Tell::Event { watch: 4, event: Event::Put(record) } => {
+                    assert_eq!(record.map(crate::record::Form::of_text), expected);
+                }
                 other => panic!("{other:?}"),
             }
             assert_eq!(buffer.iter().filter(|b| **b == b'\n').count(), 1);

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use ripstop_objects::{AliveRecord, NodeRecord, RangeClaim, Record};
+use ripstop_objects::{AliveRecord, NodeRecord, RangeClaim, Record, value_of_text};
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::Value;
 
@@ -26,17 +26,23 @@ pub enum StoreValue {
 }
 
 impl StoreValue {
-    /// Reads the value of the record under a key. One that is not as it should be stays as it came, and so does a network,
-    /// of which there are few.
+    /// Reads the JSON text of the record under a key. One that is not as it should be stays as it came, and so does a
+    /// network, of which there are few.
     #[must_use]
-    pub fn read(kind: StoreKind, key: &str, value: Value) -> Self {
+    pub fn read(kind: StoreKind, key: &str, text: &str) -> Self {
         let read = match kind {
             StoreKind::Networks => None,
-            StoreKind::Nodes => NodeRecord::decode(key, &value).ok().map(|record| Self::Node(record.into())),
-            StoreKind::Claims => RangeClaim::decode(key, &value).ok().map(|record| Self::Claim(record.into())),
-            StoreKind::Alive => AliveRecord::decode(key, &value).ok().map(|record| Self::Alive(record.into())),
+            StoreKind::Nodes => NodeRecord::decode_text(key, text).ok().map(|record| Self::Node(record.into())),
+            StoreKind::Claims => RangeClaim::decode_text(key, text).ok().map(|record| Self::Claim(record.into())),
+            StoreKind::Alive => AliveRecord::decode_text(key, text).ok().map(|record| Self::Alive(record.into())),
         };
-        read.unwrap_or(Self::Raw(value))
+        read.unwrap_or_else(|| Self::unread(text))
+    }
+
+    /// A text as it came.
+    #[must_use]
+    pub fn unread(text: &str) -> Self {
+        Self::Raw(value_of_text(text.as_bytes()))
     }
 }
 

@@ -2,11 +2,12 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::marker::PhantomData;
 
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 
 /// A value as it was written. Unlike `serde_json::Value` it keeps repeated keys, so that they can be refused. Made of one,
-/// it borrows its text.
+/// or of JSON text without escapes, it borrows its text.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Tree<'v> {
     Null,
@@ -29,7 +30,7 @@ impl<'v> Tree<'v> {
     ///
     /// # Errors
     /// What was found, with the place, and what is accepted.
-    pub(crate) fn parse(text: &str) -> Result<Vec<Self>, (String, String)> {
+    pub(crate) fn parse(text: &str) -> Result<Vec<Tree<'static>>, (String, String)> {
         if text.len() > MAX_INPUT {
             return Err((format!("{} bytes", text.len()), format!("at most {MAX_INPUT}")));
         }
@@ -37,12 +38,27 @@ impl<'v> Tree<'v> {
             return yaml(text);
         }
         // A brace opens JSON, but also YAML's flow form. If neither reads it, JSON's complaint is the likelier one.
-        let json: Result<Vec<Self>, _> = serde_json::Deserializer::from_str(text).into_iter().collect();
+        let json: Result<Vec<Tree<'_>>, _> = serde_json::Deserializer::from_str(text).into_iter().collect();
         match json {
-            Ok(documents) => Ok(documents),
+            Ok(documents) => Ok(documents.into_iter().map(Tree::into_owned).collect()),
             Err(error) => yaml(text).map_err(|_| {
                 (format!("text that is not JSON ({})", complaint(&error.to_string())), "JSON or YAML".into())
             }),
+        }
+    }
+
+    /// The same, borrowing nothing.
+    pub(crate) fn into_owned(self) -> Tree<'static> {
+        match self {
+            Self::Null => Tree::Null,
+            Self::Bool(value) => Tree::Bool(value),
+            Self::Int(value) => Tree::Int(value),
+            Self::Float(value) => Tree::Float(value),
+            Self::Text(text) => Tree::Text(text.into_owned().into()),
+            Self::List(list) => Tree::List(list.into_iter().map(Tree::into_owned).collect()),
+            Self::Map(entries) => Tree::Map(
+                entries.into_iter().map(|(key, value)| (key.into_owned().into(), value.into_owned())).collect(),
+            ),
         }
     }
 
@@ -78,7 +94,9 @@ fn yaml(text: &str) -> Result<Vec<Tree<'static>>, (String, String)> {
         non_finite_float_policy: serde_saphyr::NonFiniteFloatPolicy::AsString,
         with_snippet: false,
     };
-    serde_saphyr::from_multiple_with_options(text, options)
+    let documents: Result<Vec<Owned>, _> = serde_saphyr::from_multiple_with_options(text, options);
+    documents
+        .map(|documents| documents.into_iter().map(|Owned(tree)| tree).collect())
         .map_err(|error| (format!("text that is not YAML ({})", complaint(&error.to_string())), "YAML or JSON".into()))
 }
 
@@ -138,58 +156,71 @@ impl<'v> From<&'v serde_json::Value> for Tree<'v> {
     }
 }
 
-impl<'de> Deserialize<'de> for Tree<'_> {
+impl<'de: 'v, 'v> Deserialize<'de> for Tree<'v> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(TreeVisitor)
+        deserializer.deserialize_any(TreeVisitor(PhantomData))
     }
 }
 
-struct TreeVisitor;
+/// A tree for readers that lend nothing of their text.
+struct Owned(Tree<'static>);
 
-impl<'de> Visitor<'de> for TreeVisitor {
-    type Value = Tree<'static>;
+impl<'de> Deserialize<'de> for Owned {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Tree::deserialize(deserializer).map(|tree| Self(tree.into_owned()))
+    }
+}
+
+struct TreeVisitor<'v>(PhantomData<&'v str>);
+
+impl<'de: 'v, 'v> Visitor<'de> for TreeVisitor<'v> {
+    type Value = Tree<'v>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a value")
     }
 
-    fn visit_unit<E>(self) -> Result<Tree<'static>, E> {
+    fn visit_unit<E>(self) -> Result<Tree<'v>, E> {
         Ok(Tree::Null)
     }
 
-    fn visit_none<E>(self) -> Result<Tree<'static>, E> {
+    fn visit_none<E>(self) -> Result<Tree<'v>, E> {
         Ok(Tree::Null)
     }
 
-    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Tree<'static>, D::Error> {
+    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Tree<'v>, D::Error> {
         Tree::deserialize(deserializer)
     }
 
-    fn visit_bool<E>(self, value: bool) -> Result<Tree<'static>, E> {
+    fn visit_bool<E>(self, value: bool) -> Result<Tree<'v>, E> {
         Ok(Tree::Bool(value))
     }
 
-    fn visit_i64<E>(self, value: i64) -> Result<Tree<'static>, E> {
+    fn visit_i64<E>(self, value: i64) -> Result<Tree<'v>, E> {
         Ok(Tree::Int(value.into()))
     }
 
-    fn visit_u64<E>(self, value: u64) -> Result<Tree<'static>, E> {
+    fn visit_u64<E>(self, value: u64) -> Result<Tree<'v>, E> {
         Ok(Tree::Int(value.into()))
     }
 
-    fn visit_f64<E>(self, value: f64) -> Result<Tree<'static>, E> {
+    fn visit_f64<E>(self, value: f64) -> Result<Tree<'v>, E> {
         Ok(Tree::Float(value))
     }
 
-    fn visit_str<E>(self, text: &str) -> Result<Tree<'static>, E> {
-        Ok(Tree::Text(text.to_owned().into()))
-    }
-
-    fn visit_string<E>(self, text: String) -> Result<Tree<'static>, E> {
+    fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Tree<'v>, E> {
         Ok(Tree::Text(text.into()))
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Tree<'static>, A::Error> {
+    fn visit_str<E>(self, text: &str) -> Result<Tree<'v>, E> {
+        Ok(Tree::Text(text.to_owned().into()))
+    }
+
+    fn visit_string<E>(self, text: String) -> Result<Tree<'v>, E> {
+        Ok(Tree::Text(text.into()))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Tree<'v>, A::Error> {
         let mut list = Vec::new();
         while let Some(item) = seq.next_element()? {
             list.push(item);
@@ -197,23 +228,26 @@ impl<'de> Visitor<'de> for TreeVisitor {
         Ok(Tree::List(list))
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Tree<'static>, A::Error> {
-        let mut entries = Vec::new();
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Tree<'v>, A::Error> {
+        let mut entries = Vec::with_capacity(FIELDS);
         while let Some(Key(key)) = map.next_key()? {
-            entries.push((key.into(), map.next_value()?));
+            entries.push((key, map.next_value()?));
         }
         Ok(Tree::Map(entries))
     }
 }
 
-/// A map's key as text, whatever YAML took it for: it will be an unknown field then.
-struct Key(String);
+/// Fields of a map, as a rule.
+const FIELDS: usize = 8;
 
-impl<'de> Deserialize<'de> for Key {
+/// A map's key as text, whatever YAML took it for: it will be an unknown field then.
+struct Key<'v>(Cow<'v, str>);
+
+impl<'de: 'v, 'v> Deserialize<'de> for Key<'v> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         Ok(Self(match Tree::deserialize(deserializer)? {
-            Tree::Text(text) => text.into_owned(),
-            other => other.to_string(),
+            Tree::Text(text) => text,
+            other => other.to_string().into(),
         }))
     }
 }
@@ -228,6 +262,20 @@ mod tests {
         let yaml = Tree::parse("a: [1, -2, 1.5, true, ~, x]\nb: {}\n").unwrap();
         assert_eq!(json, yaml);
         assert_eq!(json, Tree::parse("{a: [1, -2, 1.5, true, null, 'x'], b: {}}").unwrap(), "YAML's flow form");
+    }
+
+    #[test]
+    fn a_tree_borrows_text_that_has_no_escapes() {
+        let text = r#"{"a": "plain", "b\u0031": ["\n", 1e400, 18446744073709551616, -1]}"#;
+        assert!(serde_json::from_str::<Tree<'_>>(text).is_err(), "1e400 is no number");
+        let text = text.replace("1e400", "1.0");
+        let tree: Tree<'_> = serde_json::from_str(&text).unwrap();
+        let Tree::Map(entries) = &tree else { panic!("{tree:?}") };
+        assert!(matches!(&entries[0], (Cow::Borrowed("a"), Tree::Text(Cow::Borrowed("plain")))));
+        assert_eq!(entries[1].0, "b1");
+        let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(tree, Tree::from(&value), "the same as by way of a value");
+        assert_eq!(tree.clone().into_owned(), tree);
     }
 
     #[test]

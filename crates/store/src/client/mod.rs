@@ -23,9 +23,10 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::embedded::CHANNEL;
+use crate::record::Form;
 use crate::server::validate_socket_path;
 use crate::wire::{self, Ask};
-use crate::{Event, Expect, Kind, Record, Store, StoreError, validate_key, validate_value};
+use crate::{Event, Expect, Kind, Record, Store, StoreError, Text, validate_key, validate_value};
 use link::{Link, Status};
 use pump::Heard;
 
@@ -208,6 +209,16 @@ impl Store for Remote {
     }
 
     fn watch(&self, kinds: &[Kind]) -> mpsc::Receiver<Event> {
+        self.watch_as(kinds)
+    }
+
+    fn watch_texts(&self, kinds: &[Kind]) -> mpsc::Receiver<Event<Text>> {
+        self.watch_as(kinds)
+    }
+}
+
+impl Remote {
+    fn watch_as<V: Form>(&self, kinds: &[Kind]) -> mpsc::Receiver<Event<V>> {
         let (events, receiver) = mpsc::channel(CHANNEL);
         let (heard, hearing) = mpsc::unbounded_channel();
         let kinds: Vec<Kind> = Kind::ALL.into_iter().filter(|kind| kinds.contains(kind)).collect();

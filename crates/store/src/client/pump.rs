@@ -10,23 +10,24 @@ use tokio::sync::mpsc;
 
 use super::Shared;
 use super::link::{Link, Status};
+use crate::record::{Form, Text};
 use crate::wire::{self, Ask, From, WINDOW};
 use crate::{Event, Kind};
 
 /// What came for a watch, with its bytes on the wire.
 pub(super) enum Heard {
-    Event(Event, usize),
+    Event(Event<Text>, usize),
     At(u64, usize),
 }
 
 /// The receiver is gone.
 struct Gone;
 
-struct Pump {
+struct Pump<V> {
     shared: Arc<Shared>,
     id: u64,
     kinds: Vec<Kind>,
-    events: mpsc::Sender<Event>,
+    events: mpsc::Sender<Event<V>>,
     /// The connection the watch is open on; the store may be away all the same.
     link: Option<Arc<Link>>,
     away: bool,
@@ -49,12 +50,12 @@ struct Place {
 }
 
 /// Runs until the receiver or the client is gone.
-pub(super) async fn pump(
+pub(super) async fn pump<V: Form>(
     shared: Arc<Shared>,
     id: u64,
     kinds: Vec<Kind>,
     mut heard: mpsc::UnboundedReceiver<Heard>,
-    events: mpsc::Sender<Event>,
+    events: mpsc::Sender<Event<V>>,
 ) {
     let mut status = shared.status.subscribe();
     status.mark_changed();
@@ -77,7 +78,7 @@ pub(super) async fn pump(
     }
 }
 
-impl Pump {
+impl<V: Form> Pump<V> {
     async fn hand_over(&mut self, heard: Heard) -> Result<(), Gone> {
         let bytes = match heard {
             Heard::At(revision, bytes) => {
@@ -90,7 +91,7 @@ impl Pump {
                 match event {
                     Event::Away { reason } => self.lose(reason).await?,
                     Event::Back => self.find().await?,
-                    event => self.events.send(event).await.map_err(|_| Gone)?,
+                    event => self.events.send(event.map(V::of_text)).await.map_err(|_| Gone)?,
                 }
                 bytes
             }
@@ -180,7 +181,7 @@ impl Pump {
 
 impl Place {
     /// Takes note of an event that is about to be handed over.
-    fn take(&mut self, event: &Event, kinds: &[Kind]) {
+    fn take<V>(&mut self, event: &Event<V>, kinds: &[Kind]) {
         match event {
             Event::Put(record) => self.pass(record.revision.0),
             Event::Delete { revision, .. } => self.pass(revision.0),

@@ -269,7 +269,7 @@ fn verify(database: &Database, path: &Path) -> Result<u64, StoreError> {
                     let (key, found) = (&change.key, change.revision);
                     return Err(corrupt(path, format!("{kind}/{key} is at revision {found}, the store at {revision}")));
                 }
-                change.to_event().map_err(|e| corrupt(path, e))?;
+                change.record().map_err(|e| corrupt(path, e))?;
             }
         }
     }

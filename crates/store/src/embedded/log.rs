@@ -10,6 +10,7 @@ use serde_json::Value;
 use tokio::sync::watch;
 
 use super::Options;
+use crate::record::Form;
 use crate::{Event, Kind, Record, StoreError};
 use ripstop_types::Revision;
 
@@ -28,13 +29,21 @@ impl Change {
         size_of::<Self>() + self.key.len() + self.text.as_ref().map_or(0, |text| text.len())
     }
 
-    /// The change as a watch hands it over.
-    pub(crate) fn to_event(&self) -> Result<Event, StoreError> {
+    /// The change as a watch hands it over. Each text was found to be JSON before it was written, and again when its file
+    /// was opened.
+    pub(crate) fn to_event<V: Form>(&self) -> Event<V> {
         let (kind, key, revision) = (self.kind, self.key.to_string(), Revision(self.revision));
-        Ok(match &self.text {
-            Some(text) => Event::Put(Record { value: parse(kind, &key, text.as_bytes())?, kind, key, revision }),
+        match &self.text {
+            Some(text) => Event::Put(Record { value: V::of_bytes(text.as_bytes()), kind, key, revision }),
             None => Event::Delete { kind, key, revision },
-        })
+        }
+    }
+
+    /// The record that it made; `None` of a removal.
+    pub(super) fn record(&self) -> Result<Option<Record>, StoreError> {
+        let Some(text) = &self.text else { return Ok(None) };
+        let (kind, key, revision) = (self.kind, self.key.to_string(), Revision(self.revision));
+        Ok(Some(Record { value: parse(kind, &key, text.as_bytes())?, kind, key, revision }))
     }
 }
 

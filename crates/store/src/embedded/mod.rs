@@ -31,15 +31,16 @@ use ripstop_types::Revision;
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::{Event, Expect, Kind, Record, Store, StoreError, validate_key, validate_value};
+use crate::record::Form;
+use crate::{Event, Expect, Kind, Record, Store, StoreError, Text, validate_key, validate_value};
 use database::Snapshot;
 use log::Log;
 use writer::{Answer, Op};
 
 /// Bytes of records that a list or a watch takes up at a time.
 pub(crate) const PAGE: usize = 32 << 10;
-/// Events that wait in the channel of a watch.
-pub(crate) const CHANNEL: usize = 16;
+/// Events that wait in the channel of a watch: those of a page, as a rule.
+pub(crate) const CHANNEL: usize = 128;
 
 /// How much memory a store may use. The defaults serve a thousand nodes.
 #[derive(Debug, Clone, Copy)]
@@ -166,6 +167,12 @@ impl Embedded {
         })
     }
 
+    fn watch_as<V: Form>(&self, kinds: &[Kind]) -> mpsc::Receiver<Event<V>> {
+        let (events, receiver) = mpsc::channel(CHANNEL);
+        tokio::spawn(hand_over(self.feed(kinds, Begin::Fresh), events));
+        receiver
+    }
+
     pub(crate) fn feed(&self, kinds: &[Kind], begin: Begin) -> Feed {
         Feed::new(self.core.clone(), kinds, begin)
     }
@@ -207,9 +214,7 @@ impl Store for Embedded {
         let mut records = Vec::new();
         self.pages(kind, |page| {
             let parsed = page.iter().try_for_each(|change| {
-                if let Event::Put(record) = change.to_event()? {
-                    records.push(record);
-                }
+                records.extend(change.record()?);
                 Ok(())
             });
             std::future::ready(parsed)
@@ -231,9 +236,11 @@ impl Store for Embedded {
     }
 
     fn watch(&self, kinds: &[Kind]) -> mpsc::Receiver<Event> {
-        let (events, receiver) = mpsc::channel(CHANNEL);
-        tokio::spawn(hand_over(self.feed(kinds, Begin::Fresh), events));
-        receiver
+        self.watch_as(kinds)
+    }
+
+    fn watch_texts(&self, kinds: &[Kind]) -> mpsc::Receiver<Event<Text>> {
+        self.watch_as(kinds)
     }
 }
 
@@ -288,7 +295,7 @@ impl Core {
 }
 
 /// Carries a feed into a watch's channel until either ends.
-async fn hand_over(mut feed: Feed, events: mpsc::Sender<Event>) {
+async fn hand_over<V: Form>(mut feed: Feed, events: mpsc::Sender<Event<V>>) {
     loop {
         let items = tokio::select! {
             items = feed.next(PAGE) => items,
@@ -297,8 +304,8 @@ async fn hand_over(mut feed: Feed, events: mpsc::Sender<Event>) {
         let Some(items) = items else { return };
         for item in items {
             let event = match item {
-                Item::Change(change) => change.to_event().unwrap_or_else(|e| Event::Away { reason: e.to_string() }),
-                Item::Event(event) => event,
+                Item::Change(change) => change.to_event(),
+                Item::Event(event) => event.map(V::of_value),
                 Item::At(_) => continue,
             };
             let room = match tokio::time::timeout(HOLD, events.reserve()).await {

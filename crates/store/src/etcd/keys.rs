@@ -3,9 +3,9 @@
 //! Values are the records' JSON. Nothing else is kept under the prefix, and what others put there is passed over.
 
 use ripstop_types::Revision;
-use serde_json::Value;
 
 use super::proto::KeyValue;
+use crate::record::Form;
 use crate::{Kind, Record, validate_key};
 
 /// The place of the records of one cluster.
@@ -54,20 +54,12 @@ impl Keys {
         Ok((kind, rest))
     }
 
-    /// A record as it lies in etcd. A value that is no JSON becomes its beginning as a text: no kind of record is a
-    /// text, so whoever decodes it names it as a fault and keeps what was there before.
-    pub(super) fn record(&self, kv: &KeyValue) -> Result<Record, String> {
+    /// A record as it lies in etcd.
+    pub(super) fn record<V: Form>(&self, kv: &KeyValue) -> Result<Record<V>, String> {
         let (kind, key) = self.parse(&kv.key)?;
-        let value = serde_json::from_slice(&kv.value).unwrap_or_else(|_| {
-            let text = String::from_utf8_lossy(&kv.value);
-            Value::String(text.chars().take(SHOWN).collect())
-        });
-        Ok(Record { kind, key: key.to_owned(), value, revision: revision(kv.mod_revision) })
+        Ok(Record { kind, key: key.to_owned(), value: V::of_bytes(&kv.value), revision: revision(kv.mod_revision) })
     }
 }
-
-/// Characters shown of a value that is no JSON.
-const SHOWN: usize = 80;
 
 /// A revision of etcd, which are positive.
 pub(super) fn revision(raw: i64) -> Revision {
@@ -93,9 +85,10 @@ pub(super) fn spanned(start: Vec<u8>) -> Span {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
+    use crate::Text;
 
     #[test]
     fn a_record_is_found_where_it_was_put() {
@@ -125,8 +118,15 @@ mod tests {
     fn a_value_that_is_no_json_becomes_a_text() {
         let keys = Keys::new("/ripstop/");
         let kv = |value: &[u8]| KeyValue { key: keys.of(Kind::Nodes, "n"), mod_revision: 7, value: value.to_vec() };
-        assert_eq!(keys.record(&kv(br#"{"a":1}"#)).unwrap().value, json!({"a": 1}));
-        assert_eq!(keys.record(&kv(b"{broken")).unwrap().value, json!("{broken"));
-        assert_eq!(keys.record(&kv(&[b'x'; 500])).unwrap().value, json!("x".repeat(SHOWN)));
+        for (bytes, value) in [
+            (&br#"{"a":1}"#[..], json!({"a": 1})),
+            (b"{broken", json!("{broken")),
+            (&[b'x'; 500], json!("x".repeat(80))),
+            (b"\"\xff\"", json!("\"\u{fffd}\"")),
+        ] {
+            assert_eq!(keys.record::<Value>(&kv(bytes)).unwrap().value, value);
+            let text = keys.record::<Text>(&kv(bytes)).unwrap().value;
+            assert_eq!(text.get(), value.to_string());
+        }
     }
 }

@@ -38,7 +38,8 @@ use self::proto::{
     RangeResponse, RequestOp, Response, TXN, TxnRequest, TxnResponse,
 };
 use crate::embedded::CHANNEL;
-use crate::{Event, Expect, Kind, Record, Store, StoreError, validate_key, validate_value};
+use crate::record::Form;
+use crate::{Event, Expect, Kind, Record, Store, StoreError, Text, validate_key, validate_value};
 
 pub use flannel::FlannelOptions;
 pub use options::{EtcdOptions, EtcdTls, EtcdUser};
@@ -212,6 +213,16 @@ impl Store for Etcd {
     }
 
     fn watch(&self, kinds: &[Kind]) -> mpsc::Receiver<Event> {
+        self.watch_as(kinds)
+    }
+
+    fn watch_texts(&self, kinds: &[Kind]) -> mpsc::Receiver<Event<Text>> {
+        self.watch_as(kinds)
+    }
+}
+
+impl Etcd {
+    fn watch_as<V: Form>(&self, kinds: &[Kind]) -> mpsc::Receiver<Event<V>> {
         let (events, receiver) = mpsc::channel(CHANNEL);
         let kinds: Vec<Kind> = Kind::ALL.into_iter().filter(|kind| kinds.contains(kind)).collect();
         if !kinds.is_empty() {
@@ -379,7 +390,7 @@ impl Shared {
     }
 
     /// A record, unless its key is none of ours: then it is named, once, and passed over.
-    fn record(&self, kv: &KeyValue) -> Option<Record> {
+    fn record<V: Form>(&self, kv: &KeyValue) -> Option<Record<V>> {
         self.keys.record(kv).map_err(|key| self.pass_over(key)).ok()
     }
 

@@ -20,10 +20,11 @@ use super::keys::{Span, revision};
 use super::link::Link;
 use super::proto::{KeyValue, WatchCreate, WatchEvent, WatchRequest, WatchResponse, WatchUnion};
 use super::{PageFault, Pages, Shared, Status};
+use crate::record::Form;
 use crate::{Event, Kind, Record};
 
 /// Runs until the receiver or the client is gone.
-pub(super) async fn pump(shared: Arc<Shared>, kinds: Vec<Kind>, events: mpsc::Sender<Event>) {
+pub(super) async fn pump<V: Form>(shared: Arc<Shared>, kinds: Vec<Kind>, events: mpsc::Sender<Event<V>>) {
     let status = shared.status.subscribe();
     let (place, foreign) = (None, Foreign::new());
     let events_of = events.clone();
@@ -53,10 +54,10 @@ impl From<Gone> for End {
     }
 }
 
-struct Pump {
+struct Pump<V> {
     shared: Arc<Shared>,
     kinds: Vec<Kind>,
-    events: mpsc::Sender<Event>,
+    events: mpsc::Sender<Event<V>>,
     status: watch::Receiver<Status>,
     away: bool,
     /// Whether the receiver was handed any record or list.
@@ -74,7 +75,7 @@ struct Place {
     revision: i64,
 }
 
-impl Pump {
+impl<V: Form> Pump<V> {
     async fn run(mut self) -> Gone {
         loop {
             let link = match self.reach().await {
@@ -143,18 +144,18 @@ impl Pump {
             let mut pages = Pages::new(self.shared.keys.kind(kind), as_of);
             while let Some(kvs) = self.shared.page(&mut pages).await.map_err(|fault| failed(link, fault))? {
                 for kv in &kvs {
-                    let Some(record) = self.shared.record(kv) else { continue };
+                    let Some(record) = self.shared.record::<V>(kv) else { continue };
                     // Ours goes before what others say under the same key.
                     let behind = others.split_off(&record.key);
                     for other in std::mem::replace(&mut others, behind).into_values() {
-                        self.put(other).await?;
+                        self.put(other.map(V::of_value)).await?;
                     }
                     others.remove(&record.key);
                     self.put(record).await?;
                 }
             }
             for other in others.into_values() {
-                self.put(other).await?;
+                self.put(other.map(V::of_value)).await?;
             }
             as_of = pages.revision;
             self.begun = true;
@@ -166,7 +167,7 @@ impl Pump {
         Ok(place)
     }
 
-    async fn put(&mut self, record: Record) -> Result<(), Gone> {
+    async fn put(&mut self, record: Record<V>) -> Result<(), Gone> {
         self.begun = true;
         self.send(Event::Put(record)).await
     }
@@ -275,10 +276,10 @@ impl Pump {
     }
 
     /// What a change is to the receiver; nothing where it is of another kind, or not ours.
-    fn event(&self, kind_of_change: i32, kv: &KeyValue) -> Option<Event> {
+    fn event(&self, kind_of_change: i32, kv: &KeyValue) -> Option<Event<V>> {
         let watched = |kind: Kind| self.kinds.contains(&kind);
         if kind_of_change == 0 {
-            return self.shared.record(kv).filter(|record| watched(record.kind)).map(Event::Put);
+            return self.shared.record(kv).filter(|record: &Record<V>| watched(record.kind)).map(Event::Put);
         }
         let (kind, key) = self.shared.keys.parse(&kv.key).ok().filter(|(kind, _)| watched(*kind))?;
         Some(Event::Delete { kind, key: key.to_owned(), revision: revision(kv.mod_revision) })
@@ -291,7 +292,7 @@ impl Pump {
         End::Lost
     }
 
-    async fn send(&self, event: Event) -> Result<(), Gone> {
+    async fn send(&self, event: Event<V>) -> Result<(), Gone> {
         self.events.send(event).await.map_err(|_| Gone)
     }
 }
