@@ -35,7 +35,7 @@ const SLICE: usize = 512;
 /// Something for the kernel thread.
 pub enum Job {
     /// Run steps.
-    Apply { plan: u64, steps: Plan, stop_on_error: bool },
+    Apply { plan: u64, steps: Arc<Plan>, stop_on_error: bool },
     /// Read keys for a CHECK.
     Inspect { call: u64, keys: BTreeSet<Key> },
     /// Read everything of ours of these kinds.

@@ -31,9 +31,10 @@ impl Metrics {
 
     /// Steps were sent out.
     pub fn count_steps(&self, lane: &'static str, plan: &Plan) {
-        for step in &plan.steps {
-            let labels = [("lane", lane.to_owned()), ("action", step.action.as_str().to_owned())];
-            self.steps.get_or_create(&labels).inc();
+        for steps in plan.steps.chunk_by(|a, b| a.action == b.action) {
+            let Some(first) = steps.first() else { continue };
+            let labels = [("lane", lane.to_owned()), ("action", first.action.as_str().to_owned())];
+            self.steps.get_or_create(&labels).inc_by(steps.len() as u64);
         }
     }
 

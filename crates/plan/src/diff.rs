@@ -37,16 +37,14 @@ pub fn diff(observed: &Model, desired: &Model, keys: &BTreeSet<Key>, guard: &dyn
         observed,
         desired,
         guard,
+        missing: "missing".into(),
         verdicts: BTreeMap::new(),
         kept: BTreeMap::new(),
         room: BTreeSet::new(),
         renamed: BTreeSet::new(),
     };
-    for key in keys {
-        if let Some(verdict) = differ.judge(key) {
-            differ.verdicts.insert(key.clone(), verdict);
-        }
-    }
+    // In order, and so without a search for each one's place.
+    differ.verdicts = keys.iter().filter_map(|key| Some((key.clone(), differ.judge(key)?))).collect();
     differ.widen(keys);
     differ.hold_back();
     differ.settle_contests();
@@ -64,10 +62,10 @@ pub fn diff_all(observed: &Model, desired: &Model, guard: &dyn Guard) -> Plan {
 /// What becomes of a key, with the reason.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    Create(String),
-    Update(String),
+    Create(Arc<str>),
+    Update(Arc<str>),
     /// Removed and created, because it cannot be changed in place.
-    Remake(String),
+    Remake(Arc<str>),
     Remove,
     Refuse(String),
 }
@@ -76,9 +74,11 @@ pub(crate) struct Differ<'a> {
     pub(crate) observed: &'a Model,
     pub(crate) desired: &'a Model,
     guard: &'a dyn Guard,
+    /// The reason of most steps.
+    missing: Arc<str>,
     pub(crate) verdicts: BTreeMap<Key, Verdict>,
     /// Unwanted objects that the guard keeps and that go with one that is made anew.
-    kept: BTreeMap<Key, String>,
+    kept: BTreeMap<Key, Arc<str>>,
     /// Links whose removal makes room for one that is written.
     pub(crate) room: BTreeSet<Key>,
     /// Links that give their alternative name up before another takes it.
@@ -89,7 +89,7 @@ impl Differ<'_> {
     pub(crate) fn judge(&self, key: &Key) -> Option<Verdict> {
         match (self.observed.get(key), self.desired.get(key)) {
             (None, None) => None,
-            (None, Some(_)) => Some(Verdict::Create("missing".into())),
+            (None, Some(_)) => Some(Verdict::Create(self.missing.clone())),
             (Some(is), Some(wanted)) => self.compare(is, wanted),
             (Some(is), None) => self.unwanted(key, is),
         }
@@ -98,13 +98,13 @@ impl Differ<'_> {
     fn compare(&self, is: &Entry, wanted: &Entry) -> Option<Verdict> {
         let is_there = |key: &Key| self.observed.get(key).is_some();
         if let Some(lost) = hangs_on(&is.object).iter().find(|key| !is_there(key)) {
-            return Some(Verdict::Create(format!("went with {lost}")));
+            return Some(Verdict::Create(format!("went with {lost}").into()));
         }
         if let Some(end) = self.lost_end(&wanted.object) {
-            return Some(Verdict::Remake(format!("its other end, {end}, is gone")));
+            return Some(Verdict::Remake(format!("its other end, {end}, is gone").into()));
         }
         if !wanted.object.satisfied_by(&is.object) {
-            let reason = format!("differs in {}", difference(&is.object, &wanted.object));
+            let reason = format!("differs in {}", difference(&is.object, &wanted.object)).into();
             return Some(if wanted.object.can_update(&is.object) {
                 Verdict::Update(reason)
             } else {
@@ -112,7 +112,7 @@ impl Differ<'_> {
             });
         }
         let lost = master(&is.object).filter(|master| !is_there(master))?;
-        Some(Verdict::Update(format!("lost {lost}")))
+        Some(Verdict::Update(format!("lost {lost}").into()))
     }
 
     /// The other end of a pair that is no longer where it was made. A namespace that was never looked into says nothing:
@@ -173,10 +173,12 @@ impl Differ<'_> {
 
     /// Writes again what goes with objects that are made anew, and makes room for links.
     fn follow(&mut self) {
+        // What was not there had nothing that goes with it, unless it is a pair.
+        let matters = |key: &Key| key.kind() == Kind::Link || self.observed.get(key).is_some();
         let made: Vec<(Key, bool)> = self
             .verdicts
             .iter()
-            .filter(|(key, _)| is_leant_on(key.kind()))
+            .filter(|(key, _)| is_leant_on(key.kind()) && matters(key))
             .filter_map(|(key, v)| Some((key.clone(), begins(key, v)?)))
             .collect();
         for (key, is_remade) in &made {
@@ -222,7 +224,7 @@ impl Differ<'_> {
             self.write_again(key, cause, gone);
         }
         for key in changed.difference(gone) {
-            let reason = format!("lost {cause}");
+            let reason: Arc<str> = format!("lost {cause}").into();
             match (self.observed.get(key), self.desired.get(key)) {
                 (Some(is), Some(wanted)) if wanted.object.satisfied_by(&is.object) => {
                     self.verdicts.entry(key.clone()).or_insert(Verdict::Update(reason));
@@ -242,7 +244,7 @@ impl Differ<'_> {
                 return;
             }
             if !matches!(self.verdicts.get(key), Some(Verdict::Create(_))) {
-                self.verdicts.insert(key.clone(), Verdict::Create(format!("written anew with {cause}")));
+                self.verdicts.insert(key.clone(), Verdict::Create(format!("written anew with {cause}").into()));
             }
             return self.provide(key);
         }
@@ -265,7 +267,7 @@ impl Differ<'_> {
         for needed in leans_on(self.desired, &wanted.object) {
             let is_new = self.observed.get(&needed).is_none() && self.desired.get(&needed).is_some();
             if is_new && !self.verdicts.contains_key(&needed) {
-                self.verdicts.insert(needed.clone(), Verdict::Create(format!("{key} needs it")));
+                self.verdicts.insert(needed.clone(), Verdict::Create(format!("{key} needs it").into()));
                 self.provide(&needed);
             }
         }
@@ -277,7 +279,7 @@ impl Differ<'_> {
         if !self.fits(&entry.object) {
             return;
         }
-        self.kept.insert(key.clone(), format!("kept, and written anew with {cause}"));
+        self.kept.insert(key.clone(), format!("kept, and written anew with {cause}").into());
         for holds in leans_on(self.observed, &entry.object) {
             if gone.contains(&holds) && self.desired.get(&holds).is_none() {
                 self.keep(&holds, cause, gone);
@@ -322,43 +324,44 @@ impl Differ<'_> {
                 Object::Link(_) => (Action::Update, Some(is)),
                 _ => (Action::Create, None),
             };
-            make.push((place(key, is), step(action, key, before, Some(is), reason.clone())));
+            make.push((place(key, is), step(action, key.clone(), before, Some(is), reason.clone())));
         }
         let meanwhile = self.give_names_up(&mut make);
-        let room = |key: &Key| (key.kind(), Stage::Room, key.clone());
+        let room = |key: &Key| (key.kind(), Stage::Room);
         for (key, verdict) in self.verdicts {
             let wanted = self.desired.get(&key);
             if let (Verdict::Create(reason), Some(wanted)) = (&verdict, wanted) {
-                make.push((place(&key, wanted), step(Action::Create, &key, None, Some(wanted), reason.clone())));
+                make.push((place(&key, wanted), step(Action::Create, key, None, Some(wanted), reason.clone())));
                 continue;
             }
             let is = meanwhile.get(&key).or(self.observed.get(&key));
             match (verdict, is, wanted) {
                 (Verdict::Update(reason), Some(is), Some(wanted)) => {
-                    let at = if only_grows(is, wanted) { grown(&key, wanted) } else { place(&key, wanted) };
-                    make.push((at, step(Action::Update, &key, Some(is), Some(wanted), reason)));
+                    let at = if only_grows(is, wanted) { grown(wanted) } else { place(&key, wanted) };
+                    make.push((at, step(Action::Update, key, Some(is), Some(wanted), reason)));
                 }
                 (Verdict::Remake(reason), Some(is), Some(wanted)) => {
                     let at = place(&key, wanted);
-                    let first = if self.room.contains(&key) { room(&key) } else { at.clone() };
-                    make.push((first, step(Action::Delete, &key, Some(is), None, reason.clone())));
-                    make.push((at, step(Action::Create, &key, None, Some(wanted), reason)));
+                    let first = if self.room.contains(&key) { room(&key) } else { at };
+                    make.push((first, step(Action::Delete, key.clone(), Some(is), None, reason.clone())));
+                    make.push((at, step(Action::Create, key, None, Some(wanted), reason)));
                 }
                 (Verdict::Remove, Some(is), _) => {
-                    let step = step(Action::Delete, &key, Some(is), None, "no longer wanted".into());
-                    if self.room.contains(&key) {
-                        make.push((room(&key), step));
+                    let step = step(Action::Delete, key, Some(is), None, "no longer wanted".into());
+                    if self.room.contains(&step.key) {
+                        make.push((room(&step.key), step));
                     } else {
-                        remove.push((removal_place(&key, is), step));
+                        remove.push((removal_place(&step.key, is), step));
                     }
                 }
-                (Verdict::Refuse(why), is, wanted) => refuse.push(step(Action::Refuse, &key, is, wanted, why)),
+                (Verdict::Refuse(why), is, wanted) => refuse.push(step(Action::Refuse, key, is, wanted, why.into())),
                 _ => {}
             }
         }
         // Stable: the removal that makes room stays before the creation of the same key.
-        make.sort_by(|a, b| a.0.cmp(&b.0));
-        remove.sort_by(|a, b| b.0.cmp(&a.0));
+        let order = |(a, step): &Placed, (b, other): &Placed| a.cmp(b).then_with(|| step.key.cmp(&other.key));
+        make.sort_by(order);
+        remove.sort_by(|a, b| order(b, a));
         let mut steps: Vec<Step> = make.into_iter().map(|(_, step)| step).collect();
         steps.append(&mut refuse);
         steps.extend(remove.into_iter().map(|(_, step)| step));
@@ -366,7 +369,7 @@ impl Differ<'_> {
     }
 
     /// Adds the steps by which links give their alternative names up; answers with what the links are then.
-    fn give_names_up(&self, make: &mut Vec<((Kind, Stage, Key), Step)>) -> BTreeMap<Key, Arc<Entry>> {
+    fn give_names_up(&self, make: &mut Vec<Placed>) -> BTreeMap<Key, Arc<Entry>> {
         let mut meanwhile = BTreeMap::new();
         for key in &self.renamed {
             let Some((is, then)) =
@@ -374,9 +377,9 @@ impl Differ<'_> {
             else {
                 continue;
             };
-            let reason = "another link takes its alternative name".to_owned();
-            let step = step(Action::Update, key, Some(is), Some(&then), reason);
-            make.push(((key.kind(), Stage::Room, key.clone()), step));
+            let reason = "another link takes its alternative name".into();
+            let step = step(Action::Update, key.clone(), Some(is), Some(&then), reason);
+            make.push(((key.kind(), Stage::Room), step));
             meanwhile.insert(key.clone(), then);
         }
         meanwhile
@@ -420,17 +423,17 @@ pub(crate) enum Stage {
     GrownBridge,
 }
 
-/// Where an object comes among those that are made.
-pub(crate) fn place(key: &Key, entry: &Entry) -> (Kind, Stage, Key) {
+/// Where an object comes among those that are made; behind that counts its key.
+pub(crate) fn place(key: &Key, entry: &Entry) -> (Kind, Stage) {
     let stage = match &entry.object {
         Object::Link(Link { kind: LinkKind::VethPeer | LinkKind::Loopback, .. }) => Stage::Third,
         Object::Link(Link { master: Some(_), .. }) => Stage::Second,
         Object::Route(route) if matches!(route.target, RouteTarget::Via { .. }) => Stage::Second,
         Object::Sysctl(setting) if *setting.path == *"net/ipv6/conf/all/forwarding" => Stage::Second,
-        Object::NftTable(table) if table.devices().next().is_some() => return (Kind::Link, Stage::Guard, key.clone()),
+        Object::NftTable(table) if table.devices().next().is_some() => return (Kind::Link, Stage::Guard),
         _ => Stage::First,
     };
-    (key.kind(), stage, key.clone())
+    (key.kind(), stage)
 }
 
 /// Whether nothing but a larger MTU is new of a link.
@@ -440,33 +443,36 @@ fn only_grows(is: &Entry, wanted: &Entry) -> bool {
 }
 
 /// Where a link's larger MTU comes: behind the routes, of which one may say that what is sent stays as short as it was.
-fn grown(key: &Key, wanted: &Entry) -> (Kind, Stage, Key) {
+fn grown(wanted: &Entry) -> (Kind, Stage) {
     let stage = match &wanted.object {
         Object::Link(Link { kind: LinkKind::VethPeer, .. }) => Stage::GrownEnd,
         Object::Link(Link { kind: LinkKind::Bridge, .. }) => Stage::GrownBridge,
         _ => Stage::Grown,
     };
-    (Kind::Route, stage, key.clone())
+    (Kind::Route, stage)
 }
 
 /// Where an object comes, counted from the last, among those that are removed: in the reverse of the order in which it
 /// was made. But a link goes before the table that guards it, or what it still brings would pass.
-fn removal_place(key: &Key, entry: &Entry) -> (Kind, Stage, Key) {
+fn removal_place(key: &Key, entry: &Entry) -> (Kind, Stage) {
     match key.kind() {
-        Kind::NftTable => (Kind::NftTable, Stage::First, key.clone()),
+        Kind::NftTable => (Kind::NftTable, Stage::First),
         _ => place(key, entry),
     }
 }
 
-fn step(action: Action, key: &Key, before: Option<&Arc<Entry>>, after: Option<&Arc<Entry>>, reason: String) -> Step {
+/// A step, and where it comes.
+type Placed = ((Kind, Stage), Step);
+
+fn step(action: Action, key: Key, before: Option<&Arc<Entry>>, after: Option<&Arc<Entry>>, reason: Arc<str>) -> Step {
     let owner = [after, before].into_iter().flatten().find_map(|entry| entry.owner.clone());
     Step {
         action,
-        key: key.clone(),
+        key,
         after: after.cloned(),
         before: before.cloned(),
         owner: owner.unwrap_or_else(Owner::agent),
-        reason: reason.into(),
+        reason,
     }
 }
 

@@ -176,7 +176,10 @@ fn lost_with(model: &Model, key: &Key) -> Vec<Arc<Entry>> {
     let gone = vanishing(model, key, Others::Stay);
     let changed: BTreeSet<Key> = gone.iter().chain([key]).flat_map(|key| altered(model, key, Others::Stay)).collect();
     let mut lost: Vec<Arc<Entry>> = gone.union(&changed).filter_map(|key| model.get(key)).cloned().collect();
-    lost.sort_by_key(|entry| place(&entry.object.key(), entry));
+    lost.sort_by_cached_key(|entry| {
+        let key = entry.object.key();
+        (place(&key, entry), key)
+    });
     lost
 }
 

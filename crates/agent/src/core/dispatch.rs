@@ -1,6 +1,7 @@
 //! From touched keys to plans, and from results back to what is known to be there.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use ripstop_ipam::Attachment;
 use ripstop_netmodel::{Entry, Key, Kind, LinkKind, Model, Ns, Object, RecordScope};
@@ -16,12 +17,21 @@ const LONGEST_PAUSE_MS: u64 = 5_000;
 /// A plan that is under way.
 #[derive(Debug)]
 pub(super) struct Running {
-    /// The steps with their numbers in the journal.
-    pub steps: Vec<(usize, Step)>,
+    /// Its steps, as they were sent out.
+    plan: Arc<Plan>,
+    /// The number of each in the journal.
+    numbers: Vec<usize>,
     /// The keys it was made for, also those without a step.
     pub scope: BTreeSet<Key>,
     /// On whose behalf it runs.
     pub purpose: Purpose,
+}
+
+impl Running {
+    /// The steps with their numbers in the journal.
+    pub fn steps(&self) -> impl Iterator<Item = (usize, &Step)> {
+        self.numbers.iter().copied().zip(&self.plan.steps)
+    }
 }
 
 /// What a plan is for.
@@ -54,10 +64,11 @@ impl Core {
         let dirty = std::mem::take(&mut self.dirty);
         let is_ready =
             |key: &Key| !self.busy.contains(key) && !self.failed.contains_key(key) && self.means_something(key);
-        let (ready, later): (BTreeSet<Key>, BTreeSet<Key>) = dirty.into_iter().partition(is_ready);
-        self.dirty = later;
+        // In order, from which a tree is made at once.
+        let (ready, later): (Vec<Key>, Vec<Key>) = dirty.into_iter().partition(is_ready);
+        self.dirty = later.into_iter().collect();
         if !ready.is_empty() {
-            self.run(ready);
+            self.run(ready.into_iter().collect());
         }
     }
 
@@ -137,7 +148,7 @@ impl Core {
     /// Sends steps of one lane out. Refusals among them are noted, and not sent.
     pub(super) fn launch(&mut self, steps: Vec<Step>, scope: BTreeSet<Key>, purpose: Purpose) {
         let before: BTreeMap<Key, String> = scope.iter().filter_map(|key| self.refused.remove_entry(key)).collect();
-        let mut numbered = Vec::with_capacity(steps.len());
+        let (mut numbers, mut sent) = (Vec::with_capacity(steps.len()), Vec::with_capacity(steps.len()));
         for step in steps {
             if step.action == Action::Refuse {
                 let why = step.reason.to_string();
@@ -147,18 +158,17 @@ impl Core {
                 self.refused.insert(step.key.clone(), why);
             } else {
                 let number = if purpose == Purpose::Beat { 0 } else { self.journal.note(&step, "running") };
-                numbered.push((number, step));
+                numbers.push(number);
+                sent.push(step);
             }
         }
-        if numbered.is_empty() {
-            return;
-        }
+        let Some(first) = sent.first() else { return };
+        let of_store = is_cluster_record(&first.key);
         self.busy.extend(scope.iter().cloned());
         let plan = self.next_plan;
         self.next_plan += 1;
-        let steps = Plan { steps: numbered.iter().map(|(_, step)| step.clone()).collect() };
-        let of_store = numbered.iter().any(|(_, step)| is_cluster_record(&step.key));
-        self.running.insert(plan, Running { steps: numbered, scope, purpose });
+        let steps = Arc::new(Plan { steps: sent });
+        self.running.insert(plan, Running { plan: steps.clone(), numbers, scope, purpose });
         self.outputs.push(if of_store {
             Output::Store { plan, steps }
         } else {
@@ -171,14 +181,15 @@ impl Core {
         self.release_keys(&running.scope);
         let mut fault = None;
         let mut kinds = BTreeSet::new();
-        for (place, (number, step)) in running.steps.iter().enumerate() {
-            match results.get(place).cloned().flatten() {
+        let results = results.into_iter().chain(std::iter::repeat(None));
+        for ((number, step), result) in running.steps().zip(results) {
+            match result {
                 Some(Ok(())) => {
                     self.note_done(step);
-                    self.journal.settle(*number, "done", None);
+                    self.journal.settle(number, "done", None);
                 }
                 Some(Err(why)) => {
-                    self.journal.settle(*number, "failed", Some(why.text.clone()));
+                    self.journal.settle(number, "failed", Some(why.text.clone()));
                     kinds.insert(step.key.kind());
                     if step.key.kind() == Kind::Route {
                         // It may be what it leads to that went.
@@ -190,12 +201,12 @@ impl Core {
                     fault.get_or_insert(why);
                 }
                 None => {
-                    self.journal.settle(*number, "skipped", None);
+                    self.journal.settle(number, "skipped", None);
                     self.dirty.insert(step.key.clone());
                 }
             }
         }
-        if running.steps.iter().any(|(_, step)| step.key.kind() == Kind::Link && step.action != Action::Create) {
+        if running.steps().any(|(_, step)| step.key.kind() == Kind::Link && step.action != Action::Create) {
             self.reconsider_wanted();
         }
         // What was believed to be there may not be: read it again before the next try.

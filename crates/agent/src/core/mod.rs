@@ -77,7 +77,7 @@ pub enum Output {
         /// The plan's number.
         plan: u64,
         /// The steps.
-        steps: Plan,
+        steps: Arc<Plan>,
         /// Stop at the first failure instead of going on.
         stop_on_error: bool,
     },
@@ -86,7 +86,7 @@ pub enum Output {
         /// The plan's number.
         plan: u64,
         /// The steps.
-        steps: Plan,
+        steps: Arc<Plan>,
     },
     /// Read these keys, a pod's namespace included, and answer with [`Input::Inspected`].
     Inspect {
@@ -469,7 +469,6 @@ impl Core {
             self.take_touched(touched);
             changes.clear();
         }
-        self.refresh_probes();
         self.note_left();
         self.advance_calls();
         self.serve_blocks();
@@ -479,6 +478,7 @@ impl Core {
             return self.settle(taken);
         }
         self.dispatch();
+        self.refresh_probes();
         self.advance_withdrawal();
     }
 

@@ -137,10 +137,10 @@ impl Core {
             }
             Purpose::Operation(operation) => {
                 let result = results.into_iter().next();
-                for (number, _) in &running.steps {
+                for (number, _) in running.steps() {
                     match &result {
-                        Some(StoreResult::Done(_)) => self.journal.settle(*number, "done", None),
-                        other => self.journal.settle(*number, "failed", why_not(other.as_ref())),
+                        Some(StoreResult::Done(_)) => self.journal.settle(number, "done", None),
+                        other => self.journal.settle(number, "failed", why_not(other.as_ref())),
                     }
                 }
                 self.answer_engine(operation, result);
@@ -150,19 +150,17 @@ impl Core {
         }
         self.release_keys(&running.scope);
         let mut changes = BTreeSet::new();
-        for ((number, step), result) in
-            running.steps.iter().zip(results.iter().map(Some).chain(std::iter::repeat(None)))
-        {
+        for ((number, step), result) in running.steps().zip(results.iter().map(Some).chain(std::iter::repeat(None))) {
             match result {
                 Some(StoreResult::Done(revision)) => {
                     self.failed.remove(&step.key);
-                    self.journal.settle(*number, "done", None);
+                    self.journal.settle(number, "done", None);
                     changes.append(&mut self.learn_own(step, *revision));
                     self.compare_with_store(step.key.clone());
                 }
                 Some(failed) => {
                     let why = why_not(Some(failed)).unwrap_or_default();
-                    self.journal.settle(*number, "failed", Some(why.clone()));
+                    self.journal.settle(number, "failed", Some(why.clone()));
                     self.note_failure(step, why, matches!(failed, StoreResult::Conflict(_)));
                 }
                 None => {

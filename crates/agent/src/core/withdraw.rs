@@ -94,7 +94,7 @@ impl Core {
     fn left_in_kernel(&self) -> Vec<String> {
         let everything = self.tables.withdrawn == Withdrawn::Everything;
         let goes = |key: &Key| everything || key.kind() == Kind::ForwardJump;
-        let under_way = self.running.values().flat_map(|running| running.steps.iter().map(|(_, step)| step));
+        let under_way = self.running.values().flat_map(|running| running.steps().map(|(_, step)| step));
         let planned = self.plan().steps;
         let steps = planned.iter().chain(under_way);
         let local =

@@ -8,9 +8,10 @@ use ripstop_agent::core::{Core, Output};
 use ripstop_netmodel::{Entry, Key, Object, RouteTarget};
 use ripstop_objects::{BackendKind, ClaimState, Network, Receive, Record};
 use ripstop_plan::{Action, Step};
-use ripstop_tables::{Input, Moment, Start, StoreInput, StoreKind, StoreResult, Withdrawn};
+use ripstop_tables::{Input, Moment, Recording, Stamped, Start, StoreInput, StoreKind, StoreResult, Withdrawn};
 use ripstop_types::{Mac, Millis, Revision};
 use rustix::time::{ClockId, clock_gettime};
+use serde_json::{Value, json};
 
 use crate::scenario::{alive, claim, facts, host_link, name, network, node_record, start};
 
@@ -28,6 +29,10 @@ struct World {
     plans: Vec<Vec<Step>>,
     /// Whether an operator got an answer.
     answered: bool,
+    /// What was taken in, where that is recorded.
+    recording: Option<Vec<u8>>,
+    /// Every plan, as a replay shows it.
+    shown: Vec<Value>,
 }
 
 impl World {
@@ -37,11 +42,26 @@ impl World {
 
     /// One in whose kernel there is something already.
     fn with(observed: Vec<Entry>) -> Self {
+        Self::started(observed, None)
+    }
+
+    /// One that records what it takes in.
+    fn recorded() -> Self {
+        Self::started(Vec::new(), Some(Vec::new()))
+    }
+
+    fn started(observed: Vec<Entry>, mut recording: Option<Vec<u8>>) -> Self {
         let at = Moment { now: Millis(1_000_000), wall: Millis(1_000_000) };
         let mut facts = facts();
         facts.links.insert(name("eth0"), host_link(1500, &["172.30.1.11/16"]));
-        let (core, outputs) = Core::start(at, Start { observed, ..start(facts) });
-        let mut world = Self { core, at, revision: 1, news: VecDeque::new(), plans: Vec::new(), answered: false };
+        let start = Start { observed, ..start(facts) };
+        if let Some(out) = &mut recording {
+            let input = Input::Start(Box::new(start.clone()));
+            Recording::write(out, &Stamped { at, input, more: false }).unwrap();
+        }
+        let (core, outputs) = Core::start(at, start);
+        let (news, plans, shown) = (VecDeque::new(), Vec::new(), Vec::new());
+        let mut world = Self { core, at, revision: 1, news, plans, answered: false, recording, shown };
         world.carry_out(outputs);
         world
     }
@@ -92,26 +112,43 @@ impl World {
             if self.core.next_tick() <= self.at.now {
                 self.feed(Input::Tick);
             }
-            for _ in 0..BATCH.min(self.news.len()) {
-                let input = self.news.pop_front().unwrap();
-                self.core.take_in(self.at, Input::Store(input));
-            }
-            let outputs = self.core.conclude();
-            self.carry_out(outputs);
+            let batch: Vec<StoreInput> = self.news.drain(..BATCH.min(self.news.len())).collect();
+            self.take_in(batch.into_iter().map(Input::Store).collect());
         }
     }
 
     fn feed(&mut self, input: Input) {
-        let outputs = self.core.handle(self.at, input);
+        self.take_in(vec![input]);
+    }
+
+    /// Takes several inputs in and does what follows from all of them.
+    fn take_in(&mut self, inputs: Vec<Input>) {
+        let mut left = inputs.len();
+        for input in inputs {
+            left -= 1;
+            if let Some(out) = &mut self.recording {
+                Recording::write(out, &Stamped { at: self.at, input: input.clone(), more: left > 0 }).unwrap();
+            }
+            self.core.take_in(self.at, input);
+        }
+        let outputs = self.core.conclude();
         self.carry_out(outputs);
     }
 
     fn carry_out(&mut self, outputs: Vec<Output>) {
+        for output in &outputs {
+            let (plan, lane, steps) = match output {
+                Output::Apply { plan, steps, .. } if self.recording.is_some() => (plan, "kernel", steps),
+                Output::Store { plan, steps } if self.recording.is_some() => (plan, "store", steps),
+                _ => continue,
+            };
+            self.shown.push(json!({ "plan": plan, "lane": lane, "steps": steps.view() }));
+        }
         for output in outputs {
             match output {
                 Output::Apply { plan, steps, .. } => {
                     let results = vec![Some(Ok(())); steps.steps.len()];
-                    self.plans.push(steps.steps);
+                    self.plans.push(steps.steps.clone());
                     self.feed(Input::Applied { plan, results });
                 }
                 Output::Store { plan, steps } => {
@@ -220,6 +257,35 @@ fn a_sign_of_life_leads_to_nothing() {
         world.settle();
     }
     assert_eq!(world.plans.len(), before);
+}
+
+/// What a recording gives when it runs again.
+fn replayed(recording: &[u8]) -> Vec<Value> {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), recording).unwrap();
+    let mut lines = Vec::new();
+    ripstop_agent::replay(file.path(), &mut lines).unwrap();
+    let lines = serde_json::Deserializer::from_slice(&lines).into_iter::<Value>().map(Result::unwrap);
+    lines.map(|line| json!({ "plan": line["plan"], "lane": line["lane"], "steps": line["steps"] })).collect()
+}
+
+/// Records that were taken in together are acted upon once, and so they are when a recording of them runs again.
+#[test]
+fn a_recording_of_records_taken_in_together_gives_the_same_plans() {
+    const PEERS: u32 = 40;
+    let mut world = join(World::recorded(), BackendKind::HostGw, PEERS);
+    let before = world.plans.len();
+    for peer in 0..5 {
+        let (name, range) = (format!("peer{peer:05}"), format!("10.200.{peer}.0/24"));
+        world.show(&claim(&name, "default", &range, ClaimState::Held), StoreKind::Claims);
+    }
+    world.settle();
+    assert_eq!(world.plans.len(), before + 1, "the five were acted upon together");
+    let recording = world.recording.take().unwrap();
+    assert_eq!(replayed(&recording), world.shown);
+    // It is the recording that says which came together.
+    let apart = String::from_utf8(recording).unwrap().replace(r#","more":true"#, "");
+    assert_ne!(replayed(apart.as_bytes()), world.shown);
 }
 
 /// The work for eight times the peers is about eight times the work: 64 times would be one walk over all for each.
