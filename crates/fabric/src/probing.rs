@@ -14,49 +14,60 @@ use crate::{host, paths, wiring};
 
 /// The MTU of this node's link towards an address of a peer, in bytes.
 pub fn link_mtu(tables: &Tables, to: IpAddr) -> Option<u32> {
-    let uplinks = host::uplinks(tables, Family::of(to));
+    mtu_by(&host::uplinks(tables, Family::of(to)), to)
+}
+
+fn mtu_by(uplinks: &[host::Uplink<'_>], to: IpAddr) -> Option<u32> {
     uplinks.iter().find(|own| own.has_neighbour(to)).or(uplinks.first()).map(|uplink| uplink.mtu)
 }
 
-/// The addresses of peers to which the longest packet is looked for.
-pub fn targets(tables: &Tables) -> BTreeSet<Target> {
-    let mut targets = BTreeSet::new();
-    if !tables.config.probing.mtu {
-        return targets;
+/// What is probed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Ways {
+    /// The addresses of peers to which the longest packet is looked for.
+    pub targets: BTreeSet<Target>,
+    /// The ends of tunnels at which checksums are looked at.
+    pub tunnels: BTreeSet<Tunnel>,
+}
+
+/// What is probed of all peers.
+pub fn ways(tables: &Tables) -> Ways {
+    let mut ways = Ways::default();
+    let probing = tables.config.probing;
+    if !probing.mtu && !probing.checksum {
+        return ways;
     }
+    let uplinks = Family::BOTH.map(|family| host::uplinks(tables, family));
     for peer in tables.peers().map(|row| &*row.value) {
         let Some(port) = peer.probe_port else { continue };
-        let used: BTreeSet<IpAddr> = in_use(tables, peer).map(|path| path.underlay()).collect();
+        let mut used = BTreeSet::new();
+        for network in tables.networks.values().map(|row| &*row.value) {
+            // One family is enough: the checksum is that of what is inside.
+            let mut is_told = !probing.checksum;
+            for family in network.spec.families() {
+                let Ok(path) = paths::path(tables, network, peer, family) else { continue };
+                used.insert(path.underlay());
+                // The forwarder of the backend udp completes checksums itself.
+                if is_told || path.encapsulation != Encapsulation::Vxlan {
+                    continue;
+                }
+                if let Some(address) = inside(tables, network, peer, family) {
+                    ways.tunnels.insert(Tunnel { link: path.link, address, port });
+                    is_told = true;
+                }
+            }
+        }
+        if !probing.mtu {
+            continue;
+        }
         let families: BTreeSet<Family> = used.iter().map(|ip| Family::of(*ip)).collect();
         let others = peer.addresses.iter().map(|address| address.ip).filter(|ip| families.contains(&Family::of(*ip)));
         for address in used.iter().copied().chain(others) {
-            targets.extend(link_mtu(tables, address).map(|most| Target { address, port, most }));
+            let uplinks = if address.is_ipv4() { &uplinks[0] } else { &uplinks[1] };
+            ways.targets.extend(mtu_by(uplinks, address).map(|most| Target { address, port, most }));
         }
     }
-    targets
-}
-
-/// The ends of tunnels at which checksums are looked at.
-pub fn tunnels(tables: &Tables) -> BTreeSet<Tunnel> {
-    let mut tunnels = BTreeSet::new();
-    if !tables.config.probing.checksum {
-        return tunnels;
-    }
-    for peer in tables.peers().map(|row| &*row.value) {
-        let Some(port) = peer.probe_port else { continue };
-        for network in tables.networks.values().map(|row| &*row.value) {
-            // One family is enough: the checksum is that of what is inside.
-            let end = network.spec.families().find_map(|family| {
-                let path = paths::path(tables, network, peer, family).ok()?;
-                // The forwarder of the backend udp completes checksums itself.
-                let is_told = path.encapsulation == Encapsulation::Vxlan;
-                let address = inside(tables, network, peer, family).filter(|_| is_told)?;
-                Some(Tunnel { link: path.link, address, port })
-            });
-            tunnels.extend(end);
-        }
-    }
-    tunnels
+    ways
 }
 
 /// The addresses of a peer from which probes are answered: its own, and those it has inside of tunnels.
@@ -71,11 +82,4 @@ pub fn askers<'a>(tables: &'a Tables, peer: &'a NodeRecord) -> impl Iterator<Ite
 /// The address that a peer itself has in a network.
 fn inside(tables: &Tables, network: &Network, peer: &NodeRecord, family: Family) -> Option<IpAddr> {
     wiring::own_ip(network, family, tables.ranges(&peer.name, &network.name, family))
-}
-
-fn in_use<'a>(tables: &'a Tables, peer: &'a NodeRecord) -> impl Iterator<Item = paths::Path> + 'a {
-    let networks = tables.networks.values().map(|row| &*row.value);
-    networks.flat_map(move |network| {
-        network.spec.families().filter_map(move |family| paths::path(tables, network, peer, family).ok())
-    })
 }

@@ -17,6 +17,9 @@ use super::{Core, Level, Output};
 /// Least time between two looks at what the prober is to be told, in milliseconds; longer where there are many peers.
 const PAUSE_MS: u64 = 100;
 
+/// More objects on their way into the kernel than this are the change of a cluster: a node joins.
+const BUSY: usize = 1_000;
+
 /// What the prober is told.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ProbePlan {
@@ -163,7 +166,7 @@ impl Core {
     /// Tells the prober what is news to it. The model must be up to date: what it wants and the kernel has not got is not
     /// answered yet.
     pub(super) fn refresh_probes(&mut self) {
-        if !self.probes.is_due || self.held || !self.desired.is_whole() || self.at.now < self.probes.next {
+        if self.probes_due().is_none_or(|due| self.at.now < due) || !self.desired.is_whole() {
             return;
         }
         self.probes.is_due = false;
@@ -177,13 +180,18 @@ impl Core {
         }
     }
 
-    /// When there may be something to tell the prober.
+    /// When there may be something to tell the prober: not while much is on its way into the kernel, of which each end brings
+    /// the question up again.
     pub(super) fn probes_due(&self) -> Option<Millis> {
-        (self.probes.is_due && !self.held).then_some(self.probes.next)
+        let may_be = self.probes.is_due && !self.held && !self.must_wait() && self.busy.len() <= BUSY;
+        may_be.then_some(self.probes.next)
     }
 
     fn probe_plan(&mut self) -> ProbePlan {
         let tables = &self.tables;
+        let named = tables.peers().map(|row| &row.value);
+        self.probes.owners =
+            named.flat_map(|node| node.addresses.iter().map(|own| (own.ip, node.name.clone()))).collect();
         if tables.withdrawn == Withdrawn::Everything {
             return ProbePlan::default();
         }
@@ -205,12 +213,10 @@ impl Core {
                 }
             }
         }
-        let named = tables.peers().map(|row| &row.value);
-        self.probes.owners =
-            named.flat_map(|node| node.addresses.iter().map(|own| (own.ip, node.name.clone()))).collect();
+        let probing::Ways { targets, tunnels } = probing::ways(tables);
         let plan = ProbePlan {
-            targets: probing::targets(tables),
-            tunnels: probing::tunnels(tables),
+            targets,
+            tunnels,
             broken: broken.map(|(link, _)| link.clone()).collect(),
             links: self.probes.told.links + u64::from(changed && !is_first),
             askers,
@@ -236,12 +242,11 @@ impl Core {
     /// Forgets the ways to addresses that are no node's any more, and what is not to be looked at.
     fn forget_reaches(&mut self, plan: &ProbePlan) {
         let probing = self.tables.config.probing;
-        let probed = plan.targets.iter().map(|target| target.address);
-        let named = self.tables.peers().flat_map(|row| row.value.addresses.iter().map(|address| address.ip));
-        let known: BTreeSet<IpAddr> = probed.chain(named).collect();
+        let probed: BTreeSet<IpAddr> = plan.targets.iter().map(|target| target.address).collect();
+        let is_known = |ip: &IpAddr| probed.contains(ip) || self.probes.owners.contains_key(ip);
         // Before nodes are read nobody knows whose an address is.
         let is_read = self.tables.knows(StoreKind::Nodes);
-        self.tables.reaches.retain(|ip, _| probing.mtu && (known.contains(ip) || !is_read));
+        self.tables.reaches.retain(|ip, _| probing.mtu && (is_known(ip) || !is_read));
         if !probing.checksum {
             self.tables.checksums.clear();
         }
