@@ -79,13 +79,18 @@ impl Desired {
             self.own_ranges = own_ranges;
         }
         let sources = source::sources_of(tables, changes, self.keys_of.keys(), moved);
-        let (peers, others): (BTreeSet<_>, BTreeSet<_>) =
+        let (peers, others): (Vec<Source>, Vec<Source>) =
             sources.into_iter().partition(|source| matches!(source, Source::Peer(..)));
         for source in others {
             touched.extend(self.make(tables, &source));
         }
         let few = self.later.is_empty() && peers.len() <= AT_ONCE;
-        self.later.extend(peers);
+        if self.later.is_empty() {
+            // In order, from which a tree is made at once.
+            self.later = peers.into_iter().collect();
+        } else {
+            self.later.extend(peers);
+        }
         if few {
             touched.extend(self.go_on(tables));
         }

@@ -2,8 +2,7 @@
 //! forwarder's entry.
 
 use ripstop_fabric::{egress, forwarder, paths};
-use ripstop_netmodel::{Entry, Fdb, ForwarderPeer, Neighbour, Nexthop, NftElement, Ns, Route, RouteTarget};
-use ripstop_nft::model::{ElementBody, ElementKey, Key as ElementValue, Name, TableFamily};
+use ripstop_netmodel::{Entry, Fdb, ForwarderPeer, Neighbour, Nexthop, Ns, Route, RouteTarget};
 use ripstop_objects::{Network, NodeRecord};
 use ripstop_tables::Tables;
 use ripstop_types::{Family, Owner, Prefix};
@@ -25,22 +24,14 @@ pub(crate) fn objects(tables: &Tables, network: &Network, peer: &NodeRecord) -> 
     }
     if paths::tunnel_links(network).next().is_some() {
         for address in &peer.addresses {
-            part.add(NftElement {
-                key: ElementKey {
-                    family: TableFamily::Inet,
-                    table: Name::from(ripstop_netmodel::NFT_TABLE),
-                    set: Name::from(ruleset::sets(Family::of(address.ip)).nodes),
-                    key: ElementValue::new(false, [address.ip]),
-                },
-                body: ElementBody::comment(&owner),
-            });
+            part.add(ruleset::address(ruleset::sets(Family::of(address.ip)).nodes, address.ip, &owner));
         }
     }
     for family in network.spec.families() {
         for address in peer.addresses.iter().filter(|address| Family::of(address.ip) == family) {
-            let range = Prefix::host(address.ip);
-            if egress::sees_pods(tables, network, peer, address.ip) && !is_plain_anyway(tables, &range) {
-                part.add(ruleset::interval(ruleset::sets(family).plain, range, &owner));
+            let (ip, is_plain) = (address.ip, is_plain_anyway(tables, &Prefix::host(address.ip)));
+            if !is_plain && egress::sees_pods(tables, network, peer, ip) {
+                part.add(ruleset::address(ruleset::sets(family).near, ip, &owner));
             }
         }
         // Of a pool that is gone the peer's pods may still have addresses.

@@ -28,27 +28,33 @@ pub(crate) struct Sets {
     pub nodes: &'static str,
     /// This node's pod ranges.
     pub local: &'static str,
-    /// Destinations that see a pod's own address.
+    /// Destinations that see a pod's own address: ranges,
     pub plain: &'static str,
+    /// and nodes. Of thousands of single addresses the kernel finds one, and takes one in, sooner in a set without ranges.
+    pub near: &'static str,
 }
 
 /// The sets of a family in `inet ripstop`.
 pub(crate) fn sets(family: Family) -> Sets {
     match family {
-        Family::V4 => Sets { nodes: "nodes4", local: "local4", plain: "plain4" },
-        Family::V6 => Sets { nodes: "nodes6", local: "local6", plain: "plain6" },
+        Family::V4 => Sets { nodes: "nodes4", local: "local4", plain: "plain4", near: "near4" },
+        Family::V6 => Sets { nodes: "nodes6", local: "local6", plain: "plain6", near: "near6" },
     }
 }
 
 /// An element of an interval set of `inet ripstop`.
 pub(crate) fn interval(set: &'static str, prefix: Prefix, owner: &Owner) -> NftElement {
+    element(set, ElementValue::new(true, [prefix]), owner)
+}
+
+/// An element of a set of addresses of `inet ripstop`.
+pub(crate) fn address(set: &'static str, ip: IpAddr, owner: &Owner) -> NftElement {
+    element(set, ElementValue::new(false, [ip]), owner)
+}
+
+fn element(set: &'static str, key: ElementValue, owner: &Owner) -> NftElement {
     NftElement {
-        key: ElementKey {
-            family: TableFamily::Inet,
-            table: Name::from(NFT_TABLE),
-            set: Name::from(set),
-            key: ElementValue::new(true, [prefix]),
-        },
+        key: ElementKey { family: TableFamily::Inet, table: Name::from(NFT_TABLE), set: Name::from(set), key },
         body: ElementBody::comment(owner),
     }
 }
@@ -63,7 +69,8 @@ pub fn ruleset(tables: &Tables) -> Table {
         table = table
             .set(names.nodes, Set::of([ip]))
             .set(names.local, Set::of([ip]).interval())
-            .set(names.plain, Set::of([ip]).interval());
+            .set(names.plain, Set::of([ip]).interval())
+            .set(names.near, Set::of([ip]));
     }
     let tunnel_ports: BTreeSet<Port> = networks
         .iter()
@@ -134,6 +141,7 @@ fn postrouting(masquerade: bool) -> Chain {
                 Rule::new([
                     saddr(family).in_set(names.local),
                     daddr(family).not_in_set(names.plain),
+                    daddr(family).not_in_set(names.near),
                     masquerade_fully_random(),
                 ])
                 .comment("pods leave the cluster with the node's address"),
