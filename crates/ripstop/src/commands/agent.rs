@@ -47,6 +47,7 @@ impl Agent {
     /// # Errors
     /// Where the agent cannot start.
     pub fn run(self) -> Result<ExitCode, Failure> {
+        take_memory_in_large_pieces();
         let options = ripstop_agent::AgentOptions {
             config: self.config,
             node: self.node_name,
@@ -64,5 +65,18 @@ impl Replay {
     /// Where the file is not a recording.
     pub fn run(&self, out: &mut Out) -> Result<(), Failure> {
         ripstop_agent::replay(&self.file, out).map_err(|error| Failure::of_chain(&error))
+    }
+}
+
+/// An agent that joins thousands of nodes takes tens of megabytes at once: in pieces of the C library's own choice each
+/// costs a system call and a lock of the address space. What of a piece is not written to is not resident.
+fn take_memory_in_large_pieces() {
+    #[cfg(target_env = "gnu")]
+    for (setting, bytes) in
+        [(libc::M_TOP_PAD, 1 << 20), (libc::M_MMAP_THRESHOLD, 1 << 20), (libc::M_TRIM_THRESHOLD, 4 << 20)]
+    {
+        // SAFETY: it takes two numbers and changes a setting of the allocator; no thread but this one is there yet. Where it
+        // refuses, all stays as it was.
+        unsafe { libc::mallopt(setting, bytes) };
     }
 }
