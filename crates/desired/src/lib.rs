@@ -24,7 +24,7 @@ pub use pod::{inspect_keys, migration_keys, objects as pod_objects};
 pub use ruleset::ruleset;
 pub use source::Source;
 
-use std::collections::{BTreeMap, BTreeSet, btree_map};
+use std::collections::{BTreeMap, BTreeSet, HashMap, hash_map};
 use std::sync::Arc;
 
 use ripstop_netmodel::{Entry, Key, Model, Object};
@@ -44,7 +44,8 @@ pub struct Desired {
     model: Model,
     /// In order.
     keys_of: BTreeMap<Source, Vec<Key>>,
-    holder: BTreeMap<Key, Source>,
+    /// Only asked for single keys, and at each of thousands: not in order.
+    holder: HashMap<Key, Source>,
     /// Objects that a source wants under a key another source has.
     waiting: BTreeMap<Key, BTreeMap<Source, Arc<Entry>>>,
     /// This node's ranges of each network when all parts were made last.
@@ -145,16 +146,16 @@ impl Desired {
     fn put(&mut self, source: &Source, key: &Key, entry: Arc<Entry>) -> bool {
         match self.holder.entry(key.clone()) {
             // What nobody holds is not in the model, and nobody waits for it.
-            btree_map::Entry::Vacant(free) => {
+            hash_map::Entry::Vacant(free) => {
                 free.insert(source.clone());
                 self.model.insert_entry(entry);
                 return true;
             }
-            btree_map::Entry::Occupied(held) if held.get() < source => {
+            hash_map::Entry::Occupied(held) if held.get() < source => {
                 self.waiting.entry(key.clone()).or_default().insert(source.clone(), entry);
                 return false;
             }
-            btree_map::Entry::Occupied(mut held) => {
+            hash_map::Entry::Occupied(mut held) => {
                 let before = held.insert(source.clone());
                 if before != *source
                     && let Some(there) = self.model.get(key)

@@ -28,9 +28,10 @@ pub(crate) fn objects(tables: &Tables, network: &Network, peer: &NodeRecord) -> 
         }
     }
     for family in network.spec.families() {
+        let path = paths::path(tables, network, peer, family);
         for address in peer.addresses.iter().filter(|address| Family::of(address.ip) == family) {
             let (ip, is_plain) = (address.ip, is_plain_anyway(tables, &Prefix::host(address.ip)));
-            if !is_plain && egress::sees_pods(tables, network, peer, ip) {
+            if !is_plain && egress::sees_pods(network, path.as_ref().ok(), ip) {
                 part.add(ruleset::address(ruleset::sets(family).near, ip, &owner));
             }
         }
@@ -40,20 +41,27 @@ pub(crate) fn objects(tables: &Tables, network: &Network, peer: &NodeRecord) -> 
                 part.add(ruleset::interval(ruleset::sets(family).plain, range, &owner));
             }
         }
-        routes(&mut part, tables, network, peer, family);
+        routes(&mut part, tables, network, peer, family, path.ok());
     }
     part.entries
 }
 
-fn routes(part: &mut Part, tables: &Tables, network: &Network, peer: &NodeRecord, family: Family) {
+fn routes(
+    part: &mut Part,
+    tables: &Tables,
+    network: &Network,
+    peer: &NodeRecord,
+    family: Family,
+    path: Option<paths::Path>,
+) {
     let ranges: Vec<Prefix> = tables.ranges(&peer.name, &network.name, family).collect();
     let Some(id) = tables.nexthop_ids.get(&network.name, &peer.name, family).filter(|_| !ranges.is_empty()) else {
         return;
     };
     let own_ip = own_ip(tables, &network.name, family);
     let mut mtu = None;
-    let target = match paths::path(tables, network, peer, family) {
-        Ok(path) => {
+    let target = match path {
+        Some(path) => {
             let onlink = path.tunnel.is_some();
             // The node is a router to its pods: it tells them of the way's length by ICMP, running pods too.
             mtu = paths::mtu(tables, network, &path);
@@ -67,7 +75,7 @@ fn routes(part: &mut Part, tables: &Tables, network: &Network, peer: &NodeRecord
             RouteTarget::Nexthop(id)
         }
         // An error at once is better than packets that leave by the default route; the reason is in the path's state.
-        Err(_) => RouteTarget::Unreachable,
+        None => RouteTarget::Unreachable,
     };
     for dst in ranges {
         let src = own_ip.filter(|_| target != RouteTarget::Unreachable);

@@ -6,11 +6,10 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ripstop_objects::{Encapsulation, Network, NodeRecord, ToNodes};
-use ripstop_tables::Tables;
+use ripstop_objects::{Encapsulation, Network, ToNodes};
 use ripstop_types::{Family, Prefix};
 
-use crate::paths;
+use crate::paths::Path;
 
 /// Destinations that always see the pod's own address, whatever the networks: multicast (RFC 5771, RFC 4291) and
 /// link-local addresses.
@@ -27,12 +26,11 @@ pub fn always_plain(family: Family) -> impl Iterator<Item = Prefix> {
 }
 
 /// Whether this address of a peer's own sees the addresses of this network's pods: on a plain path the one that is their
-/// gateway. Of several uplinks another one's answer would come by another way.
-pub fn sees_pods(tables: &Tables, network: &Network, peer: &NodeRecord, ip: IpAddr) -> bool {
+/// gateway. Of several uplinks another one's answer would come by another way. `path` is that of the address's family.
+pub fn sees_pods(network: &Network, path: Option<&Path>, ip: IpAddr) -> bool {
     match network.spec.masquerade.to_nodes {
         ToNodes::Always => false,
         ToNodes::Never => true,
-        ToNodes::Auto => paths::path(tables, network, peer, Family::of(ip))
-            .is_ok_and(|path| path.encapsulation == Encapsulation::None && path.gateway == ip),
+        ToNodes::Auto => path.is_some_and(|path| path.encapsulation == Encapsulation::None && path.gateway == ip),
     }
 }

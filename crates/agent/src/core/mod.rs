@@ -39,7 +39,7 @@ pub use probes::ProbePlan;
 pub use status::Status;
 pub use view::{IpamView, LeaseView, NetworkView, NodeView, PathView, PodView, RouteView};
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::sync::Arc;
 
 use ripstop_cni_spec::wire::Response;
@@ -158,7 +158,8 @@ pub struct Core {
     /// Keys to compare.
     dirty: BTreeSet<Key>,
     running: BTreeMap<u64, Running>,
-    busy: BTreeSet<Key>,
+    /// Keys that a plan under way is for. Only asked for single keys, and at each of thousands: not in order.
+    busy: HashSet<Key>,
     failed: BTreeMap<Key, Failure>,
     refused: BTreeMap<Key, String>,
     pending: VecDeque<Pending>,
@@ -246,7 +247,7 @@ impl Core {
             liveness: Liveness::new(timings.stale_after),
             dirty: BTreeSet::new(),
             running: BTreeMap::new(),
-            busy: BTreeSet::new(),
+            busy: HashSet::new(),
             failed: BTreeMap::new(),
             refused: BTreeMap::new(),
             pending: VecDeque::new(),

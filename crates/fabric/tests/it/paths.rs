@@ -4,7 +4,7 @@
 
 use ripstop_fabric::egress::{always_plain, sees_pods};
 use ripstop_fabric::paths::{carries_its_family, mtu, path, tunnel_mac, vxlan_link};
-use ripstop_fabric::probing::{askers, targets, tunnels};
+use ripstop_fabric::probing::{Ways, askers, ways};
 use ripstop_objects::{
     BackendKind, ClaimState, Encapsulation, Network, NodeRecord, Receive, ToNodes, UdpReceive, VxlanReceive,
 };
@@ -244,7 +244,9 @@ fn a_remote_node_sees_the_pods_address_on_plain_paths_only() {
             spec.masquerade.to_nodes = to_nodes;
         }));
         let peer = s.tables.nodes[&node("n2")].value.clone();
-        sees_pods(&s.tables, &default_network(&s), &peer, peer.address(family).unwrap().ip)
+        let network = default_network(&s);
+        let path = path(&s.tables, &network, &peer, family).ok();
+        sees_pods(&network, path.as_ref(), peer.address(family).unwrap().ip)
     };
     for family in Family::BOTH {
         assert!(sees(BackendKind::HostGw, NEAR, ToNodes::Auto, family));
@@ -381,9 +383,10 @@ fn what_paths_lead_to_is_probed_and_whose_tunnel_packets_are_taken_is_answered()
     let of = |kind, port| {
         let s =
             cluster(kind, &["172.30.2.12/24", "192.0.2.12/24", "fd00:30:1::12/64"], |record| record.probe_port = port);
+        let Ways { targets, tunnels } = ways(&s.tables);
         let targets: Vec<String> =
-            targets(&s.tables).iter().map(|t| format!("{} {} {}", t.address, t.port, t.most)).collect();
-        let tunnels: Vec<String> = tunnels(&s.tables).iter().map(|t| format!("{} {}", t.link, t.address)).collect();
+            targets.iter().map(|t| format!("{} {} {}", t.address, t.port, t.most)).collect();
+        let tunnels: Vec<String> = tunnels.iter().map(|t| format!("{} {}", t.link, t.address)).collect();
         (targets, tunnels)
     };
     let (probed, inside) = of(BackendKind::Vxlan, Some(9468));
