@@ -58,21 +58,24 @@ fn judge(network: &Network) {
 
 /// A record of the store: a key, an empty line, a value.
 pub fn store_record(data: &[u8]) {
-    let Some((key, value)) = text(data).map(head) else { return };
+    let Some((key, written)) = text(data).map(head) else { return };
     if validate_key(key).is_ok() {
         assert!(key.len() <= MAX_KEY);
     }
-    let Ok(value) = serde_json::from_str::<Value>(value) else { return };
+    let Ok(value) = serde_json::from_str::<Value>(written) else {
+        assert!(NodeRecord::decode_text(key, written).is_err());
+        return;
+    };
     if let Ok(text) = validate_value(&value) {
         assert!(text.len() <= MAX_VALUE);
         assert!(serde_json::from_str::<Value>(&text).is_ok_and(|read| read == value), "{text}");
     }
     let _ = ripstop_store::node_of(&value);
     let _ = parse_claim_key(key);
-    Network::decode_record(key, &value);
-    NodeRecord::decode_record(key, &value);
-    RangeClaim::decode_record(key, &value);
-    AliveRecord::decode_record(key, &value);
+    Network::decode_record(key, written, &value);
+    NodeRecord::decode_record(key, written, &value);
+    RangeClaim::decode_record(key, written, &value);
+    AliveRecord::decode_record(key, written, &value);
     for kind in Kind::ALL {
         assert_eq!(Kind::parse(kind.as_str()).ok(), Some(kind));
     }
@@ -80,8 +83,13 @@ pub fn store_record(data: &[u8]) {
 
 /// Decoding, for every kind of record alike.
 trait DecodeRecord: Record + Debug + PartialEq {
-    fn decode_record(key: &str, value: &Value) {
-        match <Self as Record>::decode(key, value) {
+    fn decode_record(key: &str, text: &str, value: &Value) {
+        let read = <Self as Record>::decode(key, value);
+        // Of its text no more is read than of its value, and the same.
+        if let Ok(of_text) = Self::decode_text(key, text) {
+            assert_eq!(read.as_ref().ok(), Some(&of_text));
+        }
+        match read {
             Ok(read) => {
                 assert_eq!(read.key(), key);
                 record(&read);
