@@ -384,8 +384,7 @@ fn what_paths_lead_to_is_probed_and_whose_tunnel_packets_are_taken_is_answered()
         let s =
             cluster(kind, &["172.30.2.12/24", "192.0.2.12/24", "fd00:30:1::12/64"], |record| record.probe_port = port);
         let Ways { targets, tunnels } = ways(&s.tables);
-        let targets: Vec<String> =
-            targets.iter().map(|t| format!("{} {} {}", t.address, t.port, t.most)).collect();
+        let targets: Vec<String> = targets.iter().map(|t| format!("{} {} {}", t.address, t.port, t.most)).collect();
         let tunnels: Vec<String> = tunnels.iter().map(|t| format!("{} {}", t.link, t.address)).collect();
         (targets, tunnels)
     };
