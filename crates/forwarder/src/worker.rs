@@ -4,9 +4,11 @@
 //! is told to stop loses nothing, and another process may go on with the same descriptors.
 
 use std::io;
+use std::num::NonZeroU64;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use ripstop_types::Family;
 use rustix::event::{Timespec, epoll};
@@ -17,6 +19,7 @@ use crate::frame::join::{Joiner, Offloads, unwrap};
 use crate::frame::split::{Cut, split};
 use crate::frame::{Ip, Vnet, ecn, icmp, vnet};
 use crate::outbox::{Letter, Outbox};
+use crate::pace::Pace;
 use crate::sys::udp::{Message, Receiver, Sender, path_mtu, wait_writable};
 use crate::sys::{Piece, tun};
 
@@ -35,8 +38,11 @@ const PATIENCE_MS: u16 = 20;
 const ATTEMPTS: usize = 5;
 
 /// Like the kernel's own forwarding, which takes the time of whoever sends: behind busy senders packets would pile up in the
-/// device until it drops them.
+/// device until it drops them. What that costs where packets are many and small, [`Pace`] takes back.
 const NICE: i32 = -20;
+
+/// How late a pause may end, in nanoseconds: by itself the system adds half of the longest one.
+const SLACK_NS: u64 = 1_000;
 
 /// Buffers, by number, of a [`Piece`].
 const PACKETS: usize = 0;
@@ -106,7 +112,11 @@ impl Worker {
         if let Err(error) = rustix::process::setpriority_process(None, NICE) {
             tracing::debug!("thread {}: nice {NICE}: {error}; what waits for it waits longer", self.number);
         }
+        if let Err(error) = rustix::thread::set_current_timer_slack(NonZeroU64::new(SLACK_NS)) {
+            tracing::debug!("thread {}: timer slack: {error}; its pauses are longer", self.number);
+        }
         let limit = Timespec { tv_sec: 10, tv_nsec: 0 };
+        let mut pace = Pace::default();
         let mut buffer = [const { std::mem::MaybeUninit::<epoll::Event>::uninit() }; 8];
         loop {
             if self.shared.stop.load(Ordering::Acquire) {
@@ -123,10 +133,11 @@ impl Worker {
                     return;
                 }
             };
+            let mut packets = 0;
             for event in events.iter() {
                 match event.data.u64() {
                     WAKE => drop(rustix::io::read(&self.shared.wakes[self.number], &mut [0; 8])),
-                    DEVICE => self.outward(),
+                    DEVICE => packets += self.outward(),
                     token => {
                         let family = if token == SOCKETS[0] { Family::V4 } else { Family::V6 };
                         if let Some(socket) = self.generation.socket(self.number, family) {
@@ -134,6 +145,9 @@ impl Worker {
                         }
                     }
                 }
+            }
+            if let Some(pause) = pace.taken(Instant::now(), packets) {
+                std::thread::sleep(pause);
             }
         }
     }
@@ -164,41 +178,44 @@ impl Worker {
         self.shared.seen[self.number].store(version, Ordering::Release);
     }
 
-    /// From the device to the peers.
-    fn outward(&mut self) {
+    /// From the device to the peers; how many packets, if there are no more.
+    fn outward(&mut self) -> usize {
+        let mut packets = 0;
         for _ in 0..TURNS {
-            let more = self.gather();
+            let (more, count) = self.gather();
+            packets += count;
             self.flush();
             if !more {
-                return;
+                return packets;
             }
         }
+        0
     }
 
-    /// Reads packets and puts their frames into the outbox; true where more may wait.
-    fn gather(&mut self) -> bool {
+    /// Reads packets and puts their frames into the outbox; whether more may wait, and how many they were.
+    fn gather(&mut self) -> (bool, usize) {
         let out = &mut self.outward;
         out.heads.clear();
         out.outbox.clear();
         let mut at = 0;
-        for _ in 0..BATCH {
+        for count in 0..BATCH {
             if at + ROOM > out.packets.len() {
-                return true;
+                return (true, count);
             }
             let length = match tun::read(&self.queue, &mut out.packets[at..at + ROOM]) {
                 Ok(Some(length)) => length,
-                Ok(None) => return false,
+                Ok(None) => return (false, count),
                 Err(error) => {
                     tracing::warn!("thread {}: the device is gone: {error}", self.number);
                     let _ = epoll::delete(&self.epoll, &self.queue);
                     self.shared.lost.store(true, Ordering::Release);
-                    return false;
+                    return (false, count);
                 }
             };
             out.take(at..at + length, &self.generation, &self.shared);
             at += length;
         }
-        true
+        (true, BATCH)
     }
 
     /// Sends what is in the outbox.
