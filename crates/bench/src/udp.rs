@@ -4,23 +4,17 @@
 //! load, so that the rate is one over all CPU time spent.
 
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::fs::File;
 use std::net::{SocketAddr, UdpSocket};
-use std::os::fd::{AsFd, AsRawFd};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use ripstop_forwarder::Client;
 use ripstop_forwarder::control::{PORT, Peer, Setup};
+use ripstop_forwarder::plain::Plain;
 use ripstop_lab::{ip_batch, space};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::cpu::{self, Ksoftirqd};
 use crate::load::{Clock, Course, Test};
@@ -214,15 +208,24 @@ fn bursts([from, to]: &[UdpSocket; 2], count: u64) -> Result<()> {
 /// One machine's forwarder; it ends with its value.
 enum Forwarder {
     Ours(Child),
-    Naive { stop: Arc<AtomicBool>, thread: Option<JoinHandle<()>> },
+    Naive { _thread: Plain },
 }
 
 impl Forwarder {
     fn start(carrier: Carrier, scene: &Scene, number: usize, node: &Path, cpu: usize) -> Result<Self> {
         let peer = NODES[2 - number];
-        let naive = carrier == Carrier::Naive;
-        let device =
-            space::in_netns(node, || if naive { naive_device().map(Some) } else { kept_device().map(|()| None) })??;
+        let own = SocketAddr::from((NODES[number - 1], PORT));
+        let naive = || -> Result<Plain> {
+            cpu::pin(cpu)?;
+            Ok(Plain::start(&DEVICE.parse()?, own, (peer, PORT).into())?)
+        };
+        let naive = match carrier {
+            Carrier::Naive => Some(space::in_netns(node, naive)??),
+            _ => {
+                space::in_netns(node, kept_device)??;
+                None
+            }
+        };
         let remote = 3 - number;
         ip_batch(
             node,
@@ -231,17 +234,8 @@ impl Forwarder {
                  route replace 10.244.{remote}.0/24 dev {DEVICE}\n"
             ),
         )?;
-        if let Some(device) = device {
-            let own = SocketAddr::from((NODES[number - 1], PORT));
-            let socket = space::in_netns(node, || UdpSocket::bind(own))??;
-            let stop = Arc::new(AtomicBool::new(false));
-            let flag = Arc::clone(&stop);
-            let thread = std::thread::spawn(move || {
-                if let Err(error) = cpu::pin(cpu).and_then(|()| carry(device, &socket, (peer, PORT).into(), &flag)) {
-                    eprintln!("bench: the naive forwarder ended: {error:#}");
-                }
-            });
-            return Ok(Self::Naive { stop, thread: Some(thread) });
+        if let Some(thread) = naive {
+            return Ok(Self::Naive { _thread: thread });
         }
         let file = |name: &str| -> PathBuf { scene.run().join(format!("udp{number}.{name}")) };
         let mut command = Command::new(&scene.programs().ripstop);
@@ -252,7 +246,7 @@ impl Forwarder {
         cpu::pin_process(started.pid().context("no process")?, cpu)?;
         let setup = Setup {
             device: DEVICE.parse()?,
-            listen: vec![SocketAddr::from((NODES[number - 1], PORT))],
+            listen: vec![own],
             peers: vec![Peer {
                 name: format!("n{remote}"),
                 to: (peer, PORT).into(),
@@ -275,61 +269,13 @@ impl Forwarder {
 
 impl Drop for Forwarder {
     fn drop(&mut self) {
-        match self {
-            Self::Ours(child) => {
-                let _ = child.kill();
-                let _ = child.wait();
-            }
-            Self::Naive { stop, thread } => {
-                stop.store(true, Ordering::Relaxed);
-                thread.take().map(JoinHandle::join);
-            }
+        if let Self::Ours(child) = self {
+            let _ = child.kill();
+            let _ = child.wait();
         }
     }
 }
 
 fn kept_device() -> Result<()> {
     ripstop_forwarder::create(&DEVICE.parse()?).context("make a TUN device")
-}
-
-/// A TUN device without any offload.
-fn naive_device() -> Result<File> {
-    let file = OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open("/dev/net/tun")?;
-    // SAFETY: an ifreq is plain bytes, for which zeros are a value.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    for (place, byte) in request.ifr_name.iter_mut().zip(DEVICE.bytes()) {
-        *place = byte.cast_signed();
-    }
-    request.ifr_ifru.ifru_flags = libc::c_short::try_from(libc::IFF_TUN | libc::IFF_NO_PI)?;
-    // SAFETY: TUNSETIFF reads and writes an ifreq, to which the pointer is.
-    let code = unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &raw mut request) };
-    ensure!(code >= 0, "make a TUN device: {}", io::Error::last_os_error());
-    Ok(file)
-}
-
-/// One packet a read, one a datagram, both ways in turn as long as there is something.
-fn carry(mut device: File, socket: &UdpSocket, to: SocketAddr, stop: &AtomicBool) -> Result<()> {
-    socket.set_nonblocking(true)?;
-    let mut packet = [0; 65_536];
-    while !stop.load(Ordering::Relaxed) {
-        let mut fds = [
-            PollFd::from_borrowed_fd(device.as_fd(), PollFlags::IN),
-            PollFd::from_borrowed_fd(socket.as_fd(), PollFlags::IN),
-        ];
-        poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 100_000_000 }))?;
-        loop {
-            let outward = device.read(&mut packet);
-            if let Ok(length) = outward {
-                let _ = socket.send_to(&packet[..length], to);
-            }
-            let inward = socket.recv(&mut packet);
-            if let Ok(length) = inward {
-                let _ = device.write(&packet[..length]);
-            }
-            if outward.is_err() && inward.is_err() {
-                break;
-            }
-        }
-    }
-    Ok(())
 }

@@ -61,6 +61,7 @@ mod engine;
 pub mod frame;
 mod outbox;
 mod pace;
+pub mod plain;
 mod routes;
 mod server;
 mod state;

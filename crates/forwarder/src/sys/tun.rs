@@ -65,6 +65,14 @@ pub fn create(device: &IfName) -> io::Result<()> {
     make(device)?.keep(device).map(drop)
 }
 
+/// Makes a device without any offload, one packet a read and no header, which goes when this descriptor is closed.
+///
+/// # Errors
+/// EBUSY where the name is taken; as `TUNSETIFF` otherwise.
+pub fn plain(device: &IfName) -> io::Result<OwnedFd> {
+    attach(device, libc::IFF_TUN | libc::IFF_NO_PI | EXCLUSIVE)
+}
+
 /// Whether the device that a queue was opened at is there.
 pub fn is_attached(fd: BorrowedFd<'_>) -> bool {
     // SAFETY: an ifreq is plain bytes, for which zeros are a value.

@@ -1,23 +1,16 @@
 //! The backend `udp` in whole clusters: its forwarder dies, is replaced, is missing, is lied to, and has a plain forwarder
 //! for a peer.
 
-use std::fs::{File, OpenOptions};
-use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::os::fd::{AsFd, AsRawFd};
-use std::os::unix::fs::OpenOptionsExt;
 use std::process::Command;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use ripstop_forwarder::Client;
 use ripstop_forwarder::control::{Reason, Stats};
+use ripstop_forwarder::plain::Plain;
 use ripstop_lab::probe::Pairs;
 use ripstop_lab::space::in_netns;
 use ripstop_lab::{Backend, Families, Lab, Options, PodSpec, Program, Target};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::json;
 
 use super::{ip, lab, pods, put, range_of, rows, talks, until};
@@ -239,69 +232,15 @@ fn what_is_in_the_way_of_the_forwarder_is_named_and_left_alone() {
     lab.down().unwrap();
 }
 
-/// A forwarder as Flannel's: one packet a read, one a datagram. It ends with its value.
-struct Plain {
-    stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Plain {
-    /// Carries between `plain0` of the outside client and a node.
-    fn start(lab: &Lab, own: &str, to: &str) -> Self {
-        let space = lab.netns_of(&Target::Outside).unwrap();
-        let (device, socket) = in_netns(&space, || (tun("plain0"), UdpSocket::bind(own).unwrap())).unwrap();
-        let (stop, to) = (Arc::new(AtomicBool::new(false)), to.parse::<SocketAddr>().unwrap());
-        let flag = Arc::clone(&stop);
-        let thread = std::thread::spawn(move || carry(device, &socket, to, &flag));
-        Self { stop, thread: Some(thread) }
-    }
-}
-
-impl Drop for Plain {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        self.thread.take().map(JoinHandle::join);
-    }
-}
-
-fn tun(name: &str) -> File {
-    let file = OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open("/dev/net/tun").unwrap();
-    // SAFETY: an ifreq of zeros is one.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    for (place, byte) in request.ifr_name.iter_mut().zip(name.bytes()) {
-        *place = byte as libc::c_char;
-    }
-    request.ifr_ifru.ifru_flags = (libc::IFF_TUN | libc::IFF_NO_PI) as libc::c_short;
-    // SAFETY: the pointer is to an ifreq.
-    assert!(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &raw mut request) } >= 0);
-    file
-}
-
-fn carry(mut device: File, socket: &UdpSocket, to: SocketAddr, stop: &AtomicBool) {
-    socket.set_nonblocking(true).unwrap();
-    let mut packet = [0; 65_536];
-    while !stop.load(Ordering::Relaxed) {
-        let mut fds = [
-            PollFd::from_borrowed_fd(device.as_fd(), PollFlags::IN),
-            PollFd::from_borrowed_fd(socket.as_fd(), PollFlags::IN),
-        ];
-        poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 50_000_000 })).unwrap();
-        if let Ok(length) = device.read(&mut packet) {
-            let _ = socket.send_to(&packet[..length], to);
-        }
-        if let Ok(length) = socket.recv(&mut packet) {
-            let _ = device.write(&packet[..length]);
-        }
-    }
-}
-
 #[test]
 fn a_forwarder_that_reads_one_packet_at_a_time_is_a_peer() {
     let options = Options { nodes: 1, families: Families::V4, ..by_udp("t-udp-plain") };
     let Some(lab) = lab(options) else { return };
     lab.pod_add(&PodSpec::new("p1", 1)).unwrap();
     let (outside, inner) = (Target::Outside, "10.244.200.1");
-    let _plain = Plain::start(&lab, "172.31.0.10:8285", "172.30.1.11:8285");
+    let ends = ["172.31.0.10:8285", "172.30.1.11:8285"].map(|end| end.parse::<SocketAddr>().unwrap());
+    let space = lab.netns_of(&outside).unwrap();
+    let _plain = in_netns(&space, || Plain::start(&"plain0".parse().unwrap(), ends[0], ends[1]).unwrap()).unwrap();
     let own = range_of(&lab, "n1");
     for command in [
         "ip link set plain0 mtu 1472 up",
