@@ -1,5 +1,6 @@
 //! The configuration that a node's agent reads: the lab's options as a document of the product.
 
+use ripstop_types::Family;
 use serde_json::{Map, Value, json};
 
 use crate::error::{LabError, Result};
@@ -23,6 +24,7 @@ fn document(layout: &Layout, options: &Options, name: &str, machine: &Machine) -
         "wiring": word(&options.wiring)?,
         "backend": { "type": word(&options.backend)? },
     });
+    merge(&mut spec, &blocks(options)?);
     merge(&mut spec, &options.network_spec);
     let mut document = json!({
         "apiVersion": "ripstop.io/v1alpha1",
@@ -36,6 +38,20 @@ fn document(layout: &Layout, options: &Options, name: &str, machine: &Machine) -
     }
     merge(&mut document, &options.agent_config);
     Ok(document)
+}
+
+/// What was said of blocks; where nothing was, the product has its own.
+fn blocks(options: &Options) -> Result<Value> {
+    let mut blocks = Map::new();
+    let length = |(key, family)| options.block_length(family).map(|length| (String::from(key), Value::from(length)));
+    let lengths: Map<_, _> = [("v4", Family::V4), ("v6", Family::V6)].into_iter().filter_map(length).collect();
+    if !lengths.is_empty() {
+        blocks.insert("len".into(), lengths.into());
+    }
+    if !options.pools.is_empty() {
+        blocks.insert("pools".into(), word(&options.pools)?);
+    }
+    Ok(if blocks.is_empty() { Value::Null } else { json!({ "blocks": blocks }) })
 }
 
 fn store(layout: &Layout, options: &Options, subnet: u32) -> Value {
@@ -112,6 +128,22 @@ mod tests {
         assert_eq!(spec["rangeMode"], "pod-cidr");
         assert_eq!(spec["backend"]["type"], "host-gw");
         assert_eq!(spec["wiring"], "bridge");
+    }
+
+    #[test]
+    fn lengths_and_pools_of_blocks_are_the_products() {
+        let options = Options { range_mode: RangeMode::Blocks, ..Options::named("x") };
+        let spec = |options: &Options| {
+            document(&Layout::new("x"), options, 1).unwrap()["networks"][0]["spec"]["blocks"].clone()
+        };
+        assert_eq!(spec(&options), Value::Null);
+        let pools = vec!["10.60.0.0/24,namespace=a,label=tier=db".parse().unwrap(), "10.61.0.0/24".parse().unwrap()];
+        let options = Options { block_lengths: vec![28], pools, ..options };
+        let expected = json!([
+            { "range": "10.60.0.0/24", "namespaces": ["a"], "labels": { "tier": "db" } },
+            { "range": "10.61.0.0/24" },
+        ]);
+        assert_eq!(spec(&options), json!({ "len": { "v4": 28 }, "pools": expected }));
     }
 
     #[test]

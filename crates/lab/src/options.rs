@@ -1,10 +1,13 @@
 //! What a lab is asked to be.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use clap::ValueEnum;
+use ripstop_types::{Family, Prefix};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{LabError, Result};
@@ -13,6 +16,13 @@ use crate::error::{LabError, Result};
 pub const MAX_NODES: u32 = 200;
 /// The most subnets of one lab: their number is a byte of their prefix.
 pub const MAX_SUBNETS: u32 = 200;
+
+/// Lengths that blocks may have, IPv4 first: no length is of both families.
+const BLOCKS: [RangeInclusive<u8>; 2] = [20..=32, 116..=128];
+
+fn place(family: Family) -> usize {
+    usize::from(family == Family::V6)
+}
 
 /// How packets between nodes travel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
@@ -117,6 +127,42 @@ pub struct Kubernetes {
     pub images: PathBuf,
 }
 
+/// A further pool of addresses in range mode `blocks`; the product knows it in the same words.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pool {
+    /// Its addresses.
+    pub range: Prefix,
+    /// Namespaces whose pods get their address there; none: of every one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub namespaces: Vec<String>,
+    /// Labels that such a pod must have.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+}
+
+impl FromStr for Pool {
+    type Err = String;
+
+    /// `RANGE[,namespace=NS|,label=K=V]…`.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut parts = text.split(',');
+        let range = parts.next().unwrap_or_default();
+        let range = range.parse().map_err(|error| format!("{range:?} is no range: {error}"))?;
+        let mut pool = Self { range, namespaces: Vec::new(), labels: BTreeMap::new() };
+        for part in parts {
+            match part.split_once('=') {
+                Some(("namespace", name)) if !name.is_empty() => pool.namespaces.push(name.to_owned()),
+                Some(("label", pair)) => match pair.split_once('=').filter(|(key, _)| !key.is_empty()) {
+                    Some((key, value)) => drop(pool.labels.insert(key.to_owned(), value.to_owned())),
+                    None => return Err(format!("{part:?}: a label is KEY=VALUE")),
+                },
+                _ => return Err(format!("{part:?}; accepted behind the range: namespace=NS, label=KEY=VALUE")),
+            }
+        }
+        Ok(pool)
+    }
+}
+
 /// What a lab is asked to be. `Options::default()` is three nodes in one subnet, VXLAN, routed wiring, IPv4.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -143,6 +189,10 @@ pub struct Options {
     pub range_mode: RangeMode,
     /// The Kubernetes on top, if there is one.
     pub kubernetes: Option<Kubernetes>,
+    /// Lengths of the prefixes that nodes claim in range mode `blocks`, at most one a family; none: as the product has it.
+    pub block_lengths: Vec<u8>,
+    /// Further pools in range mode `blocks`.
+    pub pools: Vec<Pool>,
     /// Whether nodes run an agent and the lab a store; without them a lab is bare machines.
     pub agents: bool,
     /// The `ripstop` program; none: `RIPSTOP_BIN`, this very program, or a neighbour of it.
@@ -179,6 +229,8 @@ impl Default for Options {
             etcd_args: Vec::new(),
             range_mode: RangeMode::Lease,
             kubernetes: None,
+            block_lengths: Vec::new(),
+            pools: Vec::new(),
             agents: true,
             ripstop: None,
             plugin: None,
@@ -207,6 +259,37 @@ impl Options {
         if tls { "https" } else { "http" }
     }
 
+    /// The length of blocks of a family, where one was chosen.
+    #[must_use]
+    pub fn block_length(&self, family: Family) -> Option<u8> {
+        self.block_lengths.iter().copied().find(|length| BLOCKS[place(family)].contains(length))
+    }
+
+    /// Lengths and pools of blocks: in their mode only, and of the lab's families. The agents judge the rest.
+    fn validate_blocks(&self) -> Result<()> {
+        let has = |family| if family == Family::V4 { self.families.v4() } else { self.families.v6() };
+        if self.range_mode != RangeMode::Blocks && !(self.block_lengths.is_empty() && self.pools.is_empty()) {
+            return Err(LabError::usage("--block-length and --pool need --range-mode blocks"));
+        }
+        for (number, length) in self.block_lengths.iter().enumerate() {
+            let family = Family::BOTH.into_iter().find(|family| BLOCKS[place(*family)].contains(length));
+            let Some(family) = family.filter(|family| has(*family)) else {
+                return Err(LabError::usage(format!(
+                    "--block-length {length} is out of range: 20 to 32 for IPv4, 116 to 128 for IPv6, of a family the lab has"
+                )));
+            };
+            if self.block_lengths[..number].iter().any(|other| BLOCKS[place(family)].contains(other)) {
+                return Err(LabError::usage(format!("--block-length {length}: {family} has one already")));
+            }
+        }
+        match self.pools.iter().find(|pool| !has(pool.range.family())) {
+            Some(pool) => {
+                Err(LabError::usage(format!("--pool {}: the lab has no {}", pool.range, pool.range.family())))
+            }
+            None => Ok(()),
+        }
+    }
+
     /// Refuses what is out of range, and what this version cannot do yet.
     pub fn validate(&self) -> Result<()> {
         validate_lab_name(&self.name)?;
@@ -229,6 +312,7 @@ impl Options {
                 "--range-mode blocks needs --wiring routed: blocks are no subnet for a bridge",
             ));
         }
+        self.validate_blocks()?;
         match waiting {
             Some((what, accepted)) => {
                 Err(LabError::usage(format!("{what} is not available yet; accepted: {accepted}")))
@@ -279,6 +363,35 @@ mod tests {
         assert!(options.validate().is_ok());
         let error = Options { wiring: Wiring::Bridge, ..options }.validate().unwrap_err();
         assert!(error.to_string().contains("--wiring routed"), "{error}");
+    }
+
+    #[test]
+    fn lengths_and_pools_are_of_blocks_and_of_the_labs_families() {
+        let blocks = Options { range_mode: RangeMode::Blocks, families: Families::Dual, ..Options::default() };
+        let pool: Pool = "10.60.0.0/20,namespace=team-a,namespace=team-b,label=tier=db".parse().unwrap();
+        assert_eq!((pool.namespaces.len(), pool.labels["tier"].as_str()), (2, "db"));
+        let full = Options { block_lengths: vec![124, 28], pools: vec![pool], ..blocks.clone() };
+        assert!(full.validate().is_ok());
+        assert_eq!((full.block_length(Family::V4), full.block_length(Family::V6)), (Some(28), Some(124)));
+        for (options, says) in [
+            (Options { range_mode: RangeMode::Lease, ..full.clone() }, "need --range-mode blocks"),
+            (
+                Options { families: Families::V6, block_lengths: vec![124], ..full.clone() },
+                "--pool 10.60.0.0/20: the lab has no IPv4",
+            ),
+            (
+                Options { families: Families::V4, ..full.clone() },
+                "--block-length 124 is out of range: 20 to 32 for IPv4",
+            ),
+            (Options { block_lengths: vec![64], ..blocks.clone() }, "--block-length 64 is out of range"),
+            (Options { block_lengths: vec![28, 29], ..blocks }, "--block-length 29: IPv4 has one already"),
+        ] {
+            let error = options.validate().unwrap_err();
+            assert!(error.to_string().contains(says) && error.exit_code() == 2, "{error}");
+        }
+        for text in ["", "10.60.0.1/20", "10.60.0.0/20,team-a", "10.60.0.0/20,namespace=", "10.60.0.0/20,label=tier"] {
+            assert!(text.parse::<Pool>().is_err(), "{text}");
+        }
     }
 
     #[test]

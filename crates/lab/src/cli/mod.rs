@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use crate::options::{Backend, Cni, Families, Options, RangeMode, StoreKind, Wiring};
+use crate::options::{Backend, Cni, Families, Options, Pool, RangeMode, StoreKind, Wiring};
 use crate::target::Target;
 
 /// A cluster on this machine: nodes are namespaces, agents are real processes
@@ -81,6 +81,12 @@ pub struct UpArgs {
     /// Where a node's pod range comes from
     #[arg(long, value_enum, default_value = "lease")]
     pub range_mode: RangeMode,
+    /// Length of blocks in range mode blocks: 20 to 32 is IPv4's, 116 to 128 IPv6's; may be given for each
+    #[arg(long = "block-length", value_name = "LEN")]
+    pub block_lengths: Vec<u8>,
+    /// A further pool in range mode blocks, for pods of these namespaces with these labels; may be given more than once
+    #[arg(long = "pool", value_name = "RANGE[,namespace=NS][,label=K=V]")]
+    pub pools: Vec<Pool>,
     /// Bare machines: no agents, no store
     #[arg(long)]
     pub no_agents: bool,
@@ -312,6 +318,8 @@ impl UpArgs {
             families: self.family,
             store: self.store,
             range_mode: self.range_mode,
+            block_lengths: self.block_lengths,
+            pools: self.pools,
             agents: !self.no_agents,
             ripstop: self.ripstop,
             plugin: self.plugin,
@@ -397,6 +405,13 @@ mod tests {
         assert_eq!((options.name.as_str(), options.nodes, options.subnets), ("x", 2, 2));
         assert_eq!((options.backend, options.wiring), (Backend::HostGw, Wiring::Bridge));
         assert_eq!((options.families, options.range_mode), (Families::Dual, RangeMode::PodCidr));
+        let up = parse(
+            "up --name y --range-mode blocks --block-length 28 --block-length 124 --family dual --pool 10.60.0.0/20,namespace=a",
+        );
+        let LabAction::Up(args) = up.action else { panic!("not up") };
+        let options = args.options(up.name);
+        assert!(options.validate().is_ok());
+        assert_eq!((options.block_lengths, options.pools[0].namespaces[0].as_str()), (vec![28, 124], "a"));
         for backend in ["vxlan", "host-gw", "udp", "ipip", "bgp", "auto"] {
             parse(&format!("up --backend {backend} --family 6 --store etcd --range-mode blocks"));
         }

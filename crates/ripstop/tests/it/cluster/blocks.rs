@@ -132,6 +132,32 @@ fn every_address(name: &str, backend: Backend, subnets: u32) {
     lab.down().unwrap();
 }
 
+/// As `ripstop lab up --range-mode blocks --block-length 29 --pool 10.60.0.0/24,namespace=team-a,label=tier=db` has it.
+#[test]
+fn a_lab_has_the_block_length_and_the_pools_it_was_told() {
+    let options = Options {
+        nodes: 2,
+        range_mode: RangeMode::Blocks,
+        block_lengths: vec![29],
+        pools: vec!["10.60.0.0/24,namespace=team-a,label=tier=db".parse().unwrap()],
+        ..Options::named("t-blocks-opt")
+    };
+    let Some(lab) = lab(options) else { return };
+    for node in [1, 2] {
+        let labels = [("tier".to_owned(), "db".to_owned())].into();
+        let spec = PodSpec { namespace: "team-a".into(), labels, ..PodSpec::new(&format!("db{node}"), node) };
+        let IpAddr::V4(ip) = lab.pod_add(&spec).unwrap().ips()[0] else { panic!("IPv4") };
+        assert_eq!(ip.octets()[..3], [10, 60, 0], "a pod of the pool");
+        let IpAddr::V4(ip) = add(&lab, &format!("p{node}"), node) else { panic!("IPv4") };
+        assert_eq!(ip.octets()[..2], [10, 244], "another pod");
+    }
+    let states = states(&lab);
+    let blocks = states.keys().filter(|range| range.ends_with("/29")).count();
+    assert_eq!(blocks, 4, "a block a node and pool: {states:?}");
+    all_reach_all(&lab, "two pools");
+    lab.down().unwrap();
+}
+
 /// The same with a thousand pods of ten nodes, an agent killed behind every other pod.
 #[test]
 #[ignore = "long: a thousand pods, and agents killed all the time"]

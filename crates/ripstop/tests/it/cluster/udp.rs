@@ -138,6 +138,50 @@ fn a_missing_forwarder_is_named_on_both_ends_and_harms_nothing_else() {
     lab.down().unwrap();
 }
 
+/// Everything of ours on a node, but for what its forwarder keeps open.
+fn ours(lab: &Lab, node: u32) -> Vec<String> {
+    let run = |words: &str| lab.exec(&Target::Node(node), &words.split(' ').collect::<Vec<_>>()).unwrap();
+    let links = run("ip -o link show");
+    let links = links.lines().filter_map(|line| line.split(": ").nth(1)).filter(|name| name.starts_with("rip"));
+    let mut found: Vec<String> = links.map(str::to_owned).collect();
+    for words in ["ip -4 route show table all proto 82", "ip -6 route show table all proto 82", "ip nexthop show"] {
+        found.extend(run(words).lines().map(str::to_owned));
+    }
+    found.extend(run("nft list tables").lines().filter(|line| line.contains("ripstop")).map(str::to_owned));
+    found
+}
+
+/// What a purge leaves of a network by udp: the forwarder, which is its supervisor's, and which forwards nothing.
+#[test]
+fn a_purge_takes_out_what_the_forwarder_was_told_and_its_device() {
+    let Some(lab) = lab(by_udp("t-udp-purge")) else { return };
+    pods(&lab);
+    let (node, ripstop) = (Target::Node(1), env!("CARGO_BIN_EXE_ripstop"));
+    let state = lab.layout().machine_dir("n1").join("run/udp-forward.json");
+    let before = ours(&lab, 1);
+    for what in ["ripudp0", " dev ripudp0 ", "table inet ripstop"] {
+        assert!(before.iter().any(|line| line.contains(what)), "{what}: {before:?}");
+    }
+    assert!(forwarder(&lab, 1).get().unwrap().is_some() && state.exists());
+    let running = pid(&lab, 1);
+    // An image's folder: no file is removed, only what the agent made.
+    let purge = [ripstop, "uninstall", "--purge", "--root", "/run/image"];
+    lab.exec(&node, &purge).unwrap();
+    assert_eq!(ours(&lab, 1), Vec::<String>::new(), "by the agent");
+    assert_eq!((forwarder(&lab, 1).get().unwrap(), state.exists()), (None, false));
+    assert_eq!(pid(&lab, 1), running, "the forwarder runs as before");
+    // Started again it has everything again; killed, the same is taken out without it.
+    lab.node(1).kill_agent(false).unwrap();
+    lab.wait_ready(&[1], Duration::from_secs(10)).unwrap();
+    until("the path is back", || path_state(&lab, 1) == "realised" && rows(&lab, 1, "/v1/plan").is_empty());
+    assert!(ours(&lab, 1).iter().any(|line| line == "ripudp0"));
+    lab.node(1).kill_agent(true).unwrap();
+    lab.exec(&node, &purge).unwrap();
+    assert_eq!(ours(&lab, 1), Vec::<String>::new(), "without an agent");
+    assert_eq!((forwarder(&lab, 1).get().unwrap(), state.exists()), (None, false));
+    lab.down().unwrap();
+}
+
 /// What is sent from a namespace, to the port of a node's forwarder.
 fn send(lab: &Lab, from: &Target, to: &str, bytes: &[u8]) {
     let space = lab.netns_of(from).unwrap();
