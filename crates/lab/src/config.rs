@@ -133,9 +133,7 @@ mod tests {
     #[test]
     fn lengths_and_pools_of_blocks_are_the_products() {
         let options = Options { range_mode: RangeMode::Blocks, ..Options::named("x") };
-        let spec = |options: &Options| {
-            document(&Layout::new("x"), options, 1).unwrap()["networks"][0]["spec"]["blocks"].clone()
-        };
+        let spec = |options: &Options| document(options, 1)["networks"][0]["spec"]["blocks"].clone();
         assert_eq!(spec(&options), Value::Null);
         let pools = vec!["10.60.0.0/24,namespace=a,label=tier=db".parse().unwrap(), "10.61.0.0/24".parse().unwrap()];
         let options = Options { block_lengths: vec![28], pools, ..options };
@@ -149,9 +147,7 @@ mod tests {
     #[test]
     fn nodes_reach_etcd_at_their_own_router_address() {
         let options = Options { nodes: 3, subnets: 2, store: StoreKind::Etcd, ..Options::named("x") };
-        let endpoints = |options: &Options, node| {
-            document(options, node)["store"]["etcd"]["endpoints"].clone()
-        };
+        let endpoints = |options: &Options, node| document(options, node)["store"]["etcd"]["endpoints"].clone();
         assert_eq!(endpoints(&options, 2), json!(["http://172.30.2.1:2379"]));
         assert_eq!(endpoints(&options, 3), json!(["http://172.30.1.1:2379"]));
         let options = Options { families: Families::V6, etcd_members: 2, ..options };

@@ -61,7 +61,8 @@ fn summary(tally: &Tally) -> bool {
 }
 
 fn parse(args: &[String]) -> Result<Choice> {
-    let mut choice = Choice { smoke: false, conformance: false, cni: ["ripstop", "reference"].map(str::to_owned).into() };
+    let mut choice =
+        Choice { smoke: false, conformance: false, cni: ["ripstop", "reference"].map(str::to_owned).into() };
     let mut args = args.iter();
     while let Some(arg) = args.next() {
         match arg.as_str() {

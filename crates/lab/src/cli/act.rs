@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 use super::{
-    CaptureArgs, FaultAction, K8sAction, K8sUpArgs, LabAction, LabCommand, PodAction, PodAddArgs, ProbeArgs, UpArgs, labels,
-    print,
+    CaptureArgs, FaultAction, K8sAction, K8sUpArgs, LabAction, LabCommand, PodAction, PodAddArgs, ProbeArgs, UpArgs,
+    labels, print,
 };
 use crate::clean;
 use crate::error::{LabError, Result};

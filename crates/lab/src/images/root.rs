@@ -46,7 +46,8 @@ impl Tools {
             return Err(LabError::failed(format!("{BUSYBOX} is not static: install Debian's busybox-static")));
         }
         let programs = PROGRAMS.map(|(name, program, package)| {
-            let found = FOLDERS.iter().map(|folder| Path::new("/").join(folder).join(program)).find(|path| path.is_file());
+            let found =
+                FOLDERS.iter().map(|folder| Path::new("/").join(folder).join(program)).find(|path| path.is_file());
             found.map(|path| (name, path)).ok_or_else(|| {
                 LabError::failed(format!("there is no {program}: scripts/setup k8s installs Debian's {package}"))
             })

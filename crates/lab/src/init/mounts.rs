@@ -4,8 +4,8 @@
 
 use std::ffi::CString;
 use std::os::fd::OwnedFd;
-use std::{fs, io};
 use std::path::Path;
+use std::{fs, io};
 
 use rustix::fs::CWD;
 use rustix::io::Errno;
@@ -65,7 +65,8 @@ fn container_host(dir: &Path, host: &ContainerHost) -> Result<()> {
         }
         let place = format!("/{name}");
         let options = format!("lowerdir={place},upperdir={},workdir={}", upper.display(), work.display());
-        let options = CString::new(options).map_err(io::Error::from).attempt(|| format!("lay an overlay on {place}"))?;
+        let options =
+            CString::new(options).map_err(io::Error::from).attempt(|| format!("lay an overlay on {place}"))?;
         let none = MountFlags::empty();
         mount("overlay", &*place, "overlay", none, &*options).attempt(|| format!("lay an overlay on {place}"))?;
     }

@@ -70,9 +70,7 @@ fn service(options: &Options) -> Value {
 
 fn deployment(options: &Options) -> Value {
     let labels = json!({ "k8s-app": "kube-dns" });
-    let probe = |path: &str, port: u16, period: u32| {
-        json!({ "httpGet": { "path": path, "port": port }, "periodSeconds": period, "timeoutSeconds": 5 })
-    };
+    let probe = |path: &str, port: u16, period: u32| json!({ "httpGet": { "path": path, "port": port }, "periodSeconds": period, "timeoutSeconds": 5 });
     json!({
         "apiVersion": "apps/v1", "kind": "Deployment", "metadata": dns_meta("coredns"),
         "spec": {

@@ -149,14 +149,18 @@ fn connect(lab: &Lab, state: &State, deadline: Instant) -> Result<()> {
         let folder = inside(machine, LISTS)?;
         let (hidden, list) = (folder.join(".new"), folder.join(LIST));
         // The runtime looks at a file as soon as it has a name that counts.
-        fs::write(&hidden, text).and_then(|()| fs::rename(&hidden, &list)).attempt(|| format!("write {name}'s list"))?;
+        fs::write(&hidden, text)
+            .and_then(|()| fs::rename(&hidden, &list))
+            .attempt(|| format!("write {name}'s list"))?;
     }
     let machines = state.machines.iter().filter(|(_, machine)| machine.subnet > 0);
     for (from, machine) in machines.map(|(name, machine)| (name.as_str(), Some(machine))).chain([(ROUTER, None)]) {
         let others = ranges.iter().filter(|(name, _)| *name != from);
         let routes = others.flat_map(|(name, all)| all.iter().map(|range| (&state.machines[name], range)));
         let script: String = routes
-            .filter_map(|(to, range)| Some(format!("route replace {range} via {}\n", gateway(machine, to, is_v4(range))?)))
+            .filter_map(|(to, range)| {
+                Some(format!("route replace {range} via {}\n", gateway(machine, to, is_v4(range))?))
+            })
             .collect();
         cables::ip_batch(&lab.layout().netns_path(from), &script)?;
     }

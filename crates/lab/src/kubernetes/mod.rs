@@ -123,13 +123,7 @@ impl<'a> Cluster<'a> {
         ]
     }
 
-    fn furniture<'b>(
-        &self,
-        name: &'b str,
-        machine: &'b Machine,
-        dir: &'b Path,
-        cluster: &'b Path,
-    ) -> Furniture<'b> {
+    fn furniture<'b>(&self, name: &'b str, machine: &'b Machine, dir: &'b Path, cluster: &'b Path) -> Furniture<'b> {
         let (families, cni) = (self.options.families, self.kubernetes.cni);
         Furniture { dir, cluster, name, machine, families, cni, plugin: None }
     }

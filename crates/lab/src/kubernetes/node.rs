@@ -228,6 +228,9 @@ mod tests {
         let list = reference_list(&["10.244.1.0/24".into(), "fd00:244:0:1::/64".into()]);
         assert_eq!(list["plugins"][0]["ipam"]["ranges"][1], json!([{ "subnet": "fd00:244:0:1::/64" }]));
         let list = ripstop_list();
-        assert_eq!((list["plugins"][0]["type"].as_str(), list["plugins"][1]["type"].as_str()), (Some("ripstop-cni"), Some("portmap")));
+        assert_eq!(
+            (list["plugins"][0]["type"].as_str(), list["plugins"][1]["type"].as_str()),
+            (Some("ripstop-cni"), Some("portmap"))
+        );
     }
 }

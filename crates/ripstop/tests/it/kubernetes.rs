@@ -123,9 +123,11 @@ fn left_of(name: &str) -> Vec<String> {
     let trees = std::fs::read_dir("/sys/fs/cgroup").unwrap().map(|entry| entry.unwrap().path());
     for tree in trees.filter(|path| path.is_dir()).chain([PathBuf::from("/sys/fs/cgroup")]) {
         let groups = std::fs::read_dir(tree).unwrap().map(|entry| entry.unwrap().path());
-        paths.extend(groups.filter(|path| {
-            path.file_name().is_some_and(|file| file.to_string_lossy().starts_with(&layout.prefix()))
-        }));
+        paths.extend(
+            groups.filter(|path| {
+                path.file_name().is_some_and(|file| file.to_string_lossy().starts_with(&layout.prefix()))
+            }),
+        );
     }
     left.extend(paths.iter().filter(|path| path.exists()).map(|path| path.display().to_string()));
     let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
@@ -160,7 +162,10 @@ fn pods_of_our_network_reach_each_other_and_services() {
         let rows = lab.agent_json(node, "/v1/pods").unwrap();
         let row = rows.as_array().unwrap().iter().find(|row| row["name"] == format!("web-{node}")).unwrap().clone();
         assert_eq!(row["namespace"], "default");
-        assert_eq!(vec![row["ips"][0].as_str().unwrap().to_owned()], texts(&lab, &["pod", row["name"].as_str().unwrap()], ".status.podIPs[*].ip"));
+        assert_eq!(
+            vec![row["ips"][0].as_str().unwrap().to_owned()],
+            texts(&lab, &["pod", row["name"].as_str().unwrap()], ".status.podIPs[*].ip")
+        );
     }
     a_pod_goes_without_a_trace(&lab);
     a_node_comes_back(&lab);

@@ -64,13 +64,15 @@ fn one(workspace: &Workspace, folders: &Folders, cni: &str) -> Result<Results> {
         command
     };
     let log = |what: &str| workspace.log(&format!("conformance-{cni}-{what}"));
-    let up = process::run(lab().args(["k8s", "up", "--replace", "--nodes", NODES, "--cni", cni]), &log("up"), UP_LIMIT)?;
+    let up =
+        process::run(lab().args(["k8s", "up", "--replace", "--nodes", NODES, "--cni", cni]), &log("up"), UP_LIMIT)?;
     ensure!(up.good(), "a cluster with --cni {cni}: {}", up.tail(20).join("\n"));
     let reports = workspace.target.join("xtask").join(format!("conformance-{cni}"));
     std::fs::create_dir_all(&reports).with_context(|| text(&reports))?;
     let report = reports.join("report.json");
     let _ = std::fs::remove_file(&report);
-    let config = up.output.lines().find_map(|line| line.strip_prefix("KUBECONFIG=")).context("no KUBECONFIG")?.to_owned();
+    let config =
+        up.output.lines().find_map(|line| line.strip_prefix("KUBECONFIG=")).context("no KUBECONFIG")?.to_owned();
     let mut tests = lab();
     tests.args(["exec", "control", "--"]).args(arguments(workspace, folders, &reports, &config));
     let ran = process::run(&mut tests, &log("run"), RUN_LIMIT);
