@@ -46,7 +46,7 @@ mod target;
 pub use cables::{ip_batch, settings, settle};
 pub use capture::Capture;
 pub use error::{LabError, Result};
-pub use images::AGNHOST;
+pub use images::{AGNHOST, PAUSE};
 pub use init::{AgentCommand, Program, Report, node_init};
 pub use lab::Lab;
 pub use node::Node;

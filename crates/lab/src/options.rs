@@ -112,6 +112,8 @@ pub enum Cni {
     Ripstop,
     /// The CNI project's plugins bridge, host-local and portmap, with static routes: what the product is compared with.
     Reference,
+    /// The same plugins, with flanneld's VXLAN between the nodes. IPv4 only.
+    Flannel,
 }
 
 /// A real Kubernetes on the machines of a lab.
@@ -123,6 +125,8 @@ pub struct Kubernetes {
     pub programs: PathBuf,
     /// CoreDNS.
     pub coredns: PathBuf,
+    /// flanneld, where it connects the nodes.
+    pub flanneld: Option<PathBuf>,
     /// The archive of the images that nodes have.
     pub images: PathBuf,
 }

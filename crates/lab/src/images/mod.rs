@@ -37,7 +37,7 @@ const TOOLS: [&str; 3] = [
 const NGINX: &str = "images.invalid/e2e-test-images/nginx:1.15-4";
 
 /// Counts up when what is made here changes.
-const EDITION: u32 = 1;
+const EDITION: u32 = 2;
 const PAUSE_SOURCE: &str = include_str!("pause.c");
 /// How long another command may take to make the same archive.
 const LIMIT: std::time::Duration = std::time::Duration::from_secs(120);
@@ -63,6 +63,8 @@ pub fn archive(cache: &Path, agnhost: &Path, coredns: &Path) -> Result<PathBuf> 
 fn make(path: &Path, agnhost: &Path, coredns: &Path, tools: &root::Tools) -> Result<()> {
     let doing = || format!("write {}", path.display());
     let pause = pause(path)?;
+    let certificate = rcgen::generate_simple_self_signed(["localhost".to_owned()]).map_err(io::Error::other);
+    let certificate = certificate.attempt(|| "make a certificate".into())?;
     let mut archive = Archive::create(path).attempt(doing)?;
     let pause = archive.layer(|layer| layer.program(&pause, "pause")).attempt(doing)?;
     let tools = archive.layer(|layer| tools.write(layer)).attempt(doing)?;
@@ -71,20 +73,24 @@ fn make(path: &Path, agnhost: &Path, coredns: &Path, tools: &root::Tools) -> Res
         .layer(|layer| {
             layer.program(agnhost, "agnhost")?;
             layer.link("/agnhost", "agnhost-2")?;
+            // A server of TLS takes these where nobody names others.
+            layer.text("localhost.crt", &certificate.cert.pem())?;
+            layer.text("localhost.key", &certificate.signing_key.serialize_pem())?;
             layer.folder("uploads")
         })
         .attempt(doing)?;
-    let image = |name: &str, layers: &[&oci::Layer], command: &[&str]| Image {
+    let image = |name: &str, layers: &[&oci::Layer], program: &str, arguments: &[&str]| Image {
         name: name.to_owned(),
         layers: layers.iter().map(|layer| (*layer).clone()).collect(),
-        entrypoint: command.iter().map(|word| (*word).to_owned()).collect(),
+        entrypoint: vec![program.to_owned()],
+        arguments: arguments.iter().map(|word| (*word).to_owned()).collect(),
     };
-    let mut images = vec![image(PAUSE, &[&pause], &["/pause"]), image(COREDNS, &[&coredns], &["/coredns"])];
+    let mut images = vec![image(PAUSE, &[&pause], "/pause", &[]), image(COREDNS, &[&coredns], "/coredns", &[])];
     // A test of resolv.conf starts CoreDNS out of the image of agnhost.
     let all = [&tools, &agnhost, &coredns];
-    images.extend(AGNHOSTS.map(|name| image(name, &all, &["/agnhost"])));
-    images.push(image(NGINX, &all, &["/agnhost", "netexec", "--http-port=80"]));
-    images.extend(TOOLS.map(|name| image(name, &[&tools], &["/bin/sh"])));
+    images.extend(AGNHOSTS.map(|name| image(name, &all, "/agnhost", &["pause"])));
+    images.push(image(NGINX, &all, "/agnhost", &["netexec", "--http-port=80"]));
+    images.extend(TOOLS.map(|name| image(name, &[&tools], "/bin/sh", &[])));
     archive.finish(&images).attempt(doing)
 }
 

@@ -1,6 +1,6 @@
 //! Images as an uncompressed archive in the layout of the OCI image specification, `image-layout.md`.
 //!
-//! The same input makes the same bytes: no time and no owner of the host gets in.
+//! The same layers make the same bytes: no time and no owner of the host gets in.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -33,6 +33,8 @@ pub struct Image {
     pub layers: Vec<Layer>,
     /// What it runs.
     pub entrypoint: Vec<String>,
+    /// The arguments where a container names none.
+    pub arguments: Vec<String>,
 }
 
 /// An archive that is being written.
@@ -84,7 +86,7 @@ impl Archive {
             CONFIG,
             &json!({
                 "architecture": architecture(), "os": "linux",
-                "config": { "Env": [PATH], "Entrypoint": image.entrypoint },
+                "config": { "Env": [PATH], "Entrypoint": image.entrypoint, "Cmd": image.arguments },
                 "rootfs": { "type": "layers", "diff_ids": digests },
             }),
         )?;
@@ -214,6 +216,7 @@ mod tests {
             name: name.into(),
             layers: vec![layer.clone()],
             entrypoint: vec!["/etc/hello".into()],
+            arguments: Vec::new(),
         };
         archive.finish(&[image("images.invalid/a:1"), image("images.invalid/b:1")]).unwrap();
     }

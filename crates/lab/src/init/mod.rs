@@ -73,6 +73,8 @@ pub enum Program {
     Kubelet,
     /// Kubernetes' own proxy for Services.
     KubeProxy,
+    /// Flannel's agent.
+    Flanneld,
     /// Kubernetes' API.
     KubeApiserver,
     /// Kubernetes' controllers.
@@ -83,12 +85,13 @@ pub enum Program {
 
 impl Program {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Agent,
         Self::Forwarder,
         Self::Containerd,
         Self::Kubelet,
         Self::KubeProxy,
+        Self::Flanneld,
         Self::KubeApiserver,
         Self::KubeControllerManager,
         Self::KubeScheduler,
@@ -103,6 +106,7 @@ impl Program {
             Self::Containerd => "containerd",
             Self::Kubelet => "kubelet",
             Self::KubeProxy => "kube-proxy",
+            Self::Flanneld => "flanneld",
             Self::KubeApiserver => "kube-apiserver",
             Self::KubeControllerManager => "kube-controller-manager",
             Self::KubeScheduler => "kube-scheduler",

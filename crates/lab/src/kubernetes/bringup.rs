@@ -1,10 +1,7 @@
 //! What follows once a cluster's machines are on: images, controllers, ranges, CoreDNS; each step told with its seconds.
 
-use std::collections::BTreeMap;
-use std::fs;
 use std::io::Write;
-use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -12,19 +9,17 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use super::client::{json, kubectl};
-use super::network::gateway;
-use super::node::{LIST, LISTS, RUNTIME, reference_list};
-use super::{Cluster, addons};
-use crate::cables;
+use super::connect::inside;
+use super::node::RUNTIME;
+use super::{Cluster, addons, connect};
 use crate::error::{Attempt, LabError, Result};
 use crate::init::{Act, Order};
 use crate::interrupt;
 use crate::lab::Lab;
-use crate::layout::{CONTROL, ROUTER};
+use crate::layout::CONTROL;
 use crate::machine;
 use crate::options::Cni;
-use crate::process::ProcessId;
-use crate::state::{Machine, State};
+use crate::state::Machine;
 use crate::target::Target;
 
 /// The wait between two questions to the API: each starts a program.
@@ -47,6 +42,9 @@ impl Cluster<'_> {
         let Some(cluster) = Cluster::of(lab.layout(), &state) else { return Ok(()) };
         let progress = Progress(Instant::now());
         let deadline = Instant::now() + cluster.options.ready_timeout;
+        if cluster.kubernetes.cni == Cni::Flannel {
+            connect::configure_flannel(lab)?;
+        }
         thread::scope(|scope| {
             let images = &cluster.kubernetes.images;
             let import = |(number, machine)| scope.spawn(move || import(lab, number, machine, images, deadline));
@@ -61,8 +59,8 @@ impl Cluster<'_> {
             for (program, command) in cluster.controllers() {
                 machine::order(lab.layout(), CONTROL, &Order { program, act: Act::Replace { command } })?;
             }
-            if cluster.kubernetes.cni == Cni::Reference {
-                connect(lab, &state, deadline)?;
+            if cluster.kubernetes.cni != Cni::Ripstop {
+                connect::connect(lab, &state, cluster.kubernetes.cni, deadline)?;
                 progress.say("routes and lists of plugins are laid");
             }
             for import in imports {
@@ -81,14 +79,16 @@ impl Cluster<'_> {
 }
 
 /// Asks again and again until it is so; the last reason is told where it does not come.
-fn wait(what: &str, deadline: Instant, ask: impl Fn() -> Result<()>) -> Result<()> {
+pub fn wait<T>(what: &str, deadline: Instant, ask: impl Fn() -> Result<T>) -> Result<T> {
     loop {
         interrupt::check()?;
-        let Err(why) = ask() else { return Ok(()) };
-        if Instant::now() >= deadline {
-            return Err(LabError::Away(format!("{what}: not ready in time: {why}")));
+        match ask() {
+            Err(why) if Instant::now() >= deadline => {
+                return Err(LabError::Away(format!("{what}: not ready in time: {why}")));
+            }
+            Err(_) => thread::sleep(STEP),
+            good => return good,
         }
-        thread::sleep(STEP);
     }
 }
 
@@ -113,64 +113,6 @@ fn import(lab: &Lab, node: u32, machine: &Machine, images: &Path, deadline: Inst
     Err(LabError::failed(format!("the images of n{node} were not imported: {}", said.trim())))
 }
 
-/// A path as a machine sees it.
-fn inside(machine: &Machine, path: &str) -> Result<PathBuf> {
-    let ProcessId { pid, .. } = machine.init.ok_or_else(|| LabError::failed("a machine is switched off"))?;
-    Ok(PathBuf::from(format!("/proc/{pid}/root")).join(path.trim_start_matches('/')))
-}
-
-/// The CNI project's plugins: each node's list, as soon as it has a range, and everybody's routes to it.
-fn connect(lab: &Lab, state: &State, deadline: Instant) -> Result<()> {
-    let mut ranges = BTreeMap::new();
-    wait("ranges of pods", deadline, || {
-        let nodes = json(lab, &["get", "nodes"])?;
-        for (number, _) in state.nodes() {
-            let name = crate::layout::node_name(number);
-            let found = item(&nodes, &name).map(|node| texts(&node["spec"]["podCIDRs"])).unwrap_or_default();
-            if found.is_empty() {
-                return Err(LabError::failed(format!("{name} has none")));
-            }
-        }
-        Ok(())
-    })?;
-    let nodes = json(lab, &["get", "nodes"])?;
-    for (number, _) in state.nodes() {
-        let name = crate::layout::node_name(number);
-        let found = item(&nodes, &name).map(|node| texts(&node["spec"]["podCIDRs"])).unwrap_or_default();
-        ranges.insert(name, found);
-    }
-    for (name, own) in &ranges {
-        let machine = &state.machines[name];
-        cables::settings(
-            &lab.layout().netns_path(name),
-            &[("net/ipv4/ip_forward", "1"), ("net/ipv6/conf/all/forwarding", "1")],
-        )?;
-        let text = format!("{:#}\n", reference_list(own));
-        let folder = inside(machine, LISTS)?;
-        let (hidden, list) = (folder.join(".new"), folder.join(LIST));
-        // The runtime looks at a file as soon as it has a name that counts.
-        fs::write(&hidden, text)
-            .and_then(|()| fs::rename(&hidden, &list))
-            .attempt(|| format!("write {name}'s list"))?;
-    }
-    let machines = state.machines.iter().filter(|(_, machine)| machine.subnet > 0);
-    for (from, machine) in machines.map(|(name, machine)| (name.as_str(), Some(machine))).chain([(ROUTER, None)]) {
-        let others = ranges.iter().filter(|(name, _)| *name != from);
-        let routes = others.flat_map(|(name, all)| all.iter().map(|range| (&state.machines[name], range)));
-        let script: String = routes
-            .filter_map(|(to, range)| {
-                Some(format!("route replace {range} via {}\n", gateway(machine, to, is_v4(range))?))
-            })
-            .collect();
-        cables::ip_batch(&lab.layout().netns_path(from), &script)?;
-    }
-    Ok(())
-}
-
-fn is_v4(range: &str) -> bool {
-    range.split('/').next().and_then(|ip| ip.parse::<IpAddr>().ok()).is_some_and(|ip| ip.is_ipv4())
-}
-
 fn nodes_ready(lab: &Lab, count: usize) -> Result<()> {
     let nodes = json(lab, &["get", "nodes"])?;
     let items = nodes["items"].as_array().map(Vec::as_slice).unwrap_or_default();
@@ -193,14 +135,6 @@ fn dns_ready(lab: &Lab) -> Result<()> {
     if wanted == found { Ok(()) } else { Err(LabError::failed(format!("{found} of {wanted} replicas are available"))) }
 }
 
-fn item<'a>(list: &'a Value, name: &str) -> Option<&'a Value> {
-    list["items"].as_array()?.iter().find(|item| item["metadata"]["name"] == name)
-}
-
 fn condition<'a>(node: &'a Value, kind: &str) -> Option<&'a Value> {
     node["status"]["conditions"].as_array()?.iter().find(|condition| condition["type"] == kind)
-}
-
-fn texts(value: &Value) -> Vec<String> {
-    value.as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
 }

@@ -11,6 +11,7 @@ mod addons;
 mod bringup;
 mod certificates;
 mod client;
+mod connect;
 mod control;
 mod network;
 mod node;
@@ -25,11 +26,11 @@ use certificates::{Authority, Subject};
 use network::Network;
 use node::Furniture;
 
-use crate::error::{Attempt, Result};
+use crate::error::{Attempt, LabError, Result};
 use crate::init::{AgentCommand, ContainerHost, Program};
 use crate::lab::Lab;
 use crate::layout::{CONTROL, Layout};
-use crate::options::{Cni, Kubernetes, Options, StoreKind};
+use crate::options::{Cni, Families, Kubernetes, Options, StoreKind};
 use crate::state::{Machine, State};
 
 /// A lab's cluster.
@@ -94,11 +95,15 @@ impl<'a> Cluster<'a> {
     /// What a machine runs from its start. The controllers are not among it: they end where the API is not ready.
     pub fn programs(&self, name: &str, machine: &Machine) -> BTreeMap<Program, AgentCommand> {
         let command = |program, args| (program, control::command(self.kubernetes, program, args));
+        let mut programs = BTreeMap::new();
+        if let (Some(flanneld), true) = (&self.kubernetes.flanneld, machine.subnet > 0) {
+            programs.insert(Program::Flanneld, connect::flanneld(flanneld, self.options, machine));
+        }
         if name == CONTROL {
-            return BTreeMap::from([command(Program::KubeApiserver, control::apiserver(self.options, &self.dir()))]);
+            programs.extend([command(Program::KubeApiserver, control::apiserver(self.options, &self.dir()))]);
         }
         if machine.node.is_none() {
-            return BTreeMap::new();
+            return programs;
         }
         let (dir, cluster) = (self.layout.machine_dir(name), self.dir());
         let node = self.furniture(name, machine, &dir, &cluster);
@@ -106,11 +111,12 @@ impl<'a> Cluster<'a> {
             argv: ["containerd".to_owned()].into_iter().chain(node.containerd_args()).collect(),
             env: control::environment(),
         };
-        BTreeMap::from([
+        programs.extend([
             (Program::Containerd, containerd),
             command(Program::Kubelet, node.kubelet_args()),
             command(Program::KubeProxy, node.proxy_args()),
-        ])
+        ]);
+        programs
     }
 
     /// What follows once the API is ready.
@@ -137,6 +143,9 @@ impl Options {
     /// The same lab with a Kubernetes on it: etcd is its store, and agents run where the product connects the pods. The
     /// programs are found, and the images made where they are not in the cache yet.
     pub fn with_kubernetes(self, cni: Cni) -> Result<Self> {
+        if cni == Cni::Flannel && self.families != Families::V4 {
+            return Err(LabError::usage("--cni flannel is for --family 4"));
+        }
         let kubernetes = programs::find(cni)?;
         Ok(Self { store: StoreKind::Etcd, agents: cni == Cni::Ripstop, kubernetes: Some(kubernetes), ..self })
     }

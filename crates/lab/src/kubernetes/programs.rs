@@ -9,6 +9,7 @@ use crate::options::{Cni, Kubernetes};
 /// The folders in the cache; `scripts/programs` has the same versions.
 const KUBERNETES: &str = "kubernetes-v1.36.2";
 const COREDNS: &str = "coredns-v1.14.6";
+const FLANNEL: &str = "flannel-v0.27.4";
 
 const PROGRAMS: [&str; 7] =
     ["agnhost", "kube-apiserver", "kube-controller-manager", "kube-proxy", "kube-scheduler", "kubectl", "kubelet"];
@@ -21,14 +22,18 @@ pub(crate) fn find(cni: Cni) -> Result<Kubernetes> {
     let cache = cache()?;
     let (programs, coredns) = (cache.join(KUBERNETES), cache.join(COREDNS).join("coredns"));
     let wanted = PROGRAMS.map(|name| programs.join(name));
-    for path in wanted.iter().chain([&coredns]).filter(|path| !path.is_file()) {
+    if let Some(path) = wanted.iter().chain([&coredns]).find(|path| !path.is_file()) {
         return Err(LabError::failed(format!("there is no {}: make k8s builds it", path.display())));
     }
-    for (program, package) in HOST.into_iter().filter(|(program, _)| !on_host(program)) {
+    let flanneld = (cni == Cni::Flannel).then(|| cache.join(FLANNEL).join("flanneld"));
+    if let Some(path) = flanneld.iter().find(|path| !path.is_file()) {
+        return Err(LabError::failed(format!("there is no {}: make flanneld builds it", path.display())));
+    }
+    if let Some((program, package)) = HOST.into_iter().find(|(program, _)| !on_host(program)) {
         return Err(LabError::failed(format!("there is no {program}: install Debian's {package}")));
     }
     let images = images::archive(&cache, &programs.join("agnhost"), &coredns)?;
-    Ok(Kubernetes { cni, programs, coredns, images })
+    Ok(Kubernetes { cni, programs, coredns, flanneld, images })
 }
 
 /// `${XDG_CACHE_HOME:-~/.cache}/ripstop`.

@@ -5,6 +5,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use ripstop_lab::clean::namespaces;
@@ -17,6 +18,13 @@ use super::cluster::patiently;
 
 /// How long a cluster may take on a busy machine.
 const READY: Duration = Duration::from_secs(240);
+
+/// Whoever holds it has a cluster: more than one at a time is too much for two cores.
+static TURN: Mutex<()> = Mutex::new(());
+
+fn turn() -> MutexGuard<'static, ()> {
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// A cluster, or none with the reason printed.
 fn cluster(options: Options, cni: Cni) -> Option<Lab> {
@@ -152,6 +160,7 @@ fn takes_down(lab: Lab) {
 #[test]
 #[ignore = "long: a real Kubernetes, make test-k8s"]
 fn pods_of_our_network_reach_each_other_and_services() {
+    let _turn = turn();
     let before = sysctls();
     let options = Options { nodes: 3, subnets: 2, ..Options::named("t-k8s") };
     let Some(lab) = cluster(options, Cni::Ripstop) else { return };
@@ -200,6 +209,7 @@ fn a_node_comes_back(lab: &Lab) {
 #[test]
 #[ignore = "long: a real Kubernetes, make test-k8s"]
 fn both_families_work_on_a_bridge() {
+    let _turn = turn();
     let options = Options {
         nodes: 2,
         families: Families::Dual,
@@ -216,6 +226,7 @@ fn both_families_work_on_a_bridge() {
 #[test]
 #[ignore = "long: a real Kubernetes, make test-k8s"]
 fn the_reference_plugins_do_the_same() {
+    let _turn = turn();
     let options = Options { nodes: 2, subnets: 2, families: Families::Dual, ..Options::named("t-k8s-ref") };
     let Some(lab) = cluster(options, Cni::Reference) else { return };
     web(&lab, 2, Families::Dual);
@@ -226,6 +237,7 @@ fn the_reference_plugins_do_the_same() {
 #[test]
 #[ignore = "long: a real Kubernetes, make test-k8s"]
 fn down_finds_a_cluster_whose_making_was_killed() {
+    let _turn = turn();
     let name = "t-k8s-torn";
     if planned(Options::named(name), Cni::Reference).is_none() {
         return;
