@@ -33,7 +33,8 @@ test-quick: setup ## unit tests and the pure crates: within minutes
 test-long: setup ## everything, with the tests that run for hours
 	@$(XTASK) test --long
 
-test-k8s: ## tests against a real cluster
+test-k8s: setup ## tests on a real Kubernetes in namespaces, and its own conformance tests; builds its programs first
+	@scripts/setup k8s
 	@$(XTASK) test-k8s
 
 k8s: ## build Kubernetes' programs and CoreDNS, with Go, for clusters in namespaces: a quarter of an hour once

@@ -14,6 +14,7 @@ mod choosing;
 mod cni;
 mod cpu;
 mod etcd;
+mod kubernetes;
 mod load;
 mod migration;
 mod path;
@@ -41,11 +42,12 @@ const MARKS: [&str; 3] = ["run", "goals", "details"];
 /// A group of measurements by its name.
 type Group = (&'static str, fn(&Programs, usize) -> Result<Section>);
 
-const GROUPS: [Group; 11] = [
+const GROUPS: [Group; 12] = [
     ("cni", cni::one_by_one),
     ("burst", cni::at_once),
     ("adds", |programs, rounds| adds::thousand(programs, (rounds / 5).max(1))),
     ("etcd", etcd::etcd),
+    ("kubernetes", |programs, rounds| kubernetes::kubernetes(programs, (rounds / 5).max(1))),
     ("migration", migration::migration),
     ("cluster", |programs, _| agents::cluster(programs)),
     ("thousand", agents::thousand),

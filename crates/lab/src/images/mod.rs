@@ -66,7 +66,9 @@ fn make(path: &Path, agnhost: &Path, coredns: &Path, tools: &root::Tools) -> Res
     let certificate = rcgen::generate_simple_self_signed(["localhost".to_owned()]).map_err(io::Error::other);
     let certificate = certificate.attempt(|| "make a certificate".into())?;
     let mut archive = Archive::create(path).attempt(doing)?;
-    let pause = archive.layer(|layer| layer.program(&pause, "pause")).attempt(doing)?;
+    let layer = archive.layer(|layer| layer.program(&pause, "pause")).attempt(doing);
+    let _ = fs::remove_file(&pause);
+    let pause = layer?;
     let tools = archive.layer(|layer| tools.write(layer)).attempt(doing)?;
     let coredns = archive.layer(|layer| layer.program(coredns, "coredns")).attempt(doing)?;
     let agnhost = archive

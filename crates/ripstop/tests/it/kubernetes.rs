@@ -236,6 +236,17 @@ fn the_reference_plugins_do_the_same() {
 
 #[test]
 #[ignore = "long: a real Kubernetes, make test-k8s"]
+fn flanneld_between_the_nodes_does_the_same() {
+    let _turn = turn();
+    let options = Options { nodes: 2, subnets: 2, ..Options::named("t-k8s-flannel") };
+    let Some(lab) = cluster(options, Cni::Flannel) else { return };
+    web(&lab, 2, Families::V4);
+    everybody_reaches_everybody(&lab, 2);
+    takes_down(lab);
+}
+
+#[test]
+#[ignore = "long: a real Kubernetes, make test-k8s"]
 fn down_finds_a_cluster_whose_making_was_killed() {
     let _turn = turn();
     let name = "t-k8s-torn";
