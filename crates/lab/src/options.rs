@@ -209,6 +209,8 @@ pub struct Options {
     pub replace: bool,
     /// Leave a lab that failed to come up as it is, for a look.
     pub keep_failed: bool,
+    /// Say on standard error how far a Kubernetes has come.
+    pub progress: bool,
     /// More arguments of every agent, after `agent --config FILE`.
     pub agent_args: Vec<String>,
     /// Environment variables of every agent.
@@ -241,6 +243,7 @@ impl Default for Options {
             ready_timeout: Duration::from_secs(30),
             replace: false,
             keep_failed: false,
+            progress: false,
             agent_args: Vec::new(),
             agent_env: BTreeMap::new(),
             agent_config: serde_json::Value::Null,

@@ -347,6 +347,7 @@ impl K8sUpArgs {
             ready_timeout: self.ready_timeout,
             replace: self.replace,
             keep_failed: self.keep_failed,
+            progress: true,
             ..Options::default()
         }
     }

@@ -26,12 +26,17 @@ use crate::target::Target;
 const STEP: Duration = Duration::from_millis(300);
 
 /// Talk about what was done, with the seconds since the beginning.
-struct Progress(Instant);
+struct Progress {
+    begun: Instant,
+    wanted: bool,
+}
 
 impl Progress {
     fn say(&self, what: &str) {
-        // Nobody to talk to is no failure.
-        let _ = writeln!(std::io::stderr(), "{:6.1} s  {what}", self.0.elapsed().as_secs_f64());
+        if self.wanted {
+            // Nobody to talk to is no failure.
+            let _ = writeln!(std::io::stderr(), "{:6.1} s  {what}", self.begun.elapsed().as_secs_f64());
+        }
     }
 }
 
@@ -40,7 +45,7 @@ impl Cluster<'_> {
     pub fn complete(lab: &Lab) -> Result<()> {
         let state = lab.state()?;
         let Some(cluster) = Cluster::of(lab.layout(), &state) else { return Ok(()) };
-        let progress = Progress(Instant::now());
+        let progress = Progress { begun: Instant::now(), wanted: cluster.options.progress };
         let deadline = Instant::now() + cluster.options.ready_timeout;
         if cluster.kubernetes.cni == Cni::Flannel {
             connect::configure_flannel(lab)?;

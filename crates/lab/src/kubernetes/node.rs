@@ -201,6 +201,8 @@ address = "{RUNTIME}"
 sandbox_image = "{pause}"
 # A host's root user may lack the right to lower a process's chance of being killed.
 restrict_oom_score_adj = true
+# It would load a profile into the host's kernel, where that stayed.
+disable_apparmor = true
 [plugins."io.containerd.grpc.v1.cri".cni]
 bin_dir = "/opt/cni/bin"
 conf_dir = "/{LISTS}"
