@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use anyhow::Context;
 use ripstop_netmodel::{Key, Object, Record as ModelRecord, RecordGuard, RecordScope};
-use ripstop_objects::{EtcdConfig, StoreConfig};
+use ripstop_objects::{EtcdConfig, KubernetesConfig, StoreConfig};
 use ripstop_plan::{Action, Plan, Step};
 use ripstop_store::{
-    Embedded, Etcd, EtcdOptions, EtcdTls, EtcdUser, Event, Expect, FlannelOptions, Kind, Record, Remote, Store,
-    StoreError, Text,
+    Access, Embedded, Etcd, EtcdOptions, EtcdTls, EtcdUser, Event, Expect, FlannelOptions, Kind, Kubernetes,
+    KubernetesOptions, ObjectEvent, Record, Remote, Store, StoreError, Text,
 };
-use ripstop_tables::{Input, StoreInput, StoreResult, StoreValue};
+use ripstop_tables::{Input, ObjectInput, StoreInput, StoreResult, StoreValue};
 use ripstop_types::{NodeName, Revision};
 use tokio::sync::mpsc::{Receiver, Sender, UnboundedReceiver, UnboundedSender};
 use tokio::sync::oneshot;
@@ -101,7 +101,12 @@ async fn run(config: StoreConfig, host: Host, ways: Ways, ready: StoreCell) {
     let mut told = false;
     let store = loop {
         match open(&config, &host) {
-            Ok(store) => break store,
+            Ok((store, objects)) => {
+                if let Some(objects) = objects {
+                    tokio::spawn(hear_objects(objects, queue.clone()));
+                }
+                break store;
+            }
             Err(error) => {
                 if !told {
                     told = true;
@@ -147,12 +152,49 @@ impl StoreCell {
     }
 }
 
-fn open(config: &StoreConfig, host: &Host) -> Result<Arc<dyn Store>, StoreError> {
-    Ok(match config {
+/// The store, and where it is Kubernetes what that says of its own objects.
+type Opened = (Arc<dyn Store>, Option<Receiver<ObjectEvent>>);
+
+fn open(config: &StoreConfig, host: &Host) -> Result<Opened, StoreError> {
+    if let StoreConfig::Kubernetes(kubernetes) = config {
+        let store = Kubernetes::lazy(kubernetes_options(kubernetes));
+        let objects = store.objects(&host.node);
+        return Ok((Arc::new(store), Some(objects)));
+    }
+    let store: Arc<dyn Store> = match config {
         StoreConfig::Embedded { path } => Arc::new(Embedded::open(path)?),
         StoreConfig::EmbeddedSocket { socket } => Arc::new(Remote::lazy(socket)?),
         StoreConfig::Etcd(etcd) => Arc::new(Etcd::lazy(etcd_options(etcd, host))?),
-    })
+        StoreConfig::Kubernetes(kubernetes) => Arc::new(Kubernetes::lazy(kubernetes_options(kubernetes))),
+    };
+    Ok((store, None))
+}
+
+fn kubernetes_options(config: &KubernetesConfig) -> KubernetesOptions {
+    let access = config.kubeconfig.clone().map_or(Access::InCluster, Access::Kubeconfig);
+    KubernetesOptions {
+        namespace: config.namespace.clone(),
+        timeout: Duration::from_millis(config.timeout),
+        judge: Some(StoreValue::judge),
+        ..KubernetesOptions::new(access)
+    }
+}
+
+/// Hands what Kubernetes says of its objects to the core. Of one node they are few.
+async fn hear_objects(mut objects: Receiver<ObjectEvent>, queue: UnboundedSender<Message>) {
+    while let Some(event) = objects.recv().await {
+        let input = match event {
+            ObjectEvent::Put(object, revision) => ObjectInput::Put { object, revision },
+            ObjectEvent::Delete(kind, name, revision) => ObjectInput::Delete { kind, name, revision },
+            ObjectEvent::Reset(kind) => ObjectInput::Reset { kind },
+            ObjectEvent::Synced(kind, revision) => ObjectInput::Synced { kind, revision },
+            ObjectEvent::Away(reason) => ObjectInput::Away { reason },
+            ObjectEvent::Back => ObjectInput::Back,
+        };
+        if queue.send(Message::Input(Input::Object(input))).is_err() {
+            return;
+        }
+    }
 }
 
 fn etcd_options(config: &EtcdConfig, host: &Host) -> EtcdOptions {

@@ -59,7 +59,8 @@ impl Default for AgentConfig {
     }
 }
 
-/// Where the cluster's records are. In documents `{embedded: {path: …}}`, `{embedded: {socket: …}}` or `{etcd: {…}}`.
+/// Where the cluster's records are. In documents `{embedded: {path: …}}`, `{embedded: {socket: …}}`, `{etcd: {…}}` or
+/// `{kubernetes: {…}}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(into = "StoreDocument")]
 pub enum StoreConfig {
@@ -75,6 +76,19 @@ pub enum StoreConfig {
     },
     /// A cluster of etcd.
     Etcd(Box<EtcdConfig>),
+    /// The API of Kubernetes.
+    Kubernetes(Box<KubernetesConfig>),
+}
+
+impl StoreConfig {
+    /// The intervals that are kept where the configuration names none. Every agent watches every node's sign of life: an
+    /// API server with a thousand of them would do little else at the pace of the other stores.
+    pub(crate) fn timings(&self) -> Timings {
+        match self {
+            Self::Kubernetes(_) => Timings { alive_interval: 30_000, stale_after: 120_000, ..Timings::default() },
+            _ => Timings::default(),
+        }
+    }
 }
 
 impl Default for StoreConfig {
@@ -125,6 +139,20 @@ pub struct EtcdTlsConfig {
     pub server_name: Option<String>,
 }
 
+/// How the API of Kubernetes is reached. Secrets are in files, never in the configuration itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct KubernetesConfig {
+    /// A kubeconfig; none: the service account of the pod in which the agent runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kubeconfig: Option<PathBuf>,
+    /// The namespace of the nodes' signs of life, which are leases. Default `ripstop`.
+    pub namespace: String,
+    /// Longest wait for an answer in milliseconds. Default 10 s.
+    #[serde(serialize_with = "duration")]
+    pub timeout: u64,
+}
+
 /// Where Flannel keeps its records.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -140,6 +168,7 @@ pub struct FlannelConfig {
 enum StoreDocument {
     Embedded(EmbeddedDocument),
     Etcd(Box<EtcdConfig>),
+    Kubernetes(Box<KubernetesConfig>),
 }
 
 #[derive(Serialize)]
@@ -155,6 +184,7 @@ impl From<StoreConfig> for StoreDocument {
             StoreConfig::Embedded { path } => Self::Embedded(EmbeddedDocument::Path(path)),
             StoreConfig::EmbeddedSocket { socket } => Self::Embedded(EmbeddedDocument::Socket(socket)),
             StoreConfig::Etcd(etcd) => Self::Etcd(etcd),
+            StoreConfig::Kubernetes(kubernetes) => Self::Kubernetes(kubernetes),
         }
     }
 }
@@ -224,10 +254,10 @@ impl LogLevel {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Timings {
-    /// Between two signs of life. Default 2 s.
+    /// Between two signs of life. Default 2 s, with the store kubernetes 30 s.
     #[serde(serialize_with = "duration")]
     pub alive_interval: u64,
-    /// Without a new sign of life, a node counts as stale after this. Default 10 s.
+    /// Without a new sign of life, a node counts as stale after this. Default 10 s, with the store kubernetes 2 min.
     #[serde(serialize_with = "duration")]
     pub stale_after: u64,
     /// Between two looks at a host-side link before its pod counts as an orphan. Default 10 s.

@@ -1,4 +1,4 @@
-//! Where a cluster keeps its records: one trait, the embedded store, and etcd.
+//! Where a cluster keeps its records: one trait, the embedded store, etcd, and the API of Kubernetes.
 //!
 //! A store is a small ordered map from ([`Kind`], key) to a JSON value, with one revision counter for all kinds, writes
 //! that compare before they change, and a watch that hands over every change in order. The stores:
@@ -6,6 +6,7 @@
 //! - [`Embedded`]: one file, opened by one process;
 //! - [`Remote`]: the same file served by [`serve`] to several processes of one machine over a unix socket;
 //! - [`Etcd`]: a cluster of etcd, for several hosts;
+//! - [`Kubernetes`]: objects in the API of Kubernetes;
 //! - [`fault::Faulty`]: any store, with faults on command; for tests and the lab.
 //!
 //! Not here: what the values mean. A value is JSON to this crate, except that a claim names its node.
@@ -14,7 +15,7 @@
 //!
 //! - A revision is given to one change and never again, and a later change has a greater one, also across restarts.
 //! - A write that was answered is on disk. A write whose answer was lost says so ([`StoreError::Away`]).
-//! - A watch has no gap and no duplicate. Where it cannot continue, it says [`Event::Reset`] and begins anew.
+//! - A watch has no gap and no duplicate, and each kind's changes in order. Where it cannot continue, it says [`Event::Reset`] and begins anew.
 //! - No record expires. That a node is no longer alive is a judgement of who reads, on what that reader saw change.
 
 mod client;
@@ -22,6 +23,7 @@ mod embedded;
 mod error;
 mod etcd;
 pub mod fault;
+mod kubernetes;
 mod record;
 mod server;
 pub mod suite;
@@ -33,6 +35,7 @@ pub use client::Remote;
 pub use embedded::{Embedded, Options};
 pub use error::StoreError;
 pub use etcd::{Etcd, EtcdOptions, EtcdTls, EtcdUser, FlannelOptions};
+pub use kubernetes::{Access, Judge, Kubernetes, KubernetesOptions, ObjectEvent};
 pub use record::{Event, Expect, MAX_DEPTH, MAX_KEY, MAX_VALUE, Record, Text, node_of, validate_key, validate_value};
 pub use ripstop_types::StoreKind as Kind;
 pub use server::{Server, serve};

@@ -55,7 +55,8 @@ impl fmt::Display for Expect {
 /// What a watch hands over.
 ///
 /// It begins, kind by kind in the order of [`Kind::ALL`], with a `Put` for each present record in order of the keys,
-/// closed by `Synced`. Then come the changes of all watched kinds in the order of their revisions.
+/// closed by `Synced`. Then come the changes of all watched kinds in the order of their revisions; of the store in the
+/// API of Kubernetes, whose kinds are watched apart, in that order within each kind only.
 ///
 /// When the store is lost, `Away` comes once, and `Back` when it is found again. What follows `Back` is either exactly
 /// the changes that were missed, or a `Reset` for each kind and then the lists as at the beginning. `Reset` also comes

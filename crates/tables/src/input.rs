@@ -10,7 +10,7 @@ use ripstop_probe::Report;
 use ripstop_types::{Millis, NodeName, Prefix, Revision, StoreKind};
 use serde::{Deserialize, Serialize};
 
-use crate::{PodRow, Snapshot, StoreValue};
+use crate::{ObjectInput, PodRow, Snapshot, StoreValue};
 
 /// One message from outside.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -20,6 +20,8 @@ pub enum Input {
     Start(Box<Start>),
     /// The store said something.
     Store(StoreInput),
+    /// Kubernetes said something of its own objects.
+    Object(ObjectInput),
     /// What the host is given has changed.
     Facts(HostFacts),
     /// Everything of ours of these kinds in the host's namespace, as it stands.
@@ -245,6 +247,7 @@ impl Input {
         match self {
             Self::Start(_) => "start",
             Self::Store(_) => "store",
+            Self::Object(_) => "object",
             Self::Facts(_) => "facts",
             Self::Observed { .. } => "observed",
             Self::Inspected { .. } => "inspected",

@@ -9,6 +9,7 @@
 //! Invariants: a row keeps the revision it came with; a kind is [`Knowledge::Unknown`] until it came from the store or a
 //! snapshot; nothing iterates in an order that depends on the run.
 
+mod cluster;
 mod input;
 mod networks;
 mod nexthop;
@@ -18,6 +19,7 @@ mod snapshot;
 mod state;
 mod value;
 
+pub use cluster::{ClusterSnapshot, ClusterTables, ObjectInput};
 pub use input::{FaultCause, Input, Moment, ProbeInput, Start, StepFault, StoreInput, StoreResult, Withdrawn};
 pub use nexthop::NexthopIds;
 pub use pod::{Bandwidth, PodRow, PodState, Shaping};

@@ -15,7 +15,7 @@ use ripstop_types::{IfName, NodeName, Revision};
 use serde::ser::SerializeSeq;
 use serde::{Deserialize, Serialize, Serializer};
 
-use crate::{NexthopIds, Row, StoreKind};
+use crate::{ClusterSnapshot, NexthopIds, Row, StoreKind};
 
 /// Version of the format. A snapshot of another version is not read: the store is asked instead.
 pub const SNAPSHOT_VERSION: u32 = 1;
@@ -31,6 +31,7 @@ pub struct SnapshotRows {
     pub(crate) nexthop_ids: Arc<NexthopIds>,
     pub(crate) reaches: BTreeMap<IpAddr, Reach>,
     pub(crate) checksums: BTreeMap<IfName, Checksums>,
+    pub(crate) cluster: ClusterSnapshot,
     pub(crate) ranges: Option<RangeSnapshot>,
     pub(crate) lending: Option<LendingSnapshot>,
 }
@@ -58,13 +59,16 @@ impl Serialize for SnapshotRows {
             reaches: &'a BTreeMap<IpAddr, Reach>,
             #[serde(skip_serializing_if = "BTreeMap::is_empty")]
             checksums: &'a BTreeMap<IfName, Checksums>,
+            #[serde(skip_serializing_if = "ClusterSnapshot::is_empty")]
+            cluster: &'a ClusterSnapshot,
             ranges: &'a Option<RangeSnapshot>,
             lending: &'a Option<LendingSnapshot>,
         }
         let (node, known, nexthop_ids) = (&self.node, &self.known, &self.nexthop_ids);
         let (reaches, checksums, ranges, lending) = (&self.reaches, &self.checksums, &self.ranges, &self.lending);
-        let version = SNAPSHOT_VERSION;
-        Whole { version, node, known, records: self, nexthop_ids, reaches, checksums, ranges, lending }.serialize(to)
+        let (version, cluster) = (SNAPSHOT_VERSION, &self.cluster);
+        Whole { version, node, known, records: self, nexthop_ids, reaches, checksums, cluster, ranges, lending }
+            .serialize(to)
     }
 }
 
@@ -108,6 +112,9 @@ pub struct Snapshot {
     /// The same of tunnels' checksums.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub checksums: BTreeMap<IfName, Checksums>,
+    /// What Kubernetes said.
+    #[serde(default, skip_serializing_if = "ClusterSnapshot::is_empty")]
+    pub cluster: ClusterSnapshot,
     /// The ranges this node holds.
     pub ranges: Option<RangeSnapshot>,
     /// The single addresses that it lent and borrowed.

@@ -8,11 +8,12 @@ use ripstop_ipam::Attachment;
 use ripstop_ipam::ranges::RangeSnapshot;
 use ripstop_netmodel::HostFacts;
 use ripstop_objects::{
-    AgentConfig, AliveRecord, Encapsulation, Network, NetworkName, NodeIdentity, NodeRecord, RangeClaim, Record,
+    AgentConfig, AliveRecord, Encapsulation, Network, NetworkName, NodeIdentity, NodeRecord, ObjectKind, RangeClaim,
+    Record,
 };
 use ripstop_types::{Family, IfName, NodeName, Prefix, Revision};
 
-use crate::{Checksums, NexthopIds, PodRow, Reach, SnapshotRows, Start, StoreInput, StoreKind, StoreValue, Withdrawn};
+use crate::{Checksums, ClusterTables, NexthopIds, ObjectInput, PodRow, Reach, SnapshotRows, Start, StoreInput, StoreKind, StoreValue, Withdrawn};
 
 /// How far a kind of record is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -57,6 +58,8 @@ pub enum Change {
     Facts,
     /// A pod of this node came, changed or went.
     Pod(Attachment),
+    /// Objects of Kubernetes of this kind came, changed or went.
+    Object(ObjectKind),
     /// A kind became known.
     Known(StoreKind),
     /// The store went or came.
@@ -109,6 +112,8 @@ pub struct Tables {
     pub own_ranges: BTreeMap<NetworkName, Vec<Prefix>>,
     /// Last sign of life of each node.
     pub alive: BTreeMap<NodeName, Row<AliveRecord>>,
+    /// What Kubernetes says.
+    pub cluster: ClusterTables,
     /// Pods of this node.
     pub pods: BTreeMap<Attachment, Arc<PodRow>>,
     /// Links of ours that are in the kernel and that the node's own record speaks of.
@@ -167,6 +172,7 @@ impl Tables {
             ranges_of: BTreeMap::new(),
             own_ranges: BTreeMap::new(),
             alive: BTreeMap::new(),
+            cluster: ClusterTables::default(),
             pods: BTreeMap::new(),
             realised: BTreeSet::new(),
             prepared: BTreeMap::new(),
@@ -191,6 +197,7 @@ impl Tables {
             tables.nexthop_ids = snapshot.nexthop_ids.into();
             tables.reaches = snapshot.reaches;
             tables.checksums = snapshot.checksums;
+            tables.cluster = ClusterTables::from_snapshot(snapshot.cluster);
             for record in snapshot.records {
                 let value = record.value.into();
                 tables.put(record.kind, &record.key, &value, record.revision, &mut BTreeSet::new());
@@ -200,6 +207,7 @@ impl Tables {
             }
         }
         // The first list of a run is a full one.
+        tables.cluster.begin_lists();
         for kind in StoreKind::ALL {
             tables.listing.insert(kind, BTreeSet::new());
         }
@@ -260,6 +268,11 @@ impl Tables {
         changes
     }
 
+    /// Takes in what Kubernetes said and names what it touched.
+    pub fn apply_object(&mut self, input: &ObjectInput) -> BTreeSet<Change> {
+        self.cluster.apply(input)
+    }
+
     /// Takes in what the host is given.
     pub fn apply_facts(&mut self, facts: HostFacts) -> BTreeSet<Change> {
         if self.facts == facts {
@@ -283,6 +296,7 @@ impl Tables {
             nexthop_ids: self.nexthop_ids.clone(),
             reaches: self.reaches.clone(),
             checksums: self.checksums.clone(),
+            cluster: self.cluster.snapshot(),
             ranges,
             lending: None,
         }

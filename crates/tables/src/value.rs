@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use ripstop_objects::{AliveRecord, NodeRecord, RangeClaim, Record, value_of_text};
+use ripstop_objects::{AliveRecord, Network, NodeRecord, RangeClaim, Record, value_of_text};
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::Value;
 
@@ -43,6 +43,22 @@ impl StoreValue {
     #[must_use]
     pub fn unread(text: &str) -> Self {
         Self::Raw(value_of_text(text.as_bytes()))
+    }
+}
+
+impl StoreValue {
+    /// Says what is wrong with the record of a key.
+    ///
+    /// # Errors
+    /// All of it, on one line.
+    pub fn judge(kind: StoreKind, key: &str, value: &Value) -> Result<(), String> {
+        let judged = match kind {
+            StoreKind::Networks => <Network as Record>::decode(key, value).map(drop),
+            StoreKind::Nodes => NodeRecord::decode(key, value).map(drop),
+            StoreKind::Claims => RangeClaim::decode(key, value).map(drop),
+            StoreKind::Alive => AliveRecord::decode(key, value).map(drop),
+        };
+        judged.map_err(|faults| faults.to_string().replace('\n', "; "))
     }
 }
 

@@ -119,7 +119,13 @@ impl Core {
     fn pools_of(&self, typed: &TypedCall, network: &Network, family: Family) -> Vec<Prefix> {
         let pod = typed.call.args().and_then(|args| args.pod.as_ref());
         let namespace = pod.map(|pod| pod.namespace.to_string());
-        network.spec.pools_for(family, namespace.as_deref(), &typed.conf.extra.labels)
+        let object = pod.and_then(|pod| self.tables.cluster.pods.get(pod));
+        let of_object = object.into_iter().flat_map(|pod| &pod.labels);
+        let mut labels: BTreeMap<String, String> =
+            of_object.map(|(key, value)| (key.to_string(), value.to_string())).collect();
+        // A runtime that says more knows more.
+        labels.extend(typed.conf.extra.labels.clone());
+        network.spec.pools_for(family, namespace.as_deref(), &labels)
     }
 
     /// A call found no address: notes what it lacks, and says what it waits for.

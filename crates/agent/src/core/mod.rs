@@ -48,9 +48,9 @@ use ripstop_fabric::hygiene;
 use ripstop_ipam::ranges::{ClaimKey, Claimant, Liveness, RangeEngine, Slot, Stored};
 use ripstop_ipam::{Attachment, LeaseBook, LendingEngine, LendingEvent, OwnRange};
 use ripstop_netmodel::{Entry, Key, Kind, Model, Ns, Resource};
-use ripstop_objects::NetworkName;
+use ripstop_objects::{NetworkName, ObjectKind};
 use ripstop_plan::{Plan, Step};
-use ripstop_tables::{Change, ForeignDrop, Input, Moment, PodRow, SnapshotRows, Start, Tables};
+use ripstop_tables::{Change, ForeignDrop, Input, Moment, PodRow, SnapshotRows, Start, StoreKind, Tables};
 use ripstop_types::{Millis, NodeName, Prefix, Revision};
 
 use self::blocks::Blocks;
@@ -200,8 +200,8 @@ pub struct Core {
     probes: Probes,
     outputs: Vec<Output>,
     at: Moment,
-    /// The last revision that the store's watch has brought.
-    seen: Revision,
+    /// The last revision that the store's watch has brought of each kind.
+    seen: BTreeMap<StoreKind, Revision>,
 }
 
 impl Core {
@@ -277,7 +277,7 @@ impl Core {
             probes: Probes::default(),
             outputs: Vec::new(),
             at,
-            seen: Revision::default(),
+            seen: BTreeMap::new(),
             tables,
         }
     }
@@ -310,6 +310,7 @@ impl Core {
             // A start comes once, to `Core::start`; a second one in a recording is passed over.
             Input::Start(_) => BTreeSet::new(),
             Input::Store(input) => self.take_store(&input),
+            Input::Object(input) => self.tables.apply_object(&input),
             Input::Facts(facts) => {
                 let changes = self.tables.apply_facts(facts);
                 self.tell_foreign_drops();
@@ -446,6 +447,7 @@ impl Core {
                 let own = |node: &NodeName| *node == self.tables.node;
                 if changes.iter().any(|change| match change {
                     Change::Network(_) | Change::Known(_) | Change::Facts => true,
+                    Change::Object(kind) => *kind == ObjectKind::Node,
                     Change::Node(node) => own(node),
                     _ => false,
                 }) {
@@ -539,6 +541,8 @@ impl Core {
 fn outlives(change: &Change) -> bool {
     match change {
         Change::Network(_) | Change::Node(_) | Change::Claim(_) | Change::Blocks(_) | Change::Known(_) => true,
+        // A start without the API server knows what was known.
+        Change::Object(_) => true,
         // Routes keep their lengths when the agent starts.
         Change::Reach(_) | Change::Tunnel(_) => true,
         Change::Alive(_)

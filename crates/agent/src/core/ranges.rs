@@ -37,7 +37,7 @@ impl Core {
         let networks = self.tables.networks.values().filter(|row| fits(&row.value));
         let of = |network: &Network| match network.spec.range_mode {
             RangeMode::Blocks => self.block_requests(network),
-            _ => requests(network, &self.tables.config.pod_cidrs, &self.preferred),
+            _ => requests(network, self.pod_cidrs(), &self.preferred),
         };
         let requests: Vec<RangeRequest> = networks.flat_map(|row| of(&row.value)).collect();
         for request in requests {
@@ -55,6 +55,14 @@ impl Core {
             self.range_event(&RangeEvent::Unwant(slot));
         }
         self.wanted_slots = wanted;
+    }
+
+    /// Ranges of this node for networks of mode `pod-cidr`: those of the configuration, otherwise Kubernetes'.
+    fn pod_cidrs(&self) -> &[Prefix] {
+        match (&self.tables.config.pod_cidrs[..], &self.tables.cluster.node) {
+            ([], Some(node)) => &node.pod_cidrs,
+            (configured, _) => configured,
+        }
     }
 
     /// What the store says of claims, for the engine. The tables have it already.

@@ -31,11 +31,12 @@ impl Beat {
 
 impl Core {
     pub(super) fn take_store(&mut self, input: &StoreInput) -> BTreeSet<Change> {
-        if let StoreInput::Put { revision, .. }
-        | StoreInput::Delete { revision, .. }
-        | StoreInput::Synced { revision, .. } = input
+        if let StoreInput::Put { kind, revision, .. }
+        | StoreInput::Delete { kind, revision, .. }
+        | StoreInput::Synced { kind, revision } = input
         {
-            self.seen = self.seen.max(*revision);
+            let seen = self.seen.entry(*kind).or_default();
+            *seen = (*seen).max(*revision);
         }
         let changes = self.tables.apply_store(input);
         self.range_store_event(input);
@@ -178,7 +179,7 @@ impl Core {
             return BTreeSet::new();
         };
         // What the watch has passed is in the tables, or was there and is gone again.
-        if revision <= self.seen {
+        if self.seen.get(&kind).is_some_and(|seen| revision <= *seen) {
             return BTreeSet::new();
         }
         match serde_json::from_str::<StoreValue>(&record.value) {

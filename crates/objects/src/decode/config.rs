@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use ripstop_types::{Family, IfName, Prefix};
 
 use super::tree::{Tree, shown};
-use super::{Decoder, Fields, Node, etcd, flannel, network};
+use super::{Decoder, Fields, Node, etcd, flannel, kubernetes, network};
 use crate::{
     AgentConfig, LogConfig, LogFormat, LogLevel, Network, NetworkName, ProbingConfig, StoreConfig, Timings,
     UplinkConfig, check_networks,
@@ -48,6 +48,7 @@ pub(crate) fn agent_config(d: &mut Decoder, node: &Node<'_>) -> Option<AgentConf
         Some(node) => store(d, &node).unwrap_or_default(),
         None => StoreConfig::Embedded { path: state_dir.join("store.redb") },
     };
+    let default_timings = store.timings();
     Some(AgentConfig {
         node: fields.get("node").and_then(|node| d.parse(&node, "the node's name")),
         labels: fields.get("labels").map(|node| d.labels(&node)).unwrap_or_default(),
@@ -59,7 +60,7 @@ pub(crate) fn agent_config(d: &mut Decoder, node: &Node<'_>) -> Option<AgentConf
             d.parse_std(&node, "an address and a port, as in 127.0.0.1:9467, 0.0.0.0:9467 or [::]:9467")
         }),
         log: fields.get("log").and_then(|node| log(d, &node)).unwrap_or_default(),
-        timings: fields.get("timings").and_then(|node| timings(d, &node)).unwrap_or_default(),
+        timings: fields.get("timings").and_then(|node| timings(d, &node, default_timings)).unwrap_or(default_timings),
         probing: fields.get("probing").and_then(|node| probing(d, &node)).unwrap_or_default(),
         run_dir: run_dir(d, &fields).unwrap_or(default.run_dir),
         state_dir,
@@ -88,23 +89,26 @@ fn run_dir(d: &mut Decoder, fields: &Fields<'_>) -> Option<PathBuf> {
 }
 
 fn store(d: &mut Decoder, node: &Node<'_>) -> Option<StoreConfig> {
-    const ACCEPTED: &str = "{embedded: {path: FILE}}, {embedded: {socket: SOCKET}} or {etcd: {endpoints: [URL, …]}}";
+    const ACCEPTED: &str = "{embedded: {path: FILE}}, {embedded: {socket: SOCKET}}, {etcd: {endpoints: [URL, …]}} or {kubernetes: {kubeconfig: FILE}}";
     let Tree::Map(_) = node.tree else {
         d.fault(&node.path, node.tree, ACCEPTED);
         return None;
     };
-    if node.tree.get("kubernetes").is_some() {
-        let path = super::join(&node.path, "kubernetes");
-        d.fault(path, "the store kubernetes, which is not available yet", ACCEPTED);
+    let fields = d.map(node, &["embedded", "etcd", "kubernetes"])?;
+    let named: Vec<&str> =
+        ["embedded", "etcd", "kubernetes"].into_iter().filter(|name| node.tree.get(name).is_some()).collect();
+    if named.len() > 1 {
+        let found = if named.len() == 2 { format!("both {}", named.join(" and ")) } else { named.join(", ") };
+        d.fault(&node.path, found, ACCEPTED);
         return None;
     }
-    let fields = d.map(node, &["embedded", "etcd"])?;
     if let Some(etcd) = fields.get("etcd") {
-        if fields.get("embedded").is_some() {
-            d.fault(&node.path, "both embedded and etcd", ACCEPTED);
-            return None;
-        }
         return etcd::etcd(d, &etcd).map(|etcd| StoreConfig::Etcd(Box::new(etcd)));
+    }
+    // Without a further word it is the service account of the agent's pod.
+    if let Some(tree) = node.tree.get("kubernetes") {
+        let kubernetes = kubernetes::kubernetes(d, &node.field("kubernetes", tree))?;
+        return Some(StoreConfig::Kubernetes(Box::new(kubernetes)));
     }
     let embedded = d.required(&fields, "embedded", ACCEPTED)?;
     let fields = d.map(&embedded, &["path", "socket"])?;
@@ -210,12 +214,11 @@ fn log(d: &mut Decoder, node: &Node<'_>) -> Option<LogConfig> {
     })
 }
 
-fn timings(d: &mut Decoder, node: &Node<'_>) -> Option<Timings> {
+fn timings(d: &mut Decoder, node: &Node<'_>, default: Timings) -> Option<Timings> {
     let fields = d.map(node, &["aliveInterval", "staleAfter", "orphanInterval", "sweepInterval"])?;
     let mut read = |key: &str, otherwise: u64, least: u64, most: u64| {
         fields.get(key).and_then(|node| duration(d, &node, least, most)).unwrap_or(otherwise)
     };
-    let default = Timings::default();
     let timings = Timings {
         alive_interval: read("aliveInterval", default.alive_interval, 100, 60_000),
         stale_after: read("staleAfter", default.stale_after, 300, 3_600_000),

@@ -7,6 +7,8 @@ pub(crate) mod blocks;
 pub(crate) mod config;
 pub(crate) mod etcd;
 pub(crate) mod flannel;
+pub(crate) mod kubeconfig;
+pub(crate) mod kubernetes;
 pub(crate) mod network;
 pub(crate) mod record;
 pub(crate) mod rules;

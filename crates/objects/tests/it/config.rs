@@ -121,12 +121,36 @@ fn what_etcd_cannot_be_told_is_named() {
 }
 
 #[test]
-fn stores_to_come_are_refused_by_name() {
-    let faults_of = faults("store: {kubernetes: {}}");
-    assert_eq!(faults_of.len(), 1, "{faults_of:?}");
-    assert!(
-        faults_of[0].starts_with("config: store.kubernetes: found the store kubernetes, which is not available yet")
-    );
+fn kubernetes_is_a_kubeconfig_or_the_pods_own_account() {
+    let store = |text: &str| match AgentConfig::decode(text).unwrap().0.store {
+        StoreConfig::Kubernetes(kubernetes) => *kubernetes,
+        other => panic!("{other:?}"),
+    };
+    for text in ["store: {kubernetes: {}}", "store: {kubernetes: }"] {
+        let config = store(text);
+        assert_eq!((config.kubeconfig, config.namespace.as_str(), config.timeout), (None, "ripstop", 10_000));
+    }
+    let config = store("store: {kubernetes: {kubeconfig: /k, namespace: net, timeout: 3s}}");
+    assert_eq!((config.kubeconfig, config.namespace.as_str(), config.timeout), (Some("/k".into()), "net", 3_000));
+    // Every node sees every sign of life: in a cluster they come seldom, unless somebody says otherwise.
+    let timings = |text: &str| AgentConfig::decode(text).unwrap().0.timings;
+    assert_eq!(timings("store: {kubernetes: {}}").alive_interval, 30_000);
+    assert_eq!(timings("{store: {kubernetes: {}}, timings: {aliveInterval: 1s}}").alive_interval, 1_000);
+    assert_eq!(timings("store: {kubernetes: {}}").stale_after, 120_000);
+    for (kubernetes, start) in [
+        ("{kubeconfig: k}", "store.kubernetes.kubeconfig: found k"),
+        ("{namespace: A_b}", "store.kubernetes.namespace: found A_b"),
+        ("{token: secret}", "store.kubernetes.token: found an unknown field"),
+        ("[]", "store.kubernetes: found a list"),
+    ] {
+        let faults = faults(&format!("store: {{kubernetes: {kubernetes}}}"));
+        assert!(faults.len() == 1 && faults[0].starts_with(&format!("config: {start}")), "{kubernetes}: {faults:?}");
+    }
+    assert!(faults("store: {kubernetes: {}, etcd: {}}")[0].contains("both etcd and kubernetes"));
+}
+
+#[test]
+fn embedded_is_a_file_or_a_socket() {
     assert!(faults("store: {embedded: {}}")[0].contains("neither path nor socket"));
     assert!(faults("store: {embedded: {path: /a, socket: /b}}")[0].contains("both path and socket"));
     assert!(faults("store: {embeded: {path: /a}}").iter().any(|f| f.contains("embedded (the nearest field)")));

@@ -4,7 +4,7 @@ use ripstop_types::Revision;
 use serde_json::json;
 
 use super::watching::settle;
-use super::{Fixture, Mirror, Outcome, follow, list, set, sure, unexpected};
+use super::{Fixture, Mirror, Outcome, follow, list, mirror as mirror_of, set, sure, unexpected};
 use crate::{Expect, Kind, Store, StoreError};
 
 pub(super) async fn records_and_revisions_survive_a_restart(fixture: &dyn Fixture) -> Outcome {
@@ -39,7 +39,7 @@ pub(super) async fn a_watch_goes_on_after_a_restart(fixture: &dyn Fixture) -> Ou
     }
     let store = &*fixture.open().await;
     let mut watch = store.watch(&Kind::ALL);
-    let mut mirror = Mirror::new(&Kind::ALL);
+    let mut mirror = mirror_of(fixture, &Kind::ALL);
     follow(&mut mirror, &mut watch, Mirror::is_synced).await?;
     for round in 0..3 {
         let key = format!("k{round}");
@@ -58,7 +58,7 @@ pub(super) async fn a_watch_goes_on_after_a_restart(fixture: &dyn Fixture) -> Ou
 pub(super) async fn a_watch_goes_on_after_an_absence(fixture: &dyn Fixture) -> Outcome {
     let store = &*fixture.open().await;
     let mut watch = store.watch(&Kind::ALL);
-    let mut mirror = Mirror::new(&Kind::ALL);
+    let mut mirror = mirror_of(fixture, &Kind::ALL);
     follow(&mut mirror, &mut watch, Mirror::is_synced).await?;
     for round in 0..3 {
         let given = set(fixture, store, Kind::Nodes, "k", round).await?;
@@ -96,7 +96,7 @@ pub(super) async fn calls_fail_while_the_store_is_away(fixture: &dyn Fixture) ->
         ensure!(!tried.is_empty() && !cause.is_empty(), "{answer:?} does not say why");
     }
     // A watch may begin while the store is away.
-    let mut mirror = Mirror::new(&Kind::ALL);
+    let mut mirror = mirror_of(fixture, &Kind::ALL);
     let mut watch = store.watch(&Kind::ALL);
     follow(&mut mirror, &mut watch, Mirror::is_away).await?;
     fixture.join().await;

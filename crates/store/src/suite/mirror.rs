@@ -11,8 +11,11 @@ use crate::{Event, Kind, Record};
 pub struct Mirror {
     kinds: BTreeMap<Kind, Known>,
     away: bool,
-    /// The revision of the latest event outside of lists.
+    /// Whether the changes of all kinds are in one order, or those of each kind alone.
+    one_order: bool,
+    /// The revision of the latest event of all, and of each kind.
     latest: Option<Revision>,
+    latest_of: BTreeMap<Kind, Revision>,
     /// Revisions of changes outside of lists.
     changes: Vec<Revision>,
     resets: usize,
@@ -33,11 +36,19 @@ impl Mirror {
         Self {
             kinds: kinds.iter().map(|kind| (*kind, unknown())).collect(),
             away: false,
+            one_order: true,
             latest: None,
+            latest_of: BTreeMap::new(),
             changes: Vec::new(),
             resets: 0,
             absences: 0,
         }
+    }
+
+    /// The same of a store whose changes are in order within each kind only.
+    #[must_use]
+    pub fn of_each_kind_alone(self) -> Self {
+        Self { one_order: false, ..self }
     }
 
     /// Takes an event.
@@ -113,13 +124,13 @@ impl Mirror {
                     return Ok(());
                 }
                 let (kind, key, revision) = (record.kind, record.key.clone(), record.revision);
-                self.change(revision)?;
+                self.change(kind, revision)?;
                 if let Some(known) = self.kinds.get_mut(&kind) {
                     known.records.insert(key, record);
                 }
             }
             Event::Delete { kind, key, revision } => {
-                self.change(revision)?;
+                self.change(kind, revision)?;
                 let known = self.kinds.get_mut(&kind).ok_or("a kind that is not watched")?;
                 ensure!(known.records.remove(&key).is_some(), "a record that is not there is gone");
             }
@@ -128,27 +139,39 @@ impl Mirror {
     }
 
     fn synced(&mut self, kind: Kind, revision: Revision) -> Result<(), String> {
+        let latest = self.latest_before(kind);
         let known = self.kinds.get_mut(&kind).ok_or("a kind that is not watched")?;
         let list = known.list.take().ok_or("a list that is complete already")?;
         let newest = list.values().map(|record| record.revision).max();
         ensure!(newest <= Some(revision), "a record of revision {newest:?} in the list");
-        ensure!(self.latest <= Some(revision), "the list is older than what was known, {:?}", self.latest);
+        ensure!(latest <= Some(revision), "the list is older than what was known, {latest:?}");
         for (key, before) in &known.records {
             let now = list.get(key).map(|record| record.revision);
             ensure!(now.is_none_or(|now| now >= before.revision), "{key} went back from {}", before.revision);
         }
         known.records = list;
-        self.latest = Some(revision);
+        self.note(kind, revision);
         Ok(())
     }
 
-    fn change(&mut self, revision: Revision) -> Result<(), String> {
+    fn change(&mut self, kind: Kind, revision: Revision) -> Result<(), String> {
         let complete = self.kinds.values().all(|known| known.list.is_none());
         ensure!(complete, "a change before the lists are complete");
-        ensure!(self.latest < Some(revision), "not behind {:?}", self.latest);
-        self.latest = Some(revision);
+        let latest = self.latest_before(kind);
+        ensure!(latest < Some(revision), "not behind {latest:?}");
+        self.note(kind, revision);
         self.changes.push(revision);
         Ok(())
+    }
+
+    /// The revision behind which the next event of a kind is.
+    fn latest_before(&self, kind: Kind) -> Option<Revision> {
+        if self.one_order { self.latest } else { self.latest_of.get(&kind).copied() }
+    }
+
+    fn note(&mut self, kind: Kind, revision: Revision) {
+        self.latest = self.latest.max(Some(revision));
+        self.latest_of.insert(kind, revision);
     }
 }
 

@@ -28,7 +28,7 @@ use ripstop_types::Revision;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-use crate::{Event, Expect, Kind, Record, Store, StoreError};
+use crate::{Event, Expect, Kind, MAX_KEY, Record, Store, StoreError};
 
 /// What a case comes to: the error says what is wrong.
 pub type Outcome = Result<(), String>;
@@ -53,6 +53,26 @@ pub trait Fixture: Send + Sync {
     /// Whether handles go on working after [`Fixture::restart`].
     fn handles_survive(&self) -> bool {
         false
+    }
+
+    /// Whether a watch has the changes of all its kinds in one order, or those of each kind alone.
+    fn has_one_order(&self) -> bool {
+        true
+    }
+
+    /// The longest key, in letters, where it is shorter than [`MAX_KEY`].
+    fn longest_key(&self) -> usize {
+        MAX_KEY
+    }
+
+    /// Whether the store keeps a value as it is. One that it does not it refuses.
+    fn keeps(&self, _value: &Value) -> bool {
+        true
+    }
+
+    /// How many records there are where there are many.
+    fn many(&self) -> u64 {
+        10_000
     }
 
     /// Makes the store unreachable for all handles, until [`Fixture::join`]. False where that cannot be done.
@@ -175,6 +195,12 @@ async fn set(fixture: &dyn Fixture, store: &dyn Store, kind: Kind, key: &str, n:
 
 async fn list(fixture: &dyn Fixture, store: &dyn Store, kind: Kind) -> Result<Vec<Record>, String> {
     sure(fixture, || store.list(kind)).await.map_err(unexpected)
+}
+
+/// A receiver that knows nothing yet.
+fn mirror(fixture: &dyn Fixture, kinds: &[Kind]) -> Mirror {
+    let mirror = Mirror::new(kinds);
+    if fixture.has_one_order() { mirror } else { mirror.of_each_kind_alone() }
 }
 
 /// Feeds a mirror until it satisfies `done`.

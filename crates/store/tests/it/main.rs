@@ -6,6 +6,7 @@
 mod conformance;
 mod etcd;
 mod file;
+mod kubernetes;
 mod process;
 mod relay;
 mod socket;

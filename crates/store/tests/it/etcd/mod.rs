@@ -2,7 +2,7 @@
 
 mod faults;
 mod flannel;
-mod gate;
+pub mod gate;
 mod server;
 mod trust;
 

@@ -1,0 +1,225 @@
+//! Objects of Kubernetes, as far as anything here looks at them: a pod of some kilobytes becomes some hundred bytes.
+//!
+//! They were checked by the API server, so what is not as it should be is left out, and named where somebody needs it.
+//! Text in them (labels, names) is carried as it is and never interpreted.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ripstop_types::{NodeName, PodName, Prefix};
+use serde::{Deserialize, Serialize};
+
+/// Labels as an object has them.
+pub type ObjectLabels = BTreeMap<Arc<str>, Arc<str>>;
+
+/// The kinds of object that an agent reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ObjectKind {
+    /// This node.
+    Node,
+    /// Namespaces.
+    Namespace,
+    /// Pods of this node.
+    Pod,
+}
+
+impl ObjectKind {
+    /// Every kind, in the order in which they are read.
+    pub const ALL: [Self; 3] = [Self::Node, Self::Namespace, Self::Pod];
+}
+
+impl fmt::Display for ObjectKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Node => "Node",
+            Self::Namespace => "Namespace",
+            Self::Pod => "Pod",
+        })
+    }
+}
+
+/// One object.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ClusterObject {
+    /// A node.
+    Node(KubeNode),
+    /// A namespace.
+    Namespace(KubeNamespace),
+    /// A pod.
+    Pod(Box<KubePod>),
+}
+
+/// A node as Kubernetes has it; what this project's agent says of one is a [`crate::NodeRecord`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct KubeNode {
+    /// Its name.
+    pub name: NodeName,
+    /// `spec.podCIDRs`: the ranges that Kubernetes gives its pods.
+    #[serde(rename = "podCIDRs")]
+    pub pod_cidrs: Vec<Prefix>,
+}
+
+/// A namespace.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct KubeNamespace {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Its labels.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: ObjectLabels,
+}
+
+/// A pod.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct KubePod {
+    /// Its namespace and name.
+    pub name: PodName,
+    /// What tells it from another of the same name, earlier or later.
+    pub uid: Arc<str>,
+    /// Its labels.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: ObjectLabels,
+    /// The node it runs on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<NodeName>,
+    /// Its addresses, as its status has them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ips: Vec<IpAddr>,
+    /// Whether it has the node's network and none of ours.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub host_network: bool,
+    /// `status.phase`: `Pending`, `Running`, `Succeeded`, `Failed`.
+    #[serde(default)]
+    pub phase: Arc<str>,
+}
+
+impl ClusterObject {
+    /// Its kind.
+    pub fn kind(&self) -> ObjectKind {
+        match self {
+            Self::Node(_) => ObjectKind::Node,
+            Self::Namespace(_) => ObjectKind::Namespace,
+            Self::Pod(_) => ObjectKind::Pod,
+        }
+    }
+
+    /// Its name; of a pod with the namespace before it.
+    pub fn name(&self) -> Arc<str> {
+        match self {
+            Self::Node(node) => node.name.as_str().into(),
+            Self::Namespace(namespace) => namespace.name.clone(),
+            Self::Pod(pod) => pod.name.to_string().into(),
+        }
+    }
+
+    /// Reads an object as the API server shows it.
+    ///
+    /// # Errors
+    /// A sentence, where it is no object of the kind.
+    pub fn decode(kind: ObjectKind, text: &str) -> Result<Self, String> {
+        let raw: Raw = serde_json::from_str(text).map_err(|fault| format!("a {kind} that cannot be read: {fault}"))?;
+        let Raw { metadata, spec, status } = raw;
+        let unnamed = |fault: ripstop_types::Invalid| format!("a {kind} without a name: {fault}");
+        Ok(match kind {
+            ObjectKind::Node => {
+                let cidrs = if spec.pod_cidrs.is_empty() { spec.pod_cidr.into_iter().collect() } else { spec.pod_cidrs };
+                let pod_cidrs = cidrs.iter().filter_map(|cidr| cidr.parse().ok()).collect();
+                Self::Node(KubeNode { name: metadata.name.parse().map_err(unnamed)?, pod_cidrs })
+            }
+            ObjectKind::Namespace => {
+                Self::Namespace(KubeNamespace { name: metadata.name.into(), labels: metadata.labels })
+            }
+            ObjectKind::Pod => Self::Pod(Box::new(KubePod {
+                name: PodName::new(&metadata.namespace, &metadata.name).map_err(unnamed)?,
+                uid: metadata.uid.into(),
+                labels: metadata.labels,
+                node: spec.node_name.and_then(|name| name.parse().ok()),
+                ips: status.pod_ips.iter().filter_map(|ip| ip.ip.parse().ok()).collect(),
+                host_network: spec.host_network,
+                phase: status.phase.into(),
+            })),
+        })
+    }
+}
+
+#[derive(Deserialize)]
+struct Raw {
+    metadata: RawMetadata,
+    #[serde(default)]
+    spec: RawSpec,
+    #[serde(default)]
+    status: RawStatus,
+}
+
+#[derive(Deserialize)]
+struct RawMetadata {
+    #[serde(default)]
+    namespace: String,
+    #[serde(default)]
+    name: String,
+    #[serde(default)]
+    uid: String,
+    #[serde(default)]
+    labels: ObjectLabels,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RawSpec {
+    #[serde(default, rename = "podCIDR")]
+    pod_cidr: Option<String>,
+    #[serde(default, rename = "podCIDRs")]
+    pod_cidrs: Vec<String>,
+    #[serde(default)]
+    node_name: Option<String>,
+    #[serde(default)]
+    host_network: bool,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RawStatus {
+    #[serde(default)]
+    phase: String,
+    #[serde(default, rename = "podIPs")]
+    pod_ips: Vec<RawIp>,
+}
+
+#[derive(Deserialize)]
+struct RawIp {
+    #[serde(default)]
+    ip: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_needed_is_read_and_the_rest_passed_over() {
+        let text = r#"{"apiVersion": "v1", "kind": "Pod", "metadata": {"namespace": "shop", "name": "web-0", "uid": "u-1",
+            "labels": {"app": "web"}, "annotations": {"a": "$(reboot)'\"\n"}, "managedFields": [{"manager": "kubelet"}]},
+            "spec": {"nodeName": "n1", "containers": [{"name": "c", "image": "i"}]},
+            "status": {"phase": "Running", "podIP": "10.244.1.2", "podIPs": [{"ip": "10.244.1.2"}, {"ip": "fd00::2"}]}}"#;
+        let ClusterObject::Pod(pod) = ClusterObject::decode(ObjectKind::Pod, text).unwrap() else { panic!() };
+        assert_eq!((pod.name.to_string().as_str(), &*pod.uid, &*pod.phase), ("shop/web-0", "u-1", "Running"));
+        assert_eq!(pod.ips.len(), 2);
+        assert_eq!(pod.labels["app"].as_ref(), "web");
+        let again = serde_json::to_string(&ClusterObject::Pod(pod.clone())).unwrap();
+        assert_eq!(serde_json::from_str::<ClusterObject>(&again).unwrap(), ClusterObject::Pod(pod));
+
+        let node = r#"{"metadata": {"name": "n1"}, "spec": {"podCIDR": "10.244.1.0/24", "podCIDRs": ["10.244.1.0/24", "bad"]}}"#;
+        let ClusterObject::Node(node) = ClusterObject::decode(ObjectKind::Node, node).unwrap() else { panic!() };
+        assert_eq!(node.pod_cidrs, ["10.244.1.0/24".parse().unwrap()]);
+        for bad in ["", "{}", r#"{"metadata": {"name": "N 1"}}"#, r#"{"metadata": {"name": 1}}"#] {
+            assert!(ClusterObject::decode(ObjectKind::Node, bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,398 @@
+//! Lists and watches of several kinds of object as one stream of events.
+//!
+//! Each kind is listed and then watched from the list's revision on; where a watch ends it goes on behind the last
+//! revision it brought. Where the server has forgotten that, the kind alone is listed anew, after a random pause, so
+//! that not every node asks for everything in the same moment.
+//!
+//! Invariants: the receiver gets `away` and `back` in turn; nothing of a list is handed over before all kinds that must
+//! be listed are read, so that what fails fails before; the changes of a kind are in the order of their revisions.
+
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use super::fault::{self, Status};
+use super::http::{Ask, Lines};
+use super::{Shared, object};
+use crate::StoreError;
+
+/// Objects of the first page of a list; further pages are as large as their objects allow.
+const FIRST_PAGE: usize = 100;
+const MOST_PAGE: usize = 5_000;
+const PAGE_BYTES: usize = 4 << 20;
+
+/// Pauses between two tries to reach a server.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// A watch lasts so long, and half as much again at random; then it is opened anew.
+const WATCH_SECONDS: u64 = 600;
+
+/// What turns objects into a receiver's events. A topic is one kind of object, by its place in `topics`.
+pub(super) trait Reader: Send + Sync + 'static {
+    /// What the receiver gets.
+    type Event: Send + 'static;
+
+    /// The kinds that are read, in order.
+    fn topics(&self) -> &[Topic];
+    /// What a list of a topic begins with, where it is not the first.
+    fn reset(&self, topic: usize) -> Self::Event;
+    /// The objects of a list, in the receiver's order.
+    fn list(&self, topic: usize, objects: Vec<Box<RawValue>>) -> Result<Vec<Self::Event>, String>;
+    /// What a list ends with.
+    fn synced(&self, topic: usize, revision: u64) -> Self::Event;
+    /// An object that came or changed; `None`: it is not for the receiver.
+    fn put(&self, topic: usize, object: &RawValue) -> Result<Option<Self::Event>, String>;
+    /// An object that is gone.
+    fn delete(&self, topic: usize, object: &RawValue) -> Result<Option<Self::Event>, String>;
+    fn away(&self, reason: String) -> Self::Event;
+    fn back(&self) -> Self::Event;
+}
+
+/// A kind of object that is listed and watched.
+#[derive(Debug, Clone)]
+pub(super) struct Topic {
+    /// Where they are.
+    pub path: String,
+    /// Which of them: `&fieldSelector=…`; empty: all.
+    pub selector: String,
+    /// The kind with its group, for messages.
+    pub name: String,
+    /// Whether the list is asked for as the beginning of a watch, where the server can do that.
+    pub streaming: bool,
+}
+
+/// A line of a watch.
+#[derive(Deserialize)]
+pub(super) struct Line {
+    #[serde(rename = "type")]
+    pub kind: String,
+    pub object: Box<RawValue>,
+}
+
+/// Runs until the receiver or the client is gone.
+pub(super) async fn pump<R: Reader>(shared: Arc<Shared>, reader: R, events: mpsc::Sender<R::Event>) {
+    let mut closed = shared.closed.subscribe();
+    let (places, begun) = (vec![None; reader.topics().len()], vec![false; reader.topics().len()]);
+    let streams = reader.topics().iter().map(|topic| topic.streaming).collect();
+    let pump = Pump { shared, reader, events: events.clone(), away: false, begun, places, streams };
+    tokio::select! {
+        Gone = pump.run() => {}
+        () = events.closed() => {}
+        _ = closed.wait_for(|closed| *closed) => {}
+    }
+}
+
+/// The receiver is gone.
+struct Gone;
+
+enum End {
+    Gone,
+    Fault(StoreError),
+}
+
+impl From<Gone> for End {
+    fn from(Gone: Gone) -> Self {
+        Self::Gone
+    }
+}
+
+struct Pump<R: Reader> {
+    shared: Arc<Shared>,
+    reader: R,
+    events: mpsc::Sender<R::Event>,
+    away: bool,
+    /// Which topics the receiver was handed a list of.
+    begun: Vec<bool>,
+    /// Up to which revision the receiver has each topic; none: it is to be listed.
+    places: Vec<Option<u64>>,
+    /// Which topics are listed by a watch.
+    streams: Vec<bool>,
+}
+
+/// A list: its objects and its revision.
+struct Listed {
+    objects: Vec<Box<RawValue>>,
+    revision: u64,
+}
+
+/// What a task that reads a watch says.
+enum Heard {
+    Line(usize, Line),
+    /// The watch ended as it may.
+    Ended(usize),
+    /// The server has forgotten what comes next.
+    Forgot(usize),
+}
+
+impl<R: Reader> Pump<R> {
+    async fn run(mut self) -> Gone {
+        let mut pause = SHORTEST_PAUSE;
+        let mut checked = false;
+        loop {
+            let fault = match self.session(&mut pause, &mut checked).await {
+                End::Gone => return Gone,
+                End::Fault(fault) => fault,
+            };
+            tracing::debug!(%fault, "a watch of the API server is lost");
+            if !std::mem::replace(&mut self.away, true)
+                && self.send(self.reader.away(fault.reason())).await.is_err()
+            {
+                return Gone;
+            }
+            tokio::time::sleep(pause.mul_f64(0.5 + random())).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    /// Brings the receiver up to date and follows the server until it is lost.
+    async fn session(&mut self, pause: &mut Duration, checked: &mut bool) -> End {
+        match self.follow(pause, checked).await {
+            Ok(()) => End::Gone,
+            Err(end) => end,
+        }
+    }
+
+    async fn follow(&mut self, pause: &mut Duration, checked: &mut bool) -> Result<(), End> {
+        if !*checked {
+            self.shared.check_version().await.map_err(End::Fault)?;
+            *checked = true;
+        }
+        let count = self.places.len();
+        let mut lists = Vec::new();
+        let unknown: Vec<usize> = (0..count).filter(|topic| self.places[*topic].is_none()).collect();
+        for topic in unknown {
+            lists.push((topic, self.list(topic).await.map_err(End::Fault)?));
+        }
+        let (to_self, mut heard) = mpsc::channel(64);
+        let mut tasks = JoinSet::new();
+        for topic in 0..count {
+            let listed = lists.iter().find(|(of, _)| *of == topic).map(|(_, listed)| listed.revision);
+            let Some(from) = self.places[topic].or(listed) else { continue };
+            match self.open(topic, from).await.map_err(End::Fault)? {
+                Some(lines) => drop(tasks.spawn(hear(topic, lines, to_self.clone()))),
+                None => drop(tasks.spawn(forgot(topic, to_self.clone()))),
+            }
+        }
+        *pause = SHORTEST_PAUSE;
+        if std::mem::replace(&mut self.away, false) {
+            self.send(self.reader.back()).await?;
+        }
+        for (topic, listed) in lists {
+            self.hand_over(topic, listed).await?;
+        }
+        while let Some(heard) = heard.recv().await {
+            let topic = match heard {
+                Heard::Line(topic, line) => {
+                    self.take(topic, &line).await?;
+                    continue;
+                }
+                Heard::Ended(topic) => topic,
+                Heard::Forgot(topic) => {
+                    tracing::info!("the API server has forgotten what came next of {}", self.reader.topics()[topic].name);
+                    tokio::time::sleep(self.shared.options.spread.mul_f64(random())).await;
+                    self.places[topic] = None;
+                    let listed = self.list(topic).await.map_err(End::Fault)?;
+                    self.hand_over(topic, listed).await?;
+                    topic
+                }
+            };
+            let Some(from) = self.places[topic] else { continue };
+            match self.open(topic, from).await.map_err(End::Fault)? {
+                Some(lines) => drop(tasks.spawn(hear(topic, lines, to_self.clone()))),
+                None => drop(tasks.spawn(forgot(topic, to_self.clone()))),
+            }
+        }
+        Ok(())
+    }
+
+    async fn hand_over(&mut self, topic: usize, listed: Listed) -> Result<(), End> {
+        let events = self.reader.list(topic, listed.objects).map_err(|cause| End::Fault(self.shared.nonsense(cause)))?;
+        if std::mem::replace(&mut self.begun[topic], true) {
+            self.send(self.reader.reset(topic)).await?;
+        }
+        for event in events {
+            self.send(event).await?;
+        }
+        self.send(self.reader.synced(topic, listed.revision)).await?;
+        self.places[topic] = Some(listed.revision);
+        Ok(())
+    }
+
+    async fn take(&mut self, topic: usize, line: &Line) -> Result<(), End> {
+        let nonsense = |cause| End::Fault(self.shared.nonsense(cause));
+        let event = match line.kind.as_str() {
+            "ADDED" | "MODIFIED" => self.reader.put(topic, &line.object).map_err(nonsense)?,
+            "DELETED" => self.reader.delete(topic, &line.object).map_err(nonsense)?,
+            _ => None,
+        };
+        if let Some(event) = event {
+            self.send(event).await?;
+        }
+        let revision = revision_of(&line.object).map_err(|cause| End::Fault(self.shared.nonsense(cause)))?;
+        self.places[topic] = self.places[topic].max(Some(revision));
+        Ok(())
+    }
+
+    /// Opens a watch behind a revision; `None` where the server has forgotten that.
+    async fn open(&self, topic: usize, from: u64) -> Result<Option<Lines>, StoreError> {
+        let Topic { path, selector, name, .. } = &self.reader.topics()[topic];
+        let seconds = WATCH_SECONDS + (WATCH_SECONDS as f64 * 0.5 * random()) as u64;
+        let path = format!(
+            "{path}?watch=1&allowWatchBookmarks=true&resourceVersion={from}&timeoutSeconds={seconds}{selector}"
+        );
+        let tried = format!("watch {name}");
+        let opened = self.shared.client.stream(path).await;
+        let opened = opened.map_err(|lost| fault::lost(&self.shared.client.peer(), &tried, false, lost))?;
+        match opened {
+            Ok(lines) => Ok(Some(lines)),
+            Err(answer) if Status::of(&answer).is_gone() => Ok(None),
+            Err(answer) => Err(self.shared.refused(&tried, false, &answer)),
+        }
+    }
+
+    async fn list(&mut self, topic: usize) -> Result<Listed, StoreError> {
+        let about = self.reader.topics()[topic].clone();
+        if self.streams[topic] {
+            match self.shared.list_by_watch(&about).await? {
+                Some(listed) => return Ok(listed),
+                // An older server, or one that cannot now.
+                None => self.streams[topic] = false,
+            }
+        }
+        self.shared.list_by_pages(&about).await
+    }
+
+    async fn send(&self, event: R::Event) -> Result<(), Gone> {
+        self.events.send(event).await.map_err(|_| Gone)
+    }
+}
+
+async fn hear(topic: usize, mut lines: Lines, to: mpsc::Sender<Heard>) {
+    let end = loop {
+        match lines.next().await {
+            Ok(Some(line)) => match heard_line(&line) {
+                Ok(line) if line.kind == "ERROR" => {
+                    let status: Status = serde_json::from_str(line.object.get()).unwrap_or_default();
+                    break if status.is_gone() { Heard::Forgot(topic) } else { Heard::Ended(topic) };
+                }
+                Ok(line) => {
+                    if to.send(Heard::Line(topic, line)).await.is_err() {
+                        return;
+                    }
+                }
+                Err(_) => break Heard::Ended(topic),
+            },
+            Ok(None) | Err(_) => break Heard::Ended(topic),
+        }
+    };
+    // The session has ended where nobody hears it.
+    let _ = to.send(end).await;
+}
+
+async fn forgot(topic: usize, to: mpsc::Sender<Heard>) {
+    let _ = to.send(Heard::Forgot(topic)).await;
+}
+
+fn heard_line(line: &Bytes) -> Result<Line, serde_json::Error> {
+    serde_json::from_slice(line)
+}
+
+pub(super) fn revision_of(object: &RawValue) -> Result<u64, String> {
+    #[derive(Deserialize)]
+    struct Head {
+        metadata: object::Metadata,
+    }
+    let head: Head = serde_json::from_str(object.get()).map_err(|fault| fault.to_string())?;
+    object::revision(&head.metadata.resource_version).map(|revision| revision.0)
+}
+
+/// A number from 0 to 1, another each time and at each node.
+pub(super) fn random() -> f64 {
+    f64::from(RandomState::new().build_hasher().finish() as u32) / f64::from(u32::MAX)
+}
+
+impl Shared {
+    /// All objects of a topic, a page at a time, as of one revision.
+    async fn list_by_pages(&self, topic: &Topic) -> Result<Listed, StoreError> {
+        #[derive(Deserialize)]
+        struct Page {
+            metadata: PageData,
+            #[serde(default)]
+            items: Vec<Box<RawValue>>,
+        }
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct PageData {
+            #[serde(default)]
+            resource_version: String,
+            #[serde(default, rename = "continue")]
+            more: String,
+        }
+        let tried = format!("list {}", topic.name);
+        let (mut objects, mut more, mut limit) = (Vec::new(), String::new(), FIRST_PAGE);
+        loop {
+            let path = format!("{}?limit={limit}&continue={more}{}", topic.path, topic.selector);
+            let answer = self.ask(&tried, &Ask::get(path)).await?;
+            if !answer.status.is_success() {
+                if !more.is_empty() && Status::of(&answer).is_gone() {
+                    // The rest of the list is no more to be had: all is asked for again.
+                    (objects, more) = (Vec::new(), String::new());
+                    continue;
+                }
+                return Err(self.refused(&tried, false, &answer));
+            }
+            let page: Page = serde_json::from_slice(&answer.body)
+                .map_err(|fault| self.nonsense(format!("a list that cannot be read: {fault}")))?;
+            let each = (answer.body.len() / page.items.len().max(1)).max(1);
+            limit = (PAGE_BYTES / each).clamp(1, MOST_PAGE).min(limit * 4);
+            objects.extend(page.items);
+            more = page.metadata.more;
+            if more.is_empty() {
+                let revision = object::revision(&page.metadata.resource_version).map_err(|cause| self.nonsense(cause))?;
+                return Ok(Listed { objects, revision: revision.0 });
+            }
+        }
+    }
+
+    /// All objects of a topic as the first events of a watch (Kubernetes' streaming lists): the server keeps no whole
+    /// list in memory for it. `None` where it cannot do so.
+    async fn list_by_watch(&self, topic: &Topic) -> Result<Option<Listed>, StoreError> {
+        let tried = format!("watch {}", topic.name);
+        let seconds = self.options.timeout.as_secs().max(1);
+        let path = format!(
+            "{}?watch=1&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true&timeoutSeconds={seconds}{}",
+            topic.path, topic.selector
+        );
+        let opened = self.client.stream(path).await;
+        let opened = opened.map_err(|lost| fault::lost(&self.client.peer(), &tried, false, lost))?;
+        let Ok(mut lines) = opened else { return Ok(None) };
+        let mut objects = Vec::new();
+        loop {
+            let next = tokio::time::timeout(self.options.timeout, lines.next()).await;
+            let Ok(Ok(Some(line))) = next else { return Ok(None) };
+            let Ok(line) = heard_line(&line) else { return Ok(None) };
+            match line.kind.as_str() {
+                "ADDED" => objects.push(line.object),
+                "BOOKMARK" => {
+                    let revision = revision_of(&line.object).map_err(|cause| self.nonsense(cause))?;
+                    return Ok(Some(Listed { objects, revision }));
+                }
+                _ => return Ok(None),
+            }
+        }
+    }
+
+    /// The records of a kind, in order of their keys.
+    pub(super) async fn records(&self, kind: crate::Kind) -> Result<Vec<crate::Record>, StoreError> {
+        let listed = self.list_by_pages(&super::records::topic(kind, &self.options.namespace)).await?;
+        super::records::records(kind, &listed.objects).map_err(|cause| self.nonsense(cause))
+    }
+}

@@ -1,0 +1,107 @@
+//! The watch of Kubernetes' own objects: this node, its pods, and the namespaces.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use ripstop_objects::{ClusterObject, ObjectKind};
+use ripstop_types::{NodeName, Revision};
+use serde_json::value::RawValue;
+use tokio::sync::mpsc;
+
+use super::feed::{self, Reader, Topic};
+use super::{CHANNEL, Kubernetes};
+
+/// What a watch of objects hands over, as [`crate::Event`] does of records.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ObjectEvent {
+    /// The object is so now.
+    Put(ClusterObject, Revision),
+    /// The object of this name is gone.
+    Delete(ObjectKind, Arc<str>, Revision),
+    /// A new list of the kind follows.
+    Reset(ObjectKind),
+    /// All objects that the kind had at this revision were handed over.
+    Synced(ObjectKind, Revision),
+    /// The server is lost.
+    Away(String),
+    /// It is found again.
+    Back,
+}
+
+impl Kubernetes {
+    /// This node, all namespaces, and this node's pods: what there is, then every change.
+    pub fn objects(&self, node: &NodeName) -> mpsc::Receiver<ObjectEvent> {
+        let (events, receiver) = mpsc::channel(CHANNEL);
+        let topics = ObjectKind::ALL.map(|kind| topic(kind, node)).to_vec();
+        tokio::spawn(feed::pump(self.shared.clone(), Objects { topics }, events));
+        receiver
+    }
+}
+
+fn topic(kind: ObjectKind, node: &NodeName) -> Topic {
+    let (plural, selector) = match kind {
+        ObjectKind::Node => ("nodes", format!("&fieldSelector=metadata.name%3D{node}")),
+        ObjectKind::Namespace => ("namespaces", String::new()),
+        ObjectKind::Pod => ("pods", format!("&fieldSelector=spec.nodeName%3D{node}")),
+    };
+    Topic { path: format!("/api/v1/{plural}"), selector, name: plural.to_owned(), streaming: true }
+}
+
+struct Objects {
+    topics: Vec<Topic>,
+}
+
+/// The revision and what is read of an object; none where it is not as its kind.
+fn read(kind: ObjectKind, text: &RawValue) -> Result<Option<(ClusterObject, Revision)>, String> {
+    let revision = Revision(feed::revision_of(text)?);
+    match ClusterObject::decode(kind, text.get()) {
+        Ok(object) => Ok(Some((object, revision))),
+        Err(fault) => {
+            tracing::warn!("the API server has {fault}; it is passed over");
+            Ok(None)
+        }
+    }
+}
+
+impl Reader for Objects {
+    type Event = ObjectEvent;
+
+    fn topics(&self) -> &[Topic] {
+        &self.topics
+    }
+
+    fn reset(&self, topic: usize) -> ObjectEvent {
+        ObjectEvent::Reset(ObjectKind::ALL[topic])
+    }
+
+    fn list(&self, topic: usize, objects: Vec<Box<RawValue>>) -> Result<Vec<ObjectEvent>, String> {
+        let mut sorted = BTreeMap::new();
+        for object in &objects {
+            if let Some((object, revision)) = read(ObjectKind::ALL[topic], object)? {
+                sorted.insert(object.name(), ObjectEvent::Put(object, revision));
+            }
+        }
+        Ok(sorted.into_values().collect())
+    }
+
+    fn synced(&self, topic: usize, revision: u64) -> ObjectEvent {
+        ObjectEvent::Synced(ObjectKind::ALL[topic], Revision(revision))
+    }
+
+    fn put(&self, topic: usize, object: &RawValue) -> Result<Option<ObjectEvent>, String> {
+        Ok(read(ObjectKind::ALL[topic], object)?.map(|(object, revision)| ObjectEvent::Put(object, revision)))
+    }
+
+    fn delete(&self, topic: usize, object: &RawValue) -> Result<Option<ObjectEvent>, String> {
+        let kind = ObjectKind::ALL[topic];
+        Ok(read(kind, object)?.map(|(object, revision)| ObjectEvent::Delete(kind, object.name(), revision)))
+    }
+
+    fn away(&self, reason: String) -> ObjectEvent {
+        ObjectEvent::Away(reason)
+    }
+
+    fn back(&self) -> ObjectEvent {
+        ObjectEvent::Back
+    }
+}
