@@ -120,7 +120,12 @@ pub(crate) fn sources_of<'a>(
                 sources.insert(Source::Records);
             }
             // Signs of life come all the time, and nothing here depends on them.
-            Change::Alive(_) | Change::Object(_) | Change::Facts | Change::Network(_) | Change::Withdrawn | Change::Store => {}
+            Change::Alive(_)
+            | Change::Object(_)
+            | Change::Facts
+            | Change::Network(_)
+            | Change::Withdrawn
+            | Change::Store => {}
         }
     }
     sources

@@ -129,7 +129,8 @@ impl ClusterObject {
         let unnamed = |fault: ripstop_types::Invalid| format!("a {kind} without a name: {fault}");
         Ok(match kind {
             ObjectKind::Node => {
-                let cidrs = if spec.pod_cidrs.is_empty() { spec.pod_cidr.into_iter().collect() } else { spec.pod_cidrs };
+                let cidrs =
+                    if spec.pod_cidrs.is_empty() { spec.pod_cidr.into_iter().collect() } else { spec.pod_cidrs };
                 let pod_cidrs = cidrs.iter().filter_map(|cidr| cidr.parse().ok()).collect();
                 Self::Node(KubeNode { name: metadata.name.parse().map_err(unnamed)?, pod_cidrs })
             }

@@ -103,7 +103,10 @@ impl ClusterTables {
         let node = self.node.iter().cloned().map(ClusterObject::Node);
         let namespaces = self.namespaces.values().cloned().map(ClusterObject::Namespace);
         let pods = self.pods.values().cloned().map(|pod| ClusterObject::Pod(Box::new(pod)));
-        ClusterSnapshot { known: self.known.keys().copied().collect(), objects: node.chain(namespaces).chain(pods).collect() }
+        ClusterSnapshot {
+            known: self.known.keys().copied().collect(),
+            objects: node.chain(namespaces).chain(pods).collect(),
+        }
     }
 
     pub(crate) fn apply(&mut self, input: &ObjectInput) -> BTreeSet<Change> {

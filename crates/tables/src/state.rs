@@ -13,7 +13,10 @@ use ripstop_objects::{
 };
 use ripstop_types::{Family, IfName, NodeName, Prefix, Revision};
 
-use crate::{Checksums, ClusterTables, NexthopIds, ObjectInput, PodRow, Reach, SnapshotRows, Start, StoreInput, StoreKind, StoreValue, Withdrawn};
+use crate::{
+    Checksums, ClusterTables, NexthopIds, ObjectInput, PodRow, Reach, SnapshotRows, Start, StoreInput, StoreKind,
+    StoreValue, Withdrawn,
+};
 
 /// How far a kind of record is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

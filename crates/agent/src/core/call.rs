@@ -179,7 +179,10 @@ impl Core {
         let pod = args.pod.as_ref()?;
         let because = |why: &str| {
             let away = self.tables.cluster.away.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default();
-            Some(format!("pod {pod}: {why}{away}, and its labels say which addresses of network {} it gets", network.name))
+            Some(format!(
+                "pod {pod}: {why}{away}, and its labels say which addresses of network {} it gets",
+                network.name
+            ))
         };
         match self.tables.cluster.pods.get(pod) {
             None => because("its object is not known on this node yet"),

@@ -197,9 +197,7 @@ impl Core {
         match self.engine.fault(&slot) {
             Some(fault) => fault.to_string(),
             None => match &self.tables.store {
-                StoreState::Here if !self.wanted_slots.contains(&slot) => {
-                    self.no_pod_cidr(network, family)
-                }
+                StoreState::Here if !self.wanted_slots.contains(&slot) => self.no_pod_cidr(network, family),
                 StoreState::Here => format!("this node owns no {family} range of network {network} yet"),
                 _ => store_sentence(&self.tables),
             },

@@ -6,6 +6,8 @@
 
 #[path = "../../../tables/tests/scenario/mod.rs"]
 mod scenario;
+#[path = "../../../store/tests/it/kubernetes/server.rs"]
+mod server;
 mod support;
 
 mod bandwidth;
@@ -21,6 +23,7 @@ mod hold;
 mod http;
 mod hygiene;
 mod idle;
+mod kubernetes;
 mod logs;
 mod many;
 mod networks;

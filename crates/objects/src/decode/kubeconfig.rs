@@ -124,19 +124,30 @@ fn d_text<'t>(node: &Node<'t>) -> Option<&'t str> {
 }
 
 /// The map `what` of the entry of that name in a list of `{name: …, WHAT: {…}}`.
-fn named<'t>(d: &mut Decoder, fields: &Fields<'t>, list: &'static str, name: &str, what: &'static str) -> Option<Node<'t>> {
+fn named<'t>(
+    d: &mut Decoder,
+    fields: &Fields<'t>,
+    list: &'static str,
+    name: &str,
+    what: &'static str,
+) -> Option<Node<'t>> {
     let entries = d.required(fields, list, "a list")?;
     let entries = d.list(&entries, list);
     let found = entries.iter().find(|entry| entry.tree.text_at(&["name"]) == Some(name));
     let Some((key, tree)) = found.and_then(|entry| entry.tree.entry(what)) else {
-        d.fault(fields.path(list), format!("no {what} of the name {}", shown(name)), format!("the {what} that is named"));
+        d.fault(
+            fields.path(list),
+            format!("no {what} of the name {}", shown(name)),
+            format!("the {what} that is named"),
+        );
         return None;
     };
     found.map(|entry| entry.field(key, tree))
 }
 
 fn refuse_processes(d: &mut Decoder, user: &Fields<'_>) {
-    const ACCEPTED: &str = "token, tokenFile, or client-certificate and client-key: the agent runs no process to sign in";
+    const ACCEPTED: &str =
+        "token, tokenFile, or client-certificate and client-key: the agent runs no process to sign in";
     for key in ["exec", "auth-provider"] {
         if user.get(key).is_some() {
             d.fault(user.path(key), "a program to run", ACCEPTED);

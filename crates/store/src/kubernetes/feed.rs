@@ -82,7 +82,7 @@ pub(super) async fn pump<R: Reader>(shared: Arc<Shared>, reader: R, events: mpsc
     let mut closed = shared.closed.subscribe();
     let (places, begun) = (vec![None; reader.topics().len()], vec![false; reader.topics().len()]);
     let streams = reader.topics().iter().map(|topic| topic.streaming).collect();
-    let pump = Pump { shared, reader, events: events.clone(), away: false, begun, places, streams };
+    let pump = Pump { shared, reader, events: events.clone(), away: None, begun, places, streams };
     tokio::select! {
         Gone = pump.run() => {}
         () = events.closed() => {}
@@ -108,7 +108,8 @@ struct Pump<R: Reader> {
     shared: Arc<Shared>,
     reader: R,
     events: mpsc::Sender<R::Event>,
-    away: bool,
+    /// Why the server is lost, as the receiver was told.
+    away: Option<String>,
     /// Which topics the receiver was handed a list of.
     begun: Vec<bool>,
     /// Up to which revision the receiver has each topic; none: it is to be listed.
@@ -142,10 +143,12 @@ impl<R: Reader> Pump<R> {
                 End::Fault(fault) => fault,
             };
             tracing::debug!(%fault, "a watch of the API server is lost");
-            if !std::mem::replace(&mut self.away, true)
-                && self.send(self.reader.away(fault.reason())).await.is_err()
-            {
-                return Gone;
+            let reason = fault.reason();
+            if self.away.as_ref() != Some(&reason) {
+                if self.send(self.reader.away(reason.clone())).await.is_err() {
+                    return Gone;
+                }
+                self.away = Some(reason);
             }
             tokio::time::sleep(pause.mul_f64(0.5 + random())).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
@@ -182,7 +185,7 @@ impl<R: Reader> Pump<R> {
             }
         }
         *pause = SHORTEST_PAUSE;
-        if std::mem::replace(&mut self.away, false) {
+        if self.away.take().is_some() {
             self.send(self.reader.back()).await?;
         }
         for (topic, listed) in lists {
@@ -196,7 +199,10 @@ impl<R: Reader> Pump<R> {
                 }
                 Heard::Ended(topic) => topic,
                 Heard::Forgot(topic) => {
-                    tracing::info!("the API server has forgotten what came next of {}", self.reader.topics()[topic].name);
+                    tracing::info!(
+                        "the API server has forgotten what came next of {}",
+                        self.reader.topics()[topic].name
+                    );
                     tokio::time::sleep(self.shared.options.spread.mul_f64(random())).await;
                     self.places[topic] = None;
                     let listed = self.list(topic).await.map_err(End::Fault)?;
@@ -214,7 +220,8 @@ impl<R: Reader> Pump<R> {
     }
 
     async fn hand_over(&mut self, topic: usize, listed: Listed) -> Result<(), End> {
-        let events = self.reader.list(topic, listed.objects).map_err(|cause| End::Fault(self.shared.nonsense(cause)))?;
+        let events =
+            self.reader.list(topic, listed.objects).map_err(|cause| End::Fault(self.shared.nonsense(cause)))?;
         if std::mem::replace(&mut self.begun[topic], true) {
             self.send(self.reader.reset(topic)).await?;
         }
@@ -356,7 +363,8 @@ impl Shared {
             objects.extend(page.items);
             more = page.metadata.more;
             if more.is_empty() {
-                let revision = object::revision(&page.metadata.resource_version).map_err(|cause| self.nonsense(cause))?;
+                let revision =
+                    object::revision(&page.metadata.resource_version).map_err(|cause| self.nonsense(cause))?;
                 return Ok(Listed { objects, revision: revision.0 });
             }
         }

@@ -46,6 +46,8 @@ pub enum StoreAt {
     File,
     /// On a socket where nobody listens.
     Nowhere,
+    /// In the API of Kubernetes, by a kubeconfig in the world's folder.
+    Kubernetes,
 }
 
 /// What a world is like.
@@ -151,11 +153,11 @@ impl World {
     pub fn write_config(&self) {
         let dir = self.dir.path().display();
         let store = match self.plan.store {
-            StoreAt::File => format!("path: {dir}/store.redb"),
-            StoreAt::Here | StoreAt::Nowhere => format!("socket: {dir}/store.sock"),
+            StoreAt::File => format!("embedded: {{path: {dir}/store.redb}}"),
+            StoreAt::Here | StoreAt::Nowhere => format!("embedded: {{socket: {dir}/store.sock}}"),
+            StoreAt::Kubernetes => format!("kubernetes: {{kubeconfig: {dir}/kubeconfig, timeout: 3s}}"),
         };
-        let mut text =
-            format!("node: n1\nrunDir: {dir}/run\nstateDir: {dir}/state\nstore: {{embedded: {{{store}}}}}\n");
+        let mut text = format!("node: n1\nrunDir: {dir}/run\nstateDir: {dir}/state\nstore: {{{store}}}\n");
         if !self.plan.config.iter().any(|line| line.starts_with("timings")) {
             text.push_str("timings: {aliveInterval: 300ms, staleAfter: 1s, orphanInterval: 1s}\n");
         }

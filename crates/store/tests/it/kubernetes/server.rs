@@ -215,28 +215,11 @@ impl ApiServer {
                 let text = std::fs::read_to_string(self.file("apiserver.log")).unwrap_or_default();
                 text.lines().rev().take(20).collect::<Vec<_>>().join("\n")
             };
-            let ended = self.server.as_ref().is_some_and(|server| !Path::new(&format!("/proc/{}/exe", server.id())).exists());
+            let ended =
+                self.server.as_ref().is_some_and(|server| !Path::new(&format!("/proc/{}/exe", server.id())).exists());
             assert!(!ended && Instant::now() < deadline, "kubectl {args:?}: {output:?}\n{}", log());
             std::thread::sleep(Duration::from_millis(100));
         }
-    }
-
-    /// What a user has asked for so far, as `VERB GROUP/RESOURCE`, by the audit log.
-    pub fn asked_by(&self, user: &str) -> std::collections::BTreeSet<String> {
-        let log = std::fs::read_to_string(self.file("audit.log")).unwrap_or_default();
-        let events = log.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
-        let of_user = events.filter(|event| event["user"]["username"] == user);
-        of_user
-            .map(|event| {
-                let (verb, object) = (event["verb"].as_str().unwrap_or_default(), &event["objectRef"]);
-                let word = |key: &str| object[key].as_str().unwrap_or_default();
-                match word("resource") {
-                    "" => format!("{verb} {}", event["requestURI"].as_str().unwrap_or_default()),
-                    resource if word("subresource").is_empty() => format!("{verb} {}/{resource}", word("apiGroup")),
-                    resource => format!("{verb} {}/{resource}/{}", word("apiGroup"), word("subresource")),
-                }
-            })
-            .collect()
     }
 }
 
@@ -247,7 +230,7 @@ impl Drop for ApiServer {
     }
 }
 
-fn token_of(user: &str) -> String {
+pub fn token_of(user: &str) -> String {
     format!("token-of-{}", user.replace(':', "-"))
 }
 
@@ -300,7 +283,7 @@ fn write_secrets(dir: &Path, address: Ipv4Addr) {
         .map(|(user, group)| format!("{},{user},{user},{group}\n", token_of(user)))
         .collect();
     std::fs::write(dir.join("tokens.csv"), tokens).unwrap();
-    let policy = "apiVersion: audit.k8s.io/v1\nkind: Policy\nomitStages: [RequestReceived]\nrules:\n- {level: Metadata}\n";
+    let policy =
+        "apiVersion: audit.k8s.io/v1\nkind: Policy\nomitStages: [RequestReceived]\nrules:\n- {level: Metadata}\n";
     std::fs::write(dir.join("audit-policy.yaml"), policy).unwrap();
 }
-
