@@ -24,6 +24,8 @@ pub const TARGETS: &[Target] = &[
     ("config", objects::config),
     ("flannel", objects::flannel),
     ("kernel", peers::kernel),
+    ("kubeconfig", objects::kubeconfig),
+    ("kubernetes_object", objects::kubernetes_object),
     ("lease", agent::lease),
     ("manifest", objects::manifest),
     ("nft", peers::nft),

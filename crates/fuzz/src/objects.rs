@@ -2,8 +2,12 @@
 
 use std::fmt::Debug;
 
-use ripstop_objects::{AgentConfig, AliveRecord, Manifest, Network, NetworkName, NodeRecord, RangeClaim, Record};
+use ripstop_objects::{
+    AgentConfig, AliveRecord, ClusterObject, Kubeconfig, Manifest, Network, NetworkName, NodeRecord, ObjectKind,
+    RangeClaim, Record,
+};
 use ripstop_objects::{check_networks, parse_claim_key};
+use ripstop_store::untrusted::kubernetes_record;
 use ripstop_store::{Kind, MAX_KEY, MAX_VALUE, validate_key, validate_value};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -17,6 +21,32 @@ pub fn config(data: &[u8]) {
     match AgentConfig::decode(text) {
         Ok((config, _)) => again(&config),
         Err(faults) => assert!(!faults.to_string().is_empty()),
+    }
+}
+
+/// A kubeconfig.
+pub fn kubeconfig(data: &[u8]) {
+    let Some(text) = text(data) else { return };
+    match Kubeconfig::decode(text) {
+        Ok(config) => assert!(config.server.starts_with("https://")),
+        Err(faults) => assert!(!faults.to_string().is_empty()),
+    }
+}
+
+/// An object of Kubernetes, as each of the kinds that are read.
+pub fn kubernetes_object(data: &[u8]) {
+    let Some(text) = text(data) else { return };
+    for kind in ObjectKind::ALL {
+        match ClusterObject::decode(kind, text) {
+            Ok(object) => again(&object),
+            Err(fault) => assert!(!fault.is_empty()),
+        }
+    }
+    for kind in Kind::ALL {
+        // A record that was read is written under the name it was found under, and says the same.
+        if let Some((key, again)) = kubernetes_record(kind, text) {
+            assert!(validate_key(&key).is_ok() && again, "{key:?}");
+        }
     }
 }
 

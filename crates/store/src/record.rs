@@ -58,9 +58,10 @@ impl fmt::Display for Expect {
 /// closed by `Synced`. Then come the changes of all watched kinds in the order of their revisions; of the store in the
 /// API of Kubernetes, whose kinds are watched apart, in that order within each kind only.
 ///
-/// When the store is lost, `Away` comes once, and `Back` when it is found again. What follows `Back` is either exactly
-/// the changes that were missed, or a `Reset` for each kind and then the lists as at the beginning. `Reset` also comes
-/// without `Away`, where the receiver fell behind what the store remembers. `Away` may also be the first event of all.
+/// When the store is lost, `Away` comes, again where another reason shows, and `Back` when it is found again. What
+/// follows `Back` is either exactly the changes that were missed, or a `Reset` for each kind and then the lists as at the
+/// beginning. `Reset` also comes without `Away`, where the receiver fell behind what the store remembers. `Away` may also
+/// be the first event of all.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Event<V = Value> {

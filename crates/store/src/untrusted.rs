@@ -8,7 +8,7 @@ use tokio::sync::watch;
 
 use crate::server::Connection;
 use crate::wire::{Lines, Tell};
-use crate::{Embedded, StoreError};
+use crate::{Embedded, Kind, StoreError, kubernetes};
 
 /// Says these bytes to a server with an empty store, and hands back all that it answered.
 ///
@@ -36,6 +36,12 @@ pub async fn to_server(bytes: &[u8]) -> Result<Vec<u8>, StoreError> {
     };
     tokio::join!(talk, listen, Connection::serve(store, there, stopped));
     Ok(answers)
+}
+
+/// Reads text as an object of Kubernetes that keeps a record of a kind: the key, and whether the record is written as
+/// the same object. Nothing where there is no record, or a number in it that the server would not have sent.
+pub fn kubernetes_record(kind: Kind, text: &str) -> Option<(String, bool)> {
+    kubernetes::untrusted(kind, text)
 }
 
 /// Reads bytes as a server's messages, and gives the number of those that are.

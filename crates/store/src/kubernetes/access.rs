@@ -97,7 +97,9 @@ impl Server {
 fn service_account() -> Result<Kubeconfig, String> {
     let of = |name: &str| {
         std::env::var(name).ok().filter(|value| !value.is_empty()).ok_or_else(|| {
-            format!("{name} is not set, so this is no pod with a service account: name a kubeconfig in store.kubernetes")
+            format!(
+                "{name} is not set, so this is no pod with a service account: name a kubeconfig in store.kubernetes"
+            )
         })
     };
     let (host, port) = (of("KUBERNETES_SERVICE_HOST")?, of("KUBERNETES_SERVICE_PORT")?);
@@ -113,9 +115,10 @@ fn service_account() -> Result<Kubeconfig, String> {
 
 fn tls(config: &Kubeconfig, folder: &Path) -> Result<ClientConfig, String> {
     let mut roots = RootCertStore::empty();
-    let ca = config.ca.as_ref().ok_or(
-        "the cluster has no certificate-authority, so nothing tells its API server from another: set one",
-    )?;
+    let ca = config
+        .ca
+        .as_ref()
+        .ok_or("the cluster has no certificate-authority, so nothing tells its API server from another: set one")?;
     let (text, from) = pem(ca, folder, "certificate-authority")?;
     for cert in certificates(&text, &from)? {
         roots.add(cert).map_err(|fault| format!("{from}: not an authority's certificate: {fault}"))?;

@@ -34,9 +34,10 @@ const APPLY: &str = "apply deploy/ripstop.yaml";
 /// A call that got no answer.
 pub(super) fn lost(peer: &str, tried: &str, writes: bool, lost: Lost) -> StoreError {
     if lost.lasting {
-        return StoreError::Refused { peer: format!("kubernetes: {tried}"), cause: lost.cause };
+        // Something here is wrong, not the server.
+        return StoreError::Away { tried: format!("kubernetes: {tried}"), cause: lost.cause, maybe_applied: false };
     }
-    let cause = if lost.cause.contains("refused") && !lost.cause.contains("is kube-apiserver running") {
+    let cause = if lost.cause.contains("Connection refused") {
         format!("{}: is kube-apiserver running there?", lost.cause)
     } else {
         lost.cause
@@ -128,11 +129,14 @@ mod tests {
         let status = |reason: &str, message: &str| format!("{{\"reason\": {reason:?}, \"message\": {message:?}}}");
         assert!(say(401, "").contains("does not know who asks"));
         assert!(say(404, "404 page not found").contains("apply deploy/ripstop.yaml"));
-        let forbidden = say(403, &status("Forbidden", "networks.ripstop.io is forbidden: User \"u\" cannot list resource"));
+        let forbidden =
+            say(403, &status("Forbidden", "networks.ripstop.io is forbidden: User \"u\" cannot list resource"));
         assert!(forbidden.contains("cannot list") && forbidden.contains("apply deploy/ripstop.yaml"), "{forbidden}");
         assert!(say(500, &status("InternalError", "etcd")).contains("may have been made"));
         assert!(!say(429, &status("TooManyRequests", "wait")).contains("may have been made"));
         assert!(say(422, &status("Invalid", "spec.node: Required")).contains("spec.node: Required"));
-        assert!(say(400, &status("BadRequest", "strict: unknown field \"spec.new\"")).contains("older than this agent"));
+        assert!(
+            say(400, &status("BadRequest", "strict: unknown field \"spec.new\"")).contains("older than this agent")
+        );
     }
 }

@@ -226,10 +226,8 @@ impl Client {
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .handshake(TokioIo::new(tls));
-        let (sender, connection) = timeout(CONNECT, shaken)
-            .await
-            .map_err(late)?
-            .map_err(|fault| Lost::passing(chain(&fault), false))?;
+        let (sender, connection) =
+            timeout(CONNECT, shaken).await.map_err(late)?.map_err(|fault| Lost::passing(chain(&fault), false))?;
         // It ends with its last sender and stream, or with the server.
         tokio::spawn(async move {
             if let Err(fault) = connection.await {

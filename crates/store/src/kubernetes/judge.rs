@@ -79,7 +79,11 @@ async fn write(shared: Arc<Shared>, mut verdicts: UnboundedReceiver<Verdict>) {
         }
         for verdict in latest.into_values() {
             if let Err(fault) = shared.tell(&verdict).await {
-                tracing::debug!("cannot say on {} {}: {fault}", object::full_name(verdict.kind), verdict.name);
+                tracing::warn!(
+                    "cannot say why it is not taken on {} {}: {fault}",
+                    object::full_name(verdict.kind),
+                    verdict.name
+                );
             }
         }
     }

@@ -26,7 +26,8 @@ pub(super) fn name_of(kind: Kind, key: &str) -> Result<String, Invalid> {
     let readable = claim_name(kind, key).unwrap_or_else(|| key.to_owned());
     let name = if key_of(kind, &readable).as_deref() == Some(key) { readable } else { escape(key) };
     if name.len() > MAX_NAME {
-        let accepted = format!("a key whose object's name has at most {MAX_NAME} characters; this one has {}", name.len());
+        let accepted =
+            format!("a key whose object's name has at most {MAX_NAME} characters; this one has {}", name.len());
         return Err(Invalid::new("a record's key in Kubernetes", key.chars().take(64).collect::<String>(), accepted));
     }
     Ok(name)
@@ -92,7 +93,8 @@ fn unescape(escaped: &str) -> Option<String> {
     let mut rest = escaped;
     while let Some(first) = rest.chars().next() {
         if first == '-' {
-            let code = rest.get(1..3).filter(|code| code.bytes().all(|b| b.is_ascii_digit() || matches!(b, b'a'..=b'f')))?;
+            let code =
+                rest.get(1..3).filter(|code| code.bytes().all(|b| b.is_ascii_digit() || matches!(b, b'a'..=b'f')))?;
             let byte = u8::from_str_radix(code, 16).ok().filter(|byte| byte.is_ascii_graphic() && !is_plain(*byte))?;
             key.push(char::from(byte));
             rest = &rest[3..];

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use ripstop_types::Revision;
 use serde_json::value::RawValue;
 
+use super::Shared;
 use super::feed::{Reader, Topic};
 use super::judge::Judging;
 use super::object::{self, ALIVE_LABEL, Object};
-use super::Shared;
 use crate::{Event, Kind, Record};
 
 pub(super) struct Records {

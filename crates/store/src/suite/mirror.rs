@@ -10,7 +10,8 @@ use crate::{Event, Kind, Record};
 #[derive(Debug)]
 pub struct Mirror {
     kinds: BTreeMap<Kind, Known>,
-    away: bool,
+    /// Why the store is away.
+    away: Option<String>,
     /// Whether the changes of all kinds are in one order, or those of each kind alone.
     one_order: bool,
     /// The revision of the latest event of all, and of each kind.
@@ -35,7 +36,7 @@ impl Mirror {
         let unknown = || Known { records: BTreeMap::new(), list: Some(BTreeMap::new()) };
         Self {
             kinds: kinds.iter().map(|kind| (*kind, unknown())).collect(),
-            away: false,
+            away: None,
             one_order: true,
             latest: None,
             latest_of: BTreeMap::new(),
@@ -62,12 +63,12 @@ impl Mirror {
 
     /// Whether all kinds are complete and the store is there.
     pub fn is_synced(&self) -> bool {
-        !self.away && self.kinds.values().all(|known| known.list.is_none())
+        self.away.is_none() && self.kinds.values().all(|known| known.list.is_none())
     }
 
     /// Whether the store is away.
     pub fn is_away(&self) -> bool {
-        self.away
+        self.away.is_some()
     }
 
     /// Whether everything up to a revision is known.
@@ -96,18 +97,18 @@ impl Mirror {
     }
 
     fn judge(&mut self, event: Event) -> Result<(), String> {
-        if self.away && !matches!(event, Event::Back) {
+        if self.away.is_some() && !matches!(event, Event::Back | Event::Away { .. }) {
             return Err("an event while the store is away".into());
         }
         match event {
             Event::Away { reason } => {
                 ensure!(!reason.is_empty(), "no reason");
-                self.away = true;
-                self.absences += 1;
+                ensure!(self.away.as_ref() != Some(&reason), "away for the reason that was told");
+                self.absences += usize::from(self.away.is_none());
+                self.away = Some(reason);
             }
             Event::Back => {
-                ensure!(self.away, "back without having been away");
-                self.away = false;
+                ensure!(self.away.take().is_some(), "back without having been away");
             }
             Event::Reset { kind } => {
                 let known = self.kinds.get_mut(&kind).ok_or("a kind that is not watched")?;

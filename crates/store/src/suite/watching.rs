@@ -7,7 +7,7 @@ use ripstop_types::Revision;
 use serde_json::json;
 use tokio::task::JoinSet;
 
-use super::{Fixture, Mirror, Outcome, follow, mirror as mirror_of, list, put, set, sure, unexpected};
+use super::{Fixture, Mirror, Outcome, follow, list, mirror as mirror_of, put, set, sure, unexpected};
 use crate::{Event, Expect, Kind, Store, StoreError};
 
 const WRITERS: u64 = 8;

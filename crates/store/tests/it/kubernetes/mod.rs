@@ -1,7 +1,7 @@
 //! The store in the API of Kubernetes, on a real API server.
 
+mod faults;
 pub mod server;
-
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -34,7 +34,14 @@ impl Open {
             );
             let crd = format!("{kind}.ripstop.io");
             // A field by which claims are selected must be in the schema.
-            let _ = server.try_kubectl(&["patch", "crd", &crd, "--type=json", "-p", r#"[{"op": "remove", "path": "/spec/versions/0/selectableFields"}]"#]);
+            let _ = server.try_kubectl(&[
+                "patch",
+                "crd",
+                &crd,
+                "--type=json",
+                "-p",
+                r#"[{"op": "remove", "path": "/spec/versions/0/selectableFields"}]"#,
+            ]);
             server.kubectl(&["patch", "crd", &crd, "--type=json", "-p", &patch]);
         }
         let gate = Gate::start(server.address()).await;
@@ -58,7 +65,9 @@ impl Open {
 
     async fn clear(&self) {
         let server = self.server.lock().await;
-        for path in ["ripstop.io/v1alpha1/networks", "ripstop.io/v1alpha1/nodestates", "ripstop.io/v1alpha1/rangeclaims"] {
+        for path in
+            ["ripstop.io/v1alpha1/networks", "ripstop.io/v1alpha1/nodestates", "ripstop.io/v1alpha1/rangeclaims"]
+        {
             server.kubectl(&["delete", "--raw", &format!("/apis/{path}")]);
         }
         server.kubectl(&["delete", "--raw", "/apis/coordination.k8s.io/v1/namespaces/ripstop/leases"]);
@@ -116,7 +125,6 @@ impl Fixture for Open {
         self.gate.pass(Passing::All);
     }
 }
-
 
 /// The whole suite on one server, which takes longer to start than most cases.
 #[tokio::test]
