@@ -35,7 +35,8 @@ use tokio::sync::{mpsc, watch};
 use self::fault::Status;
 use self::http::{Answer, Ask, Client, Lines};
 use self::object::Object;
-use crate::{Event, Expect, Kind, Record, Store, StoreError, validate_key, validate_value};
+use crate::record::Form;
+use crate::{Event, Expect, Kind, Record, Store, StoreError, Text, validate_key, validate_value};
 
 /// Events under way to a receiver.
 const CHANNEL: usize = 256;
@@ -337,6 +338,16 @@ impl Store for Kubernetes {
     }
 
     fn watch(&self, kinds: &[Kind]) -> mpsc::Receiver<Event> {
+        self.watch_as(kinds)
+    }
+
+    fn watch_texts(&self, kinds: &[Kind]) -> mpsc::Receiver<Event<Text>> {
+        self.watch_as(kinds)
+    }
+}
+
+impl Kubernetes {
+    fn watch_as<V: Form>(&self, kinds: &[Kind]) -> mpsc::Receiver<Event<V>> {
         let (events, receiver) = mpsc::channel(CHANNEL);
         let kinds: Vec<Kind> = Kind::ALL.into_iter().filter(|kind| kinds.contains(kind)).collect();
         if !kinds.is_empty() {

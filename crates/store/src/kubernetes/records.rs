@@ -1,5 +1,6 @@
 //! The watch of records: objects of our kinds as [`Event`]s.
 
+use std::marker::PhantomData;
 use std::sync::Arc;
 
 use ripstop_types::Revision;
@@ -9,18 +10,20 @@ use super::Shared;
 use super::feed::{Reader, Topic};
 use super::judge::Judging;
 use super::object::{self, ALIVE_LABEL, Object};
+use crate::record::Form;
 use crate::{Event, Kind, Record};
 
-pub(super) struct Records {
+pub(super) struct Records<V> {
     kinds: Vec<Kind>,
     topics: Vec<Topic>,
     judging: Judging,
+    form: PhantomData<fn() -> V>,
 }
 
-impl Records {
+impl<V> Records<V> {
     pub(super) fn new(shared: Arc<Shared>, kinds: Vec<Kind>) -> Self {
         let topics = kinds.iter().map(|kind| topic(*kind, &shared.options.namespace)).collect();
-        Self { kinds, topics, judging: Judging::start(shared) }
+        Self { kinds, topics, judging: Judging::start(shared), form: PhantomData }
     }
 }
 
@@ -46,46 +49,46 @@ fn read(object: &RawValue) -> Result<Object, String> {
     serde_json::from_str(object.get()).map_err(|fault| format!("an object that cannot be read: {fault}"))
 }
 
-impl Reader for Records {
-    type Event = Event;
+impl<V: Form> Reader for Records<V> {
+    type Event = Event<V>;
 
     fn topics(&self) -> &[Topic] {
         &self.topics
     }
 
-    fn reset(&self, topic: usize) -> Event {
+    fn reset(&self, topic: usize) -> Event<V> {
         Event::Reset { kind: self.kinds[topic] }
     }
 
-    fn list(&self, topic: usize, objects: Vec<Box<RawValue>>) -> Result<Vec<Event>, String> {
+    fn list(&self, topic: usize, objects: Vec<Box<RawValue>>) -> Result<Vec<Event<V>>, String> {
         let kind = self.kinds[topic];
         for object in &objects {
             self.judging.look(kind, object);
         }
-        Ok(records(kind, &objects)?.into_iter().map(Event::Put).collect())
+        Ok(records(kind, &objects)?.into_iter().map(|record| Event::Put(record.map(V::of_value))).collect())
     }
 
-    fn synced(&self, topic: usize, revision: u64) -> Event {
+    fn synced(&self, topic: usize, revision: u64) -> Event<V> {
         Event::Synced { kind: self.kinds[topic], revision: Revision(revision) }
     }
 
-    fn put(&self, topic: usize, object: &RawValue) -> Result<Option<Event>, String> {
+    fn put(&self, topic: usize, object: &RawValue) -> Result<Option<Event<V>>, String> {
         let kind = self.kinds[topic];
         self.judging.look(kind, object);
-        Ok(read(object)?.record(kind)?.map(Event::Put))
+        Ok(read(object)?.record(kind)?.map(|record| Event::Put(record.map(V::of_value))))
     }
 
-    fn delete(&self, topic: usize, object: &RawValue) -> Result<Option<Event>, String> {
+    fn delete(&self, topic: usize, object: &RawValue) -> Result<Option<Event<V>>, String> {
         let (kind, object) = (self.kinds[topic], read(object)?);
         let revision = object.revision()?;
         Ok(object.key(kind).map(|key| Event::Delete { kind, key, revision }))
     }
 
-    fn away(&self, reason: String) -> Event {
+    fn away(&self, reason: String) -> Event<V> {
         Event::Away { reason }
     }
 
-    fn back(&self) -> Event {
+    fn back(&self) -> Event<V> {
         Event::Back
     }
 }
