@@ -3,9 +3,11 @@
 //! One engine behind one lock: a request is done before the next begins, and a hand-over keeps the lock until it is
 //! over, so nobody changes a set-up that is being given away.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, BufRead, BufReader, IoSlice, Read, Write};
 use std::mem::MaybeUninit;
+use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -110,10 +112,13 @@ pub fn run(options: &Options) -> Result<Ended, StartFault> {
         state: options.state.clone(),
         handed_over: eventfd(0, EventfdFlags::CLOEXEC).map_err(io::Error::from)?,
         clients: AtomicUsize::new(0),
+        streams: Mutex::default(),
     });
     let inode = fs::metadata(&options.socket).map(|meta| meta.ino()).ok();
     let ended = server.serve(&listener, &endings)?;
-    if ended == Ended::Told {
+    if ended == Ended::HandedOver {
+        server.let_go(queues)?;
+    } else {
         // Another's socket may have its name by now.
         if fs::metadata(&options.socket).map(|meta| meta.ino()).ok() == inode {
             let _ = fs::remove_file(&options.socket);
@@ -165,6 +170,8 @@ struct Server {
     state: PathBuf,
     handed_over: OwnedFd,
     clients: AtomicUsize,
+    /// Connections by number.
+    streams: Mutex<BTreeMap<u64, UnixStream>>,
 }
 
 impl Server {
@@ -172,8 +179,23 @@ impl Server {
         self.engine.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn streams(&self) -> MutexGuard<'_, BTreeMap<u64, UnixStream>> {
+        self.streams.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Closes what was handed over, for this process may stay, and ends all connections: clients look for the other.
+    fn let_go(&self, queues: usize) -> io::Result<()> {
+        *self.engine() = Engine::new(queues)?;
+        for stream in self.streams().values() {
+            // One that is closed already is as it shall be.
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+        Ok(())
+    }
+
     /// Takes connections until the end.
     fn serve(self: &Arc<Self>, listener: &UnixListener, endings: &OwnedFd) -> io::Result<Ended> {
+        let mut numbers = 0_u64..;
         loop {
             let mut fds = [
                 PollFd::new(listener, PollFlags::IN),
@@ -193,19 +215,23 @@ impl Server {
             }
             if ready[0] {
                 let Ok((stream, _)) = listener.accept() else { continue };
+                let Some((number, kept)) = numbers.next().zip(stream.try_clone().ok()) else { continue };
                 if self.clients.fetch_add(1, Ordering::Relaxed) >= MOST_CLIENTS {
                     self.clients.fetch_sub(1, Ordering::Relaxed);
                     tracing::warn!("more than {MOST_CLIENTS} connections: one is refused");
                     continue;
                 }
+                self.streams().insert(number, kept);
                 let server = Arc::clone(self);
                 let spawned = std::thread::Builder::new().name("control".into()).spawn(move || {
                     if let Err(error) = server.attend(stream) {
                         tracing::debug!("control connection: {error}");
                     }
+                    server.streams().remove(&number);
                     server.clients.fetch_sub(1, Ordering::Relaxed);
                 });
                 if let Err(error) = spawned {
+                    self.streams().remove(&number);
                     self.clients.fetch_sub(1, Ordering::Relaxed);
                     tracing::warn!("no thread for a connection: {error}");
                 }

@@ -419,7 +419,11 @@ impl Judge<'_> {
             Ok(None) => return self.refuse(*first, Reason::Congestion),
             Err(_) => return self.refuse(*first, Reason::Malformed),
         };
-        let Some(peer) = self.generation.routes.behind(ip.source).filter(|peer| senders.contains(peer)) else {
+        let routes = &self.generation.routes;
+        // Of somebody behind a peer, or of the peer itself: a Service's proxy gives connections from outside its own address.
+        let behind = routes.behind(ip.source).filter(|peer| senders.contains(peer));
+        let own = || routes.senders(ip.source).iter().find(|peer| senders.contains(peer)).copied();
+        let Some(peer) = behind.or_else(own) else {
             return self.refuse(*first, Reason::WrongSource);
         };
         match &mut self.run {

@@ -51,10 +51,12 @@ fn strangers_borrowed_addresses_and_nonsense_are_dropped_and_counted() {
     send(&peer, &good);
     let mut got = [0; 64];
     assert_eq!(inside.recv(&mut got).unwrap(), 4, "from a peer, with an address of its own");
+    send(&peer, &packet([172, 30, 0, 2], b"proxy"));
+    assert_eq!(inside.recv(&mut got).unwrap(), 5, "from a peer's own node, which gave a client its address");
 
     send(&stranger, &good);
     eventually(&one, Reason::Stranger, 1);
-    for source in [[10, 244, 1, 9], [10, 244, 3, 1], [172, 30, 0, 2], [127, 0, 0, 1]] {
+    for source in [[10, 244, 1, 9], [10, 244, 3, 1], [172, 30, 0, 1], [127, 0, 0, 1]] {
         send(&peer, &packet(source, b"bad"));
     }
     eventually(&one, Reason::WrongSource, 4);
