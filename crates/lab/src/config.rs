@@ -17,7 +17,30 @@ pub fn agent_config(layout: &Layout, options: &Options, name: &str, machine: &Ma
         .map_err(|error| LabError::failed(format!("write the configuration of {name}: {error}")))
 }
 
+/// The text of one configuration for the agents of all nodes of a cluster.
+pub fn cluster_config(layout: &Layout, options: &Options) -> Result<String> {
+    let mut document = shared(layout, options, 1)?;
+    // By the service account of the agent's pod.
+    document["store"] = json!({ "kubernetes": {} });
+    // Where kubelet asks how an agent is.
+    document["metricsListen"] = "127.0.0.1:9467".into();
+    merge(&mut document, &options.agent_config);
+    serde_saphyr::to_string(&document)
+        .map_err(|error| LabError::failed(format!("write the configuration of the agents: {error}")))
+}
+
 fn document(layout: &Layout, options: &Options, name: &str, machine: &Machine) -> Result<Value> {
+    let mut document = shared(layout, options, machine.subnet)?;
+    document["node"] = name.into();
+    if options.range_mode == RangeMode::PodCidr {
+        document["podCIDRs"] = pod_cidrs(options.families, machine.number());
+    }
+    merge(&mut document, &options.agent_config);
+    Ok(document)
+}
+
+/// What is the same on all nodes of a subnet.
+fn shared(layout: &Layout, options: &Options, subnet: u32) -> Result<Value> {
     let mut spec = json!({
         "ranges": ranges(options.families),
         "rangeMode": word(&options.range_mode)?,
@@ -26,18 +49,12 @@ fn document(layout: &Layout, options: &Options, name: &str, machine: &Machine) -
     });
     merge(&mut spec, &blocks(options)?);
     merge(&mut spec, &options.network_spec);
-    let mut document = json!({
+    Ok(json!({
         "apiVersion": "ripstop.io/v1alpha1",
         "kind": "AgentConfig",
-        "node": name,
-        "store": store(layout, options, machine.subnet),
+        "store": store(layout, options, subnet),
         "networks": [{ "metadata": { "name": "default" }, "spec": spec }],
-    });
-    if options.range_mode == RangeMode::PodCidr {
-        document["podCIDRs"] = pod_cidrs(options.families, machine.number());
-    }
-    merge(&mut document, &options.agent_config);
-    Ok(document)
+    }))
 }
 
 /// What was said of blocks; where nothing was, the product has its own.

@@ -256,7 +256,7 @@ impl Lab {
             std::fs::write(&path, text).attempt(|| format!("write {}", path.display()))?;
         }
         if let Some(cluster) = Cluster::of(&self.layout, &state) {
-            cluster.furnish(name, machine, self.programs.plugin.as_deref())?;
+            cluster.furnish(name, machine)?;
         }
         cables::lay_machine(&self.layout, name, machine)?;
         let init = self.boot(&state, name, machine)?;

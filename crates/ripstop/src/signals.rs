@@ -1,4 +1,7 @@
-//! Interruption of the commands that only ask and print.
+//! Interruption of the commands that only ask and print, and the end of those that have nothing left to do.
+
+use std::io;
+use std::mem::MaybeUninit;
 
 use crate::failure::INTERRUPTED;
 
@@ -18,4 +21,22 @@ pub fn end_when_interrupted() {
             libc::signal(libc::SIGINT, libc::SIG_IGN);
         }
     }
+}
+
+/// Waits for SIGTERM or SIGINT. From here on they do nothing else in this thread.
+///
+/// # Errors
+/// As sigwait(3).
+pub fn wait() -> io::Result<()> {
+    // SAFETY: the set is initialised before it is read, and all pointers are to values that live as long as the calls.
+    let code = unsafe {
+        let mut set = MaybeUninit::<libc::sigset_t>::uninit();
+        libc::sigemptyset(set.as_mut_ptr());
+        libc::sigaddset(set.as_mut_ptr(), libc::SIGTERM);
+        libc::sigaddset(set.as_mut_ptr(), libc::SIGINT);
+        libc::pthread_sigmask(libc::SIG_BLOCK, set.as_ptr(), std::ptr::null_mut());
+        let mut signal = 0;
+        libc::sigwait(set.as_ptr(), &raw mut signal)
+    };
+    if code == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(code)) }
 }

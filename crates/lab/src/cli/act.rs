@@ -13,12 +13,14 @@ use super::{
 };
 use crate::clean;
 use crate::error::{LabError, Result};
+use crate::images;
 use crate::init::Program;
 use crate::interrupt;
 use crate::lab::Lab;
-use crate::options::Families;
+use crate::options::{Families, Options};
 use crate::pods::PodSpec;
 use crate::probe::{Pairs, Prober};
+use crate::programs::Programs;
 use crate::target::Target;
 use crate::{attached, node::Node};
 
@@ -44,6 +46,11 @@ pub(super) fn act(command: LabCommand) -> Result<ExitCode> {
         LabAction::Capture(args) => capture(&Lab::open(&name)?, &args)?,
         LabAction::K8s(K8sAction::Up(args)) => kubernetes_up(args, name)?,
         LabAction::K8s(K8sAction::Down) => clean::down(&name)?,
+        LabAction::K8s(K8sAction::Image { out }) => {
+            let programs = Programs::find(&Options::named(&name))?;
+            images::product(&out, &programs.ripstop, programs.plugin()?)?;
+            print::lines([images::RIPSTOP.to_owned()].iter())?;
+        }
         LabAction::K8s(K8sAction::Kubectl { args }) => return kubectl(&Lab::open(&name)?, args).map(ExitCode::from),
         LabAction::Demo => {
             clean::need_root()?;

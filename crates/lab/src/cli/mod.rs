@@ -114,6 +114,12 @@ pub enum K8sAction {
     Up(K8sUpArgs),
     /// Remove everything of the lab, also after a crash; succeeds if there is nothing
     Down,
+    /// Write the product's image as an OCI archive, for nodes without a registry: ctr -n k8s.io images import FILE
+    Image {
+        /// The archive to write
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
     /// Run kubectl against it, as its administrator
     Kubectl {
         /// kubectl's arguments

@@ -6,6 +6,7 @@
 mod oci;
 mod root;
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs;
 use std::io;
@@ -25,6 +26,9 @@ pub const PAUSE: &str = "images.invalid/pause:3.10.2";
 pub const COREDNS: &str = "images.invalid/coredns:v1.14.6";
 /// What nearly every test runs.
 pub const AGNHOST: &str = "images.invalid/e2e-test-images/agnhost:2.63.0";
+
+/// The product's own, as `deploy/ripstop.yaml` names it.
+pub const RIPSTOP: &str = concat!("ripstop.io/ripstop:", env!("CARGO_PKG_VERSION"));
 
 /// Names of the tests' other images that agnhost and the tools can stand for.
 const AGNHOSTS: [&str; 2] = [AGNHOST, "images.invalid/e2e-test-images/agnhost:2.55"];
@@ -58,6 +62,31 @@ pub fn archive(cache: &Path, agnhost: &Path, coredns: &Path) -> Result<PathBuf> 
     make(&new, agnhost, coredns, &tools)?;
     fs::rename(&new, &path).attempt(|| format!("write {}", path.display()))?;
     Ok(path)
+}
+
+/// Writes an archive of the product's image: its two programs, and the libraries that they load where they are not static.
+pub fn product(path: &Path, ripstop: &Path, plugin: &Path) -> Result<()> {
+    let doing = || format!("write {}", path.display());
+    let (programs, mut loaded) = ([(ripstop, "ripstop"), (plugin, "ripstop-cni")], BTreeSet::new());
+    for (program, _) in programs {
+        loaded.extend(root::libraries(program)?);
+    }
+    let mut archive = Archive::create(path).attempt(doing)?;
+    let layer = archive
+        .layer(|layer| {
+            for (program, name) in programs {
+                layer.program(program, &format!("usr/local/bin/{name}"))?;
+            }
+            loaded.iter().try_for_each(|library| layer.library(library))
+        })
+        .attempt(doing)?;
+    let image = Image {
+        name: RIPSTOP.to_owned(),
+        layers: vec![layer],
+        entrypoint: vec!["/usr/local/bin/ripstop".to_owned()],
+        arguments: Vec::new(),
+    };
+    archive.finish(&[image]).attempt(doing)
 }
 
 fn make(path: &Path, agnhost: &Path, coredns: &Path, tools: &root::Tools) -> Result<()> {

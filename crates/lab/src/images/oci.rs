@@ -132,6 +132,11 @@ impl Content {
         self.tar.append_data(&mut header, to, file).map_err(doing)
     }
 
+    /// A library of the host, under its own name.
+    pub fn library(&mut self, path: &Path) -> io::Result<()> {
+        self.program(path, path.to_string_lossy().trim_start_matches('/'))
+    }
+
     /// A file with this text.
     pub fn text(&mut self, to: &str, text: &str) -> io::Result<()> {
         self.above(to)?;

@@ -83,14 +83,14 @@ impl Tools {
             loaded.extend(libraries(path).map_err(io::Error::other)?);
         }
         for library in &loaded {
-            layer.program(library, library.to_string_lossy().trim_start_matches('/'))?;
+            layer.library(library)?;
         }
         Ok(())
     }
 }
 
 /// The libraries that a program loads, the loader among them, by the paths under which it looks for them.
-fn libraries(program: &Path) -> Result<BTreeSet<PathBuf>> {
+pub(super) fn libraries(program: &Path) -> Result<BTreeSet<PathBuf>> {
     let listed = Command::new("ldd").arg(program).output().attempt(|| "run ldd".into())?;
     // A static program has none, which ldd says as an error.
     let text = String::from_utf8_lossy(&listed.stdout).into_owned();

@@ -1,7 +1,7 @@
 //! What follows once a cluster's machines are on: images, controllers, ranges, CoreDNS; each step told with its seconds.
 
 use std::io::Write;
-use std::path::Path;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -50,8 +50,9 @@ impl Cluster<'_> {
         if cluster.kubernetes.cni == Cni::Flannel {
             connect::configure_flannel(lab)?;
         }
+        let images = cluster.archives(lab)?;
+        let images = images.as_slice();
         thread::scope(|scope| {
-            let images = &cluster.kubernetes.images;
             let import = |(number, machine)| scope.spawn(move || import(lab, number, machine, images, deadline));
             let imports: Vec<_> = state.nodes().map(import).collect();
             let log = lab.layout().machine_dir(CONTROL).join("kube-apiserver.log");
@@ -74,8 +75,16 @@ impl Cluster<'_> {
             progress.say("images are there");
             let list = addons::list(cluster.options).to_string();
             kubectl(lab, &["create", "--validate=false", "-f", "-"], &list)?;
+            if cluster.kubernetes.cni == Cni::Ripstop {
+                cluster.install(lab)?;
+                progress.say("the manifest is applied");
+            }
             wait("the nodes", deadline, || nodes_ready(lab, state.nodes().count()))?;
             progress.say("all nodes are ready");
+            if cluster.kubernetes.cni == Cni::Ripstop {
+                cluster.await_agents(lab, &state, deadline)?;
+                progress.say("all agents are ready and reach each other");
+            }
             wait("CoreDNS", deadline, || dns_ready(lab))?;
             progress.say("CoreDNS is available");
             Ok(())
@@ -98,7 +107,7 @@ pub fn wait<T>(what: &str, deadline: Instant, ask: impl Fn() -> Result<T>) -> Re
 }
 
 /// Loads the images into a node's runtime as soon as that listens.
-fn import(lab: &Lab, node: u32, machine: &Machine, images: &Path, deadline: Instant) -> Result<()> {
+fn import(lab: &Lab, node: u32, machine: &Machine, images: &[PathBuf], deadline: Instant) -> Result<()> {
     let socket = inside(machine, RUNTIME)?;
     while !socket.exists() {
         interrupt::check()?;
@@ -107,15 +116,17 @@ fn import(lab: &Lab, node: u32, machine: &Machine, images: &Path, deadline: Inst
         }
         thread::sleep(Duration::from_millis(50));
     }
-    let mut command = Command::new("ctr");
-    command.args(["--address", RUNTIME, "--namespace", "k8s.io", "images", "import", "--digests"]).arg(images);
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let output = lab.spawn(&Target::Node(node), &mut command)?.output().attempt(|| "wait for ctr".into())?;
-    if output.status.success() {
-        return Ok(());
+    for archive in images {
+        let mut command = Command::new("ctr");
+        command.args(["--address", RUNTIME, "--namespace", "k8s.io", "images", "import", "--digests"]).arg(archive);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let output = lab.spawn(&Target::Node(node), &mut command)?.output().attempt(|| "wait for ctr".into())?;
+        if !output.status.success() {
+            let said = String::from_utf8_lossy(&output.stderr);
+            return Err(LabError::failed(format!("the images of n{node} were not imported: {}", said.trim())));
+        }
     }
-    let said = String::from_utf8_lossy(&output.stderr);
-    Err(LabError::failed(format!("the images of n{node} were not imported: {}", said.trim())))
+    Ok(())
 }
 
 fn nodes_ready(lab: &Lab, count: usize) -> Result<()> {

@@ -15,6 +15,7 @@ mod connect;
 mod control;
 mod network;
 mod node;
+mod product;
 mod programs;
 
 use std::collections::BTreeMap;
@@ -70,7 +71,7 @@ impl<'a> Cluster<'a> {
     }
 
     /// Writes what a machine needs before it boots.
-    pub fn furnish(&self, name: &str, machine: &Machine, plugin: Option<&Path>) -> Result<()> {
+    pub fn furnish(&self, name: &str, machine: &Machine) -> Result<()> {
         if machine.node.is_none() {
             return Ok(());
         }
@@ -80,7 +81,7 @@ impl<'a> Cluster<'a> {
         let subject = Subject { file: name, user: &user, group: Some("system:nodes"), names: &names };
         Authority::open(&self.dir())?.client(&subject, &Network(self.options.families).server())?;
         let dir = self.layout.machine_dir(name);
-        Furniture { plugin, ..self.furniture(name, machine, &dir, &self.dir()) }.write()
+        self.furniture(name, machine, &dir, &self.dir()).write()
     }
 
     /// What a machine has of its own where containers run on it.
@@ -130,8 +131,7 @@ impl<'a> Cluster<'a> {
     }
 
     fn furniture<'b>(&self, name: &'b str, machine: &'b Machine, dir: &'b Path, cluster: &'b Path) -> Furniture<'b> {
-        let (families, cni) = (self.options.families, self.kubernetes.cni);
-        Furniture { dir, cluster, name, machine, families, cni, plugin: None }
+        Furniture { dir, cluster, name, machine, families: self.options.families }
     }
 
     fn dir(&self) -> PathBuf {
@@ -140,14 +140,14 @@ impl<'a> Cluster<'a> {
 }
 
 impl Options {
-    /// The same lab with a Kubernetes on it: etcd is its store, and agents run where the product connects the pods. The
+    /// The same lab with a Kubernetes on it: etcd is its store, and agents run in its pods, not on the machines. The
     /// programs are found, and the images made where they are not in the cache yet.
     pub fn with_kubernetes(self, cni: Cni) -> Result<Self> {
         if cni == Cni::Flannel && self.families != Families::V4 {
             return Err(LabError::usage("--cni flannel is for --family 4"));
         }
         let kubernetes = programs::find(cni)?;
-        Ok(Self { store: StoreKind::Etcd, agents: cni == Cni::Ripstop, kubernetes: Some(kubernetes), ..self })
+        Ok(Self { store: StoreKind::Etcd, agents: false, kubernetes: Some(kubernetes), ..self })
     }
 }
 

@@ -6,12 +6,13 @@ use std::io;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{XattrFlags, setxattr};
 use serde_json::{Value, json};
 
 use super::network::{Network, addresses};
 use crate::error::{Attempt, Result};
 use crate::images;
-use crate::options::{Cni, Families};
+use crate::options::Families;
 use crate::state::Machine;
 
 /// The runtime's socket in every node.
@@ -48,10 +49,6 @@ pub struct Furniture<'a> {
     pub machine: &'a Machine,
     /// The families of pods.
     pub families: Families,
-    /// What connects the pods.
-    pub cni: Cni,
-    /// The product's plugin.
-    pub plugin: Option<&'a Path>,
 }
 
 impl Furniture<'_> {
@@ -62,35 +59,20 @@ impl Furniture<'_> {
             let folder = upper.join(folder);
             fs::create_dir_all(&folder).attempt(|| format!("make {}", folder.display()))?;
         }
+        // The host's own lists are no node's: an overlay hides what lies below an opaque folder.
+        let lists = upper.join(LISTS);
+        setxattr(&lists, "trusted.overlay.opaque", b"y", XattrFlags::empty())
+            .attempt(|| format!("hide the host's {LISTS}"))?;
         // Nothing beyond the cluster answers, so nobody shall be asked.
         put(&upper.join("etc/resolv.conf"), "")?;
         put(&self.path("containerd.toml"), &containerd())?;
         put(&self.path("kubelet.yaml"), &format!("{:#}\n", self.kubelet()))?;
         put(&self.path("kube-proxy.yaml"), &format!("{:#}\n", self.proxy()))?;
-        self.plugins(&upper.join("opt/cni/bin"))?;
-        if self.cni == Cni::Ripstop {
-            put(&upper.join(LISTS).join(LIST), &format!("{:#}\n", ripstop_list()))?;
-        }
-        Ok(())
+        plugins(&upper.join("opt/cni/bin"))
     }
 
     fn path(&self, name: &str) -> PathBuf {
         self.dir.join(name)
-    }
-
-    fn plugins(&self, folder: &Path) -> Result<()> {
-        let debian = ["bridge", "host-local", "loopback", "portmap"].map(|name| (Path::new(PLUGINS).join(name), name));
-        let ours = self.plugin.map(|path| (path.to_owned(), "ripstop-cni"));
-        for (program, name) in debian.into_iter().chain(ours) {
-            let link = folder.join(name);
-            match symlink(&program, &link) {
-                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                    return Err(error).attempt(|| format!("make {}", link.display()));
-                }
-                _ => {}
-            }
-        }
-        Ok(())
     }
 
     /// Arguments of kubelet.
@@ -164,16 +146,18 @@ impl Furniture<'_> {
     }
 }
 
-/// The list of plugins where the product connects the pods, with the CNI project's plugin for host ports behind it.
-fn ripstop_list() -> Value {
-    let mut list = crate::runtime::conflist(&BTreeMap::new());
-    // The latest version that Debian's plugins speak.
-    list["cniVersion"] = "1.0.0".into();
-    let portmap = json!({ "type": "portmap", "capabilities": { "portMappings": true }, "snat": true });
-    if let Some(plugins) = list["plugins"].as_array_mut() {
-        plugins.push(portmap);
+/// The CNI project's plugins, as a distribution's packages bring them to a node.
+fn plugins(folder: &Path) -> Result<()> {
+    for name in ["bridge", "host-local", "loopback", "portmap"] {
+        let link = folder.join(name);
+        match symlink(Path::new(PLUGINS).join(name), &link) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                return Err(error).attempt(|| format!("make {}", link.display()));
+            }
+            _ => {}
+        }
     }
-    list
+    Ok(())
 }
 
 /// The list of the CNI project's plugins, for a node with these ranges.
@@ -228,10 +212,5 @@ mod tests {
         let list = reference_list(&["10.244.1.0/24".into(), "fd00:244:0:1::/64".into()], Some(1450));
         assert_eq!(list["plugins"][0]["mtu"], 1450);
         assert_eq!(list["plugins"][0]["ipam"]["ranges"][1], json!([{ "subnet": "fd00:244:0:1::/64" }]));
-        let list = ripstop_list();
-        assert_eq!(
-            (list["plugins"][0]["type"].as_str(), list["plugins"][1]["type"].as_str()),
-            (Some("ripstop-cni"), Some("portmap"))
-        );
     }
 }

@@ -8,6 +8,7 @@ use clap::Args;
 use serde_json::Value;
 
 use crate::ask::Agent;
+use crate::commands::install::cluster;
 use crate::duration;
 use crate::failure::Failure;
 use crate::print::text::{NONE, cell, field};
@@ -32,6 +33,8 @@ pub struct Status {
     #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t)]
     pub output: Format,
     #[command(flatten)]
+    pub cluster: cluster::Access,
+    #[command(flatten)]
     pub target: Target,
 }
 
@@ -41,6 +44,9 @@ impl Status {
     /// # Errors
     /// Where the node is not ready, or the agent does not answer.
     pub fn run(&self, agent: &Agent, out: &mut Out) -> Result<(), Failure> {
+        if self.cluster.is_wanted() {
+            return self.cluster.status(self.wait.then_some(self.timeout), out);
+        }
         let begin = Instant::now();
         let status = loop {
             let answer = agent.get::<Value>("/v1/status");

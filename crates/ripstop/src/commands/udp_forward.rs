@@ -5,9 +5,11 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
-use ripstop_forwarder::{EngineFault, Options, StartFault};
+use ripstop_forwarder::{Ended, EngineFault, Options, StartFault};
 
 use crate::failure::Failure;
+use crate::print::talk;
+use crate::signals;
 
 /// Carry packets between a TUN device and UDP, in the foreground, until SIGTERM or SIGINT
 ///
@@ -25,6 +27,10 @@ pub struct UdpForward {
     /// Queues of the device, with a thread each: one a CPU, four at most, unless set
     #[arg(long, value_name = "N")]
     queues: Option<usize>,
+    /// Once another has taken over, wait for SIGTERM or SIGINT instead of ending: for a supervisor that starts again whatever
+    /// ends, and so would take all back
+    #[arg(long)]
+    stay: bool,
 }
 
 impl UdpForward {
@@ -35,7 +41,12 @@ impl UdpForward {
     pub fn run(self) -> Result<ExitCode, Failure> {
         tracing_subscriber::fmt().with_writer(stderr).with_ansi(stderr().is_terminal()).init();
         let options = Options { socket: self.socket, state: self.state, queues: self.queues };
-        ripstop_forwarder::run(&options).map(|_| ExitCode::SUCCESS).map_err(failure)
+        let ended = ripstop_forwarder::run(&options).map_err(failure)?;
+        if self.stay && ended == Ended::HandedOver {
+            talk("another has taken over; this one waits for its end");
+            signals::wait().map_err(|error| Failure::system("cannot wait for a signal", &error))?;
+        }
+        Ok(ExitCode::SUCCESS)
     }
 }
 

@@ -3,6 +3,8 @@
 //! Kubernetes' programs are built by `make k8s`, so these tests wait for `make test-k8s`; where a program is missing they are
 //! skipped.
 
+mod deploy;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -5,6 +5,7 @@
 
 mod asking;
 mod changing;
+mod chart;
 mod cluster;
 mod demo;
 mod etcd;

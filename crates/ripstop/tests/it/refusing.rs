@@ -49,6 +49,41 @@ fn an_agent_picked_for_nothing_is_refused() {
 }
 
 #[test]
+fn a_cluster_that_is_away_is_3() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    file("ca.pem", &rcgen::generate_simple_self_signed(["x".to_owned()]).unwrap().cert.pem());
+    let config = file(
+        "config",
+        "apiVersion: v1
+kind: Config
+current-context: a
+contexts: [{name: a, context: {cluster: a, user: a}}]
+\
+         clusters: [{name: a, cluster: {server: 'https://127.0.0.1:1', certificate-authority: ca.pem}}]
+\
+         users: [{name: a, user: {token: t}}]
+",
+    );
+    for command in ["install", "uninstall", "status"] {
+        let ended = run(&[command, "--cluster", "--kubeconfig", &config]);
+        assert_eq!((ended.code, ended.stdout.as_str()), (Some(3), ""), "{ended:?}");
+        assert!(
+            ended.stderr.contains("https://127.0.0.1:1") && ended.stderr.contains("is kube-apiserver running"),
+            "{ended:?}"
+        );
+        let ended = run(&[command, "--cluster", "--kubeconfig", "/none"]);
+        assert_eq!(ended.code, Some(1), "{ended:?}");
+        assert!(ended.stderr.contains("cannot read the kubeconfig /none"), "{ended:?}");
+        assert_eq!(run(&[command, "--kubeconfig", &config]).code, Some(2));
+    }
+}
+
+#[test]
 fn an_agent_that_is_away_is_3() {
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join("agent.sock");

@@ -79,8 +79,8 @@ pub(super) fn refused(peer: &str, tried: &str, writes: bool, answer: &Answer) ->
     }
 }
 
-/// The least version with all that is used here: validation by expression (CEL) in definitions.
-pub(super) const LEAST: (u64, u64) = (1, 29);
+/// The least version with all that is used here: address ranges in expressions (CEL) of definitions, and selectable fields.
+pub(super) const LEAST: (u64, u64) = (1, 31);
 
 /// What is wrong with a server's version, as `/version` tells it.
 pub(super) fn too_old(text: &[u8]) -> Option<String> {
@@ -110,11 +110,11 @@ mod tests {
     #[test]
     fn versions_are_compared_as_numbers() {
         let judge = |version: &str| too_old(format!("{{\"gitVersion\": {version:?}}}").as_bytes());
-        for good in ["v1.29.0", "v1.36.2", "v1.100.0-rc.1+k3s1", "v2.0.0"] {
+        for good in ["v1.31.0", "v1.36.2", "v1.100.0-rc.1+k3s1", "v2.0.0"] {
             assert_eq!(judge(good), None, "{good}");
         }
-        for bad in ["v1.28.15", "v1.9.0", "v0.99.0"] {
-            assert!(judge(bad).unwrap().contains("1.29 or later"), "{bad}");
+        for bad in ["v1.30.15", "v1.9.0", "v0.99.0"] {
+            assert!(judge(bad).unwrap().contains("1.31 or later"), "{bad}");
         }
         assert!(judge("new").unwrap().contains("none of Kubernetes'"));
         assert!(too_old(b"<html>").unwrap().contains("no API server"));

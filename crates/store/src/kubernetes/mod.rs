@@ -11,6 +11,7 @@
 //! a name keeps one key; changes are in order within a kind, and between kinds in none.
 
 mod access;
+mod api;
 mod fault;
 mod feed;
 mod http;
@@ -21,6 +22,7 @@ mod objects;
 mod options;
 mod records;
 
+pub use api::Api;
 pub use objects::ObjectEvent;
 pub use options::{Access, Judge, KubernetesOptions};
 

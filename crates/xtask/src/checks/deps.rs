@@ -186,7 +186,7 @@ const OWNED: &[(&str, &[&str])] = &[
     ("tonic*", &["store"]),
     ("prost*", &["store"]),
     ("clap*", &["ripstop", "lab"]),
-    ("serde-saphyr", &["objects", "lab"]),
+    ("serde-saphyr", &["objects", "lab", "ripstop"]),
     ("prometheus-client", &["agent"]),
 ];
 

@@ -1,11 +1,16 @@
-//! `ripstop install` and `ripstop uninstall`: this program, its plugin and their configuration on a plain host.
+//! `ripstop install` and `ripstop uninstall`: this program, its plugin and their configuration on a plain host, or what runs
+//! them on every node of a cluster.
 //!
 //! Only files are written and removed; no program is run, so units are neither started nor stopped here, and the last
 //! lines say what does that. Invariants: every file appears whole or not at all; the file that turns container runtimes
 //! towards Ripstop is the last to come and the first to go; what an administrator may have edited is never overwritten;
 //! what is not Ripstop's is never removed.
 
+pub mod cluster;
 mod files;
+mod last;
+mod manifest;
+mod remote;
 
 use std::fs;
 use std::io;
@@ -26,17 +31,22 @@ use files::{CONFLIST_NAME, Content, FILES, Installed, Kept};
 /// Puts the plugin where container runtimes look for it, and a network configuration that names it, besides the
 /// program, its manual, completions and units, and what tells systemd-networkd and NetworkManager to leave Ripstop's
 /// links alone. A configuration that exists is kept. Nothing is started.
+///
+/// With --cluster the objects that run Ripstop on every node of a Kubernetes cluster are applied instead, and its nodes are
+/// waited for.
 #[derive(Debug, Args)]
 pub struct Install {
     #[command(flatten)]
     place: Place,
     /// The plugin to install [default: ripstop-cni beside this program]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with = "cluster")]
     plugin: Option<PathBuf>,
     /// Only the plugin and the network configuration, as a container does for the agent that runs in the next one. The
     /// network configuration is replaced
-    #[arg(long)]
+    #[arg(long, conflicts_with = "cluster")]
     cni: bool,
+    #[command(flatten)]
+    cluster: cluster::IntoCluster,
 }
 
 /// Remove what `ripstop install` put on this host
@@ -44,17 +54,26 @@ pub struct Install {
 /// Removes only files that are Ripstop's, the one that turns container runtimes towards it first, and the jump in iptables'
 /// tables that lets pods' packets pass. Configuration, leases and the store stay. Running pods keep their links, and
 /// their traffic as far as those tables let it pass.
+///
+/// With --cluster each node of a Kubernetes cluster is cleaned while its agent runs, and then what `ripstop install` applied
+/// is deleted.
 #[derive(Debug, Args)]
 pub struct Uninstall {
     #[command(flatten)]
     place: Place,
     /// Remove the configuration as well, and before that what was made in the kernel: links, routes, rules, tables. The
     /// node's pods lose their network. Settings below /proc/sys stay as they are
-    #[arg(long)]
+    #[arg(long, conflicts_with = "cluster")]
     purge: bool,
-    /// Only the plugin and the network configuration, as `ripstop install --cni` put them there
-    #[arg(long, conflicts_with = "purge")]
+    /// Only the plugin and the network configuration, as `ripstop install --cni` put them there, and with --purge what was
+    /// made in the kernel
+    #[arg(long, conflicts_with = "cluster")]
     cni: bool,
+    /// Wait for SIGTERM, then until neither agent nor forwarder runs, and remove their files: the last in a container
+    #[arg(long, hide = true, conflicts_with_all = ["cni", "purge", "cluster"])]
+    after_agent: bool,
+    #[command(flatten)]
+    cluster: cluster::OutOfCluster,
     /// With --purge: also give this node's address ranges back to the cluster and remove its record, which only a running
     /// agent can
     #[arg(long, requires = "purge")]
@@ -69,10 +88,10 @@ pub struct Uninstall {
 #[derive(Debug, Args)]
 struct Place {
     /// Folder of programs, manual and units
-    #[arg(long, value_name = "DIR", default_value = "/usr/local")]
+    #[arg(long, value_name = "DIR", default_value = "/usr/local", conflicts_with = "cluster")]
     prefix: PathBuf,
     /// Work below this folder as if it were /: for an image of a host
-    #[arg(long, value_name = "DIR", default_value = "/")]
+    #[arg(long, value_name = "DIR", default_value = "/", conflicts_with = "cluster")]
     root: PathBuf,
 }
 
@@ -101,6 +120,9 @@ impl Install {
     /// # Errors
     /// Where a file cannot be written; those before it stay, and a second call goes on.
     pub fn run(&self, out: &mut Out) -> Result<(), Failure> {
+        if self.cluster.is_wanted() {
+            return self.cluster.run(out);
+        }
         self.place.check()?;
         let program = std::env::current_exe().map_err(|error| Failure::system("cannot find this program", &error))?;
         let beside = program.with_file_name("ripstop-cni");
@@ -131,6 +153,11 @@ impl Install {
             }
             let bytes = match from {
                 Some(path) => fs::read(path).map_err(|error| cannot("read", path, &error))?,
+                None if self.cni && file.content == Content::NetworkConfiguration => {
+                    files::node_configuration(&self.place.root)
+                        .map_err(|error| Failure::Failed(format!("cannot write {}: {error}", to.display())))?
+                        .into_bytes()
+                }
                 None => file.content.text(&self.place.prefix)?.into_bytes(),
             };
             files::write(&to, &bytes, file.content.mode()).map_err(|error| cannot("write", &to, &error))?;
@@ -155,6 +182,12 @@ impl Uninstall {
     /// # Errors
     /// Where the agent cannot be asked to remove what it made, or a file cannot be removed. What is not there is no error.
     pub fn run(&self, agent: &Agent, target: &Target, out: &mut Out) -> Result<(), Failure> {
+        if self.cluster.is_wanted() {
+            return self.cluster.run(out);
+        }
+        if self.after_agent {
+            return last::run();
+        }
         self.place.check()?;
         let (first, rest): (Vec<_>, Vec<_>) =
             FILES.iter().rev().partition(|file| file.content == Content::NetworkConfiguration);
@@ -162,6 +195,9 @@ impl Uninstall {
             self.remove(file, out)?;
         }
         if self.cni {
+            if self.purge {
+                self.clear_kernel(agent, target)?;
+            }
             return rest.into_iter().filter(|file| file.is_cni()).try_for_each(|file| self.remove(file, out));
         }
         self.clear_kernel(agent, target)?;
