@@ -34,7 +34,12 @@ fn the_chart_makes_the_objects_of_the_manifest() {
     let Some(helm) = helm() else { return };
     let chart = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/chart");
     let render = |set: &[&str]| {
-        let output = Command::new(&helm).args(["template", "ripstop", "--kube-version", "1.36.2"]).arg(&chart).args(set).output().unwrap();
+        let output = Command::new(&helm)
+            .args(["template", "ripstop", "--kube-version", "1.36.2"])
+            .arg(&chart)
+            .args(set)
+            .output()
+            .unwrap();
         assert!(output.status.success(), "{output:?}");
         objects(&String::from_utf8(output.stdout).unwrap())
     };
