@@ -132,9 +132,11 @@ impl ClusterTables {
                 let first = self.knowledge(*kind) != Knowledge::Synced;
                 let named = self.listing.remove(kind).unwrap_or_default();
                 let gone: Vec<Arc<str>> = self.names(*kind).into_iter().filter(|name| !named.contains(name)).collect();
-                let removed = gone.iter().fold(false, |any, name| self.remove(*kind, name).is_some() || any);
+                for name in &gone {
+                    self.remove(*kind, name);
+                }
                 self.known.insert(*kind, Knowledge::Synced);
-                (first || removed).then_some(*kind)
+                (first || !gone.is_empty()).then_some(*kind)
             }
             ObjectInput::Away { reason } => {
                 self.away = Some(reason.clone());

@@ -13,7 +13,7 @@ use ripstop_desired::{LEASES, Source};
 use ripstop_fabric::{host, wiring};
 use ripstop_ipam::{Attachment, Lease, LeaseFault, LeaseRequest, Window};
 use ripstop_netmodel::{Entry, Key, Kind, Model, NFT_TABLE, Ns, RecordScope, Resource};
-use ripstop_objects::{Network, NetworkName, StoreConfig};
+use ripstop_objects::{Network, NetworkName};
 use ripstop_plan::{Action, Step};
 use ripstop_tables::{Bandwidth, Change, FaultCause, PodRow, PodState, Shaping, StepFault, StoreKind, Withdrawn};
 use ripstop_types::Millis;
@@ -168,29 +168,6 @@ impl Core {
         let scope = self.put_pod(row);
         self.run_for_call(scope, last, call);
         Begun::Stage(Stage::Running)
-    }
-
-    /// What Kubernetes must say before a pod gets an address by its namespace and labels; `None` if it has.
-    fn object_missing(&self, typed: &TypedCall, network: &Network) -> Option<String> {
-        let in_kubernetes = matches!(self.tables.config.store, StoreConfig::Kubernetes(_));
-        let selects = network.spec.families().any(|family| network.spec.pools(family).any(|pool| pool.selects()));
-        let args = typed.call.args().filter(|_| in_kubernetes && selects)?;
-        // A pod that is not Kubernetes' has what the runtime says of it.
-        let pod = args.pod.as_ref()?;
-        let because = |why: &str| {
-            let away = self.tables.cluster.away.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default();
-            Some(format!(
-                "pod {pod}: {why}{away}, and its labels say which addresses of network {} it gets",
-                network.name
-            ))
-        };
-        match self.tables.cluster.pods.get(pod) {
-            None => because("its object is not known on this node yet"),
-            Some(object) if args.pod_uid.as_ref().is_some_and(|uid| *uid != *object.uid) => {
-                because("another pod of its name is known, and its own object is not yet")
-            }
-            Some(_) => None,
-        }
     }
 
     /// The addresses of a pod, or what becomes of its call without them.

@@ -20,6 +20,7 @@ mod journal;
 mod migration;
 mod namesake;
 mod nodes;
+mod objects;
 mod observed;
 mod patience;
 mod pods;

@@ -57,14 +57,6 @@ impl Core {
         self.wanted_slots = wanted;
     }
 
-    /// Ranges of this node for networks of mode `pod-cidr`: those of the configuration, otherwise Kubernetes'.
-    fn pod_cidrs(&self) -> &[Prefix] {
-        match (&self.tables.config.pod_cidrs[..], &self.tables.cluster.node) {
-            ([], Some(node)) => &node.pod_cidrs,
-            (configured, _) => configured,
-        }
-    }
-
     /// What the store says of claims, for the engine. The tables have it already.
     pub(super) fn range_store_event(&mut self, input: &StoreInput) {
         match input {

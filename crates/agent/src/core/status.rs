@@ -4,9 +4,7 @@ use ripstop_fabric::{forwarder, host, hygiene};
 use ripstop_ipam::ranges::{RangeFault, Slot};
 use ripstop_ipam::{OwnRange, RangeUsage};
 use ripstop_netmodel::Key;
-use ripstop_objects::{
-    Network, NetworkName, ObjectKind, StoreConfig, Wiring, check_network_against_host, check_networks, check_node_name,
-};
+use ripstop_objects::{Network, NetworkName, Wiring, check_network_against_host, check_networks, check_node_name};
 use ripstop_tables::{ForeignDrop, Knowledge, StoreKind, StoreState, Tables, Withdrawn};
 use ripstop_types::Family;
 use serde::{Deserialize, Serialize};
@@ -201,30 +199,6 @@ impl Core {
                 StoreState::Here => format!("this node owns no {family} range of network {network} yet"),
                 _ => store_sentence(&self.tables),
             },
-        }
-    }
-
-    /// Why a network of mode `pod-cidr` has no range here.
-    fn no_pod_cidr(&self, network: &str, family: Family) -> String {
-        let cluster = &self.tables.cluster;
-        let of = format!("network {network} takes its ranges from podCIDRs");
-        let node = &self.tables.node;
-        match (&self.tables.config.store, &cluster.node) {
-            (StoreConfig::Kubernetes(_), _) if !self.tables.config.pod_cidrs.is_empty() => {
-                format!("{of}, and none of {family} is configured")
-            }
-            (StoreConfig::Kubernetes(_), Some(_)) => format!(
-                "{of}, and Kubernetes' Node {node} has none of {family} inside the network: kube-controller-manager gives them \
-                 with --allocate-node-cidrs and --cluster-cidr"
-            ),
-            (StoreConfig::Kubernetes(_), None) => match (&cluster.away, cluster.knowledge(ObjectKind::Node)) {
-                (Some(reason), _) => format!("{of}, and Kubernetes' Node {node} cannot be read: {reason}"),
-                (None, Knowledge::Synced) => format!(
-                    "{of}, and Kubernetes has no Node {node}: `node` in the configuration must be the name that kubelet registers"
-                ),
-                (None, _) => format!("{of}, and Kubernetes' Node {node} was not read yet"),
-            },
-            _ => format!("{of}, and none of {family} is configured"),
         }
     }
 

@@ -21,6 +21,8 @@ use tokio_rustls::TlsConnector;
 use super::access::{Secret, Server, TOKEN_AGE};
 use super::options::Access;
 
+/// A connection on which something was refused is made anew after this.
+const REFUSED: Duration = Duration::from_secs(5);
 /// Time for a server to take a connection.
 const CONNECT: Duration = Duration::from_secs(3);
 /// A connection on which nothing comes for this long is asked for a sign of life.
@@ -83,6 +85,7 @@ pub(super) struct Client {
 struct Link {
     sender: SendRequest<Full<Bytes>>,
     server: Server,
+    made: Instant,
     token: StdMutex<Option<(Instant, String)>>,
 }
 
@@ -115,6 +118,10 @@ impl Client {
             };
             match result {
                 Ok(answer) if answer.status == StatusCode::UNAUTHORIZED && !last => self.lose().await,
+                Ok(answer) if answer.status == StatusCode::FORBIDDEN => {
+                    self.lose_older().await;
+                    return Ok(answer);
+                }
                 Err(lost) if !lost.lasting && !last && (again || !lost.sent) => self.lose().await,
                 other => return other,
             }
@@ -160,6 +167,9 @@ impl Client {
                 continue;
             }
             let status = response.status();
+            if status == StatusCode::FORBIDDEN {
+                self.lose_older().await;
+            }
             if status.is_success() {
                 return Ok(Ok(Lines { body: response.into_body(), held: BytesMut::new(), searched: 0 }));
             }
@@ -195,6 +205,12 @@ impl Client {
 
     async fn lose(&self) {
         *self.link.lock().await = None;
+    }
+
+    /// Who may not do something may be somebody else by now: what says so is read again, but not at every refusal.
+    async fn lose_older(&self) {
+        let mut link = self.link.lock().await;
+        link.take_if(|link| link.made.elapsed() > REFUSED);
     }
 
     async fn link(&self) -> Result<Arc<Link>, Lost> {
@@ -234,7 +250,7 @@ impl Client {
                 tracing::debug!("a connection to the API server ended: {}", chain(&fault));
             }
         });
-        Ok(Link { sender, server, token: StdMutex::new(None) })
+        Ok(Link { sender, server, made: Instant::now(), token: StdMutex::new(None) })
     }
 }
 

@@ -1,0 +1,65 @@
+//! What follows from Kubernetes' own objects: this node's ranges, and that a pod's labels must be known.
+
+use ripstop_cni_spec::TypedCall;
+use ripstop_objects::{Network, ObjectKind, StoreConfig};
+use ripstop_tables::Knowledge;
+use ripstop_types::{Family, Prefix};
+
+use super::Core;
+
+impl Core {
+    /// What Kubernetes must say before a pod gets an address by its namespace and labels; `None` if it has.
+    pub(super) fn object_missing(&self, typed: &TypedCall, network: &Network) -> Option<String> {
+        let in_kubernetes = matches!(self.tables.config.store, StoreConfig::Kubernetes(_));
+        let selects = network.spec.families().any(|family| network.spec.pools(family).any(|pool| pool.selects()));
+        let args = typed.call.args().filter(|_| in_kubernetes && selects)?;
+        // A pod that is not Kubernetes' has what the runtime says of it.
+        let pod = args.pod.as_ref()?;
+        let because = |why: &str| {
+            let away = self.tables.cluster.away.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default();
+            Some(format!(
+                "pod {pod}: {why}{away}, and its labels say which addresses of network {} it gets",
+                network.name
+            ))
+        };
+        match self.tables.cluster.pods.get(pod) {
+            None => because("its object is not known on this node yet"),
+            Some(object) if args.pod_uid.as_ref().is_some_and(|uid| *uid != *object.uid) => {
+                because("another pod of its name is known, and its own object is not yet")
+            }
+            Some(_) => None,
+        }
+    }
+
+    /// Ranges of this node for networks of mode `pod-cidr`: those of the configuration, otherwise Kubernetes'.
+    pub(super) fn pod_cidrs(&self) -> &[Prefix] {
+        match (&self.tables.config.pod_cidrs[..], &self.tables.cluster.node) {
+            ([], Some(node)) => &node.pod_cidrs,
+            (configured, _) => configured,
+        }
+    }
+
+    /// Why a network of mode `pod-cidr` has no range here.
+    pub(super) fn no_pod_cidr(&self, network: &str, family: Family) -> String {
+        let cluster = &self.tables.cluster;
+        let of = format!("network {network} takes its ranges from podCIDRs");
+        let node = &self.tables.node;
+        match (&self.tables.config.store, &cluster.node) {
+            (StoreConfig::Kubernetes(_), _) if !self.tables.config.pod_cidrs.is_empty() => {
+                format!("{of}, and none of {family} is configured")
+            }
+            (StoreConfig::Kubernetes(_), Some(_)) => format!(
+                "{of}, and Kubernetes' Node {node} has none of {family} inside the network: kube-controller-manager gives them \
+                 with --allocate-node-cidrs and --cluster-cidr"
+            ),
+            (StoreConfig::Kubernetes(_), None) => match (&cluster.away, cluster.knowledge(ObjectKind::Node)) {
+                (Some(reason), _) => format!("{of}, and Kubernetes' Node {node} cannot be read: {reason}"),
+                (None, Knowledge::Synced) => format!(
+                    "{of}, and Kubernetes has no Node {node}: `node` in the configuration must be the name that kubelet registers"
+                ),
+                (None, _) => format!("{of}, and Kubernetes' Node {node} was not read yet"),
+            },
+            _ => format!("{of}, and none of {family} is configured"),
+        }
+    }
+}
