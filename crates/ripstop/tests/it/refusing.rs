@@ -77,7 +77,7 @@ contexts: [{name: a, context: {cluster: a, user: a}}]
             "{ended:?}"
         );
         let ended = run(&[command, "--cluster", "--kubeconfig", "/none"]);
-        assert_eq!(ended.code, Some(1), "{ended:?}");
+        assert_eq!(ended.code, Some(3), "{ended:?}");
         assert!(ended.stderr.contains("cannot read the kubeconfig /none"), "{ended:?}");
         assert_eq!(run(&[command, "--kubeconfig", &config]).code, Some(2));
     }
