@@ -1,6 +1,7 @@
 //! Questions and what is printed for the answers.
 
 use std::io::Read;
+use std::os::unix::process::CommandExt;
 use std::process::Stdio;
 
 use crate::fake::{Fake, ripstop, run};
@@ -227,7 +228,15 @@ fn both_versions_are_told() {
 #[test]
 fn a_watch_prints_what_changes_until_it_is_interrupted() {
     let agent = Fake::answering("/v1/nodes", r#"[{"name":"n1","ready":false}]"#);
-    let mut child = agent.command(&["get", "nodes", "--watch", "-o", "json"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut command = agent.command(&["get", "nodes", "--watch", "-o", "json"]);
+    // A background job of a shell ignores the signal, and so would what it starts.
+    let heed = || {
+        // SAFETY: signal(2) may be called between fork and exec.
+        unsafe { libc::signal(libc::SIGINT, libc::SIG_DFL) };
+        Ok(())
+    };
+    // SAFETY: as above.
+    let mut child = unsafe { command.pre_exec(heed) }.stdout(Stdio::piped()).spawn().unwrap();
     let mut stdout = child.stdout.take().unwrap();
     let mut line = || {
         let (mut text, mut byte) = (String::new(), [0]);
