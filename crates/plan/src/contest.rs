@@ -166,17 +166,16 @@ impl<'a> Differ<'a> {
         late.into_iter().for_each(|(key, why)| self.deny(&key, why));
     }
 
-    /// Refuses an object that is wanted, and what would hang on it where it is not there.
+    /// Refuses an object that is wanted, and what would hang on it where it is not there. Of a link that stays something
+    /// else than a pair, the other end does not come either.
     fn deny(&mut self, key: &Key, why: String) {
         self.verdicts.insert(key.clone(), Verdict::Refuse(why));
-        if self.observed.get(key).is_some() {
-            return;
-        }
+        let is_there = self.observed.get(key).is_some();
         let end = self.desired.get(key).and_then(|entry| other_end(&entry.object));
         let hangs_on_it = |other: &&Key| {
-            let wanted = self.desired.get(other).filter(|_| self.is_written(other));
-            let leans = wanted.is_some_and(|entry| leans_on(self.desired, &entry.object).contains(key));
-            leans || end.as_ref() == Some(*other) && self.is_written(other)
+            let Some(wanted) = self.desired.get(other).filter(|_| self.is_written(other)) else { return false };
+            let is_end = end.as_ref() == Some(*other) && !(is_there && self.observed.get(other).is_some());
+            is_end || !is_there && leans_on(self.desired, &wanted.object).contains(key)
         };
         let hanging: Vec<Key> = self.verdicts.keys().filter(hangs_on_it).cloned().collect();
         for other in hanging {

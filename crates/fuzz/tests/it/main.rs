@@ -115,6 +115,8 @@ targets! {
     config 200
     flannel 200
     kernel 400
+    kubeconfig 200
+    kubernetes_object 200
     lease 50
     manifest 200
     nft 400

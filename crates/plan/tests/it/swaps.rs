@@ -7,7 +7,7 @@ use ripstop_netmodel::{Entry, Fdb, Key, Link, LinkKind, Model, Nexthop, Ns, Obje
 use ripstop_plan::{Action, Plan, apply_to_model, diff, diff_all};
 
 use crate::cases::{allow, assert_told, planned, told};
-use crate::world::{ip, link, mac, model, name, route};
+use crate::world::{address, ip, link, mac, model, name, pair, pod, route};
 
 /// A tunnel device of a network.
 fn tunnel(device: &str, vni: u32, network: &str) -> Link {
@@ -107,6 +107,28 @@ fn what_a_kept_link_has_is_refused_to_others() {
     );
     // Once it is known, everything finds its place.
     planned(&before, &after);
+}
+
+/// A pair that should take the place of another link, and has to wait: its other end does not come by itself.
+#[test]
+fn of_a_pair_that_is_refused_no_end_comes() {
+    let pod = pod(1);
+    let kept = Link { altname: Some("ripstop.network.a".into()), ..link(&Ns::Host, "ripz", LinkKind::Bridge) };
+    let bridge = Link { name: name("rip0"), ..kept.clone() };
+    let before = model([kept.into(), link(&Ns::Host, "ripp2", LinkKind::Tun).into()]);
+    let [host, end, _] = pair("ripp2", &pod, "eth0");
+    let host = Link { master: Some(name("rip0")), ..host };
+    let after = model([bridge.into(), host.into(), end.into(), address(&pod, "eth0", "10.244.1.2", 32).into()]);
+    let keep =
+        |key: &Key, _: &Entry| if key.to_string() == "link ripz" { Err("nobody knows yet".to_owned()) } else { Ok(()) };
+    assert_told(
+        &diff_all(&before, &after, &keep),
+        "1 refuse link rip0 (link ripz has the alternative name ripstop.network.a, and keeps it: nobody knows yet; no way back)
+         2 refuse link ripp2 (needs link rip0, which is refused; no way back)
+         3 refuse link ripz (nobody knows yet; no way back)
+         4 refuse link eth0 in /run/netns/p1 (needs link ripp2, which is refused; no way back)
+         5 refuse address 10.244.1.2 dev eth0 in /run/netns/p1 (needs link eth0 in /run/netns/p1, which is refused; no way back)",
+    );
 }
 
 #[test]

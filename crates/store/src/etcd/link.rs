@@ -72,6 +72,12 @@ impl Link {
         ask(&self.channel, self.token.as_ref(), path, question).await
     }
 
+    /// The cluster's revision, as the member says now.
+    pub(super) async fn revision_now(&self, shared: &Shared) -> Result<i64, GrpcStatus> {
+        let answer: RangeResponse = self.ask(RANGE, glance(shared)).await?;
+        Ok(answer.header.unwrap_or_default().revision)
+    }
+
     /// Opens a stream of watches with a first one. It ends with the sender.
     pub(super) async fn watch(
         &self,
@@ -152,9 +158,7 @@ async fn reach(shared: &Shared, peer: &str) -> Result<Link, StoreError> {
             Some(user) => sign_in(options, peer, &channel, user).await?,
             None => None,
         };
-        let key = shared.keys.prefix().as_bytes().to_vec();
-        let question = RangeRequest { key, count_only: true, ..Default::default() };
-        let answer: RangeResponse = ask(&channel, token.as_ref(), RANGE, question)
+        let answer: RangeResponse = ask(&channel, token.as_ref(), RANGE, glance(shared))
             .await
             .map_err(|status| fault::at_first(options, peer, "read", &status))?;
         Ok::<_, StoreError>((token, answer.header.unwrap_or_default()))
@@ -170,6 +174,11 @@ async fn reach(shared: &Shared, peer: &str) -> Result<Link, StoreError> {
         dead: AtomicBool::new(false),
         died: Notify::new(),
     })
+}
+
+/// A linearisable read of next to nothing.
+fn glance(shared: &Shared) -> RangeRequest {
+    RangeRequest { key: shared.keys.prefix().as_bytes().to_vec(), count_only: true, ..Default::default() }
 }
 
 async fn sign_in(

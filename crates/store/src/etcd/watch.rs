@@ -9,8 +9,10 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep};
 use tonic::Streaming;
 
 use super::beside::Foreign;
@@ -22,6 +24,11 @@ use super::proto::{KeyValue, WatchCreate, WatchEvent, WatchRequest, WatchRespons
 use super::{PageFault, Pages, Shared, Status};
 use crate::record::Form;
 use crate::{Event, Kind, Record};
+
+/// How long a member may take to come to where the receiver is, before it is taken for an older cluster's.
+const CATCH_UP: Duration = Duration::from_secs(5);
+/// Between two looks at it.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// Runs until the receiver or the client is gone.
 pub(super) async fn pump<V: Form>(shared: Arc<Shared>, kinds: Vec<Kind>, events: mpsc::Sender<Event<V>>) {
@@ -82,7 +89,8 @@ impl<V: Form> Pump<V> {
                 Ok(link) => link,
                 Err(gone) => return gone,
             };
-            let known = self.place.filter(|place| place.cluster == link.cluster && place.revision <= link.revision);
+            let Some(revision) = self.revision_of(&link).await else { continue };
+            let known = self.place.filter(|place| place.cluster == link.cluster && place.revision <= revision);
             if known.is_none() && self.place.take().is_some() {
                 tracing::warn!(
                     peer = link.peer,
@@ -102,6 +110,30 @@ impl<V: Form> Pump<V> {
                 Err(End::Gone(gone)) => return gone,
             }
         }
+    }
+
+    /// The revision that a member has; nothing where it was lost. One that is behind what the receiver knows is given time:
+    /// started a moment ago, etcd 3.4 may answer as of its beginning even what it should answer as of now.
+    async fn revision_of(&self, link: &Link) -> Option<i64> {
+        let until = Instant::now() + CATCH_UP;
+        let mut revision = link.revision;
+        while self.place.is_some_and(|place| place.cluster == link.cluster && revision < place.revision) {
+            if link.is_dead() {
+                return None;
+            }
+            if Instant::now() >= until {
+                break;
+            }
+            sleep(LOOK).await;
+            match link.revision_now(&self.shared).await {
+                Ok(now) => revision = now,
+                Err(status) => {
+                    self.lost(link, &status);
+                    return None;
+                }
+            }
+        }
+        Some(revision)
     }
 
     /// Waits for a member, and tells the receiver if that takes long.
