@@ -84,6 +84,12 @@ fn web(lab: &Lab, nodes: u32, families: Families) {
     kubectl(lab, &["wait", "--for=condition=Ready", "pod", "-l", "app=web", "--timeout=120s"]).unwrap();
 }
 
+/// What a node's agent knows of its web server.
+fn row_of(lab: &Lab, node: u32) -> Value {
+    let rows = lab.agent_json(node, "/v1/pods").unwrap();
+    rows.as_array().unwrap().iter().find(|row| row["name"] == format!("web-{node}")).unwrap().clone()
+}
+
 fn texts(lab: &Lab, object: &[&str], path: &str) -> Vec<String> {
     let text = kubectl(lab, &[&["get"], object, &["-o", &format!("jsonpath={{{path}}}")]].concat()).unwrap();
     text.split_whitespace().map(str::to_owned).collect()
@@ -170,8 +176,7 @@ fn pods_of_our_network_reach_each_other_and_services() {
     everybody_reaches_everybody(&lab, 3);
     // What kubelet thinks of the pods is what our agents think.
     for node in 1..=3 {
-        let rows = lab.agent_json(node, "/v1/pods").unwrap();
-        let row = rows.as_array().unwrap().iter().find(|row| row["name"] == format!("web-{node}")).unwrap().clone();
+        let row = row_of(&lab, node);
         assert_eq!(row["namespace"], "default");
         assert_eq!(
             vec![row["ips"][0].as_str().unwrap().to_owned()],

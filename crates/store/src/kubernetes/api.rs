@@ -5,7 +5,7 @@ use std::time::Duration;
 use http::{Method, StatusCode};
 use serde_json::Value;
 
-use super::fault::{Status, lost, refused, too_old};
+use super::fault::{Status, lost, refusal, refused, supported};
 use super::http::{Answer, Ask, Client};
 use super::options::Access;
 use crate::StoreError;
@@ -30,10 +30,7 @@ impl Api {
     /// No answer, or one that is not that of a supported server.
     pub async fn check(&self) -> Result<(), StoreError> {
         let answer = self.ask(Ask::get("/version".into()), "ask for its version").await?;
-        match too_old(&answer.body) {
-            Some(cause) => Err(StoreError::Refused { peer: format!("kubernetes {}", self.client.peer()), cause }),
-            None => Ok(()),
-        }
+        supported(&self.client.peer(), &answer)
     }
 
     /// What is at a path; nothing where there is nothing.
@@ -86,10 +83,10 @@ impl Api {
         let answer = self.client.ask(&ask).await.map_err(|fault| lost(&self.client.peer(), tried, writes, fault))?;
         match answer.status {
             status if status.is_success() || status == StatusCode::NOT_FOUND => Ok(answer),
-            StatusCode::FORBIDDEN => Err(StoreError::Refused {
-                peer: format!("kubernetes {}", self.client.peer()),
-                cause: format!("{}: this needs the rights of cluster-admin", Status::of(&answer).message),
-            }),
+            StatusCode::FORBIDDEN => {
+                let said = Status::of(&answer).message;
+                Err(refusal(&self.client.peer(), format!("{said}: this needs the rights of cluster-admin")))
+            }
             _ => Err(refused(&self.client.peer(), tried, writes, &answer)),
         }
     }

@@ -18,6 +18,11 @@ pub(super) struct Status {
 }
 
 impl Status {
+    /// Whether an answer says that there is no such object. Where it is the kind that is not there, it does not.
+    pub(super) fn says_absent(answer: &Answer) -> bool {
+        answer.status == StatusCode::NOT_FOUND && Self::of(answer).reason == "NotFound"
+    }
+
     pub(super) fn of(answer: &Answer) -> Self {
         serde_json::from_slice(&answer.body).unwrap_or_default()
     }
@@ -45,6 +50,16 @@ pub(super) fn lost(peer: &str, tried: &str, writes: bool, lost: Lost) -> StoreEr
     StoreError::Away { tried: format!("kubernetes {peer}: {tried}"), cause, maybe_applied: writes && lost.sent }
 }
 
+/// A server, or what is said there, that is no use however often it is asked.
+pub(super) fn refusal(peer: &str, cause: String) -> StoreError {
+    StoreError::Refused { peer: format!("kubernetes {peer}"), cause }
+}
+
+/// Whether what answered `/version` is a server that is supported.
+pub(super) fn supported(peer: &str, answer: &Answer) -> Result<(), StoreError> {
+    too_old(&answer.body).map_or(Ok(()), |cause| Err(refusal(peer, cause)))
+}
+
 /// An answer that is neither success nor something a caller expected.
 pub(super) fn refused(peer: &str, tried: &str, writes: bool, answer: &Answer) -> StoreError {
     let status = Status::of(answer);
@@ -53,7 +68,7 @@ pub(super) fn refused(peer: &str, tried: &str, writes: bool, answer: &Answer) ->
     } else {
         status.message.chars().take(600).collect::<String>().replace('\n', " ")
     };
-    let refused = |cause: String| StoreError::Refused { peer: format!("kubernetes {peer}"), cause };
+    let refused = |cause: String| refusal(peer, cause);
     let away = |done: bool| StoreError::Away {
         tried: format!("kubernetes {peer}: {tried}"),
         cause: said.clone(),
@@ -80,10 +95,10 @@ pub(super) fn refused(peer: &str, tried: &str, writes: bool, answer: &Answer) ->
 }
 
 /// The least version with all that is used here: address ranges in expressions (CEL) of definitions, and selectable fields.
-pub(super) const LEAST: (u64, u64) = (1, 31);
+const LEAST: (u64, u64) = (1, 31);
 
 /// What is wrong with a server's version, as `/version` tells it.
-pub(super) fn too_old(text: &[u8]) -> Option<String> {
+fn too_old(text: &[u8]) -> Option<String> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct Version {

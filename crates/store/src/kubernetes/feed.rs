@@ -18,7 +18,7 @@ use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use super::fault::{self, Status};
+use super::fault::Status;
 use super::http::{Ask, Lines};
 use super::{Shared, object};
 use crate::StoreError;
@@ -138,9 +138,9 @@ impl<R: Reader> Pump<R> {
         let mut pause = SHORTEST_PAUSE;
         let mut checked = false;
         loop {
-            let fault = match self.session(&mut pause, &mut checked).await {
-                End::Gone => return Gone,
-                End::Fault(fault) => fault,
+            let fault = match self.follow(&mut pause, &mut checked).await {
+                Ok(()) | Err(End::Gone) => return Gone,
+                Err(End::Fault(fault)) => fault,
             };
             tracing::debug!(%fault, "a watch of the API server is lost");
             let reason = fault.reason();
@@ -156,13 +156,6 @@ impl<R: Reader> Pump<R> {
     }
 
     /// Brings the receiver up to date and follows the server until it is lost.
-    async fn session(&mut self, pause: &mut Duration, checked: &mut bool) -> End {
-        match self.follow(pause, checked).await {
-            Ok(()) => End::Gone,
-            Err(end) => end,
-        }
-    }
-
     async fn follow(&mut self, pause: &mut Duration, checked: &mut bool) -> Result<(), End> {
         if !*checked {
             self.shared.check_version().await.map_err(End::Fault)?;
@@ -179,10 +172,7 @@ impl<R: Reader> Pump<R> {
         for topic in 0..count {
             let listed = lists.iter().find(|(of, _)| *of == topic).map(|(_, listed)| listed.revision);
             let Some(from) = self.places[topic].or(listed) else { continue };
-            match self.open(topic, from).await.map_err(End::Fault)? {
-                Some(lines) => drop(tasks.spawn(hear(topic, lines, to_self.clone()))),
-                None => drop(tasks.spawn(forgot(topic, to_self.clone()))),
-            }
+            self.listen(topic, from, &mut tasks, &to_self).await?;
         }
         *pause = SHORTEST_PAUSE;
         if self.away.take().is_some() {
@@ -211,10 +201,7 @@ impl<R: Reader> Pump<R> {
                 }
             };
             let Some(from) = self.places[topic] else { continue };
-            match self.open(topic, from).await.map_err(End::Fault)? {
-                Some(lines) => drop(tasks.spawn(hear(topic, lines, to_self.clone()))),
-                None => drop(tasks.spawn(forgot(topic, to_self.clone()))),
-            }
+            self.listen(topic, from, &mut tasks, &to_self).await?;
         }
         Ok(())
     }
@@ -248,6 +235,21 @@ impl<R: Reader> Pump<R> {
         Ok(())
     }
 
+    /// Opens a watch behind a revision, and lets a task read it.
+    async fn listen(
+        &self,
+        topic: usize,
+        from: u64,
+        tasks: &mut JoinSet<()>,
+        to: &mpsc::Sender<Heard>,
+    ) -> Result<(), End> {
+        match self.open(topic, from).await.map_err(End::Fault)? {
+            Some(lines) => tasks.spawn(hear(topic, lines, to.clone())),
+            None => tasks.spawn(forgot(topic, to.clone())),
+        };
+        Ok(())
+    }
+
     /// Opens a watch behind a revision; `None` where the server has forgotten that.
     async fn open(&self, topic: usize, from: u64) -> Result<Option<Lines>, StoreError> {
         let Topic { path, selector, name, .. } = &self.reader.topics()[topic];
@@ -256,9 +258,7 @@ impl<R: Reader> Pump<R> {
             "{path}?watch=1&allowWatchBookmarks=true&resourceVersion={from}&timeoutSeconds={seconds}{selector}"
         );
         let tried = format!("watch {name}");
-        let opened = self.shared.client.stream(path).await;
-        let opened = opened.map_err(|lost| fault::lost(&self.shared.client.peer(), &tried, false, lost))?;
-        match opened {
+        match self.shared.stream(&tried, path).await? {
             Ok(lines) => Ok(Some(lines)),
             Err(answer) if Status::of(&answer).is_gone() => Ok(None),
             Err(answer) => Err(self.shared.refused(&tried, false, &answer)),
@@ -379,9 +379,7 @@ impl Shared {
             "{}?watch=1&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true&timeoutSeconds={seconds}{}",
             topic.path, topic.selector
         );
-        let opened = self.client.stream(path).await;
-        let opened = opened.map_err(|lost| fault::lost(&self.client.peer(), &tried, false, lost))?;
-        let Ok(mut lines) = opened else { return Ok(None) };
+        let Ok(mut lines) = self.stream(&tried, path).await? else { return Ok(None) };
         let mut objects = Vec::new();
         loop {
             let next = tokio::time::timeout(self.options.timeout, lines.next()).await;

@@ -91,6 +91,11 @@ impl Shared {
         self.client.ask(ask).await.map_err(|lost| fault::lost(&self.client.peer(), tried, writes, lost))
     }
 
+    /// Opens a watch, or hands out what is answered instead.
+    async fn stream(&self, tried: &str, path: String) -> Result<Result<Lines, Answer>, StoreError> {
+        self.client.stream(path).await.map_err(|lost| fault::lost(&self.client.peer(), tried, false, lost))
+    }
+
     async fn check_version(&self) -> Result<(), StoreError> {
         let answer = self.ask("ask for its version", &Ask::get("/version".into())).await?;
         let peer = self.client.peer();
@@ -101,8 +106,7 @@ impl Shared {
         if !answer.status.is_success() {
             return Err(fault::refused(&peer, "ask for its version", false, &answer));
         }
-        fault::too_old(&answer.body)
-            .map_or(Ok(()), |cause| Err(StoreError::Refused { peer: format!("kubernetes {peer}"), cause }))
+        fault::supported(&peer, &answer)
     }
 
     fn path(&self, kind: Kind) -> String {
@@ -124,7 +128,7 @@ impl Shared {
     }
 
     fn nonsense(&self, cause: String) -> StoreError {
-        StoreError::Refused { peer: format!("kubernetes {}", self.client.peer()), cause }
+        fault::refusal(&self.client.peer(), cause)
     }
 
     async fn get(&self, kind: Kind, key: &str) -> Result<Option<Record>, StoreError> {
@@ -132,8 +136,7 @@ impl Shared {
         let answer = self.ask(&tried, &Ask::get(self.path_of(kind, key)?)).await?;
         match answer.status {
             StatusCode::OK => self.object(&answer)?.record(kind).map_err(|cause| self.nonsense(cause)),
-            // Otherwise it is the kind that is not there.
-            StatusCode::NOT_FOUND if Status::of(&answer).reason == "NotFound" => Ok(None),
+            _ if Status::says_absent(&answer) => Ok(None),
             _ => Err(self.refused(&tried, false, &answer)),
         }
     }
@@ -165,7 +168,7 @@ impl Shared {
             self.send(&tried, Method::PUT, path, &object::of_record(kind, key, value, Some(revision))?).await?;
         match answer.status {
             StatusCode::CONFLICT => Ok(None),
-            StatusCode::NOT_FOUND if Status::of(&answer).reason == "NotFound" => Ok(None),
+            _ if Status::says_absent(&answer) => Ok(None),
             status if status.is_success() => self.revision_in(&answer).map(Some),
             _ => Err(self.refused(&tried, true, &answer)),
         }
@@ -184,15 +187,14 @@ impl Shared {
             self.path(kind)
         );
         let watching = format!("watch {}", object::full_name(kind));
-        let opened = self.client.stream(path).await;
-        let opened = opened.map_err(|lost| fault::lost(&self.client.peer(), &watching, false, lost))?;
+        let opened = self.stream(&watching, path).await?;
         let lines = opened.map_err(|answer| self.refused(&watching, false, &answer))?;
         let options = json!({"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background",
             "preconditions": {"resourceVersion": revision.to_string()}});
         let answer = self.send(&tried, Method::DELETE, self.path_of(kind, key)?, &options).await?;
         match answer.status {
             StatusCode::CONFLICT => return Ok(None),
-            StatusCode::NOT_FOUND if Status::of(&answer).reason == "NotFound" => return Ok(None),
+            _ if Status::says_absent(&answer) => return Ok(None),
             status if status.is_success() => {}
             _ => return Err(self.refused(&tried, true, &answer)),
         }

@@ -3,6 +3,7 @@
 //! Not here: who takes them to a cluster. Invariant: without options the objects are those of the file.
 
 use ripstop_objects::AgentConfig;
+use ripstop_types::Fnv1a as _;
 use serde_json::{Value, json};
 
 use crate::failure::Failure;
@@ -111,12 +112,9 @@ fn set_image(set: &mut Value, image: &str) {
     }
 }
 
-/// A short word that is another for another text (FNV-1a, 64 bit).
+/// A short word that is another for another text.
 fn mark(text: &str) -> String {
-    let hash = text
-        .bytes()
-        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
-    format!("{hash:016x}")
+    format!("{:016x}", u64::of(text.bytes()))
 }
 
 #[cfg(test)]

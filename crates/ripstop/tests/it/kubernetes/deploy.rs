@@ -6,16 +6,15 @@ use ripstop_lab::{Backend, Cni, Endpoint, Families, Lab, Options, Prober, Target
 use serde_json::json;
 
 use super::super::cluster::patiently;
-use super::{cluster, everybody_reaches_everybody, kubectl, takes_down, texts, turn, web};
+use super::{cluster, everybody_reaches_everybody, kubectl, row_of, takes_down, texts, turn, web};
 
 /// Sets of pods of ours, with what runs in each.
 const SETS: [&str; 2] = ["daemonset/ripstop-agent", "daemonset/ripstop-udp-forward"];
 
 /// A pod of the cluster as a side of a probe.
 fn side(lab: &Lab, node: u32) -> Endpoint {
-    let name = format!("web-{node}");
-    let rows = lab.agent_json(node, "/v1/pods").unwrap();
-    let row = rows.as_array().unwrap().iter().find(|row| row["name"] == name.as_str()).unwrap().clone();
+    let row = row_of(lab, node);
+    let name = row["name"].as_str().unwrap().to_owned();
     let netns = row["netns"].as_str().unwrap().trim_start_matches("/var").trim_start_matches('/').to_owned();
     let init = lab.node(node).record().unwrap().init.unwrap();
     let ips = row["ips"].as_array().unwrap().iter().map(|ip| ip.as_str().unwrap().parse().unwrap()).collect();
