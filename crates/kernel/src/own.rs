@@ -16,7 +16,8 @@ use rustix::event::{EventfdFlags, eventfd};
 use crate::netlink::{Membership, Socket};
 use crate::wire::link::RawLink;
 
-/// Links remembered as removed by us. Indexes are not used again before two thousand million others, so old ones may go.
+/// Links remembered as removed by us. The kernel gives no index again before two thousand million others, so old ones
+/// may go.
 const REMEMBERED: usize = 4096;
 
 /// Shared between an [`crate::Applier`] and the [`crate::Monitor`]s that must not see its writes.
@@ -155,9 +156,11 @@ impl OwnTraffic {
         self.state().in_work.contains_key(name)
     }
 
-    /// A link as we left it.
+    /// A link as we left it. It is there, also where its index, which some of ours choose, was one that we removed.
     pub(crate) fn set_link(&self, link: &RawLink) {
-        self.state().links.insert(link.index, LinkState::of(link));
+        let mut state = self.state();
+        state.departing.retain(|index| *index != link.index);
+        state.links.insert(link.index, LinkState::of(link));
     }
 
     /// Whether a link is as we left it.

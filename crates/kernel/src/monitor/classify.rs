@@ -57,7 +57,7 @@ impl Known {
                 continue;
             }
             let fell = touched.fell;
-            if [before, after].into_iter().flatten().any(is_ours) {
+            if touched.was_ours {
                 changed.kinds.insert(Kind::Link);
                 if fell {
                     changed.kinds.extend(HANGS_ON_LINK);
@@ -97,10 +97,12 @@ impl Known {
         } else {
             self.set_link(&link);
         }
-        let is_up = self.links.get(&link.index).is_some_and(|known| known.up);
-        let fell = (was_up && !is_up) || (ran && !self.running.contains(&link.index));
+        let after = self.links.get(&link.index);
+        let (is_up, is_ours) = (after.is_some_and(|known| known.up), after.is_some_and(is_ours));
+        let fell = after.is_none() || (was_up && !is_up) || (ran && !self.running.contains(&link.index));
         if let Some(touched) = self.touched.get_mut(&link.index) {
             touched.fell |= fell && by_others;
+            touched.was_ours |= is_ours;
         }
     }
 
@@ -116,11 +118,13 @@ impl Known {
     }
 
     fn touch(&mut self, index: u32, by_others: bool) {
+        let before = self.links.get(&index);
         let touched = self.touched.entry(index).or_insert_with(|| Touched {
-            before: self.links.get(&index).cloned(),
+            before: before.cloned(),
             ran: self.running.contains(&index),
             by_others: false,
             fell: false,
+            was_ours: before.is_some_and(is_ours),
         });
         touched.by_others |= by_others;
     }

@@ -100,6 +100,8 @@ struct Touched {
     /// It was down or without carrier at some time. The kernel drops nexthops then, without an event, and a link that runs
     /// again looks as it did before.
     fell: bool,
+    /// It was a link of ours at some time: one that came and went since the last look is neither before nor after.
+    was_ours: bool,
 }
 
 impl AsFd for Monitor {

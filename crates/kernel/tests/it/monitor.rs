@@ -149,6 +149,29 @@ fn what_others_remove_is_heard() {
     });
 }
 
+/// Though no look saw it, and though a link of its index was removed by us before.
+#[test]
+fn the_end_of_a_link_that_was_just_made_is_heard() {
+    on_a_node(|mut node| {
+        let mut monitor = Monitor::open(node.applier.own()).unwrap();
+        settle(&mut monitor);
+        let made = Object::from(link("ripsab12", LinkKind::Ifb { index: 0x4000_0001 }, 5));
+        for round in 0..2 {
+            node.make(std::slice::from_ref(&made));
+            ip("link del ripsab12");
+            assert!(heard(&mut monitor).kinds.contains(&Kind::Link), "round {round}, not seen");
+            node.make(std::slice::from_ref(&made));
+            assert_eq!(heard(&mut monitor), Changed::default());
+            ip("link del ripsab12");
+            assert!(heard(&mut monitor).kinds.contains(&Kind::Link), "round {round}, seen");
+            node.make(std::slice::from_ref(&made));
+            node.remove(std::slice::from_ref(&made));
+            node.applier.flush();
+            assert_eq!(heard(&mut monitor), Changed::default());
+        }
+    });
+}
+
 #[test]
 fn a_route_that_replaces_ours_and_a_change_of_a_bridge_port_are_heard() {
     on_a_node(|mut node| {
