@@ -3,6 +3,7 @@
 //! Each test makes a lab and starts the runtime inside its nodes, in their namespaces. What a runtime keeps lies in the
 //! lab's folder, and its control groups below one of the test's own, so that nothing outlives a test.
 
+mod built;
 mod containerd;
 mod cri;
 mod image;
