@@ -2,12 +2,17 @@
 //! product and with the CNI project's plugins between the pods.
 
 mod conformance;
+mod report;
+mod selection;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use self::conformance::CNIS;
+use self::selection::{SETS, Set};
 use crate::checks::Tally;
 use crate::testrun;
 use crate::workspace::Workspace;
@@ -16,6 +21,8 @@ use crate::workspace::Workspace;
 const TESTS: &str = "kubernetes::";
 /// The one that shows the most.
 const SMOKE: &str = "kubernetes::pods_of_our_network_reach_each_other_and_services";
+/// What the tests need of others.
+const PROGRAMS: [&str; 3] = ["kubernetes", "coredns", "flannel"];
 
 /// What to run.
 #[derive(Debug, PartialEq, Eq)]
@@ -23,10 +30,36 @@ struct Choice {
     smoke: bool,
     /// Kubernetes' tests alone, with what is in target/debug.
     conformance: bool,
-    cni: Vec<String>,
+    cnis: Vec<&'static str>,
+    sets: Vec<&'static Set>,
 }
 
-/// `cargo xtask test-k8s [--smoke|--conformance] [--cni ripstop,reference]`; true where nothing failed.
+/// A part of the run: how its tests ended, and how long it took.
+struct Stage {
+    name: String,
+    tally: Tally,
+    took: Duration,
+}
+
+impl Stage {
+    fn new(name: String, tally: Tally, took: Duration) -> Self {
+        Self { name, tally, took }
+    }
+
+    /// The same, printed.
+    fn told(name: String, tally: Tally, took: Duration) -> Self {
+        let stage = Self::new(name, tally, took);
+        println!("test {}", stage.line());
+        stage
+    }
+
+    fn line(&self) -> String {
+        let (Tally { passed, failed, skipped }, seconds) = (self.tally, self.took.as_secs_f64());
+        format!("{}: {passed} passed, {failed} failed, {skipped} skipped, {seconds:.0} s", self.name)
+    }
+}
+
+/// `cargo xtask test-k8s [--smoke|--conformance] [--cni A,B] [--set A,B]`; true where nothing failed.
 ///
 /// # Errors
 /// If an argument is unknown, or a program cannot be built or started.
@@ -38,44 +71,67 @@ pub fn command(workspace: &Workspace, args: &[String]) -> Result<bool> {
             println!("cluster smoke test SKIPPED: {} is not built; make k8s builds it", missing.display());
             return Ok(true);
         }
-        return Ok(summary(&testrun::filtered(workspace, SMOKE)?));
+        let begun = Instant::now();
+        return Ok(summary(&[Stage::new("smoke".into(), testrun::filtered(workspace, SMOKE)?, begun.elapsed())]));
     }
-    let built = Command::new(workspace.root.join("scripts/programs")).status().context("scripts/programs")?;
+    let built = Command::new(workspace.root.join("scripts/programs")).args(PROGRAMS).status();
+    let built = built.context("scripts/programs")?;
     ensure!(built.success(), "scripts/programs: {built}");
-    let mut tally = Tally::default();
+    let mut stages = Vec::new();
     if !choice.conformance {
-        tally = testrun::filtered(workspace, TESTS)?;
+        let begun = Instant::now();
+        stages.push(Stage::new("own tests".into(), testrun::filtered(workspace, TESTS)?, begun.elapsed()));
     }
-    if tally.failed == 0 {
-        let more = conformance::run(workspace, &folders, &choice.cni)?;
-        tally.passed += more.passed;
-        tally.failed += more.failed;
-        tally.skipped += more.skipped;
-    }
-    Ok(summary(&tally))
+    stages.extend(conformance::run(workspace, &folders, &choice.cnis, &choice.sets)?);
+    Ok(summary(&stages))
 }
 
-fn summary(tally: &Tally) -> bool {
-    println!("{} passed, {} failed, {} skipped", tally.passed, tally.failed, tally.skipped);
-    tally.failed == 0
+/// All stages again, and their sum.
+fn summary(stages: &[Stage]) -> bool {
+    let mut all = Stage::new("test-k8s".into(), Tally::default(), Duration::ZERO);
+    println!();
+    for stage in stages {
+        println!("{}", stage.line());
+        all.tally.passed += stage.tally.passed;
+        all.tally.failed += stage.tally.failed;
+        all.tally.skipped += stage.tally.skipped;
+        all.took += stage.took;
+    }
+    println!("{}", all.line());
+    println!("{} passed, {} failed, {} skipped", all.tally.passed, all.tally.failed, all.tally.skipped);
+    all.tally.failed == 0
 }
 
 fn parse(args: &[String]) -> Result<Choice> {
-    let mut choice =
-        Choice { smoke: false, conformance: false, cni: ["ripstop", "reference"].map(str::to_owned).into() };
+    let mut choice = Choice { smoke: false, conformance: false, cnis: CNIS.into(), sets: SETS.iter().collect() };
     let mut args = args.iter();
     while let Some(arg) = args.next() {
         match arg.as_str() {
             "--smoke" => choice.smoke = true,
             "--conformance" => choice.conformance = true,
-            "--cni" => {
-                let list = args.next().context("--cni: which?")?;
-                choice.cni = list.split(',').map(str::to_owned).collect();
+            "--cni" => choice.cnis = chosen("--cni", args.next(), &CNIS, |cni| cni)?.into_iter().copied().collect(),
+            "--set" => choice.sets = chosen("--set", args.next(), &SETS, |set| set.name)?,
+            other => {
+                bail!("{other}: unknown argument, known are --smoke, --conformance, --cni A,B and --set A,B")
             }
-            other => bail!("{other}: unknown argument, known are --smoke, --conformance and --cni A,B"),
         }
     }
     Ok(choice)
+}
+
+/// Those of `all` that a list names, in the order of `all`.
+fn chosen<T>(
+    option: &str,
+    list: Option<&String>,
+    all: &'static [T],
+    name: impl Fn(&'static T) -> &'static str,
+) -> Result<Vec<&'static T>> {
+    let known = || all.iter().map(&name).collect::<Vec<_>>().join(", ");
+    let list: Vec<&str> = list.with_context(|| format!("{option}: which of {}?", known()))?.split(',').collect();
+    if let Some(other) = list.iter().find(|word| !all.iter().any(|one| name(one) == **word)) {
+        bail!("{option} {other}: known are {}", known());
+    }
+    Ok(all.iter().filter(|one| list.contains(&name(one))).collect())
 }
 
 /// Where programs of others are.
@@ -121,8 +177,13 @@ mod tests {
     #[test]
     fn arguments_are_read() {
         let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
-        assert_eq!(parse(&words("--cni reference")).unwrap().cni, ["reference"]);
+        let names = |line: &str| parse(&words(line)).unwrap().sets.iter().map(|set| set.name).collect::<Vec<_>>();
+        assert_eq!(parse(&words("--cni reference")).unwrap().cnis, ["reference"]);
+        assert_eq!(names("--conformance"), ["conformance", "network", "dual-stack"]);
+        assert_eq!(names("--set dual-stack,conformance"), ["conformance", "dual-stack"]);
         assert!(parse(&words("--smoke")).unwrap().smoke);
-        assert!(parse(&words("--all")).is_err() && parse(&words("--cni")).is_err());
+        for line in ["--all", "--cni", "--cni flannel", "--set", "--set all"] {
+            assert!(parse(&words(line)).is_err(), "{line}");
+        }
     }
 }

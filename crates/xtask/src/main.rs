@@ -33,9 +33,11 @@ usage: cargo xtask COMMAND
   bench [--record] [--rounds N] [--only ID,ID]
                                      builds and measures; --record puts the tables into BENCHMARKS.md
   fuzz [TARGET...] [--seconds N]     the parsers of outside input under libFuzzer, N seconds each; or the named ones
-  test-k8s [--smoke|--conformance] [--cni A,B]
+  test-k8s [--smoke|--conformance] [--cni A,B] [--set A,B]
                                      tests on a real Kubernetes, whose programs are built where they are missing; --smoke: one
-                                     test, and only where nothing is missing; --conformance: Kubernetes' own, as target/debug is";
+                                     test, and only where nothing is missing; --conformance: Kubernetes' own alone, as
+                                     target/debug is, with --cni between the pods (ripstop, reference), these sets of them
+                                     (conformance, network, dual-stack)";
 
 /// A command ended, and how.
 enum End {

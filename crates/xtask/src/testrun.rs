@@ -50,6 +50,13 @@ struct Choice {
     filter: Option<&'static str>,
 }
 
+impl Choice {
+    /// The most time one test program may take before it is ended. What is chosen by a filter runs one by one.
+    fn limit(&self) -> Duration {
+        if self.filter.is_some() { 3 * self.tier.limit() } else { self.tier.limit() }
+    }
+}
+
 /// One built test program.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Program {
@@ -229,7 +236,7 @@ fn run(workspace: &Workspace, choice: &Choice, program: &Program) -> Result<Tall
     if choice.tier == Tier::Long {
         command.arg("--include-ignored");
     }
-    let ran = process::run(&mut command, &log, choice.tier.limit())?;
+    let ran = process::run(&mut command, &log, choice.limit())?;
     let mut verdicts = libtest::read(&ran.output, &expected);
     if !ran.good() && !verdicts.values().any(|verdict| *verdict == Verdict::Failed) {
         verdicts.insert("(the test program)".into(), Verdict::Failed);

@@ -37,19 +37,38 @@ const TOOLS: [&str; 3] = [
     "images.invalid/e2e-test-images/glibc-dns-testing:2.0.0",
     "images.invalid/build-image/distroless-iptables:v0.9.3",
 ];
+/// Sends a segment that connection tracking takes for invalid, and says whether its peer was reset.
+const INVALID: &str = "images.invalid/e2e-test-images/regression-issue-74839:1.4";
 /// Has only to run, and to answer on port 80.
 const NGINX: &str = "images.invalid/e2e-test-images/nginx:1.15-4";
 
 /// Counts up when what is made here changes.
-const EDITION: u32 = 2;
+const EDITION: u32 = 3;
 const PAUSE_SOURCE: &str = include_str!("pause.c");
 /// How long another command may take to make the same archive.
 const LIMIT: std::time::Duration = std::time::Duration::from_secs(120);
 
+/// Programs that images are made of, besides the host's own.
+pub struct Programs {
+    /// What nearly every test runs.
+    pub agnhost: PathBuf,
+    /// CoreDNS.
+    pub coredns: PathBuf,
+    /// `regression-issue-74839`.
+    pub invalid: PathBuf,
+}
+
+impl Programs {
+    /// All of them.
+    pub fn all(&self) -> [&Path; 3] {
+        [&self.agnhost, &self.coredns, &self.invalid]
+    }
+}
+
 /// The archive of all images, from the cache or made now.
-pub fn archive(cache: &Path, agnhost: &Path, coredns: &Path) -> Result<PathBuf> {
+pub fn archive(cache: &Path, programs: &Programs) -> Result<PathBuf> {
     let tools = root::Tools::find()?;
-    let parts = [agnhost, coredns].into_iter().chain(tools.programs());
+    let parts = programs.all().into_iter().chain(tools.programs());
     let path = cache.join(format!("images-{}.tar", mark(parts)?));
     let _lock = Lock::take(&cache.join("images.lock"), Hold::Exclusive, LIMIT)?;
     if path.is_file() {
@@ -59,7 +78,7 @@ pub fn archive(cache: &Path, agnhost: &Path, coredns: &Path) -> Result<PathBuf> 
         let _ = fs::remove_file(old);
     }
     let new = path.with_extension("new");
-    make(&new, agnhost, coredns, &tools)?;
+    make(&new, programs, &tools)?;
     fs::rename(&new, &path).attempt(|| format!("write {}", path.display()))?;
     Ok(path)
 }
@@ -89,7 +108,7 @@ pub fn product(path: &Path, ripstop: &Path, plugin: &Path) -> Result<()> {
     archive.finish(&[image]).attempt(doing)
 }
 
-fn make(path: &Path, agnhost: &Path, coredns: &Path, tools: &root::Tools) -> Result<()> {
+fn make(path: &Path, programs: &Programs, tools: &root::Tools) -> Result<()> {
     let doing = || format!("write {}", path.display());
     let pause = pause(path)?;
     let certificate = rcgen::generate_simple_self_signed(["localhost".to_owned()]).map_err(io::Error::other);
@@ -99,10 +118,10 @@ fn make(path: &Path, agnhost: &Path, coredns: &Path, tools: &root::Tools) -> Res
     let _ = fs::remove_file(&pause);
     let pause = layer?;
     let tools = archive.layer(|layer| tools.write(layer)).attempt(doing)?;
-    let coredns = archive.layer(|layer| layer.program(coredns, "coredns")).attempt(doing)?;
+    let coredns = archive.layer(|layer| layer.program(&programs.coredns, "coredns")).attempt(doing)?;
     let agnhost = archive
         .layer(|layer| {
-            layer.program(agnhost, "agnhost")?;
+            layer.program(&programs.agnhost, "agnhost")?;
             layer.link("/agnhost", "agnhost-2")?;
             // A server of TLS takes these where nobody names others.
             layer.text("localhost.crt", &certificate.cert.pem())?;
@@ -110,6 +129,8 @@ fn make(path: &Path, agnhost: &Path, coredns: &Path, tools: &root::Tools) -> Res
             layer.folder("uploads")
         })
         .attempt(doing)?;
+    let name = "regression-issue-74839";
+    let invalid = archive.layer(|layer| layer.program(&programs.invalid, name)).attempt(doing)?;
     let image = |name: &str, layers: &[&oci::Layer], program: &str, arguments: &[&str]| Image {
         name: name.to_owned(),
         layers: layers.iter().map(|layer| (*layer).clone()).collect(),
@@ -120,6 +141,7 @@ fn make(path: &Path, agnhost: &Path, coredns: &Path, tools: &root::Tools) -> Res
     // A test of resolv.conf starts CoreDNS out of the image of agnhost.
     let all = [&tools, &agnhost, &coredns];
     images.extend(AGNHOSTS.map(|name| image(name, &all, "/agnhost", &["pause"])));
+    images.push(image(INVALID, &[&invalid], &format!("/{name}"), &[]));
     images.push(image(NGINX, &all, "/agnhost", &["netexec", "--http-port=80"]));
     images.extend(TOOLS.map(|name| image(name, &[&tools], "/bin/sh", &[])));
     archive.finish(&images).attempt(doing)

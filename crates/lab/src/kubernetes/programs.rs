@@ -11,8 +11,8 @@ const KUBERNETES: &str = "kubernetes-v1.36.2";
 const COREDNS: &str = "coredns-v1.14.6";
 const FLANNEL: &str = "flannel-v0.27.4";
 
-const PROGRAMS: [&str; 7] =
-    ["agnhost", "kube-apiserver", "kube-controller-manager", "kube-proxy", "kube-scheduler", "kubectl", "kubelet"];
+const PROGRAMS: [&str; 6] =
+    ["kube-apiserver", "kube-controller-manager", "kube-proxy", "kube-scheduler", "kubectl", "kubelet"];
 /// What the host has: program, Debian package.
 const HOST: [(&str, &str); 4] =
     [("containerd", "containerd"), ("ctr", "containerd"), ("runc", "runc"), ("etcd", "etcd-server")];
@@ -21,8 +21,14 @@ const HOST: [(&str, &str); 4] =
 pub(crate) fn find(cni: Cni) -> Result<Kubernetes> {
     let cache = cache()?;
     let (programs, coredns) = (cache.join(KUBERNETES), cache.join(COREDNS).join("coredns"));
+    let parts = images::Programs {
+        agnhost: programs.join("agnhost"),
+        coredns: coredns.clone(),
+        invalid: programs.join("regression-issue-74839"),
+    };
     let wanted = PROGRAMS.map(|name| programs.join(name));
-    if let Some(path) = wanted.iter().chain([&coredns]).find(|path| !path.is_file()) {
+    let mut wanted = wanted.iter().map(PathBuf::as_path).chain(parts.all());
+    if let Some(path) = wanted.find(|path| !path.is_file()) {
         return Err(LabError::failed(format!("there is no {}: make k8s builds it", path.display())));
     }
     let flanneld = (cni == Cni::Flannel).then(|| cache.join(FLANNEL).join("flanneld"));
@@ -32,7 +38,7 @@ pub(crate) fn find(cni: Cni) -> Result<Kubernetes> {
     if let Some((program, package)) = HOST.into_iter().find(|(program, _)| !on_host(program)) {
         return Err(LabError::failed(format!("there is no {program}: install Debian's {package}")));
     }
-    let images = images::archive(&cache, &programs.join("agnhost"), &coredns)?;
+    let images = images::archive(&cache, &parts)?;
     Ok(Kubernetes { cni, programs, coredns, flanneld, images })
 }
 

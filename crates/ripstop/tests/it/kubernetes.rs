@@ -4,6 +4,7 @@
 //! skipped.
 
 mod deploy;
+mod matrix;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};

@@ -1,185 +1,182 @@
-//! Kubernetes' own tests that a conforming network has to pass, and the page that says which did.
+//! Kubernetes' own tests of networks, run on clusters with the product and with the CNI project's plugins between the pods.
+//!
+//! A report stays in `target/xtask/conformance`, by what connects the pods and set; the page is made of those that lie
+//! there, so a run of one set renews its columns.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use serde_json::Value;
 
-use super::{Folders, text};
+use super::report::{Columns, Report, Verdict, page};
+use super::selection::{SETS, Set};
+use super::{Folders, Stage, text};
 use crate::checks::Tally;
 use crate::process;
 use crate::workspace::Workspace;
+
+/// What connects the pods, in the order of the page's columns.
+pub const CNIS: [&str; 2] = ["ripstop", "reference"];
 
 const LAB: &str = "conformance";
 const NODES: &str = "3";
 /// They wait most of the time.
 const PROCESSES: &str = "6";
-const FOCUS: [&str; 2] = ["[sig-network]", "[Conformance]"];
-/// The version of the tests, for the page.
-const VERSION: &str = "1.36.2";
 const PAGE: &str = "docs/conformance.md";
+const INTRODUCTION: &str = "\
+# Kubernetes' tests of networks
+
+Written by `make test-k8s`. The tests are those of Kubernetes 1.36.2 whose names hold `[sig-network]`, on clusters of three nodes in
+namespaces (`ripstop lab k8s up`) with kube-proxy (nftables), CoreDNS and containerd. `ripstop`: the product between the
+pods, VXLAN, routed, installed by its manifest (`ripstop install --cluster`). `reference`: the CNI project's plugins bridge, host-local
+and portmap with static routes.
+
+";
 const UP_LIMIT: Duration = Duration::from_secs(5 * 60);
 const RUN_LIMIT: Duration = Duration::from_secs(60 * 60);
 
-/// Verdicts by test: `pass`, `fail`, or why it was skipped.
-type Results = BTreeMap<String, String>;
-
-/// Runs them with each of these between the pods, and writes the page where both were asked for.
-pub fn run(workspace: &Workspace, folders: &Folders, cnis: &[String]) -> Result<Tally> {
-    let mut tally = Tally::default();
-    let mut columns = Vec::new();
+/// Runs these sets with each of these between the pods, and writes the page where all reports are there.
+///
+/// # Errors
+/// If a program cannot be started, or the page not written. A cluster that does not come up is a failure among others.
+pub fn run(workspace: &Workspace, folders: &Folders, cnis: &[&str], sets: &[&'static Set]) -> Result<Vec<Stage>> {
+    let mut stages = Vec::new();
     for cni in cnis {
-        let results = one(workspace, folders, cni)?;
+        for group in sets.chunk_by(|a, b| a.family == b.family) {
+            let runner = Runner { workspace, folders, cni, family: group[0].family };
+            stages.extend(runner.cluster(group)?);
+        }
+    }
+    write(workspace)?;
+    Ok(stages)
+}
+
+/// The page, where each set has run with each of them.
+fn write(workspace: &Workspace) -> Result<()> {
+    let missing = || CNIS.iter().flat_map(|cni| SETS.iter().map(move |set| (cni, set)));
+    if let Some((cni, set)) = missing().find(|(cni, set)| !path(workspace, cni, set).is_file()) {
+        println!("{PAGE} stays as it is: --set {} has not run with --cni {cni}", set.name);
+        return Ok(());
+    }
+    let open = |set: &'static Set| -> Result<Columns<'static>> {
+        let reports = CNIS.iter().map(|cni| Ok((*cni, Report::open(&path(workspace, cni, set), set)?)));
+        Ok(Columns { set, reports: reports.collect::<Result<_>>()? })
+    };
+    let columns = SETS.iter().map(open).collect::<Result<Vec<_>>>()?;
+    let file = workspace.root.join(PAGE);
+    std::fs::write(&file, page(INTRODUCTION, &columns)).with_context(|| text(&file))
+}
+
+fn folder(workspace: &Workspace) -> PathBuf {
+    workspace.target.join("xtask/conformance")
+}
+
+fn name(cni: &str, set: &Set) -> String {
+    format!("{cni}-{}.json", set.name)
+}
+
+fn path(workspace: &Workspace, cni: &str, set: &Set) -> PathBuf {
+    folder(workspace).join(name(cni, set))
+}
+
+/// One cluster.
+struct Runner<'a> {
+    workspace: &'a Workspace,
+    folders: &'a Folders,
+    cni: &'a str,
+    family: &'a str,
+}
+
+impl Runner<'_> {
+    /// Runs these sets on a cluster of their own, one after another.
+    fn cluster(&self, sets: &[&'static Set]) -> Result<Vec<Stage>> {
+        let kind = format!("cluster --cni {} --family {}", self.cni, self.family);
+        let words = ["k8s", "up", "--replace", "--nodes", NODES, "--cni", self.cni, "--family", self.family];
+        let up = process::run(self.lab().args(words), &self.log("up", self.family), UP_LIMIT)?;
+        let config = up.output.lines().find_map(|line| line.strip_prefix("KUBECONFIG="));
+        let Some(config) = config.filter(|_| up.good()) else {
+            println!("    FAILED {kind}: {}: {}", up.end(), up.tail(20).join("\n"));
+            return Ok(vec![Stage::new(kind, Tally { failed: 1, ..Tally::default() }, up.took)]);
+        };
+        let config = config.to_owned();
+        println!("test {kind} is up: {:.0} s", up.took.as_secs_f64());
+        let stages: Result<Vec<Stage>> = sets.iter().map(|set| self.set(set, &config)).collect();
+        let down = process::run(self.lab().args(["k8s", "down"]), &self.log("down", self.family), UP_LIMIT)?;
+        ensure!(down.good(), "{kind} was not taken down: {}", down.tail(5).join("\n"));
+        stages
+    }
+
+    fn set(&self, set: &Set, config: &str) -> Result<Stage> {
+        let (kind, folder) = (format!("conformance --cni {} --set {}", self.cni, set.name), folder(self.workspace));
+        std::fs::create_dir_all(&folder).with_context(|| text(&folder))?;
+        let report = path(self.workspace, self.cni, set);
+        let _ = std::fs::remove_file(&report);
+        let mut tests = self.lab();
+        tests.args(["exec", "control", "--"]).args(self.arguments(set, &folder, config));
+        let ran = process::run(&mut tests, &self.log("run", set.name), RUN_LIMIT)?;
+        let results = if report.is_file() { Report::open(&report, set)?.results } else { Default::default() };
+        let mut tally = Tally::default();
         for (test, verdict) in &results {
-            match verdict.as_str() {
-                "pass" => tally.passed += 1,
-                "fail" => {
+            match verdict {
+                Verdict::Passed => tally.passed += 1,
+                Verdict::Failed(why) => {
                     tally.failed += 1;
-                    println!("    FAILED {cni}: {test}");
+                    println!("    FAILED {}: {test}: {}", self.cni, beginning(why));
                 }
-                why => {
+                Verdict::Skipped(why) => {
                     tally.skipped += 1;
-                    println!("    SKIPPED {cni}: {test}: {why}");
+                    println!("    SKIPPED {}: {test}: {why}", self.cni);
                 }
             }
         }
-        columns.push((cni.as_str(), results));
+        if results.is_empty() || (tally.failed == 0 && !ran.good()) {
+            tally.failed += 1;
+            println!("    FAILED {kind}: {}: {}", ran.end(), ran.tail(20).join("\n"));
+        }
+        Ok(Stage::told(kind, tally, ran.took))
     }
-    if columns.len() > 1 {
-        let path = workspace.root.join(PAGE);
-        std::fs::write(&path, page(&columns)).with_context(|| text(&path))?;
-    }
-    Ok(tally)
-}
 
-fn one(workspace: &Workspace, folders: &Folders, cni: &str) -> Result<Results> {
-    let ripstop = workspace.target.join("debug/ripstop");
-    let lab = || {
-        let mut command = Command::new(&ripstop);
+    fn lab(&self) -> Command {
+        let mut command = Command::new(self.workspace.target.join("debug/ripstop"));
         command.args(["lab", "--name", LAB]);
         command
-    };
-    let log = |what: &str| workspace.log(&format!("conformance-{cni}-{what}"));
-    let up =
-        process::run(lab().args(["k8s", "up", "--replace", "--nodes", NODES, "--cni", cni]), &log("up"), UP_LIMIT)?;
-    ensure!(up.good(), "a cluster with --cni {cni}: {}", up.tail(20).join("\n"));
-    let reports = workspace.target.join("xtask").join(format!("conformance-{cni}"));
-    std::fs::create_dir_all(&reports).with_context(|| text(&reports))?;
-    let report = reports.join("report.json");
-    let _ = std::fs::remove_file(&report);
-    let config =
-        up.output.lines().find_map(|line| line.strip_prefix("KUBECONFIG=")).context("no KUBECONFIG")?.to_owned();
-    let mut tests = lab();
-    tests.args(["exec", "control", "--"]).args(arguments(workspace, folders, &reports, &config));
-    let ran = process::run(&mut tests, &log("run"), RUN_LIMIT);
-    let down = process::run(lab().args(["k8s", "down"]), &log("down"), UP_LIMIT)?;
-    let ran = ran?;
-    ensure!(down.good(), "the cluster with --cni {cni} was not taken down: {}", down.tail(5).join("\n"));
-    ensure!(report.is_file(), "{} {}: no report: {}", cni, ran.end(), ran.tail(20).join("\n"));
-    let results = read(&std::fs::read_to_string(&report)?)?;
-    let passed = results.values().filter(|verdict| *verdict == "pass").count();
-    println!("test conformance --cni {cni}: {passed} of {} pass {:.0} s", results.len(), ran.took.as_secs_f64());
-    ensure!(!results.is_empty(), "no test was run");
-    Ok(results)
+    }
+
+    fn log(&self, what: &str, of: &str) -> PathBuf {
+        self.workspace.log(&format!("conformance-{}-{of}-{what}", self.cni))
+    }
+
+    /// The command that runs the tests on the control plane's machine.
+    fn arguments(&self, set: &Set, reports: &Path, config: &str) -> Vec<String> {
+        let images = self.workspace.root.join("tools/programs/kubernetes/images.yaml");
+        let [focus, skip] = set.arguments();
+        let words = [
+            "env".to_owned(),
+            format!("KUBE_TEST_REPO_LIST={}", text(&images)),
+            text(&self.folders.program("ginkgo")),
+            format!("--procs={PROCESSES}"),
+            "--timeout=55m".into(),
+            "--keep-going".into(),
+            "--no-color".into(),
+            format!("--output-dir={}", text(reports)),
+            format!("--json-report={}", name(self.cni, set)),
+            focus,
+            skip,
+            text(&self.folders.program("e2e.test")),
+            "--".into(),
+            format!("--kubeconfig={config}"),
+            format!("--kubectl-path={}", text(&self.folders.program("kubectl"))),
+            "--provider=skeleton".into(),
+            format!("--num-nodes={NODES}"),
+            "--dns-domain=cluster.local".into(),
+            "--disable-log-dump".into(),
+        ];
+        words.into()
+    }
 }
 
-/// The command that runs the tests on the control plane's machine.
-fn arguments(workspace: &Workspace, folders: &Folders, reports: &Path, config: &str) -> Vec<String> {
-    let images = workspace.root.join("tools/programs/kubernetes/images.yaml");
-    let focus = FOCUS.map(|word| word.replace('[', r"\[").replace(']', r"\]")).join(".*");
-    let words = [
-        "env".to_owned(),
-        format!("KUBE_TEST_REPO_LIST={}", text(&images)),
-        text(&folders.program("ginkgo")),
-        format!("--procs={PROCESSES}"),
-        "--timeout=55m".into(),
-        "--keep-going".into(),
-        "--no-color".into(),
-        format!("--output-dir={}", text(reports)),
-        "--json-report=report.json".into(),
-        format!("--focus={focus}"),
-        text(&folders.program("e2e.test")),
-        "--".into(),
-        format!("--kubeconfig={config}"),
-        format!("--kubectl-path={}", text(&folders.program("kubectl"))),
-        "--provider=skeleton".into(),
-        format!("--num-nodes={NODES}"),
-        "--dns-domain=cluster.local".into(),
-        "--disable-log-dump".into(),
-    ];
-    words.into()
-}
-
-/// The verdicts in ginkgo's report. A test that the focus left out is none.
-fn read(report: &str) -> Result<Results> {
-    let suites: Value = serde_json::from_str(report).context("the report is not JSON")?;
-    let mut results = Results::new();
-    let specs = suites.as_array().into_iter().flatten().filter_map(|suite| suite["SpecReports"].as_array()).flatten();
-    for spec in specs.filter(|spec| spec["LeafNodeType"] == "It") {
-        let parts = spec["ContainerHierarchyTexts"].as_array().into_iter().flatten().chain([&spec["LeafNodeText"]]);
-        let name = parts.filter_map(Value::as_str).collect::<Vec<_>>().join(" ");
-        if !FOCUS.iter().all(|word| name.contains(word)) {
-            continue;
-        }
-        let verdict = match spec["State"].as_str().unwrap_or_default() {
-            "passed" => "pass".to_owned(),
-            "skipped" | "pending" => {
-                format!("skipped: {}", spec["Failure"]["Message"].as_str().unwrap_or("no reason given"))
-            }
-            _ => "fail".to_owned(),
-        };
-        results.insert(name, verdict);
-    }
-    Ok(results)
-}
-
-fn page(columns: &[(&str, Results)]) -> String {
-    let mut text = format!(
-        "# Kubernetes' conformance tests of networks\n\n\
-         Written by `make test-k8s`. The tests are those of Kubernetes {VERSION} whose names hold `[sig-network]` and\n\
-         `[Conformance]`, on a cluster of {NODES} nodes in namespaces (`ripstop lab k8s up`) with kube-proxy (nftables), CoreDNS and\n\
-         containerd. `ripstop`: the product between the pods, VXLAN, routed. `reference`: the CNI project's plugins bridge,\n\
-         host-local and portmap with static routes.\n\n"
-    );
-    // Writing to a String cannot fail.
-    for (cni, results) in columns {
-        let passed = results.values().filter(|verdict| *verdict == "pass").count();
-        let _ = writeln!(text, "- `{cni}`: {passed} of {} pass.", results.len());
-    }
-    let heads: Vec<&str> = columns.iter().map(|(cni, _)| *cni).collect();
-    let _ = writeln!(text, "\n| test | {} |\n|---|{}", heads.join(" | "), "---|".repeat(heads.len()));
-    let names: BTreeSet<&String> = columns.iter().flat_map(|(_, results)| results.keys()).collect();
-    for name in names {
-        let verdicts: Vec<&str> =
-            columns.iter().map(|(_, results)| results.get(name).map_or("not run", String::as_str)).collect();
-        let short = name.replace("[sig-network] ", "").replace(" [Conformance]", "");
-        let _ = writeln!(text, "| {} | {} |", short.replace('|', "\\|"), verdicts.join(" | "));
-    }
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_report_becomes_a_page() {
-        let report = r#"[{"SpecReports": [
-            {"LeafNodeType": "SynchronizedBeforeSuite", "LeafNodeText": "", "State": "passed"},
-            {"LeafNodeType": "It", "ContainerHierarchyTexts": ["[sig-network] DNS"], "LeafNodeText": "a [Conformance]", "State": "passed"},
-            {"LeafNodeType": "It", "ContainerHierarchyTexts": ["[sig-network] DNS"], "LeafNodeText": "b [Conformance]", "State": "timedout"},
-            {"LeafNodeType": "It", "ContainerHierarchyTexts": ["[sig-network] DNS"], "LeafNodeText": "c", "State": "skipped"},
-            {"LeafNodeType": "It", "ContainerHierarchyTexts": ["[sig-network]"], "LeafNodeText": "d [Conformance]", "State": "skipped",
-             "Failure": {"Message": "no zones"}}]}]"#;
-        let results = read(report).unwrap();
-        let verdicts: Vec<&str> = results.values().map(String::as_str).collect();
-        assert_eq!(verdicts, ["pass", "fail", "skipped: no zones"]);
-        let page = page(&[("ripstop", results), ("reference", Results::new())]);
-        assert!(page.contains("- `ripstop`: 1 of 3 pass.\n"), "{page}");
-        assert!(page.contains("| DNS b | fail | not run |\n"), "{page}");
-    }
+/// Enough of what a test said to know what it is about.
+fn beginning(text: &str) -> String {
+    text.chars().take(300).collect()
 }

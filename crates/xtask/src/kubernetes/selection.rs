@@ -1,0 +1,137 @@
+//! Which of Kubernetes' end-to-end tests of networks run, in which set, and why the others do not.
+//!
+//! A test is known by its whole name, as ginkgo prints it. Invariant: each test of [`GROUP`] is in one set or is excluded
+//! with a reason; ginkgo is told the same by [`Set::arguments`].
+
+/// What the names of tests of networks hold.
+const GROUP: &str = "[sig-network]";
+const CONFORMANCE: &str = "[Conformance]";
+const DUAL: &str = "[Feature:IPv6DualStack]";
+
+/// Tests that run one after another on the same cluster.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Set {
+    /// As `--set` names it.
+    pub name: &'static str,
+    /// Its heading on the page.
+    pub title: &'static str,
+    /// `--family` of the cluster.
+    pub family: &'static str,
+    /// Words of the names, besides the group's.
+    with: Option<&'static str>,
+    /// Words that the names do not have.
+    without: &'static [&'static str],
+}
+
+/// All sets. Neighbours with the same family share a cluster.
+pub const SETS: [Set; 3] = [
+    Set { name: "conformance", title: "Tests of conformance", family: "4", with: Some(CONFORMANCE), without: &[] },
+    Set { name: "network", title: "Further tests of networks", family: "4", with: None, without: &[CONFORMANCE, DUAL] },
+    Set {
+        name: "dual-stack",
+        title: "Tests of dual stack, on a dual-stack cluster",
+        family: "dual",
+        with: Some(DUAL),
+        without: &[],
+    },
+];
+
+/// Words of names of tests that do not run, with the reason; the first that fits counts.
+const EXCLUDED: [(&str, &str); 10] = [
+    ("SCTP", "the kernel that the tests were written on has no SCTP"),
+    ("Netpol NetworkPolicy", "the product enforces no NetworkPolicy yet"),
+    ("Netpol [LinuxOnly]", "the product enforces no NetworkPolicy yet"),
+    ("[Feature:LoadBalancer]", "neither a cloud nor the product gives out addresses of load balancers"),
+    ("[Disruptive]", "restarts the cluster's own programs, by SSH or as kubeadm lays them out"),
+    ("Internet connection", "nothing is beyond the cluster"),
+    ("[Feature:Networking-Performance]", "measures and judges nothing; it would slow the tests beside it"),
+    ("[Feature:PerformanceDNS]", "measures the name server with 10,000 Services"),
+    ("[Provider:GCE]", "looks for names of a cloud"),
+    ("DNS configMap", "rewrites the configuration of a name server that forwards, and nothing is to forward to"),
+];
+
+/// Where a test belongs.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Place {
+    Set(&'static Set),
+    /// It does not run, for this reason.
+    Excluded(&'static str),
+}
+
+/// The place of a test of networks; none for others.
+pub fn place(name: &str) -> Option<Place> {
+    if !name.contains(GROUP) {
+        return None;
+    }
+    if let Some((_, reason)) = EXCLUDED.iter().find(|(word, _)| name.contains(word)) {
+        return Some(Place::Excluded(reason));
+    }
+    let holds = |set: &&Set| {
+        set.with.is_none_or(|word| name.contains(word)) && !set.without.iter().any(|word| name.contains(word))
+    };
+    SETS.iter().find(holds).map(Place::Set)
+}
+
+/// A test's name without what all of its set have in common.
+pub fn short(name: &str) -> String {
+    [GROUP, CONFORMANCE, DUAL].iter().fold(name.to_owned(), |name, word| name.replace(word, "")).trim().to_owned()
+}
+
+impl Set {
+    /// What makes ginkgo choose these tests.
+    pub fn arguments(&self) -> [String; 2] {
+        let with: Vec<String> = [GROUP].into_iter().chain(self.with).map(literal).collect();
+        let excluded = EXCLUDED.iter().map(|(word, _)| *word);
+        let without: Vec<String> = self.without.iter().copied().chain(excluded).map(literal).collect();
+        [format!("--focus={}", with.join(".*")), format!("--skip={}", without.join("|"))]
+    }
+}
+
+/// A regular expression for these very letters.
+fn literal(word: &str) -> String {
+    word.replace('[', r"\[").replace(']', r"\]")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_test_of_networks_has_one_place() {
+        let of = |name: &str| match place(name) {
+            Some(Place::Set(set)) => set.name,
+            Some(Place::Excluded(_)) => "excluded",
+            None => "none",
+        };
+        let cases = [
+            ("[sig-network] DNS should provide DNS for services [Conformance]", "conformance"),
+            ("[sig-network] Netpol API should support creating NetworkPolicy API operations", "network"),
+            (
+                "[sig-network] IngressClass [Feature:Ingress] should set default value on new IngressClass [Serial]",
+                "network",
+            ),
+            ("[sig-network] [Feature:IPv6DualStack] should have at least one dual-stack node", "dual-stack"),
+            (
+                "[sig-network] [Feature:IPv6DualStack] should function for pod-Service: sctp [Feature:SCTPConnectivity]",
+                "excluded",
+            ),
+            ("[sig-network] Netpol NetworkPolicy between server and client should deny", "excluded"),
+            ("[sig-network] Services should work after restarting kube-proxy [Disruptive]", "excluded"),
+            ("[sig-storage] Volumes [Conformance]", "none"),
+        ];
+        for (name, expected) in cases {
+            assert_eq!(of(name), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn ginkgo_is_told_the_same() {
+        let [focus, skip] = SETS[1].arguments();
+        assert_eq!(focus, r"--focus=\[sig-network\]");
+        assert!(
+            skip.starts_with(r"--skip=\[Conformance\]|\[Feature:IPv6DualStack\]|SCTP|Netpol NetworkPolicy|"),
+            "{skip}"
+        );
+        assert_eq!(SETS[0].arguments()[0], r"--focus=\[sig-network\].*\[Conformance\]");
+    }
+}
