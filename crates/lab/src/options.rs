@@ -108,7 +108,7 @@ pub enum RangeMode {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Cni {
-    /// The product, its agent a process of each node.
+    /// The product, installed by its manifest.
     Ripstop,
     /// The CNI project's plugins bridge, host-local and portmap, with static routes: what the product is compared with.
     Reference,

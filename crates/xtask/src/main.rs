@@ -37,7 +37,7 @@ usage: cargo xtask COMMAND
                                      tests on a real Kubernetes, whose programs are built where they are missing; --smoke: one
                                      test, and only where nothing is missing; --conformance: Kubernetes' own alone, as
                                      target/debug is, with --cni between the pods (ripstop, reference), these sets of them
-                                     (conformance, network, dual-stack)";
+                                     (conformance, network, zones, dual-stack)";
 
 /// A command ended, and how.
 enum End {

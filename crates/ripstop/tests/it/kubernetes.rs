@@ -6,6 +6,7 @@
 mod deploy;
 mod matrix;
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -60,29 +61,36 @@ fn create(lab: &Lab, objects: &Value) {
 
 /// A web server on each node, called by the node's name, and a Service in front of all.
 fn web(lab: &Lab, nodes: u32, families: Families) {
-    let pod = |node: u32| {
-        json!({
-            "apiVersion": "v1", "kind": "Pod", "metadata": {"name": format!("web-{node}"), "labels": {"app": "web"}},
-            "spec": {
-                "nodeName": format!("n{node}"), "terminationGracePeriodSeconds": 1,
-                "containers": [{
-                    "name": "web", "image": AGNHOST, "args": ["netexec", "--http-port=8080"],
-                    "readinessProbe": {"httpGet": {"path": "/healthz", "port": 8080}, "periodSeconds": 1},
-                }],
-            },
-        })
-    };
+    let pod = |node: u32| pod(&format!("web-{node}"), node);
+    let items: Vec<Value> = (1..=nodes).map(pod).chain([service(families)]).collect();
+    create(lab, &json!({"apiVersion": "v1", "kind": "List", "items": items}));
+    kubectl(lab, &["wait", "--for=condition=Ready", "pod", "-l", "app=web", "--timeout=120s"]).unwrap();
+}
+
+/// A web server that answers with its name.
+fn pod(name: &str, node: u32) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": {"app": "web"}},
+        "spec": {
+            "nodeName": format!("n{node}"), "terminationGracePeriodSeconds": 1,
+            "containers": [{
+                "name": "web", "image": AGNHOST, "args": ["netexec", "--http-port=8080"],
+                "readinessProbe": {"httpGet": {"path": "/healthz", "port": 8080}, "periodSeconds": 1},
+            }],
+        },
+    })
+}
+
+/// The Service in front of them.
+fn service(families: Families) -> Value {
     let policy = if families == Families::Dual { "RequireDualStack" } else { "SingleStack" };
-    let service = json!({
+    json!({
         "apiVersion": "v1", "kind": "Service", "metadata": {"name": "web"},
         "spec": {
             "type": "NodePort", "selector": {"app": "web"}, "ipFamilyPolicy": policy,
             "ports": [{"port": 80, "targetPort": 8080, "nodePort": 30080}],
         },
-    });
-    let items: Vec<Value> = (1..=nodes).map(pod).chain([service]).collect();
-    create(lab, &json!({"apiVersion": "v1", "kind": "List", "items": items}));
-    kubectl(lab, &["wait", "--for=condition=Ready", "pod", "-l", "app=web", "--timeout=120s"]).unwrap();
+    })
 }
 
 /// What a node's agent knows of its web server.
@@ -122,13 +130,21 @@ fn everybody_reaches_everybody(lab: &Lab, nodes: u32) {
             assert!(answer.as_ref().is_ok_and(|name| name.starts_with("web-")), "{pod} from {host}: {answer:?}");
         }
     }
-    for machine in lab.state().unwrap().machines.values().filter(|machine| machine.node.is_some()) {
-        for ip in machine.addresses() {
-            let url = format!("http://{}:30080/hostname", in_url(&ip.to_string()));
-            let answer = lab.exec(&Target::Outside, &["curl", "-sS", "--max-time", "5", &url]);
-            assert!(answer.as_ref().is_ok_and(|name| name.starts_with("web-")), "{url}: {answer:?}");
-        }
+    for (url, answer) in outside_asks(lab) {
+        assert!(answer.starts_with("web-"), "{url}: {answer}");
     }
+}
+
+/// What the outside gets from the Service at each address of each node, by URL.
+fn outside_asks(lab: &Lab) -> Vec<(String, String)> {
+    let state = lab.state().unwrap();
+    let nodes = state.machines.values().filter(|machine| machine.node.is_some());
+    let ask = |ip: IpAddr| {
+        let url = format!("http://{}:30080/hostname", in_url(&ip.to_string()));
+        let answer = lab.exec(&Target::Outside, &["curl", "-gsS", "--max-time", "5", &url]);
+        (url, answer.unwrap_or_else(|error| error.to_string()))
+    };
+    nodes.flat_map(|machine| machine.addresses()).map(ask).collect()
 }
 
 /// What a lab of this name has left anywhere.
@@ -212,23 +228,6 @@ fn a_node_comes_back(lab: &Lab) {
     patiently("another node's pod gets an answer from it", || {
         get(lab, "web-3", &format!("http://{ip}:8080/hostname")) == Ok("web-2".into())
     });
-}
-
-#[test]
-#[ignore = "long: a real Kubernetes, make test-k8s"]
-fn both_families_work_on_a_bridge() {
-    let _turn = turn();
-    let options = Options {
-        nodes: 2,
-        families: Families::Dual,
-        wiring: ripstop_lab::Wiring::Bridge,
-        backend: ripstop_lab::Backend::HostGw,
-        ..Options::named("t-k8s-dual")
-    };
-    let Some(lab) = cluster(options, Cni::Ripstop) else { return };
-    web(&lab, 2, Families::Dual);
-    everybody_reaches_everybody(&lab, 2);
-    takes_down(lab);
 }
 
 #[test]

@@ -20,15 +20,14 @@ use crate::workspace::Workspace;
 pub const CNIS: [&str; 2] = ["ripstop", "reference"];
 
 const LAB: &str = "conformance";
-const NODES: &str = "3";
 /// They wait most of the time.
 const PROCESSES: &str = "6";
 const PAGE: &str = "docs/conformance.md";
 const INTRODUCTION: &str = "\
 # Kubernetes' tests of networks
 
-Written by `make test-k8s`. The tests are those of Kubernetes 1.36.2 whose names hold `[sig-network]`, on clusters of three nodes in
-namespaces (`ripstop lab k8s up`) with kube-proxy (nftables), CoreDNS and containerd. `ripstop`: the product between the
+Written by `make test-k8s`. The tests are those of Kubernetes 1.36.2 whose names hold `[sig-network]`, on clusters of three
+nodes in namespaces (`ripstop lab k8s up`), those of zones of six, those of dual stack with both families, with kube-proxy (nftables), CoreDNS and containerd. `ripstop`: the product between the
 pods, VXLAN, routed, installed by its manifest (`ripstop install --cluster`). `reference`: the CNI project's plugins bridge, host-local
 and portmap with static routes.
 
@@ -43,8 +42,9 @@ const RUN_LIMIT: Duration = Duration::from_secs(60 * 60);
 pub fn run(workspace: &Workspace, folders: &Folders, cnis: &[&str], sets: &[&'static Set]) -> Result<Vec<Stage>> {
     let mut stages = Vec::new();
     for cni in cnis {
-        for group in sets.chunk_by(|a, b| a.family == b.family) {
-            let runner = Runner { workspace, folders, cni, family: group[0].family };
+        for group in sets.chunk_by(|a, b| a.kind() == b.kind()) {
+            let (family, nodes) = group[0].kind();
+            let runner = Runner { workspace, folders, cni, family, nodes };
             stages.extend(runner.cluster(group)?);
         }
     }
@@ -86,14 +86,16 @@ struct Runner<'a> {
     folders: &'a Folders,
     cni: &'a str,
     family: &'a str,
+    nodes: &'a str,
 }
 
 impl Runner<'_> {
     /// Runs these sets on a cluster of their own, one after another.
     fn cluster(&self, sets: &[&'static Set]) -> Result<Vec<Stage>> {
-        let kind = format!("cluster --cni {} --family {}", self.cni, self.family);
-        let words = ["k8s", "up", "--replace", "--nodes", NODES, "--cni", self.cni, "--family", self.family];
-        let up = process::run(self.lab().args(words), &self.log("up", self.family), UP_LIMIT)?;
+        let kind = format!("cluster --cni {} --family {} --nodes {}", self.cni, self.family, self.nodes);
+        let of = format!("{}-{}", self.family, self.nodes);
+        let words = ["k8s", "up", "--replace", "--nodes", self.nodes, "--cni", self.cni, "--family", self.family];
+        let up = process::run(self.lab().args(words), &self.log("up", &of), UP_LIMIT)?;
         let config = up.output.lines().find_map(|line| line.strip_prefix("KUBECONFIG="));
         let Some(config) = config.filter(|_| up.good()) else {
             println!("    FAILED {kind}: {}: {}", up.end(), up.tail(20).join("\n"));
@@ -102,7 +104,7 @@ impl Runner<'_> {
         let config = config.to_owned();
         println!("test {kind} is up: {:.0} s", up.took.as_secs_f64());
         let stages: Result<Vec<Stage>> = sets.iter().map(|set| self.set(set, &config)).collect();
-        let down = process::run(self.lab().args(["k8s", "down"]), &self.log("down", self.family), UP_LIMIT)?;
+        let down = process::run(self.lab().args(["k8s", "down"]), &self.log("down", &of), UP_LIMIT)?;
         ensure!(down.good(), "{kind} was not taken down: {}", down.tail(5).join("\n"));
         stages
     }
@@ -168,7 +170,7 @@ impl Runner<'_> {
             format!("--kubeconfig={config}"),
             format!("--kubectl-path={}", text(&self.folders.program("kubectl"))),
             "--provider=skeleton".into(),
-            format!("--num-nodes={NODES}"),
+            format!("--num-nodes={}", self.nodes),
             "--dns-domain=cluster.local".into(),
             "--disable-log-dump".into(),
         ];

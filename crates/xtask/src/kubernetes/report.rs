@@ -75,6 +75,12 @@ impl Report {
     pub fn passed(&self) -> usize {
         self.results.values().filter(|verdict| **verdict == Verdict::Passed).count()
     }
+
+    /// How many say that they cannot run here.
+    #[must_use]
+    pub fn skipped(&self) -> usize {
+        self.results.values().filter(|verdict| matches!(verdict, Verdict::Skipped(_))).count()
+    }
 }
 
 fn verdict(spec: &Value) -> Verdict {
@@ -101,10 +107,13 @@ pub fn page(introduction: &str, sets: &[Columns<'_>]) -> String {
     let mut text = introduction.to_owned();
     // Writing to a String cannot fail.
     for Columns { set, reports } in sets {
-        let passed =
-            |(cni, report): &(&str, Report)| format!("`{cni}` {} of {}", report.passed(), report.results.len());
-        let counts = reports.iter().map(passed).collect::<Vec<_>>().join(", ");
-        let _ = writeln!(text, "- {}: {counts} pass.", set.title);
+        let count = |(cni, report): &(&str, Report)| {
+            let (passed, all, skipped) = (report.passed(), report.results.len(), report.skipped());
+            let skipped = if skipped > 0 { format!(", {skipped} skip themselves") } else { String::new() };
+            format!("`{cni}` {passed} of {all} pass{skipped}")
+        };
+        let counts = reports.iter().map(count).collect::<Vec<_>>().join("; ");
+        let _ = writeln!(text, "- {}: {counts}.", set.title);
     }
     let reports = || sets.iter().flat_map(|columns| &columns.reports).map(|(_, report)| report);
     let excluded: BTreeMap<&String, &str> =
@@ -180,7 +189,7 @@ mod tests {
         let reports = vec![("ripstop", report()), ("reference", Report::default())];
         let page = page("# Tests\n\n", &[Columns { set: set("conformance"), reports }]);
         for line in [
-            "- Tests of conformance: `ripstop` 1 of 4, `reference` 0 of 0 pass.\n",
+            "- Tests of conformance: `ripstop` 1 of 4 pass, 1 skip themselves; `reference` 0 of 0 pass.\n",
             "| DNS b | fail | not run |\n",
             "| d | skipped: no zones | not run |\n",
             "| f [Disruptive] | restarts the cluster's own programs",

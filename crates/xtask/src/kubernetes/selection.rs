@@ -7,6 +7,8 @@
 const GROUP: &str = "[sig-network]";
 const CONFORMANCE: &str = "[Conformance]";
 const DUAL: &str = "[Feature:IPv6DualStack]";
+/// Some of them want three zones with two nodes each; a lab's nodes are of three zones by turns.
+const ZONES: &str = "Traffic Distribution";
 
 /// Tests that run one after another on the same cluster.
 #[derive(Debug, PartialEq, Eq)]
@@ -17,20 +19,38 @@ pub struct Set {
     pub title: &'static str,
     /// `--family` of the cluster.
     pub family: &'static str,
+    /// `--nodes` of the cluster.
+    pub nodes: &'static str,
     /// Words of the names, besides the group's.
     with: Option<&'static str>,
     /// Words that the names do not have.
     without: &'static [&'static str],
 }
 
-/// All sets. Neighbours with the same family share a cluster.
-pub const SETS: [Set; 3] = [
-    Set { name: "conformance", title: "Tests of conformance", family: "4", with: Some(CONFORMANCE), without: &[] },
-    Set { name: "network", title: "Further tests of networks", family: "4", with: None, without: &[CONFORMANCE, DUAL] },
+/// All sets. Neighbours of the same kind share a cluster.
+pub const SETS: [Set; 4] = [
+    Set {
+        name: "conformance",
+        title: "Tests of conformance",
+        family: "4",
+        nodes: "3",
+        with: Some(CONFORMANCE),
+        without: &[],
+    },
+    Set {
+        name: "network",
+        title: "Further tests of networks",
+        family: "4",
+        nodes: "3",
+        with: None,
+        without: &[CONFORMANCE, ZONES, DUAL],
+    },
+    Set { name: "zones", title: "Tests of zones", family: "4", nodes: "6", with: Some(ZONES), without: &[] },
     Set {
         name: "dual-stack",
-        title: "Tests of dual stack, on a dual-stack cluster",
+        title: "Tests of dual stack",
         family: "dual",
+        nodes: "3",
         with: Some(DUAL),
         without: &[],
     },
@@ -44,10 +64,10 @@ const EXCLUDED: [(&str, &str); 10] = [
     ("[Feature:LoadBalancer]", "neither a cloud nor the product gives out addresses of load balancers"),
     ("[Disruptive]", "restarts the cluster's own programs, by SSH or as kubeadm lays them out"),
     ("Internet connection", "nothing is beyond the cluster"),
-    ("[Feature:Networking-Performance]", "measures and judges nothing; it would slow the tests beside it"),
+    ("[Feature:Networking-Performance]", "measures throughput, and the tests beside it would tell in that"),
     ("[Feature:PerformanceDNS]", "measures the name server with 10,000 Services"),
     ("[Provider:GCE]", "looks for names of a cloud"),
-    ("DNS configMap", "rewrites the configuration of a name server that forwards, and nothing is to forward to"),
+    ("DNS configMap", "rewrites the configuration of the cluster's name server, which it judges, not the network"),
 ];
 
 /// Where a test belongs.
@@ -78,6 +98,11 @@ pub fn short(name: &str) -> String {
 }
 
 impl Set {
+    /// The kind of cluster.
+    pub fn kind(&self) -> (&'static str, &'static str) {
+        (self.family, self.nodes)
+    }
+
     /// What makes ginkgo choose these tests.
     pub fn arguments(&self) -> [String; 2] {
         let with: Vec<String> = [GROUP].into_iter().chain(self.with).map(literal).collect();
@@ -117,6 +142,7 @@ mod tests {
             ),
             ("[sig-network] Netpol NetworkPolicy between server and client should deny", "excluded"),
             ("[sig-network] Services should work after restarting kube-proxy [Disruptive]", "excluded"),
+            ("[sig-network] Traffic Distribution should route traffic to an endpoint in the same zone", "zones"),
             ("[sig-storage] Volumes [Conformance]", "none"),
         ];
         for (name, expected) in cases {
@@ -129,7 +155,7 @@ mod tests {
         let [focus, skip] = SETS[1].arguments();
         assert_eq!(focus, r"--focus=\[sig-network\]");
         assert!(
-            skip.starts_with(r"--skip=\[Conformance\]|\[Feature:IPv6DualStack\]|SCTP|Netpol NetworkPolicy|"),
+            skip.starts_with(r"--skip=\[Conformance\]|Traffic Distribution|\[Feature:IPv6DualStack\]|SCTP|"),
             "{skip}"
         );
         assert_eq!(SETS[0].arguments()[0], r"--focus=\[sig-network\].*\[Conformance\]");

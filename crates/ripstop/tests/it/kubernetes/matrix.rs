@@ -5,11 +5,11 @@
 
 use std::process::Command;
 
-use ripstop_lab::{AGNHOST, Backend, Cni, Families, Lab, Options};
+use ripstop_lab::{Backend, Cni, Families, Lab, Options};
 use serde_json::{Value, json};
 
 use super::super::cluster::{patiently, rows};
-use super::{cluster, create, in_url, kubectl, takes_down, texts, turn};
+use super::{cluster, create, in_url, kubectl, outside_asks, pod, service, takes_down, texts, turn};
 
 /// The networks, by wiring: name, range of each family.
 const NETWORKS: [(&str, &str, &str, &str); 2] = [
@@ -47,16 +47,7 @@ fn chooses(lab: &Lab, node: u32, network: &str) {
 /// network is made anew.
 fn serves(lab: &Lab, node: u32, network: &str) {
     let name = format!("{network}-{node}");
-    let pod = json!({
-        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": {"app": "web"}},
-        "spec": {
-            "nodeName": format!("n{node}"), "terminationGracePeriodSeconds": 1,
-            "containers": [{
-                "name": "web", "image": AGNHOST, "args": ["netexec", "--http-port=8080"],
-                "readinessProbe": {"httpGet": {"path": "/healthz", "port": 8080}, "periodSeconds": 1},
-            }],
-        },
-    });
+    let pod = pod(&name, node);
     patiently("the pod hangs on its network", || {
         create(lab, &pod);
         kubectl(lab, &["wait", "--for=condition=Ready", "pod", &name, "--timeout=60s"]).unwrap();
@@ -72,7 +63,8 @@ fn names() -> Vec<String> {
     NETWORKS.iter().flat_map(|(network, ..)| (1..=NODES).map(move |node| format!("{network}-{node}"))).collect()
 }
 
-/// Each pod gets an answer from each of the others by every address, and from the Service those of all.
+/// Each pod gets an answer from each of the others by every address, and from the Service those of all, by its addresses and
+/// its name; the outside gets one from each node.
 fn everybody_answers(lab: &Lab, doing: &str) {
     let targets: Vec<(String, String)> = names()
         .into_iter()
@@ -82,18 +74,22 @@ fn everybody_answers(lab: &Lab, doing: &str) {
         })
         .collect();
     let services = texts(lab, &["service", "web"], ".spec.clusterIPs[*]");
+    let services = services.iter().map(|ip| in_url(ip)).chain(["web.default.svc.cluster.local".into()]);
+    let services: Vec<String> = services.map(|host| format!("http://{host}/hostname")).collect();
     for pod in names() {
         let urls: Vec<String> = targets.iter().map(|(_, url)| url.clone()).collect();
         let expected: Vec<&str> = targets.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(ask(lab, &pod, &urls, 1), expected, "{doing}: {pod} asks {urls:?}");
-        for ip in &services {
-            let url = format!("http://{}/hostname", in_url(ip));
-            let mut answers = ask(lab, &pod, std::slice::from_ref(&url), QUESTIONS);
+        for url in &services {
+            let mut answers = ask(lab, &pod, std::slice::from_ref(url), QUESTIONS);
             assert_eq!(answers.len(), QUESTIONS as usize, "{doing}: {pod} asks {url}");
             answers.sort();
             answers.dedup();
             assert_eq!(answers, names(), "{doing}: {pod} asks {url}");
         }
+    }
+    for (url, answer) in outside_asks(lab) {
+        assert!(names().contains(&answer), "{doing}: the outside asks {url}: {answer}");
     }
 }
 
@@ -137,12 +133,7 @@ fn all_of(families: Families, name: &str) {
     let agent_config = json!({ "networks": networks(families) });
     let options = Options { nodes: NODES, backend: Backend::Vxlan, families, agent_config, ..Options::named(name) };
     let Some(lab) = cluster(options, Cni::Ripstop) else { return };
-    let policy = if families == Families::Dual { "RequireDualStack" } else { "SingleStack" };
-    let service = json!({
-        "apiVersion": "v1", "kind": "Service", "metadata": {"name": "web"},
-        "spec": {"selector": {"app": "web"}, "ipFamilyPolicy": policy, "ports": [{"port": 80, "targetPort": 8080}]},
-    });
-    create(&lab, &service);
+    create(&lab, &service(families));
     for (network, ..) in NETWORKS {
         for node in 1..=NODES {
             chooses(&lab, node, network);
