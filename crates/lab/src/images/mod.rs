@@ -45,6 +45,8 @@ const NGINX: &str = "images.invalid/e2e-test-images/nginx:1.15-4";
 /// Counts up when what is made here changes.
 const EDITION: u32 = 3;
 const PAUSE_SOURCE: &str = include_str!("pause.c");
+/// How long an archive of what was there before stays: another checkout's cluster may be reading it.
+const KEPT: std::time::Duration = std::time::Duration::from_secs(24 * 60 * 60);
 /// How long another command may take to make the same archive.
 const LIMIT: std::time::Duration = std::time::Duration::from_secs(120);
 
@@ -178,16 +180,35 @@ fn hex(bytes: &[u8]) -> String {
     })
 }
 
-/// Archives of what was there before.
+/// Old archives of what was there before.
 fn former(cache: &Path) -> impl Iterator<Item = PathBuf> {
-    let entries = fs::read_dir(cache).into_iter().flatten().flatten().map(|entry| entry.path());
-    entries.filter(|path| {
-        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        name.starts_with("images-")
-    })
+    let entries = fs::read_dir(cache).into_iter().flatten().flatten();
+    let old = |entry: &fs::DirEntry| {
+        let made = entry.metadata().and_then(|meta| meta.modified()).ok();
+        made.and_then(|made| made.elapsed().ok()).is_some_and(|age| age > KEPT)
+    };
+    let named = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with("images-"));
+    named.filter(move |entry| old(entry)).map(|entry| entry.path())
 }
 
 /// An error that names the file.
 fn about(path: &Path, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::*;
+
+    #[test]
+    fn archives_of_before_go_when_nobody_can_be_reading_them() {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, age) in [("images-1.tar", KEPT * 2), ("images-2.tar", KEPT / 2), ("images.lock", KEPT * 2)] {
+            let file = fs::File::create(dir.path().join(name)).unwrap();
+            file.set_modified(SystemTime::now() - age).unwrap();
+        }
+        assert_eq!(former(dir.path()).collect::<Vec<_>>(), [dir.path().join("images-1.tar")]);
+    }
 }
