@@ -26,10 +26,10 @@ const PAGE: &str = "docs/conformance.md";
 const INTRODUCTION: &str = "\
 # Kubernetes' tests of networks
 
-Written by `make test-k8s`. The tests are those of Kubernetes 1.36.2 whose names hold `[sig-network]`, on clusters of three
-nodes in namespaces (`ripstop lab k8s up`), those of zones of six, those of dual stack with both families, with kube-proxy (nftables), CoreDNS and containerd. `ripstop`: the product between the
-pods, VXLAN, routed, installed by its manifest (`ripstop install --cluster`). `reference`: the CNI project's plugins bridge, host-local
-and portmap with static routes.
+Written by `make test-k8s`. The tests are those of Kubernetes 1.36.2 whose names hold `[sig-network]`, on clusters in
+namespaces (`ripstop lab k8s up`) with kube-proxy (nftables), CoreDNS and containerd: of three nodes, for the tests of zones
+of six, for those of dual stack with both families. `ripstop`: the product between the pods, VXLAN, routed, installed by its
+manifest (`ripstop install --cluster`). `reference`: the CNI project's plugins bridge, host-local and portmap with static routes.
 
 ";
 const UP_LIMIT: Duration = Duration::from_secs(5 * 60);

@@ -109,7 +109,7 @@ pub fn page(introduction: &str, sets: &[Columns<'_>]) -> String {
     for Columns { set, reports } in sets {
         let count = |(cni, report): &(&str, Report)| {
             let (passed, all, skipped) = (report.passed(), report.results.len(), report.skipped());
-            let skipped = if skipped > 0 { format!(", {skipped} skip themselves") } else { String::new() };
+            let skipped = if skipped > 0 { format!(", {skipped} skipped") } else { String::new() };
             format!("`{cni}` {passed} of {all} pass{skipped}")
         };
         let counts = reports.iter().map(count).collect::<Vec<_>>().join("; ");
@@ -189,7 +189,7 @@ mod tests {
         let reports = vec![("ripstop", report()), ("reference", Report::default())];
         let page = page("# Tests\n\n", &[Columns { set: set("conformance"), reports }]);
         for line in [
-            "- Tests of conformance: `ripstop` 1 of 4 pass, 1 skip themselves; `reference` 0 of 0 pass.\n",
+            "- Tests of conformance: `ripstop` 1 of 4 pass, 1 skipped; `reference` 0 of 0 pass.\n",
             "| DNS b | fail | not run |\n",
             "| d | skipped: no zones | not run |\n",
             "| f [Disruptive] | restarts the cluster's own programs",

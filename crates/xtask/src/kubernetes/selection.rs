@@ -58,7 +58,7 @@ pub const SETS: [Set; 4] = [
 
 /// Words of names of tests that do not run, with the reason; the first that fits counts.
 const EXCLUDED: [(&str, &str); 10] = [
-    ("SCTP", "the kernel that the tests were written on has no SCTP"),
+    ("SCTP", "needs SCTP in the kernel, which many leave out"),
     ("Netpol NetworkPolicy", "the product enforces no NetworkPolicy yet"),
     ("Netpol [LinuxOnly]", "the product enforces no NetworkPolicy yet"),
     ("[Feature:LoadBalancer]", "neither a cloud nor the product gives out addresses of load balancers"),
