@@ -154,8 +154,9 @@ impl Folders {
 
     /// A program that a cluster needs and that is not there.
     fn missing(&self) -> Option<PathBuf> {
-        let names = ["agnhost", "kube-apiserver", "kube-controller-manager", "kube-proxy", "kube-scheduler", "kubectl"];
-        let own = names.iter().chain(&["kubelet"]).map(|name| self.kubernetes.join(name));
+        let names = ["kube-apiserver", "kube-controller-manager", "kube-proxy", "kube-scheduler", "kubectl", "kubelet"];
+        let images = ["agnhost", "regression-issue-74839"];
+        let own = names.iter().chain(&images).map(|name| self.kubernetes.join(name));
         own.chain([self.coredns.join("coredns")]).find(|path| !path.is_file())
     }
 
