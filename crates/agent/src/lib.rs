@@ -17,6 +17,7 @@ mod files;
 mod forwarder;
 mod http;
 mod kernel_thread;
+mod lists;
 mod logging;
 mod metrics;
 mod prober;

@@ -5,26 +5,26 @@ use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, anyhow};
 use ripstop_cni_spec::wire::{Request, Response};
 use ripstop_kernel::BootFiles;
 use ripstop_netmodel::{HostFacts, Model};
-use ripstop_objects::AgentConfig;
+use ripstop_objects::{AgentConfig, Notice};
 use ripstop_tables::{Input, Moment, Recording, Stamped, Start, StoreInput};
 use ripstop_types::{Millis, NodeName};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::{Receiver, UnboundedReceiver, UnboundedSender, channel, unbounded_channel};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use crate::core::{Core, Level, Output, ProbePlan, reference};
 use crate::kernel_thread::{self, Job, Wanted};
 use crate::metrics::Metrics;
 use crate::snapshot_lane::Writer;
 use crate::store_lane::{self, Lane, StoreCell, Write as StoreWrite};
-use crate::{files, http, logging, prober, socket};
+use crate::{files, http, lists, logging, prober, socket};
 
 /// So much of what the store says is acted upon at once: in its list there are thousands of records, and each would have a
 /// plan of its own. Not more, so that a call waits for some milliseconds at most.
@@ -122,6 +122,7 @@ struct Shell {
     jobs: mpsc::Sender<Job>,
     writes: UnboundedSender<StoreWrite>,
     prober: UnboundedSender<ProbePlan>,
+    notices: watch::Sender<Arc<Vec<Notice>>>,
     recording: Option<BufWriter<File>>,
     calls: BTreeMap<u64, oneshot::Sender<Response>>,
     answers: BTreeMap<u64, oneshot::Sender<Result<(), String>>>,
@@ -165,13 +166,15 @@ impl Shell {
         let (writes, to_write) = unbounded_channel();
         let store = StoreCell::default();
         let (to_news, news) = channel(BATCH);
-        let ways =
-            store_lane::Ways { writes: to_write, news: to_news, queue: to_self.clone(), raw: recording.is_some() };
+        let (notices, to_tell) = watch::channel(Arc::default());
+        let raw = recording.is_some();
+        let ways = store_lane::Ways { writes: to_write, notices: to_tell, news: to_news, queue: to_self.clone(), raw };
         let lane = Lane::start(config.store.clone(), host, ways, store.clone())?;
         let snapshot = Writer::start(config.clone(), to_self.clone())?;
         let plugins = socket::listen(&config.run_dir.join("cni.sock"))?;
         tokio::spawn(socket::serve_plugins(plugins, to_self.clone()));
         let prober = prober::start(config.probing, to_self.clone());
+        lists::watch(config.cni_conf_dir.clone(), to_self.clone());
         http::start(&config, to_self, store)?;
         tracing::info!("agent {} of node {node} is up", env!("CARGO_PKG_VERSION"));
         let mut shell = Self {
@@ -182,6 +185,7 @@ impl Shell {
             jobs,
             writes,
             prober,
+            notices,
             recording,
             calls: BTreeMap::new(),
             answers: BTreeMap::new(),
@@ -306,6 +310,8 @@ impl Shell {
                 Output::Forget => self.snapshot.forget(),
                 // The prober ends only with the agent.
                 Output::Probe(plan) => drop(self.prober.send(*plan)),
+                // Who is slow sees the last of them.
+                Output::Notices(notices) => drop(self.notices.send_replace(notices)),
                 Output::Log { level, text } => match level {
                     Level::Warn => tracing::warn!("{text}"),
                     Level::Info => tracing::info!("{text}"),

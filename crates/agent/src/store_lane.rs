@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use ripstop_netmodel::{Key, Object, Record as ModelRecord, RecordGuard, RecordScope};
-use ripstop_objects::{EtcdConfig, KubernetesConfig, StoreConfig};
+use ripstop_objects::{EtcdConfig, KubernetesConfig, Notice, StoreConfig};
 use ripstop_plan::{Action, Plan, Step};
 use ripstop_store::{
     Access, Embedded, Etcd, EtcdOptions, EtcdTls, EtcdUser, Event, Expect, FlannelOptions, Kind, Kubernetes,
@@ -16,7 +16,7 @@ use ripstop_store::{
 use ripstop_tables::{Input, ObjectInput, StoreInput, StoreResult, StoreValue};
 use ripstop_types::{NodeName, Revision};
 use tokio::sync::mpsc::{Receiver, Sender, UnboundedReceiver, UnboundedSender};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
 use crate::run::Message;
@@ -50,6 +50,8 @@ pub struct Host {
 pub struct Ways {
     /// Plans for the store.
     pub writes: UnboundedReceiver<Write>,
+    /// What people are told on objects of Kubernetes.
+    pub notices: watch::Receiver<Arc<Vec<Notice>>>,
     /// For what the store says.
     pub news: Sender<StoreInput>,
     /// For what became of the plans.
@@ -97,13 +99,14 @@ impl Drop for Lane {
 
 /// Opens the store as often as it takes, then watches it and runs writes in order.
 async fn run(config: StoreConfig, host: Host, ways: Ways, ready: StoreCell) {
-    let Ways { mut writes, news, queue, raw } = ways;
+    let Ways { mut writes, notices, news, queue, raw } = ways;
     let mut told = false;
     let store = loop {
-        match open(&config, &host) {
-            Ok((store, objects)) => {
-                if let Some(objects) = objects {
-                    tokio::spawn(hear_objects(objects, queue.clone()));
+        match open(&config, &host, &notices) {
+            Ok((store, cluster)) => {
+                if let Some(cluster) = cluster {
+                    tokio::spawn(hear_objects(cluster.objects, queue.clone()));
+                    tokio::spawn(hear_told(cluster.told, queue.clone()));
                 }
                 break store;
             }
@@ -152,14 +155,21 @@ impl StoreCell {
     }
 }
 
-/// The store, and where it is Kubernetes what that says of its own objects.
-type Opened = (Arc<dyn Store>, Option<Receiver<ObjectEvent>>);
+/// The store, and where it is Kubernetes what that says besides records.
+type Opened = (Arc<dyn Store>, Option<Cluster>);
 
-fn open(config: &StoreConfig, host: &Host) -> Result<Opened, StoreError> {
+struct Cluster {
+    /// What it says of its own objects.
+    objects: Receiver<ObjectEvent>,
+    /// Why no Event can be written, or that they can.
+    told: Receiver<Option<String>>,
+}
+
+fn open(config: &StoreConfig, host: &Host, notices: &watch::Receiver<Arc<Vec<Notice>>>) -> Result<Opened, StoreError> {
     if let StoreConfig::Kubernetes(kubernetes) = config {
         let store = Kubernetes::lazy(kubernetes_options(kubernetes));
-        let objects = store.objects(&host.node);
-        return Ok((Arc::new(store), Some(objects)));
+        let cluster = Cluster { objects: store.objects(&host.node), told: store.tell(&host.node, notices.clone()) };
+        return Ok((Arc::new(store), Some(cluster)));
     }
     let store: Arc<dyn Store> = match config {
         StoreConfig::Embedded { path } => Arc::new(Embedded::open(path)?),
@@ -192,6 +202,15 @@ async fn hear_objects(mut objects: Receiver<ObjectEvent>, queue: UnboundedSender
             ObjectEvent::Back => ObjectInput::Back,
         };
         if queue.send(Message::Input(Input::Object(input))).is_err() {
+            return;
+        }
+    }
+}
+
+/// Hands in whether notices can be written.
+async fn hear_told(mut told: Receiver<Option<String>>, queue: UnboundedSender<Message>) {
+    while let Some(fault) = told.recv().await {
+        if queue.send(Message::Input(Input::Noticed { fault })).is_err() {
             return;
         }
     }

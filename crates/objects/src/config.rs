@@ -38,6 +38,9 @@ pub struct AgentConfig {
     pub run_dir: PathBuf,
     /// Snapshot and store file. Default `/var/lib/ripstop`.
     pub state_dir: PathBuf,
+    /// Where the container runtime looks for network configurations; the agent only reads their names and types. Default
+    /// `/etc/cni/net.d`.
+    pub cni_conf_dir: PathBuf,
 }
 
 impl Default for AgentConfig {
@@ -55,6 +58,7 @@ impl Default for AgentConfig {
             probing: ProbingConfig::default(),
             run_dir: PathBuf::from("/run/ripstop"),
             state_dir: PathBuf::from("/var/lib/ripstop"),
+            cni_conf_dir: PathBuf::from("/etc/cni/net.d"),
         }
     }
 }

@@ -59,6 +59,9 @@ pub enum ClusterObject {
 pub struct KubeNode {
     /// Its name.
     pub name: NodeName,
+    /// What tells it from another of the same name, earlier or later.
+    #[serde(default)]
+    pub uid: Arc<str>,
     /// `spec.podCIDRs`: the ranges that Kubernetes gives its pods.
     #[serde(rename = "podCIDRs")]
     pub pod_cidrs: Vec<Prefix>,
@@ -132,7 +135,8 @@ impl ClusterObject {
                 let cidrs =
                     if spec.pod_cidrs.is_empty() { spec.pod_cidr.into_iter().collect() } else { spec.pod_cidrs };
                 let pod_cidrs = cidrs.iter().filter_map(|cidr| cidr.parse().ok()).collect();
-                Self::Node(KubeNode { name: metadata.name.parse().map_err(unnamed)?, pod_cidrs })
+                let name = metadata.name.parse().map_err(unnamed)?;
+                Self::Node(KubeNode { name, uid: metadata.uid.into(), pod_cidrs })
             }
             ObjectKind::Namespace => {
                 Self::Namespace(KubeNamespace { name: metadata.name.into(), labels: metadata.labels })

@@ -16,6 +16,7 @@ mod fault;
 mod kubernetes;
 mod migration;
 mod network;
+mod notice;
 mod record;
 
 pub use check::{check_change, check_network_against_host, check_networks, check_node_name, check_pod_cidrs};
@@ -32,6 +33,7 @@ pub use network::{
     API_VERSION, Backend, BackendKind, Blocks, Bounds, DEFAULT_COOLDOWN, Masquerade, Network, NetworkName, NetworkSpec,
     NodeRangeLen, Pool, RangeMode, Ranges, ToNodes, UDP_PORT, Wiring,
 };
+pub use notice::{About, Notice};
 pub use record::{
     AliveRecord, ClaimState, Encapsulation, FLANNEL_MACHINE, NodeAddress, NodeIdentity, NodeRecord, RangeClaim,
     Receive, Record, UdpReceive, VxlanReceive, alive_key, claim_key, network_key, node_key, parse_claim_key,

@@ -35,7 +35,9 @@ pub use client::Remote;
 pub use embedded::{Embedded, Options};
 pub use error::StoreError;
 pub use etcd::{Etcd, EtcdOptions, EtcdTls, EtcdUser, FlannelOptions};
-pub use kubernetes::{Access, Api, Judge, Kubernetes, KubernetesOptions, ObjectEvent};
+pub use kubernetes::{
+    Access, Api, CLUSTER_NAMESPACE, CONTROLLER, Judge, Kubernetes, KubernetesOptions, OVER, ObjectEvent,
+};
 pub use record::{Event, Expect, MAX_DEPTH, MAX_KEY, MAX_VALUE, Record, Text, node_of, validate_key, validate_value};
 pub use ripstop_types::StoreKind as Kind;
 pub use server::{Server, serve};

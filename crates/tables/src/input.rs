@@ -91,8 +91,27 @@ pub enum Input {
     },
     /// The prober said something.
     Probe(ProbeInput),
+    /// What network configurations the container runtime finds now.
+    Lists {
+        /// In the order in which it takes them: the first is that of new pods.
+        lists: Vec<NetworkList>,
+    },
+    /// What became of writing notices.
+    Noticed {
+        /// Why none can be written; none: they can.
+        fault: Option<String>,
+    },
     /// Time has passed.
     Tick,
+}
+
+/// A network configuration in the container runtime's folder.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkList {
+    /// The name of its file.
+    pub file: Arc<str>,
+    /// Whether it names our plugin.
+    pub ours: bool,
 }
 
 /// What the prober says.
@@ -260,6 +279,8 @@ impl Input {
             Self::DeleteNode { .. } => "delete-node",
             Self::Withdraw { .. } => "withdraw",
             Self::Probe(_) => "probe",
+            Self::Lists { .. } => "lists",
+            Self::Noticed { .. } => "noticed",
             Self::Tick => "tick",
         }
     }

@@ -20,7 +20,9 @@ mod state;
 mod value;
 
 pub use cluster::{ClusterSnapshot, ClusterTables, ObjectInput};
-pub use input::{FaultCause, Input, Moment, ProbeInput, Start, StepFault, StoreInput, StoreResult, Withdrawn};
+pub use input::{
+    FaultCause, Input, Moment, NetworkList, ProbeInput, Start, StepFault, StoreInput, StoreResult, Withdrawn,
+};
 pub use nexthop::NexthopIds;
 pub use pod::{Bandwidth, PodRow, PodState, Shaping};
 pub use record::{Recording, RecordingFault, Stamped};

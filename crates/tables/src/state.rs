@@ -14,8 +14,8 @@ use ripstop_objects::{
 use ripstop_types::{Family, IfName, NodeName, Prefix, Revision};
 
 use crate::{
-    Checksums, ClusterTables, NexthopIds, ObjectInput, PodRow, Reach, SnapshotRows, Start, StoreInput, StoreKind,
-    StoreValue, Withdrawn,
+    Checksums, ClusterTables, NetworkList, NexthopIds, ObjectInput, PodRow, Reach, SnapshotRows, Start, StoreInput,
+    StoreKind, StoreValue, Withdrawn,
 };
 
 /// How far a kind of record is known.
@@ -103,6 +103,8 @@ pub struct Tables {
     pub version: String,
     /// What the host is given.
     pub facts: HostFacts,
+    /// Network configurations that the container runtime finds, the one that it takes first.
+    pub lists: Vec<NetworkList>,
     /// Networks.
     pub networks: BTreeMap<NetworkName, Row<Network>>,
     /// What nodes publish, this one's own record too.
@@ -169,6 +171,7 @@ impl Tables {
             identity: start.identity,
             version: start.version,
             facts: start.facts,
+            lists: Vec::new(),
             networks: BTreeMap::new(),
             nodes: BTreeMap::new(),
             claims: BTreeMap::new(),

@@ -28,8 +28,6 @@ pub(super) struct Pending {
     pub typed: Box<TypedCall>,
     pub deadline: Millis,
     pub stage: Stage,
-    /// Why it waits, for the answer if it waits too long.
-    pub waits_for: Option<Error>,
 }
 
 /// How far a call is.
@@ -67,7 +65,6 @@ impl Core {
                     typed: Box::new(typed),
                     deadline: self.at.now.plus(patience),
                     stage: Stage::Waiting,
-                    waits_for: None,
                 });
             }
         }
@@ -78,7 +75,7 @@ impl Core {
         self.forget_needs();
         let mut queue = std::mem::take(&mut self.pending);
         let mut later = std::collections::VecDeque::with_capacity(queue.len());
-        while let Some(mut pending) = queue.pop_front() {
+        while let Some(pending) = queue.pop_front() {
             if pending.stage != Stage::Waiting {
                 if !self.removal_done(&pending) {
                     later.push_back(pending);
@@ -87,18 +84,20 @@ impl Core {
             }
             let earlier = later.iter().any(|other: &Pending| same_attachment(other, &pending));
             let begun = if earlier { Begun::Wait(busy()) } else { self.begin(&pending) };
-            match begun {
-                Begun::Answer(response) => self.reply(pending.call, response),
+            let response = match begun {
+                Begun::Answer(response) => response,
+                Begun::Wait(why) if self.at.now >= pending.deadline => Response::failed(why),
                 Begun::Stage(stage) => {
-                    pending.stage = stage;
-                    later.push_back(pending);
+                    later.push_back(Pending { stage, ..pending });
+                    continue;
                 }
-                Begun::Wait(why) if self.at.now >= pending.deadline => self.reply(pending.call, Response::failed(why)),
-                Begun::Wait(why) => {
-                    pending.waits_for = Some(why);
+                Begun::Wait(_) => {
                     later.push_back(pending);
+                    continue;
                 }
-            }
+            };
+            self.note_outcome(&pending.typed, &response);
+            self.reply(pending.call, response);
         }
         self.pending = later;
     }
@@ -291,6 +290,7 @@ impl Core {
             // Undone, with the address kept for the container's next ADD.
             Some(fault) => (PodState::Gone, Response::failed(step_error(&fault))),
         };
+        self.note_outcome(&pending.typed, &response);
         self.reply(call, response);
         self.tables.pods.insert(attachment.clone(), Arc::new(PodRow { state, ..(*row).clone() }));
         if state == PodState::Gone {

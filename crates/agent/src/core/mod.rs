@@ -20,6 +20,7 @@ mod journal;
 mod migration;
 mod namesake;
 mod nodes;
+mod notices;
 mod objects;
 mod observed;
 mod patience;
@@ -49,7 +50,7 @@ use ripstop_fabric::hygiene;
 use ripstop_ipam::ranges::{ClaimKey, Claimant, Liveness, RangeEngine, Slot, Stored};
 use ripstop_ipam::{Attachment, LeaseBook, LendingEngine, LendingEvent, OwnRange};
 use ripstop_netmodel::{Entry, Key, Kind, Model, Ns, Resource};
-use ripstop_objects::{NetworkName, ObjectKind};
+use ripstop_objects::{NetworkName, Notice, ObjectKind};
 use ripstop_plan::{Plan, Step};
 use ripstop_tables::{Change, ForeignDrop, Input, Moment, PodRow, SnapshotRows, Start, StoreKind, Tables};
 use ripstop_types::{Millis, NodeName, Prefix, Revision};
@@ -59,6 +60,7 @@ use self::call::{Pending, Stage};
 use self::dispatch::{Failure, Running};
 use self::journal::Journal;
 use self::nodes::Deletion;
+use self::notices::Notices;
 use self::patience::Patience;
 use self::probes::Probes;
 use self::store::Beat;
@@ -124,6 +126,8 @@ pub enum Output {
     Forget,
     /// What the prober probes and answers from now on.
     Probe(Box<ProbePlan>),
+    /// What people are told on objects of Kubernetes from now on.
+    Notices(Arc<Vec<Notice>>),
     /// Something for the log.
     Log {
         /// Who should read it.
@@ -199,6 +203,7 @@ pub struct Core {
     /// What of it waits until something may be planned.
     put_off: BTreeSet<Change>,
     probes: Probes,
+    notices: Notices,
     outputs: Vec<Output>,
     at: Moment,
     /// The last revision that the store's watch has brought of each kind.
@@ -276,6 +281,7 @@ impl Core {
             changes: BTreeSet::new(),
             put_off: BTreeSet::new(),
             probes: Probes::default(),
+            notices: Notices::default(),
             outputs: Vec::new(),
             at,
             seen: BTreeMap::new(),
@@ -354,6 +360,14 @@ impl Core {
                 BTreeSet::new()
             }
             Input::Probe(input) => self.take_probe(input),
+            Input::Lists { lists } => {
+                self.take_lists(lists);
+                BTreeSet::new()
+            }
+            Input::Noticed { fault } => {
+                self.notices.note_fault(fault);
+                BTreeSet::new()
+            }
             Input::Tick => self.tick(),
         };
         self.changes.extend(changes);
@@ -484,6 +498,7 @@ impl Core {
         self.dispatch();
         self.refresh_probes();
         self.advance_withdrawal();
+        self.refresh_notices();
     }
 
     /// Has keys of the model compared.
@@ -511,6 +526,7 @@ impl Core {
         self.liveness.advance(now);
         self.range_event(&ripstop_ipam::ranges::RangeEvent::Tick);
         self.tick_blocks();
+        self.give_back_pod_cidrs();
         self.retry_failed();
         if now >= self.beat.due {
             self.show_life();

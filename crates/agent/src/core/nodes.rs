@@ -4,10 +4,11 @@
 //! its sign of life. A node that shows signs of life is refused: it would come back, and its pods go on sending.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
-use ripstop_ipam::ranges::{Answer, ClaimKey, Life, ReleaseCause, ReleaseFacts, releasable};
+use ripstop_ipam::ranges::{Answer, ClaimKey, Life, ReleaseCause, ReleaseFacts, Stored, releasable};
 use ripstop_netmodel::RecordGuard;
-use ripstop_tables::StoreKind;
+use ripstop_tables::{PodRow, PodState, StoreKind};
 use ripstop_types::{NodeName, Owner, Revision};
 
 use super::withdraw::record_removal;
@@ -73,7 +74,8 @@ impl Core {
         };
         let others = self.engine.claims().filter(|(_, stored)| {
             let claimant = &stored.claim.claimant;
-            claimant.node == *node && *claimant.machine != *tables.identity.machine_id
+            // Under this node's own name another machine's alone.
+            claimant.node == *node && (*node != tables.node || *claimant.machine != *tables.identity.machine_id)
         });
         let claims: Vec<_> = others.map(|(key, stored)| (key.clone(), stored.clone())).collect();
         if claims.is_empty() && !tables.nodes.contains_key(node) && !tables.alive.contains_key(node) {
@@ -88,9 +90,46 @@ impl Core {
             Life::Stale(_) => {}
         }
         for (key, stored) in &claims {
+            if let Some(row) = self.pod_of_this_machine_in(key, stored) {
+                let (range, pod) = (key.range, row.owner());
+                return Err(format!(
+                    "node/{node} was this machine's name, and {pod} here has an address of its range {range}; remove that pod first"
+                ));
+            }
             releasable(key.range, &stored.claim, ReleaseCause::NodeDeleted, &facts).map_err(|why| why.to_string())?;
         }
         Ok(claims.into_iter().map(|(key, stored)| (key, stored.revision)).collect())
+    }
+
+    /// A pod of this machine in a range that the machine had under another name.
+    fn pod_of_this_machine_in(&self, key: &ClaimKey, stored: &Stored) -> Option<&Arc<PodRow>> {
+        let own = *stored.claim.claimant.machine == *self.tables.identity.machine_id;
+        let inside = |row: &&Arc<PodRow>| {
+            row.state != PodState::Gone
+                && *row.network.as_str() == *key.network
+                && row.ips.iter().any(|ip| key.range.contains(*ip))
+        };
+        self.tables.pods.values().filter(|_| own).find(inside)
+    }
+
+    /// Names that this machine had before and that still have ranges or a record.
+    pub(super) fn earlier_names(&self) -> Vec<String> {
+        let rows = self.tables.nodes.values().map(|row| &row.value);
+        let earlier = rows.filter(|record| {
+            record.name != self.tables.node
+                && record.identity.machine_id == self.tables.identity.machine_id
+                && matches!(self.liveness.life(&record.name), Life::Stale(_))
+        });
+        let sentence = |name: &NodeName| {
+            let ranges = self.tables.ranges_of.get(name).into_iter().flatten().map(|(_, range)| range.to_string());
+            let ranges: Vec<String> = ranges.collect();
+            let of = if ranges.is_empty() { String::new() } else { format!(", with the ranges {}", ranges.join(", ")) };
+            format!(
+                "node {name} is this machine under an earlier name{of}: pods that it had then do not reach others; remove \
+                 them, and `ripstop delete node {name}` frees what is its own"
+            )
+        };
+        earlier.map(|record| sentence(&record.name)).collect()
     }
 
     /// The store's answer to one of these operations.

@@ -1,11 +1,14 @@
 //! What follows from Kubernetes' own objects: this node's ranges, and that a pod's labels must be known.
 
+use std::collections::BTreeSet;
+
 use ripstop_cni_spec::TypedCall;
-use ripstop_objects::{Network, ObjectKind, StoreConfig};
-use ripstop_tables::Knowledge;
+use ripstop_ipam::ranges::{ClaimKey, RangeEvent};
+use ripstop_objects::{Network, ObjectKind, RangeMode, StoreConfig};
+use ripstop_tables::{Knowledge, StoreState};
 use ripstop_types::{Family, Prefix};
 
-use super::Core;
+use super::{Core, Level};
 
 impl Core {
     /// What Kubernetes must say before a pod gets an address by its namespace and labels; `None` if it has.
@@ -36,6 +39,34 @@ impl Core {
         match (&self.tables.config.pod_cidrs[..], &self.tables.cluster.node) {
             ([], Some(node)) => &node.pod_cidrs,
             (configured, _) => configured,
+        }
+    }
+
+    /// Gives back ranges that Kubernetes gave this node before and does not any more, once no pod has an address of them:
+    /// it may give them to another. Where there is no Node at all nothing is known of the next one's, and all stays.
+    pub(super) fn give_back_pod_cidrs(&mut self) {
+        let cluster = &self.tables.cluster;
+        let by_kubernetes = matches!(self.tables.config.store, StoreConfig::Kubernetes(_))
+            && self.tables.config.pod_cidrs.is_empty()
+            && cluster.knowledge(ObjectKind::Node) == Knowledge::Synced
+            && self.tables.store == StoreState::Here;
+        let Some(node) = cluster.node.as_ref().filter(|_| by_kubernetes && !self.held) else { return };
+        let used: BTreeSet<&ClaimKey> = self.engine.used().collect();
+        let owned = self.engine.owned();
+        let is_over = |key: &ClaimKey| {
+            let network = key.network.parse().ok().and_then(|name| self.tables.networks.get(&name));
+            let in_mode = network.is_some_and(|row| row.value.spec.range_mode == RangeMode::PodCidr);
+            let replaced = node.pod_cidrs.iter().any(|cidr| cidr.family() == key.range.family());
+            in_mode
+                && replaced
+                && !node.pod_cidrs.contains(&key.range)
+                && !used.contains(key)
+                && self.book.leases_in(&key.range).next().is_none()
+        };
+        let over = owned.into_iter().filter(|owned| matches!(owned.phase, "held" | "in doubt") && is_over(&owned.key));
+        for key in over.map(|owned| owned.key).collect::<Vec<_>>() {
+            self.log(Level::Info, format!("Kubernetes gives {key} to this node no more, and it has no pod left there"));
+            self.range_event(&RangeEvent::Release(key));
         }
     }
 

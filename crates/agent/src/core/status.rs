@@ -4,7 +4,9 @@ use ripstop_fabric::{forwarder, host, hygiene};
 use ripstop_ipam::ranges::{RangeFault, Slot};
 use ripstop_ipam::{OwnRange, RangeUsage};
 use ripstop_netmodel::Key;
-use ripstop_objects::{Network, NetworkName, Wiring, check_network_against_host, check_networks, check_node_name};
+use ripstop_objects::{
+    Network, NetworkName, StoreConfig, Wiring, check_network_against_host, check_networks, check_node_name,
+};
 use ripstop_tables::{ForeignDrop, Knowledge, StoreKind, StoreState, Tables, Withdrawn};
 use ripstop_types::Family;
 use serde::{Deserialize, Serialize};
@@ -106,6 +108,31 @@ impl Core {
         })
     }
 
+    /// That a network takes no pod on this node, for it has no address left.
+    pub(super) fn full_sentence(&self, name: &NetworkName) -> Option<String> {
+        self.full_for(name.as_str()).map(|full| format!("network {name}: {full}"))
+    }
+
+    /// That the container runtime takes another network than ours.
+    pub(super) fn lists_sentence(&self) -> Option<String> {
+        let (dir, lists) = (self.tables.config.cni_conf_dir.display(), &self.tables.lists);
+        let first = lists.first().filter(|list| !list.ours)?;
+        match lists.iter().find(|list| list.ours) {
+            Some(ours) => Some(format!(
+                "container runtimes take {dir}/{}, which comes before {}: new pods of this node are not on a network of \
+                 Ripstop; remove or rename it",
+                first.file, ours.file
+            )),
+            // On a plain host networks may be called by their names, and ours was not installed.
+            None if !matches!(self.tables.config.store, StoreConfig::Kubernetes(_)) => None,
+            None => Some(format!(
+                "container runtimes take {dir}/{}, and no network configuration there names ripstop-cni: new pods of this \
+                 node are not on a network of Ripstop; `ripstop install --cni`, or a new pod of the agent, puts it back",
+                first.file
+            )),
+        }
+    }
+
     /// Why no pod can be added to a network; empty if one can.
     pub(super) fn not_ready_for(&self, network: &str) -> Vec<String> {
         let mut reasons = Vec::new();
@@ -163,7 +190,7 @@ impl Core {
     }
 
     /// Why no pod gets an address of a network in mode `blocks`. That a pool has no free block is no reason: nodes lend.
-    fn no_blocks(&self, network: &Network, family: Family) -> Option<String> {
+    pub(super) fn no_blocks(&self, network: &Network, family: Family) -> Option<String> {
         let name = network.name.as_str();
         let pools: Vec<Slot> = network.spec.pools(family).map(|pool| Self::slot_of(network, &pool.range)).collect();
         let nodes = network.spec.blocks.as_ref().and_then(|blocks| blocks.node_ranges.get(family));
@@ -190,7 +217,7 @@ impl Core {
         }))
     }
 
-    fn no_range(&self, network: &str, family: ripstop_types::Family) -> String {
+    pub(super) fn no_range(&self, network: &str, family: ripstop_types::Family) -> String {
         let slot = ripstop_ipam::ranges::Slot { network: network.into(), family, pool: None, len: None };
         match self.engine.fault(&slot) {
             Some(fault) => fault.to_string(),
@@ -258,6 +285,10 @@ impl Core {
             warnings.push(format!("record {}/{key} is not taken, its last good value stays: {faults}", kind.as_str()));
         }
         warnings.extend(self.strays_of_pools());
+        warnings.extend(self.tables.networks.keys().filter_map(|name| self.full_sentence(name)));
+        warnings.extend(self.earlier_names());
+        warnings.extend(self.lists_sentence());
+        warnings.extend(self.notices.fault());
         let networks: Vec<_> = self.tables.networks.values().map(|row| (*row.value).clone()).collect();
         if let Err(faults) = check_networks(&networks) {
             warnings.push(on_one_line(&faults.to_string()));
@@ -267,7 +298,7 @@ impl Core {
 }
 
 /// Faults of one object, which are a line each, as part of a sentence.
-fn on_one_line(faults: &str) -> String {
+pub(super) fn on_one_line(faults: &str) -> String {
     faults.replace('\n', "; ")
 }
 

@@ -308,7 +308,8 @@ impl World {
                     said.pop_front();
                 }
             }
-            Output::Inspect { .. } | Output::Answer { .. } | Output::Probe(_) | Output::Forget => {}
+            Output::Inspect { .. } | Output::Answer { .. } | Output::Probe(_) | Output::Forget | Output::Notices(_) => {
+            }
         }
     }
 

@@ -13,30 +13,30 @@ use crate::support::world::{OUTSIDE, Plan, Pod, StoreAt, World, at};
 
 const PLACE: Ipv4Addr = Ipv4Addr::new(172, 30, 1, 1);
 
-fn is_possible(what: &str) -> bool {
+pub fn is_possible(what: &str) -> bool {
     is_root() && is_here(what)
 }
 
-fn world(spec: &[&str]) -> World {
+pub fn world(spec: &[&str]) -> World {
     let spec = spec.iter().map(ToString::to_string).collect();
     World::make(Plan { store: StoreAt::Kubernetes, spec, ..Plan::default() })
 }
 
-fn setup(world: &World) -> Setup {
+pub fn setup(world: &World) -> Setup {
     Setup { place: Some((world.router.raw(), PLACE)), ..Setup::default() }
 }
 
 /// Lets the world's agent ask as a user.
-fn become_user(world: &World, server: &ApiServer, user: &str) {
+pub fn become_user(world: &World, server: &ApiServer, user: &str) {
     server.write_kubeconfig(user, &world.dir.path().join("kubeconfig"), server.address());
 }
 
-fn status(world: &World) -> Value {
+pub fn status(world: &World) -> Value {
     world.get("/v1/status")
 }
 
 #[track_caller]
-fn wait_for(world: &World, field: &str, words: &[&str]) {
+pub fn wait_for(world: &World, field: &str, words: &[&str]) {
     let text = || status(world)[field].to_string();
     let said = soon(|| {
         let text = text();
@@ -46,18 +46,18 @@ fn wait_for(world: &World, field: &str, words: &[&str]) {
 }
 
 /// Whether a pod's packets reach the outside and come back.
-fn reaches(world: &World, pod: &Pod) -> bool {
+pub fn reaches(world: &World, pod: &Pod) -> bool {
     ask(&pod.ns, None, Echo::start(&world.router, &at(OUTSIDE[0], 7000)).at).is_some()
 }
 
-fn pod_object(name: &str, labels: &str) -> String {
+pub fn pod_object(name: &str, labels: &str) -> String {
     format!(
         "{{apiVersion: v1, kind: Pod, metadata: {{name: {name}, namespace: default, labels: {labels}}},\n\
          spec: {{nodeName: n1, containers: [{{name: c, image: i}}]}}}}\n"
     )
 }
 
-fn node_object(spec: &str) -> String {
+pub fn node_object(spec: &str) -> String {
     format!("{{apiVersion: v1, kind: Node, metadata: {{name: n1}}, spec: {spec}}}\n")
 }
 
@@ -84,7 +84,7 @@ fn allowed(server: &ApiServer) -> BTreeSet<String> {
 }
 
 /// What the agent has asked for so far, as `VERB GROUP/RESOURCE`, by the audit log.
-fn asked(server: &ApiServer) -> BTreeSet<String> {
+pub fn asked(server: &ApiServer) -> BTreeSet<String> {
     let log = std::fs::read_to_string(server.file("audit.log")).unwrap();
     let events = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     let of_agent = events.filter(|event| event["user"]["username"] == AGENT);

@@ -27,6 +27,7 @@ mod kubernetes;
 mod logs;
 mod many;
 mod networks;
+mod node_life;
 mod nodes;
 mod purge;
 mod repair;

@@ -27,6 +27,7 @@ const FIELDS: &[&str] = &[
     "probing",
     "runDir",
     "stateDir",
+    "cniConfDir",
 ];
 
 /// Longest path of a unix socket: `sun_path` less the terminating zero (unix(7)).
@@ -64,6 +65,7 @@ pub(crate) fn agent_config(d: &mut Decoder, node: &Node<'_>) -> Option<AgentConf
         probing: fields.get("probing").and_then(|node| probing(d, &node)).unwrap_or_default(),
         run_dir: run_dir(d, &fields).unwrap_or(default.run_dir),
         state_dir,
+        cni_conf_dir: fields.get("cniConfDir").and_then(|node| path(d, &node)).unwrap_or(default.cni_conf_dir),
     })
 }
 

@@ -12,6 +12,7 @@
 
 mod access;
 mod api;
+mod events;
 mod fault;
 mod feed;
 mod http;
@@ -23,6 +24,7 @@ mod options;
 mod records;
 
 pub use api::Api;
+pub use events::{CLUSTER_NAMESPACE, CONTROLLER, OVER};
 pub use objects::ObjectEvent;
 pub use options::{Access, Judge, KubernetesOptions};
 

@@ -99,7 +99,7 @@ pub(super) fn now() -> String {
 }
 
 /// The same with microseconds (MicroTime).
-fn renew_time() -> String {
+pub(super) fn renew_time() -> String {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let (days, seconds) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
     let (year, month, day) = civil(days);

@@ -7,6 +7,7 @@ use std::path::Path;
 use serde_json::Value;
 
 /// An answer: status, content type, body.
+#[derive(Debug)]
 pub struct Answer {
     pub status: u16,
     pub content_type: String,

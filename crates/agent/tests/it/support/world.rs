@@ -157,7 +157,9 @@ impl World {
             StoreAt::Here | StoreAt::Nowhere => format!("embedded: {{socket: {dir}/store.sock}}"),
             StoreAt::Kubernetes => format!("kubernetes: {{kubeconfig: {dir}/kubeconfig, timeout: 3s}}"),
         };
-        let mut text = format!("node: n1\nrunDir: {dir}/run\nstateDir: {dir}/state\nstore: {{{store}}}\n");
+        let mut text = format!(
+            "node: n1\nrunDir: {dir}/run\nstateDir: {dir}/state\ncniConfDir: {dir}/net.d\nstore: {{{store}}}\n"
+        );
         if !self.plan.config.iter().any(|line| line.starts_with("timings")) {
             text.push_str("timings: {aliveInterval: 300ms, staleAfter: 1s, orphanInterval: 1s}\n");
         }

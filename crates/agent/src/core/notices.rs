@@ -1,0 +1,180 @@
+//! What people are told on pods and on this node's Node object: which levels stand, for whoever writes Events of them.
+//!
+//! Of a pod: why its last ADD failed, until one succeeds, the pod goes, or nobody tries any more. Of the node: what stands
+//! for some seconds. Only with the store in Kubernetes.
+//!
+//! Not here: repeats, rates, and the writing itself; nothing waits for it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use ripstop_cni_spec::call::Call;
+use ripstop_cni_spec::wire::Response;
+use ripstop_cni_spec::{Code, TypedCall};
+use ripstop_fabric::host;
+use ripstop_objects::{About, Notice, StoreConfig, check_network_against_host};
+use ripstop_tables::{Knowledge, NetworkList, StoreKind, StoreState};
+use ripstop_types::{Millis, PodName};
+
+use super::{Core, Level, status};
+
+/// What a node is told of stands this long before it is news: much is so for a moment when an agent starts.
+const STANDING_MS: u64 = 5_000;
+
+/// The node's levels are looked at this often.
+const LOOK_MS: u64 = 1_000;
+
+/// A runtime that has not tried for this long does not try any more.
+const FORGOTTEN_MS: u64 = 900_000;
+
+/// Pods that are told something at once, at most.
+const MOST_PODS: usize = 256;
+
+/// What stands.
+#[derive(Debug, Default)]
+pub(super) struct Notices {
+    pods: BTreeMap<PodName, OfPod>,
+    /// Since when each of the node's has stood.
+    since: BTreeMap<(&'static str, Arc<str>), Millis>,
+    look_due: Millis,
+    /// Why none can be written.
+    fault: Option<String>,
+    told: Arc<Vec<Notice>>,
+}
+
+/// Why a pod has no network.
+#[derive(Debug)]
+struct OfPod {
+    notice: Notice,
+    last: Millis,
+}
+
+impl Notices {
+    /// Whoever writes them cannot, or can again.
+    pub(super) fn note_fault(&mut self, fault: Option<String>) {
+        self.fault = fault;
+    }
+
+    /// That they cannot be written.
+    pub(super) fn fault(&self) -> Option<String> {
+        self.fault.as_ref().map(|why| format!("what pods and this node lack cannot be told in Events: {why}"))
+    }
+}
+
+impl Core {
+    /// What the container runtime finds has changed.
+    pub(super) fn take_lists(&mut self, lists: Vec<NetworkList>) {
+        let before = self.lists_sentence();
+        self.tables.lists = lists;
+        match (before, self.lists_sentence()) {
+            (before, Some(now)) if before.as_ref() != Some(&now) => self.log(Level::Warn, now),
+            (Some(_), None) => self.log(Level::Info, "container runtimes take Ripstop's network configuration"),
+            _ => {}
+        }
+    }
+
+    /// An ADD ended.
+    pub(super) fn note_outcome(&mut self, typed: &TypedCall, response: &Response) {
+        let Some(args) = typed.call.args().filter(|_| self.has_events() && matches!(typed.call, Call::Add { .. }))
+        else {
+            return;
+        };
+        let Some(name) = &args.pod else { return };
+        let before = self.notices.pods.remove(name);
+        self.notices.look_due = self.at.now;
+        let Some(error) = &response.error else { return };
+        let reason = match error.code {
+            Code::NoFreeAddress => "NoFreeAddress",
+            Code::AddressRefused => "AddressRefused",
+            Code::TryAgainLater => "NetworkNotReady",
+            // What is wrong with a request is the runtime's to say.
+            _ => return,
+        };
+        if self.notices.pods.len() >= MOST_PODS {
+            return;
+        }
+        let known = self.tables.cluster.pods.get(name).map(|pod| pod.uid.clone());
+        let uid = args.pod_uid.as_deref().map(Arc::from).or(known).unwrap_or_default();
+        let (about, note) = (About::Pod { name: name.clone(), uid }, Arc::from(error.to_string()));
+        let same = before.filter(|before| before.notice.reason == reason && before.notice.about == about);
+        let notice = Notice { about, reason, note, times: same.map_or(0, |before| before.notice.times) + 1 };
+        self.notices.pods.insert(name.clone(), OfPod { notice, last: self.at.now });
+    }
+
+    /// Says which stand, where that is another word than before.
+    pub(super) fn refresh_notices(&mut self) {
+        let now = self.at.now;
+        if now < self.notices.look_due || self.held || !self.has_events() {
+            return;
+        }
+        self.notices.look_due = now.plus(LOOK_MS);
+        let (cluster, pods) = (&self.tables.cluster, &mut self.notices.pods);
+        let knows_pods = cluster.knowledge(ripstop_objects::ObjectKind::Pod) == Knowledge::Synced;
+        pods.retain(|name, of| {
+            // One that came only now may not be known yet.
+            let there = !knows_pods || cluster.pods.contains_key(name) || now.since(of.last) < STANDING_MS;
+            there && now.since(of.last) < FORGOTTEN_MS
+        });
+        let levels = self.node_levels();
+        let before = std::mem::take(&mut self.notices.since);
+        let since = |level: &(&'static str, Arc<str>)| before.get(level).copied().unwrap_or(now);
+        self.notices.since = levels.into_iter().map(|level| (level.clone(), since(&level))).collect();
+        let uid = self.tables.cluster.node.as_ref().map(|node| node.uid.clone()).unwrap_or_default();
+        let about = About::Node { name: self.tables.node.clone(), uid };
+        let standing = self.notices.since.iter().filter(|(_, since)| now.since(**since) >= STANDING_MS);
+        let of_node =
+            standing.map(|((reason, note), _)| Notice { about: about.clone(), reason, note: note.clone(), times: 1 });
+        let told: Vec<Notice> = of_node.chain(self.notices.pods.values().map(|of| of.notice.clone())).collect();
+        if told != *self.notices.told {
+            self.notices.told = Arc::new(told);
+            self.outputs.push(super::Output::Notices(self.notices.told.clone()));
+        }
+    }
+
+    /// Whether there is anything that an Event can be about.
+    fn has_events(&self) -> bool {
+        matches!(self.tables.config.store, StoreConfig::Kubernetes(_))
+    }
+
+    /// What is wrong with this node, a word and a sentence each.
+    fn node_levels(&self) -> Vec<(&'static str, Arc<str>)> {
+        let mut levels: Vec<(&'static str, String)> = Vec::new();
+        let host = host::addresses(&self.tables);
+        for (name, row) in &self.tables.networks {
+            let spec = &row.value.spec;
+            levels.extend(self.full_sentence(name).map(|text| ("NoFreeAddress", text)));
+            if let Err(faults) = check_network_against_host(&row.value, &host) {
+                levels.push(("NetworkRefused", status::on_one_line(&faults.to_string())));
+            }
+            let has = |family| {
+                let mut ranges = self.book.ranges();
+                ranges.any(|range| range.open && *range.network == *name.as_str() && range.prefix.family() == family)
+            };
+            for family in spec.families().filter(|_| self.tables.store == StoreState::Here) {
+                let lacks = match spec.blocks {
+                    Some(_) => self.no_blocks(&row.value, family),
+                    None => (!has(family)).then(|| self.no_range(name.as_str(), family)),
+                };
+                levels.extend(lacks.map(|text| ("NoRange", text)));
+            }
+        }
+        levels.extend(self.name_conflict().map(|text| ("NodeNameTaken", status::on_one_line(&text))));
+        for ((kind, key), fault) in &self.tables.faults {
+            if *kind == StoreKind::Networks {
+                let fault = status::on_one_line(fault);
+                let text = format!("network {key} is not taken, its last good value stays: {fault}");
+                levels.push(("NetworkRefused", text));
+            }
+        }
+        let away = match &self.tables.store {
+            StoreState::Away(reason) => Some(reason),
+            _ => self.tables.cluster.away.as_ref(),
+        };
+        levels.extend(
+            away.map(|reason| ("ObjectsUnread", format!("this node's agent cannot read what it needs: {reason}"))),
+        );
+        levels.extend(self.lists_sentence().map(|text| ("OtherNetworkFirst", text)));
+        levels.extend(self.earlier_names().into_iter().map(|text| ("NodeRenamed", text)));
+        levels.into_iter().map(|(reason, text)| (reason, Arc::from(text))).collect()
+    }
+}
