@@ -16,6 +16,7 @@ use ripstop_objects::{About, Notice, StoreConfig, check_network_against_host};
 use ripstop_tables::{Knowledge, NetworkList, StoreKind, StoreState};
 use ripstop_types::{Millis, PodName};
 
+use super::call::own;
 use super::{Core, Level, status};
 
 /// What a node is told of stands this long before it is news: much is so for a moment when an agent starts.
@@ -95,7 +96,10 @@ impl Core {
         }
         let known = self.tables.cluster.pods.get(name).map(|pod| pod.uid.clone());
         let uid = args.pod_uid.as_deref().map(Arc::from).or(known).unwrap_or_default();
-        let (about, note) = (About::Pod { name: name.clone(), uid }, Arc::from(error.to_string()));
+        // Every try of a runtime is for another container, which says nothing to people.
+        let container = typed.call.attachment().map(|attachment| format!(" ({})", own(attachment))).unwrap_or_default();
+        let note = Arc::from(error.to_string().replace(&container, ""));
+        let about = About::Pod { name: name.clone(), uid };
         let same = before.filter(|before| before.notice.reason == reason && before.notice.about == about);
         let notice = Notice { about, reason, note, times: same.map_or(0, |before| before.notice.times) + 1 };
         self.notices.pods.insert(name.clone(), OfPod { notice, last: self.at.now });

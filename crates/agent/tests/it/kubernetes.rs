@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 
 use serde_json::Value;
 
-use crate::server::{AGENT, ApiServer, NOBODY, Setup, is_here};
+use crate::server::{AGENT, ApiServer, NOBODY, Setup, is_here, newer_etcd};
 use crate::support::ns::is_root;
 use crate::support::packets::{Echo, ask};
 use crate::support::soon;
@@ -170,7 +170,6 @@ fn a_node_lives_by_the_range_that_kubernetes_gives_it_and_on_without_the_api_ser
     let realised = || server.kubectl(&["get", "nodestate", "n1", "-o", "jsonpath={.spec.networks.default}"]);
     assert!(soon(|| realised() == revision), "{} instead of {revision}", realised());
     assert!(reaches(&world, &after));
-    println!("lists by watch: {}", !asked(&server).contains("list /pods"));
     asks_only_what_is_allowed(&server);
 }
 
@@ -220,6 +219,60 @@ fn a_pods_labels_choose_its_pool_and_one_that_is_not_known_waits() {
     let mut plans = Vec::new();
     ripstop_agent::replay(&recording, &mut plans).unwrap();
     assert!(String::from_utf8(plans).unwrap().contains("10.99.0."));
+}
+
+/// Which kinds of Kubernetes the agent read as the beginning of a watch, and which page by page.
+fn ways_of_lists(server: &ApiServer) -> (BTreeSet<String>, BTreeSet<String>) {
+    let log = std::fs::read_to_string(server.file("audit.log")).unwrap();
+    let events = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let (mut streamed, mut paged) = (BTreeSet::new(), BTreeSet::new());
+    for event in events.filter(|event| event["user"]["username"] == AGENT && event["responseStatus"]["code"] == 200) {
+        let uri = event["requestURI"].as_str().unwrap();
+        let resource = event["objectRef"]["resource"].as_str().unwrap_or_default().to_owned();
+        if ["nodes", "namespaces", "pods"].contains(&resource.as_str()) {
+            if uri.contains("sendInitialEvents=true") {
+                streamed.insert(resource);
+            } else if event["verb"] == "list" {
+                paged.insert(resource);
+            }
+        }
+    }
+    (streamed, paged)
+}
+
+/// The lists that an agent starts with, by an etcd.
+fn lists_with(etcd: Option<std::path::PathBuf>) -> (BTreeSet<String>, BTreeSet<String>) {
+    let mut world = world(&["rangeMode: pod-cidr"]);
+    let server = ApiServer::start(Setup { etcd, ..setup(&world) });
+    become_user(&world, &server, AGENT);
+    server.apply(&node_object("{podCIDR: 10.244.7.0/24, podCIDRs: [10.244.7.0/24]}"));
+    world.start_agent();
+    world.wait_ready();
+    server.apply(&pod_object("web", "{app: web}"));
+    let web = world.pod("web");
+    assert!(web.ip().starts_with("10.244.7.") && reaches(&world, &web));
+    let all = |ways: &(BTreeSet<String>, BTreeSet<String>)| ways.0.union(&ways.1).count() == 3;
+    assert!(soon(|| all(&ways_of_lists(&server))), "{:?}", ways_of_lists(&server));
+    ways_of_lists(&server)
+}
+
+#[test]
+fn lists_are_streamed_where_the_server_can_and_paged_where_not() {
+    if !is_possible("streaming lists") {
+        return;
+    }
+    let three = BTreeSet::from(["namespaces", "nodes", "pods"].map(str::to_owned));
+    match newer_etcd() {
+        Some(etcd) => assert_eq!(lists_with(Some(etcd)), (three.clone(), BTreeSet::new())),
+        None => println!("SKIPPED: streaming lists: no etcd 3.6 was built: scripts/programs etcd builds it"),
+    }
+    let version = std::process::Command::new("etcd").arg("--version").output().unwrap();
+    let version = String::from_utf8_lossy(&version.stdout).into_owned();
+    if !version.contains("etcd Version: 3.4") {
+        println!("SKIPPED: lists by pages: the etcd that is installed is newer than 3.4, which cannot stream");
+        return;
+    }
+    assert_eq!(lists_with(None), (BTreeSet::new(), three));
 }
 
 #[test]

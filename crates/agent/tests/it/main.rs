@@ -23,6 +23,7 @@ mod hold;
 mod http;
 mod hygiene;
 mod idle;
+mod in_cluster;
 mod kubernetes;
 mod logs;
 mod many;

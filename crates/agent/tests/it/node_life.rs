@@ -214,3 +214,55 @@ fn another_network_before_ours_is_told() {
     std::fs::rename(dir.join("10-ripstop.conflist"), dir.join("10-ripstop.conflist.other_bak")).unwrap();
     wait_for(&world, "warnings", &["87-podman.conflist, and no network configuration there names ripstop-cni"]);
 }
+
+#[test]
+fn a_pod_is_told_which_address_it_lacks_and_a_missing_right_costs_a_line() {
+    if !is_possible("Events on pods") {
+        return;
+    }
+    let pools = "blocks: {len: {v4: 30}, pools: [{range: 10.99.0.0/30, labels: {tier: db}}]}";
+    let mut world = world(&["rangeMode: blocks", pools]);
+    let server = ApiServer::start(setup(&world));
+    become_user(&world, &server, AGENT);
+    let rules = server.kubectl(&["get", "clusterrole", "ripstop-agent", "-o", "jsonpath={.rules[*].apiGroups}"]);
+    let place = rules.split_whitespace().position(|groups| groups.contains("events.k8s.io")).unwrap();
+    let without = format!("[{{\"op\": \"remove\", \"path\": \"/rules/{place}\"}}]");
+    server.kubectl(&["patch", "clusterrole", "ripstop-agent", "--type=json", "-p", &without]);
+    for (name, tier) in
+        [("fixed", "web"), ("db-0", "db"), ("db-1", "db"), ("db-2", "db"), ("db-3", "db"), ("db-4", "db")]
+    {
+        server.apply(&pod_object(name, &format!("{{tier: {tier}}}")));
+    }
+    world.start_agent();
+    world.wait_ready();
+    // Its label is read, so it gets an address of the pool; then four others have them all.
+    let first = world.pod("db-0");
+    assert!(first.ip().starts_with("10.99.0."), "{}", first.ip());
+    let pods: Vec<_> = (1..4).map(|n| world.pod(&format!("db-{n}"))).collect();
+    let (code, text) = add(&world, "db-4", &Ns::new()).timeout(700).refused();
+    assert!(text.contains("10.99.0.0/30"), "{code} {text}");
+    let fixed = Ns::new();
+    let asked_for =
+        |call: crate::support::cni::Call| call.with("runtimeConfig", serde_json::json!({"ips": [first.ip()]}));
+    let (code, text) = asked_for(add(&world, "fixed", &fixed)).timeout(700).refused();
+    assert!(text.contains("is held by pod default/db-0"), "{code} {text}");
+
+    // Without the right: a line, and nothing else.
+    let warned = |world: &World| status(world)["warnings"].to_string().contains("cannot be told in Events");
+    assert!(within(WORDS, || warned(&world)), "{}", status(&world));
+    wait_for(&world, "warnings", &["cannot create resource", "events", "deploy/ripstop.yaml"]);
+    assert_eq!(status(&world)["ready"], true);
+    assert!(reaches(&world, &pods[0]));
+    server.apply_ours();
+    assert!(within(WORDS * 2, || !warned(&world)), "{}", status(&world));
+    let taken = event(&server, ["Pod", "fixed", "AddressRefused"], |_| true);
+    assert!(says(&taken, &[&first.ip(), "pod default/fixed: address", "is held by pod default/db-0"]), "{taken:#}");
+    let full = event(&server, ["Pod", "db-4", "NoFreeAddress"], |_| true);
+    assert!(
+        says(&full, &["default/db-4", "10.99.0.0/30 of network default", "remove pods, or add a pool"]),
+        "{full:#}"
+    );
+    // A pod that goes is not spoken of any more.
+    server.kubectl(&["delete", "pod", "db-4", "--force", "--grace-period=0"]);
+    event(&server, ["Pod", "db-4", "NoFreeAddress"], is_over);
+}

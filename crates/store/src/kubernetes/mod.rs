@@ -25,6 +25,7 @@ mod records;
 
 pub use api::Api;
 pub use events::{CLUSTER_NAMESPACE, CONTROLLER, OVER};
+pub use object::before_now;
 pub use objects::ObjectEvent;
 pub use options::{Access, Judge, KubernetesOptions};
 

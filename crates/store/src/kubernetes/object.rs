@@ -9,7 +9,7 @@
 //!
 //! Invariant: [`Object::record`] gives back the value that [`of_record`] was given.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ripstop_objects::API_VERSION;
 use ripstop_types::{Invalid, Revision};
@@ -100,7 +100,13 @@ pub(super) fn now() -> String {
 
 /// The same with microseconds (MicroTime).
 pub(super) fn renew_time() -> String {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    before_now(Duration::ZERO)
+}
+
+/// A moment that has passed, in the form in which Kubernetes writes moments (MicroTime); such texts are in their order.
+#[must_use]
+pub fn before_now(ago: Duration) -> String {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().saturating_sub(ago);
     let (days, seconds) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
     let (year, month, day) = civil(days);
     let (hour, minute, second) = (seconds / 3_600, seconds / 60 % 60, seconds % 60);

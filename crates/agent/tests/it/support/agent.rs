@@ -1,5 +1,6 @@
 //! An agent in a process of its own: this program, started again.
 
+use std::ffi::CString;
 use std::fs::File;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -41,6 +42,41 @@ pub struct How {
     pub log: Option<&'static str>,
     /// As this user, in the test's own namespace.
     pub user: Option<u32>,
+    /// As in a pod: the folder of its service account, and the API's address.
+    pub account: Option<(PathBuf, std::net::SocketAddr)>,
+}
+
+/// Where a pod's service account is, in a mount namespace of its own whose /run is empty otherwise.
+struct Mounts {
+    folder: CString,
+    on: Vec<CString>,
+}
+
+impl Mounts {
+    fn of(folder: &Path) -> Self {
+        let text = |path: &Path| CString::new(path.as_os_str().as_encoded_bytes()).unwrap();
+        let run = std::fs::canonicalize("/var/run").unwrap();
+        let on = ["", "secrets", "secrets/kubernetes.io", "secrets/kubernetes.io/serviceaccount"];
+        Self { folder: text(folder), on: on.iter().map(|path| text(&run.join(path))).collect() }
+    }
+
+    fn mount(&self) -> std::io::Result<()> {
+        let none = std::ptr::null();
+        let mount = |from: *const libc::c_char, to: &CString, kind: *const libc::c_char, flags: libc::c_ulong| {
+            // SAFETY: every text ends with a zero and outlives the call.
+            unsafe { libc::mount(from, to.as_ptr(), kind, flags, std::ptr::null()) }
+        };
+        // SAFETY: only this process, which has one thread, gets another mount namespace.
+        let mut done = unsafe { libc::unshare(libc::CLONE_NEWNS) } == 0
+            && mount(none, &c"/".to_owned(), none, libc::MS_REC | libc::MS_PRIVATE) == 0
+            && mount(c"none".as_ptr(), &self.on[0], c"tmpfs".as_ptr(), 0) == 0;
+        for folder in &self.on[1..] {
+            // SAFETY: the text ends with a zero.
+            done = done && unsafe { libc::mkdir(folder.as_ptr(), 0o755) } == 0;
+        }
+        done = done && mount(self.folder.as_ptr(), &self.on[3], none, libc::MS_BIND) == 0;
+        if done { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+    }
 }
 
 /// A running agent; killed when dropped.
@@ -68,16 +104,24 @@ impl Agent {
         if how.hold {
             command.env(HOLD, "1");
         }
+        let account = how.account.as_ref().map(|(folder, api)| {
+            command.env("KUBERNETES_SERVICE_HOST", api.ip().to_string());
+            command.env("KUBERNETES_SERVICE_PORT", api.port().to_string());
+            Mounts::of(folder)
+        });
         let fd = ns.raw();
         let enter = how.user.is_none();
         if let Some(user) = how.user {
             command.uid(user).gid(user);
         }
-        // SAFETY: two system calls, which are safe between fork and exec.
+        // SAFETY: system calls alone, which are safe between fork and exec.
         unsafe {
             command.pre_exec(move || {
                 if enter && libc::setns(fd, libc::CLONE_NEWNET) != 0 {
                     return Err(std::io::Error::last_os_error());
+                }
+                if let Some(account) = &account {
+                    account.mount()?;
                 }
                 // It ends with the thread of the test that started it.
                 libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);

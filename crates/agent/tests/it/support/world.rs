@@ -48,6 +48,8 @@ pub enum StoreAt {
     Nowhere,
     /// In the API of Kubernetes, by a kubeconfig in the world's folder.
     Kubernetes,
+    /// The same by a pod's service account.
+    InCluster,
 }
 
 /// What a world is like.
@@ -156,6 +158,7 @@ impl World {
             StoreAt::File => format!("embedded: {{path: {dir}/store.redb}}"),
             StoreAt::Here | StoreAt::Nowhere => format!("embedded: {{socket: {dir}/store.sock}}"),
             StoreAt::Kubernetes => format!("kubernetes: {{kubeconfig: {dir}/kubeconfig, timeout: 3s}}"),
+            StoreAt::InCluster => "kubernetes: {timeout: 3s}".to_owned(),
         };
         let mut text = format!(
             "node: n1\nrunDir: {dir}/run\nstateDir: {dir}/state\ncniConfDir: {dir}/net.d\nstore: {{{store}}}\n"

@@ -40,7 +40,7 @@ impl Access {
         Remote::open(self.kubeconfig.clone())
     }
 
-    /// Tells how many nodes are ready, and waits for the rest where `wait` says how long.
+    /// Tells how many nodes are ready and what nodes lack, and waits for the rest where `wait` says how long.
     ///
     /// # Errors
     /// Where they are not, or nothing is installed.
@@ -62,6 +62,9 @@ impl Access {
                     faults.push(format!("{set}: not all are ready"));
                 }
             }
+        }
+        for warning in remote.warnings()? {
+            out.line(&format!("warning: {warning}"))?;
         }
         if faults.is_empty() { Ok(()) } else { Err(Failure::Failed(faults.join("\n"))) }
     }

@@ -15,54 +15,64 @@ use crate::failure::Failure;
 use crate::print::talk;
 use crate::signals;
 
-const RUN: &str = "/run/ripstop";
-const STATE: &str = "/var/lib/ripstop";
+/// Below the root of the host.
+const RUN: &str = "run/ripstop";
+const STATE: &str = "var/lib/ripstop";
 /// Held by an agent as long as it runs.
-const LOCK: &str = "/run/ripstop/agent.lock";
+const LOCK: &str = "run/ripstop/agent.lock";
 /// Answered by a forwarder as long as it runs.
-const FORWARDER: &str = "/run/ripstop/udp-forward.sock";
+const FORWARDER: &str = "run/ripstop/udp-forward.sock";
 /// The longest wait for both.
 const PATIENCE: Duration = Duration::from_secs(45);
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(200);
 
-/// Waits for the signal, then for the others' end, and empties their folders.
+/// Waits for the signal, then for the others' end, and removes their folders below `root`.
 ///
 /// # Errors
 /// Where one of them goes on, or a file cannot be removed.
-pub fn run() -> Result<(), Failure> {
+pub fn run(root: &Path) -> Result<(), Failure> {
     talk("clean but for the agent's files; they go when this is told to end");
     signals::wait().map_err(|error| Failure::system("cannot wait for a signal", &error))?;
     let deadline = Instant::now() + PATIENCE;
-    while let Some(who) = at_work() {
+    while let Some(who) = at_work(root) {
         if Instant::now() >= deadline {
             return Err(Failure::Failed(format!("{who} still runs, so its files stay")));
         }
         thread::sleep(LOOK);
     }
     for folder in [RUN, STATE] {
-        empty(Path::new(folder)).map_err(|error| Failure::system(&format!("cannot empty {folder}"), &error))?;
+        let folder = root.join(folder);
+        remove(&folder).map_err(|error| Failure::system(&format!("cannot remove {}", folder.display()), &error))?;
     }
     Ok(())
 }
 
-fn at_work() -> Option<&'static str> {
+fn at_work(root: &Path) -> Option<&'static str> {
     // Without the file there is no agent.
-    let held = File::open(LOCK).is_ok_and(|file| flock(file, FlockOperation::NonBlockingLockExclusive).is_err());
+    let held =
+        File::open(root.join(LOCK)).is_ok_and(|file| flock(file, FlockOperation::NonBlockingLockExclusive).is_err());
     if held {
         return Some("the agent");
     }
-    UnixStream::connect(FORWARDER).is_ok().then_some("the forwarder")
+    UnixStream::connect(root.join(FORWARDER)).is_ok().then_some("the forwarder")
 }
 
-/// Removes what is in a folder. The folder itself may be where something is mounted.
-fn empty(folder: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(folder)? {
+/// Removes a folder with what is in it. One where something is mounted stays, empty.
+fn remove(folder: &Path) -> io::Result<()> {
+    let entries = match fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
         let entry = entry?;
         let path = entry.path();
         if entry.file_type()?.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }?;
     }
-    Ok(())
+    match fs::remove_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::ResourceBusy => Ok(()),
+        removed => removed,
+    }
 }
 
 #[cfg(test)]
@@ -70,12 +80,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_folder_is_emptied_and_stays() {
+    fn a_folder_goes_with_what_is_in_it() {
         let dir = tempfile::tempdir().unwrap();
-        fs::create_dir(dir.path().join("leases")).unwrap();
-        fs::write(dir.path().join("leases/one"), "").unwrap();
-        fs::write(dir.path().join("boot-id"), "").unwrap();
-        empty(dir.path()).unwrap();
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+        let (folder, other) = (dir.path().join("ripstop"), dir.path().join("other"));
+        fs::create_dir_all(folder.join("leases")).unwrap();
+        fs::write(folder.join("leases/one"), "").unwrap();
+        fs::write(&other, "").unwrap();
+        std::os::unix::fs::symlink(&other, folder.join("link")).unwrap();
+        remove(&folder).unwrap();
+        assert!(!folder.exists() && other.exists(), "what a link leads to is not touched");
+        remove(&folder).unwrap();
     }
 }

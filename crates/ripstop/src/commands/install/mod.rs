@@ -69,7 +69,8 @@ pub struct Uninstall {
     /// made in the kernel
     #[arg(long, conflicts_with = "cluster")]
     cni: bool,
-    /// Wait for SIGTERM, then until neither agent nor forwarder runs, and remove their files: the last in a container
+    /// Wait for SIGTERM, then until neither agent nor forwarder runs, and remove their folders below --root: the last in a
+    /// container
     #[arg(long, hide = true, conflicts_with_all = ["cni", "purge", "cluster"])]
     after_agent: bool,
     #[command(flatten)]
@@ -186,7 +187,7 @@ impl Uninstall {
             return self.cluster.run(out);
         }
         if self.after_agent {
-            return last::run();
+            return last::run(&self.place.root);
         }
         self.place.check()?;
         let (first, rest): (Vec<_>, Vec<_>) =

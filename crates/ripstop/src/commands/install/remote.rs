@@ -5,12 +5,13 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ripstop_store::{Access, Api, StoreError};
+use ripstop_store::{Access, Api, CLUSTER_NAMESPACE, CONTROLLER, OVER, StoreError, before_now};
 use serde_json::Value;
 use tokio::runtime::{Builder, Runtime};
 
 use crate::failure::Failure;
 use crate::print::talk;
+use crate::print::text::cell;
 
 /// The namespace of all objects that are in one.
 pub const NAMESPACE: &str = "ripstop";
@@ -18,6 +19,8 @@ pub const NAMESPACE: &str = "ripstop";
 const ANSWER: Duration = Duration::from_secs(15);
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(500);
+/// What an agent has not repeated for this long may be of one that is gone: it does so every five minutes.
+const UNTOLD: Duration = Duration::from_secs(900);
 
 /// A cluster whose API is asked.
 pub struct Remote {
@@ -146,6 +149,17 @@ impl Remote {
         Ok(faults)
     }
 
+    /// What agents say their nodes lack, a node a line: their Events that are not over.
+    ///
+    /// # Errors
+    /// Where the API gives no answer.
+    pub fn warnings(&self) -> Result<Vec<String>, Failure> {
+        let of = format!("reportingController%3D{}", CONTROLLER.replace('/', "%2F"));
+        let path = format!("/apis/events.k8s.io/v1/namespaces/{CLUSTER_NAMESPACE}/events?fieldSelector={of}");
+        let list = self.runtime.block_on(self.api.get(&path)).map_err(failure)?.unwrap_or_default();
+        Ok(warnings(&list, &before_now(UNTOLD)))
+    }
+
     /// Deletes objects, the last first, and waits until they are gone.
     ///
     /// # Errors
@@ -171,6 +185,20 @@ impl Remote {
     fn say(&self, what: &str) {
         talk(&format!("{:6.1} s  {what}", self.begin.elapsed().as_secs_f64()));
     }
+}
+
+/// Lines of what nodes lack, out of a list of Events, but for those that were last seen before a moment.
+fn warnings(list: &Value, since: &str) -> Vec<String> {
+    let lasts = |event: &&Value| {
+        let seen = event["series"]["lastObservedTime"].as_str().or(event["eventTime"].as_str()).unwrap_or_default();
+        event["regarding"]["kind"] == "Node" && event["metadata"]["annotations"][OVER].is_null() && seen >= since
+    };
+    let events = list["items"].as_array().into_iter().flatten().filter(lasts);
+    let line = |event: &Value| format!("{}: {}", cell(&event["regarding"]["name"]), cell(&event["note"]));
+    let mut lines: Vec<String> = events.map(line).collect();
+    lines.sort();
+    lines.dedup();
+    lines
 }
 
 fn failure(error: StoreError) -> Failure {
@@ -265,6 +293,30 @@ mod tests {
         let set = of("apps/v1", "DaemonSet", Some("ripstop")).unwrap();
         assert_eq!(set, "/apis/apps/v1/namespaces/ripstop/daemonsets/x");
         assert!(of("v1", "Secret", None).is_err());
+    }
+
+    #[test]
+    fn what_nodes_lack_is_a_line_as_long_as_it_lasts() {
+        let event = |node: &str, over: Option<&str>, seen: &str| {
+            json!({
+                "metadata": {"annotations": over.map(|over| json!({OVER: over}))}, "note": format!("{node} is full\n"),
+                "regarding": {"kind": "Node", "name": node}, "eventTime": "2026-01-01T10:00:00.000000Z",
+                "series": {"count": 2, "lastObservedTime": seen},
+            })
+        };
+        let pod = json!({"metadata": {}, "regarding": {"kind": "Pod", "name": "p"}, "eventTime": "2026-01-02T00:00:00.000000Z"});
+        let (early, late) = ("2026-01-01T11:00:00.000000Z", "2026-01-01T12:00:00.000000Z");
+        let items = [
+            event("n2", None, late),
+            event("n1", None, late),
+            event("n3", Some(late), late),
+            event("n4", None, early),
+            pod,
+        ];
+        let lines = warnings(&json!({"items": items}), "2026-01-01T11:30:00.000000Z");
+        assert_eq!(lines.len(), 2, "{lines:?}");
+        assert!(lines[0].starts_with("n1: n1 is full") && lines[1].starts_with("n2: "), "{lines:?}");
+        assert!(lines.iter().all(|line| !line.contains('\n')), "{lines:?}");
     }
 
     #[test]

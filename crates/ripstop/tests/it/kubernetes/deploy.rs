@@ -2,11 +2,11 @@
 
 use std::path::PathBuf;
 
-use ripstop_lab::{Backend, Cni, Endpoint, Families, Lab, Options, Prober, Target, Wiring};
+use ripstop_lab::{AGNHOST, Backend, Cni, Endpoint, Families, Lab, Options, Prober, Program, Target, Wiring};
 use serde_json::json;
 
 use super::super::cluster::patiently;
-use super::{cluster, everybody_reaches_everybody, kubectl, row_of, takes_down, texts, turn, web};
+use super::{cluster, create, everybody_reaches_everybody, get, kubectl, row_of, takes_down, texts, turn, web};
 
 /// Sets of pods of ours, with what runs in each.
 const SETS: [&str; 2] = ["daemonset/ripstop-agent", "daemonset/ripstop-udp-forward"];
@@ -66,6 +66,7 @@ fn an_update_and_its_way_back_lose_nothing_and_nothing_is_left_in_the_end() {
     println!("{report:?}");
     assert!(report.sent > 0 && report.lost == 0, "{report:?}");
     everybody_reaches_everybody(&lab, 2);
+    kubelet_and_runtime_start_again_under_traffic(&lab);
     another_plugin_before_ours_is_named(&lab);
     kubectl_asks_an_agent(&lab);
     a_missing_image_is_named(&lab);
@@ -73,7 +74,38 @@ fn an_update_and_its_way_back_lose_nothing_and_nothing_is_left_in_the_end() {
     takes_down(lab);
 }
 
-/// A list of plugins that runtimes would take instead of ours is told by the container that installs.
+/// kubelet and containerd are killed one after the other: pods that run notice nothing, and new ones come.
+fn kubelet_and_runtime_start_again_under_traffic(lab: &Lab) {
+    let prober = Prober::start(100, &[(side(lab, 1), side(lab, 2))]).unwrap();
+    for program in [Program::Kubelet, Program::Containerd] {
+        let node = lab.node(1);
+        let before = node.process(program).unwrap();
+        node.signal(program, 9, false).unwrap();
+        patiently("it runs again", || node.process(program).is_ok_and(|now| now.is_some() && now != before));
+        let name = format!("after-{program:?}").to_lowercase();
+        let pod = json!({
+            "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name},
+            "spec": {
+                "nodeName": "n1", "terminationGracePeriodSeconds": 1,
+                "containers": [{"name": "c", "image": AGNHOST, "args": ["netexec", "--http-port=8080"]}],
+            },
+        });
+        create(lab, &pod);
+        kubectl(lab, &["wait", "--for=condition=Ready", "pod", &name, "--timeout=120s"]).unwrap();
+        let ip = texts(lab, &["pod", &name], ".status.podIP").remove(0);
+        patiently("another node's pod gets an answer from the new one", || {
+            get(lab, "web-2", &format!("http://{ip}:8080/hostname")) == Ok(name.clone())
+        });
+        kubectl(lab, &["delete", "pod", &name, "--wait=true", "--timeout=60s"]).unwrap();
+    }
+    let report = prober.stop().unwrap();
+    println!("{report:?}");
+    assert!(report.sent > 0 && report.lost == 0, "{report:?}");
+    everybody_reaches_everybody(lab, 2);
+}
+
+/// A list of plugins that runtimes would take instead of ours is told by the container that installs, by the agent, and in
+/// the status of the cluster.
 fn another_plugin_before_ours_is_named(lab: &Lab) {
     let other = "/etc/cni/net.d/05-other.conflist";
     lab.exec(&lab.node(1).target(), &["sh", "-c", &format!("echo '{{}}' > {other}")]).unwrap();
@@ -88,7 +120,11 @@ fn another_plugin_before_ours_is_named(lab: &Lab) {
     };
     assert!(logs(1).contains(&format!("warning: {other} comes before 10-ripstop.conflist")), "{}", logs(1));
     assert!(!logs(2).contains("warning"), "{}", logs(2));
+    let warned =
+        || ripstop(lab, &["status"]).unwrap().contains("warning: n1: container runtimes take /etc/cni/net.d/05-other");
+    patiently("the cluster's status names it", warned);
     lab.exec(&lab.node(1).target(), &["rm", other]).unwrap();
+    patiently("the cluster's status names it no more", || !ripstop(lab, &["status"]).unwrap().contains("warning"));
 }
 
 /// The product's own command, for a whole cluster.
@@ -135,6 +171,21 @@ fn a_missing_image_is_named(lab: &Lab) {
 fn takes_itself_out(lab: &Lab, nodes: u32) {
     kubectl(lab, &["delete", "pod", "-l", "app=web", "--wait=true", "--timeout=60s"]).unwrap();
     ripstop(lab, &["uninstall", "--timeout", "3m"]).unwrap();
+    nothing_is_left(lab, nodes);
+}
+
+/// The same by kubectl alone, as the README has it.
+fn is_taken_out_by_kubectl(lab: &Lab, nodes: u32) {
+    kubectl(lab, &["delete", "pod", "-l", "app=web", "--wait=true", "--timeout=60s"]).unwrap();
+    let deploy = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy");
+    let file = |name: &str| deploy.join(name).display().to_string();
+    kubectl(lab, &["apply", "--server-side", "-f", &file("uninstall.yaml")]).unwrap();
+    kubectl(lab, &["-n", "ripstop", "rollout", "status", "daemonset/ripstop-uninstall", "--timeout=180s"]).unwrap();
+    kubectl(lab, &["delete", "-f", &file("ripstop.yaml"), "-f", &file("uninstall.yaml"), "--timeout=180s"]).unwrap();
+    nothing_is_left(lab, nodes);
+}
+
+fn nothing_is_left(lab: &Lab, nodes: u32) {
     for node in 1..=nodes {
         let left = lab.exec(&lab.node(node).target(), &["sh", "-c", LEFT]).unwrap();
         assert_eq!(left, "", "on n{node}");
@@ -153,9 +204,9 @@ fn takes_itself_out(lab: &Lab, nodes: u32) {
 }
 
 /// Prints what is of ours on a node.
-const LEFT: &str = "ip -o link | grep -w 'rip[^:]*' | cut -d: -f2; ip route show proto 82 table all; ip -6 route show proto 82 table all; \
+const LEFT: &str = "ls -d /run/ripstop /var/lib/ripstop 2>/dev/null; ip -o link | grep -w 'rip[^:]*' | cut -d: -f2; ip route show proto 82 table all; ip -6 route show proto 82 table all; \
     ip nexthop show proto 82; nft list tables | grep ripstop; iptables-save | grep -i ripstop; \
-    ls -A /run/ripstop /var/lib/ripstop /etc/cni/net.d /opt/cni/bin 2>/dev/null | grep -v -e '^$' -e ':$' -e '^bridge$' -e '^host-local$' \
+    ls -A /etc/cni/net.d /opt/cni/bin 2>/dev/null | grep -v -e '^$' -e ':$' -e '^bridge$' -e '^host-local$' \
     -e '^loopback$' -e '^portmap$'; true";
 
 #[test]
@@ -166,5 +217,6 @@ fn it_installs_where_there_is_only_ipv6() {
     let Some(lab) = cluster(options, Cni::Ripstop) else { return };
     web(&lab, 2, Families::V6);
     everybody_reaches_everybody(&lab, 2);
+    is_taken_out_by_kubectl(&lab, 2);
     takes_down(lab);
 }

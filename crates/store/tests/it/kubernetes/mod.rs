@@ -1,5 +1,6 @@
 //! The store in the API of Kubernetes, on a real API server.
 
+mod ages;
 mod faults;
 pub mod server;
 

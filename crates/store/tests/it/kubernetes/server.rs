@@ -20,11 +20,28 @@ pub const AGENT: &str = "system:serviceaccount:ripstop:ripstop-agent";
 /// Somebody who may do nothing.
 pub const NOBODY: &str = "nobody";
 
-/// The folder of the programs: a cache that `make k8s` fills.
-fn programs() -> PathBuf {
+/// The cache that `make k8s` and `scripts/programs` fill.
+fn cache() -> PathBuf {
     let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
     let home = || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cache");
-    cache.unwrap_or_else(home).join("ripstop").join(format!("kubernetes-{VERSION}"))
+    cache.unwrap_or_else(home).join("ripstop")
+}
+
+/// The folder of the programs.
+fn programs() -> PathBuf {
+    cache().join(format!("kubernetes-{VERSION}"))
+}
+
+/// An etcd of the newest release line that was built here.
+pub fn newer_etcd() -> Option<PathBuf> {
+    let folders = std::fs::read_dir(cache()).ok()?.filter_map(|entry| Some(entry.ok()?.path()));
+    let mut found: Vec<PathBuf> = folders
+        .filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("etcd-v3.6")))
+        .map(|path| path.join("etcd"))
+        .filter(|path| path.is_file())
+        .collect();
+    found.sort();
+    found.pop()
 }
 
 /// Whether everything that a test needs is here. Says so where it is not.
@@ -48,6 +65,8 @@ pub struct Setup {
     pub place: Option<(RawFd, Ipv4Addr)>,
     /// More arguments of the API server.
     pub args: Vec<String>,
+    /// Its etcd, instead of the one that is installed.
+    pub etcd: Option<PathBuf>,
 }
 
 pub struct ApiServer {
@@ -253,7 +272,8 @@ fn within(setup: &Setup, program: &str) -> Command {
 
 fn spawn_etcd(setup: &Setup, dir: &Path, address: Ipv4Addr, port: u16) -> Child {
     let log = File::create(dir.join("etcd.log")).unwrap();
-    let mut command = within(setup, "etcd");
+    let program = setup.etcd.as_ref().map_or_else(|| "etcd".to_owned(), |path| path.display().to_string());
+    let mut command = within(setup, &program);
     let (client, peer) = (format!("http://{address}:{}", port + 1), format!("http://{address}:{}", port + 2));
     command.args(["--name", "m", "--logger", "zap", "--log-level", "warn", "--data-dir"]).arg(dir.join("etcd"));
     command.args(["--listen-client-urls", &client, "--advertise-client-urls", &client, "--listen-peer-urls", &peer]);
@@ -262,7 +282,7 @@ fn spawn_etcd(setup: &Setup, dir: &Path, address: Ipv4Addr, port: u16) -> Child 
 }
 
 /// An authority, the server's certificate, tokens, and what is written to the audit log.
-fn write_secrets(dir: &Path, address: Ipv4Addr) {
+pub fn write_secrets(dir: &Path, address: Ipv4Addr) {
     let mut params = CertificateParams::new(Vec::new()).unwrap();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.distinguished_name.push(rcgen::DnType::CommonName, "kubernetes");
