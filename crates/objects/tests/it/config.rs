@@ -41,6 +41,7 @@ log: {format: json, level: debug}
 timings: {aliveInterval: 500ms, staleAfter: 5s, orphanInterval: 1s, sweepInterval: 1h}
 probing: {mtu: false, checksum: true, interval: 5s, port: 9999}
 runDir: /tmp/run
+cniConfDir: /tmp/net.d
 stateDir: /tmp/state
 ",
     );
@@ -58,6 +59,7 @@ stateDir: /tmp/state
     assert_eq!(config.probing, probing);
     assert_eq!(decode("probing: {}").probing, ProbingConfig { mtu: true, checksum: true, interval: 3_000, port: 9468 });
     assert_eq!(config.run_dir.to_str(), Some("/tmp/run"));
+    assert_eq!(config.cni_conf_dir.to_str(), Some("/tmp/net.d"));
 }
 
 #[test]

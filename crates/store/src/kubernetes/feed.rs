@@ -32,6 +32,10 @@ const PAGE_BYTES: usize = 4 << 20;
 const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
+/// A server that lists by a watch says something within this time; one whose etcd cannot help it opens the watch and is
+/// silent.
+const STREAM_PATIENCE: Duration = Duration::from_secs(3);
+
 /// A watch lasts so long, and half as much again at random; then it is opened anew.
 const WATCH_SECONDS: u64 = 600;
 
@@ -270,8 +274,8 @@ impl<R: Reader> Pump<R> {
         if self.streams[topic] {
             match self.shared.list_by_watch(&about).await? {
                 Some(listed) => return Ok(listed),
-                // An older server, or one that cannot now.
-                None => self.streams[topic] = false,
+                // An older server, or one whose etcd is (3.4): what it cannot for one kind it cannot for the others.
+                None => self.streams.fill(false),
             }
         }
         self.shared.list_by_pages(&about).await
@@ -382,7 +386,7 @@ impl Shared {
         let Ok(mut lines) = self.stream(&tried, path).await? else { return Ok(None) };
         let mut objects = Vec::new();
         loop {
-            let next = tokio::time::timeout(self.options.timeout, lines.next()).await;
+            let next = tokio::time::timeout(self.options.timeout.min(STREAM_PATIENCE), lines.next()).await;
             let Ok(Ok(Some(line))) = next else { return Ok(None) };
             let Ok(line) = heard_line(&line) else { return Ok(None) };
             match line.kind.as_str() {

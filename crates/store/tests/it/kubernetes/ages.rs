@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -42,7 +43,7 @@ async fn serve(listener: TcpListener, acceptor: TlsAcceptor, version: Version) {
                 let version = version.lock().unwrap().clone();
                 let (status, body) =
                     if request.uri().path() == "/version" { version } else { (StatusCode::NOT_FOUND, "none".into()) };
-                let answer = Response::builder().status(status).body(Full::new(body.into_bytes().into())).unwrap();
+                let answer = Response::builder().status(status).body(Full::new(Bytes::from(body))).unwrap();
                 async move { Ok::<_, Infallible>(answer) }
             });
             // The client ends it.
