@@ -2,8 +2,11 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
 
 use crate::fake::{Ended, Fake, ripstop, run};
 
@@ -265,4 +268,34 @@ fn it_installs_itself_in_place() {
         .unwrap();
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     assert_eq!(fs::read(&installed).unwrap(), fs::read(ripstop().get_program()).unwrap());
+}
+
+/// The last of a DaemonSet that takes a node out: told to end, it waits for nobody more and removes both folders.
+#[test]
+fn the_agents_folders_go_when_the_last_is_told_to_end() {
+    let dir = tempfile::tempdir().unwrap();
+    for file in ["run/ripstop/leases/one.json", "var/lib/ripstop/snapshot.json", "run/other", "var/lib/other"] {
+        let path = dir.path().join(file);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, "").unwrap();
+    }
+    let root = format!("--root={}", dir.path().display());
+    let mut command = ripstop();
+    let mut last = command.args(["uninstall", "--after-agent", &root]).stderr(Stdio::piped()).spawn().unwrap();
+    let mut told = String::new();
+    BufReader::new(last.stderr.take().unwrap()).read_line(&mut told).unwrap();
+    assert!(told.contains("they go when this is told to end"), "{told}");
+    // Behind that line it sleeps only where it waits for a signal.
+    let status = format!("/proc/{}/status", last.id());
+    while !fs::read_to_string(&status).unwrap().contains("State:\tS") {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert!(dir.path().join("run/ripstop/leases/one.json").exists(), "until then they stay");
+    rustix::process::kill_process(rustix::process::Pid::from_child(&last), rustix::process::Signal::TERM).unwrap();
+    assert!(last.wait().unwrap().success());
+    for (path, there) in
+        [("run/ripstop", false), ("var/lib/ripstop", false), ("run/other", true), ("var/lib/other", true)]
+    {
+        assert_eq!(dir.path().join(path).exists(), there, "{path}");
+    }
 }

@@ -203,8 +203,9 @@ fn nothing_is_left(lab: &Lab, nodes: u32) {
     });
 }
 
-/// Prints what is of ours on a node.
-const LEFT: &str = "ls -d /run/ripstop /var/lib/ripstop 2>/dev/null; ip -o link | grep -w 'rip[^:]*' | cut -d: -f2; ip route show proto 82 table all; ip -6 route show proto 82 table all; \
+/// Prints what is of ours on a node. Its own folders are mounted from elsewhere on a machine of the lab: such stay, empty.
+const LEFT: &str = "for folder in /run/ripstop /var/lib/ripstop; do ls -A $folder 2>/dev/null; mountpoint -q $folder || ls -d $folder 2>/dev/null; done; \
+    ip -o link | grep -w 'rip[^:]*' | cut -d: -f2; ip route show proto 82 table all; ip -6 route show proto 82 table all; \
     ip nexthop show proto 82; nft list tables | grep ripstop; iptables-save | grep -i ripstop; \
     ls -A /etc/cni/net.d /opt/cni/bin 2>/dev/null | grep -v -e '^$' -e ':$' -e '^bridge$' -e '^host-local$' \
     -e '^loopback$' -e '^portmap$'; true";
