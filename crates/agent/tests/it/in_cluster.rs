@@ -5,7 +5,9 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::kubernetes::{asked, become_user, is_possible, node_object, reaches, setup, status, wait_for, world};
+use crate::kubernetes::{
+    asked, become_user, is_possible, node_object, pod_object, reaches, setup, status, wait_for, world,
+};
 use crate::server::{AGENT, ApiServer};
 use crate::support::agent::How;
 use crate::support::ns::Ns;
@@ -129,5 +131,6 @@ fn huge_and_wicked_objects_harm_nothing() {
     assert!(soon(|| told().contains("network huge is not taken")), "{}", told());
     server.kubectl(&["delete", "network", "huge"]);
     assert!(soon(|| !status(&world)["warnings"].to_string().contains("huge")), "{}", status(&world));
+    server.apply(&pod_object("web", "{tier: web}"));
     assert!(reaches(&world, &db) && reaches(&world, &world.pod("web")));
 }
