@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 
 use serde_json::Value;
 
-use crate::server::{AGENT, ApiServer, NOBODY, Setup, is_here, newer_etcd};
+use crate::server::{AGENT, ApiServer, NOBODY, Setup, cache, is_here};
 use crate::support::ns::is_root;
 use crate::support::packets::{Echo, ask};
 use crate::support::soon;
@@ -238,6 +238,18 @@ fn ways_of_lists(server: &ApiServer) -> (BTreeSet<String>, BTreeSet<String>) {
         }
     }
     (streamed, paged)
+}
+
+/// An etcd of the newest release line that was built here.
+fn newer_etcd() -> Option<std::path::PathBuf> {
+    let folders = std::fs::read_dir(cache()).ok()?.filter_map(|entry| Some(entry.ok()?.path()));
+    let mut found: Vec<std::path::PathBuf> = folders
+        .filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("etcd-v3.6")))
+        .map(|path| path.join("etcd"))
+        .filter(|path| path.is_file())
+        .collect();
+    found.sort();
+    found.pop()
 }
 
 /// The lists that an agent starts with, by an etcd.

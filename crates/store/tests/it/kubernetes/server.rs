@@ -21,7 +21,7 @@ pub const AGENT: &str = "system:serviceaccount:ripstop:ripstop-agent";
 pub const NOBODY: &str = "nobody";
 
 /// The cache that `make k8s` and `scripts/programs` fill.
-fn cache() -> PathBuf {
+pub fn cache() -> PathBuf {
     let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
     let home = || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cache");
     cache.unwrap_or_else(home).join("ripstop")
@@ -30,18 +30,6 @@ fn cache() -> PathBuf {
 /// The folder of the programs.
 fn programs() -> PathBuf {
     cache().join(format!("kubernetes-{VERSION}"))
-}
-
-/// An etcd of the newest release line that was built here.
-pub fn newer_etcd() -> Option<PathBuf> {
-    let folders = std::fs::read_dir(cache()).ok()?.filter_map(|entry| Some(entry.ok()?.path()));
-    let mut found: Vec<PathBuf> = folders
-        .filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("etcd-v3.6")))
-        .map(|path| path.join("etcd"))
-        .filter(|path| path.is_file())
-        .collect();
-    found.sort();
-    found.pop()
 }
 
 /// Whether everything that a test needs is here. Says so where it is not.
