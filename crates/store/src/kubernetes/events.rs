@@ -324,7 +324,7 @@ fn about(notice: &Notice) -> (&'static str, &str, &str) {
 fn namespace(notice: &Notice) -> &str {
     match &notice.about {
         About::Node { .. } => CLUSTER_NAMESPACE,
-        About::Pod { name, .. } => &*name.namespace,
+        About::Pod { name, .. } => &name.namespace,
     }
 }
 
