@@ -166,9 +166,9 @@ impl Shell {
         let (writes, to_write) = unbounded_channel();
         let store = StoreCell::default();
         let (to_news, news) = channel(BATCH);
-        let (notices, to_tell) = watch::channel(Arc::default());
+        let (notices, told) = watch::channel(Arc::default());
         let raw = recording.is_some();
-        let ways = store_lane::Ways { writes: to_write, notices: to_tell, news: to_news, queue: to_self.clone(), raw };
+        let ways = store_lane::Ways { writes: to_write, notices: told, news: to_news, queue: to_self.clone(), raw };
         let lane = Lane::start(config.store.clone(), host, ways, store.clone())?;
         let snapshot = Writer::start(config.clone(), to_self.clone())?;
         let plugins = socket::listen(&config.run_dir.join("cni.sock"))?;
