@@ -158,10 +158,7 @@ impl Shell {
             machine: start.identity.machine_id.clone(),
             addresses: start.facts.links.values().flat_map(|link| &link.addresses).map(|(ip, _)| *ip).collect(),
         };
-        let mut recording = open_recording(options)?;
-        if let Some(out) = &mut recording {
-            record(out, at, Input::Start(Box::new(start.clone())), false)?;
-        }
+        let recording = open_recording(options, at, &start)?;
         let (core, outputs) = Core::start(at, start);
         let (writes, to_write) = unbounded_channel();
         let store = StoreCell::default();
@@ -390,10 +387,13 @@ fn left_behind(
     })
 }
 
-fn open_recording(options: &AgentOptions) -> anyhow::Result<Option<BufWriter<File>>> {
+/// The file that inputs are written to, with the first in it.
+fn open_recording(options: &AgentOptions, at: Moment, start: &Start) -> anyhow::Result<Option<BufWriter<File>>> {
     let Some(path) = &options.record else { return Ok(None) };
     let file = File::create(path).with_context(|| format!("--record: cannot write {}", path.display()))?;
-    Ok(Some(BufWriter::new(file)))
+    let mut out = BufWriter::new(file);
+    record(&mut out, at, Input::Start(Box::new(start.clone())), false)?;
+    Ok(Some(out))
 }
 
 fn record(out: &mut BufWriter<File>, at: Moment, input: Input, more: bool) -> anyhow::Result<()> {
