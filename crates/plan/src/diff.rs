@@ -10,7 +10,7 @@ use std::sync::Arc;
 use ripstop_netmodel::{Entry, Key, Kind, Link, LinkKind, Model, Ns, Object, Resource, RouteTarget};
 use ripstop_types::Owner;
 
-use crate::hang::{Others, altered, below, hangs_on, leans_on, master, other_end, vanishing};
+use crate::hang::{hangs_on, master, other_end};
 use crate::model::{can_be_removed, holder};
 use crate::step::{Action, Plan, Step};
 
@@ -33,24 +33,19 @@ impl<F: Fn(&Key, &Entry) -> Result<(), String>> Guard for F {
 /// pair, or an object and what holds it, do not fit together, it is taken as gone. A wanted object outside of `keys` is
 /// written only where a step takes it away.
 pub fn diff(observed: &Model, desired: &Model, keys: &BTreeSet<Key>, guard: &dyn Guard) -> Plan {
-    let mut differ = Differ {
-        observed,
-        desired,
-        guard,
-        missing: "missing".into(),
-        verdicts: BTreeMap::new(),
-        kept: BTreeMap::new(),
-        room: BTreeSet::new(),
-        renamed: BTreeSet::new(),
-    };
-    // In order, and so without a search for each one's place.
-    differ.verdicts = keys.iter().filter_map(|key| Some((key.clone(), differ.judge(key)?))).collect();
-    differ.widen(keys);
-    differ.hold_back();
-    differ.settle_contests();
-    differ.follow();
-    differ.pass_over();
-    differ.into_plan()
+    let mut also = BTreeSet::new();
+    loop {
+        let mut differ = Differ::judging(observed, desired, guard, keys, &also);
+        let mut unjudged = differ.settle();
+        if unjudged.is_empty() {
+            unjudged = differ.follow();
+        }
+        if unjudged.is_empty() {
+            differ.pass_over();
+            return differ.into_plan();
+        }
+        also.extend(unjudged);
+    }
 }
 
 /// The plan for everything in either model.
@@ -70,22 +65,79 @@ pub(crate) enum Verdict {
     Refuse(String),
 }
 
+impl Verdict {
+    /// Whether the object is written as it is wanted.
+    pub(crate) fn writes(&self) -> bool {
+        matches!(self, Self::Create(_) | Self::Update(_) | Self::Remake(_))
+    }
+}
+
 pub(crate) struct Differ<'a> {
     pub(crate) observed: &'a Model,
     pub(crate) desired: &'a Model,
-    guard: &'a dyn Guard,
+    pub(crate) guard: &'a dyn Guard,
+    /// What was asked for,
+    keys: &'a BTreeSet<Key>,
+    /// and what has to be judged with it.
+    also: &'a BTreeSet<Key>,
     /// The reason of most steps.
     missing: Arc<str>,
     pub(crate) verdicts: BTreeMap<Key, Verdict>,
-    /// Unwanted objects that the guard keeps and that go with one that is made anew.
-    kept: BTreeMap<Key, Arc<str>>,
+    /// Refused objects of which it was not seen yet what they hang on.
+    pub(crate) unseen: Vec<Key>,
+    /// Whether a wanted object is refused.
+    pub(crate) is_denied: bool,
+    /// What comes to be written and should have been judged before.
+    pub(crate) unjudged: BTreeSet<Key>,
+    /// Refused objects that go with one that is made anew, and are written again as they were.
+    pub(crate) kept: BTreeMap<Key, Arc<str>>,
     /// Links whose removal makes room for one that is written.
     pub(crate) room: BTreeSet<Key>,
     /// Links that give their alternative name up before another takes it.
     pub(crate) renamed: BTreeSet<Key>,
 }
 
-impl Differ<'_> {
+impl<'a> Differ<'a> {
+    fn judging(
+        observed: &'a Model,
+        desired: &'a Model,
+        guard: &'a dyn Guard,
+        keys: &'a BTreeSet<Key>,
+        also: &'a BTreeSet<Key>,
+    ) -> Self {
+        let mut differ = Self {
+            observed,
+            desired,
+            guard,
+            keys,
+            also,
+            missing: "missing".into(),
+            verdicts: BTreeMap::new(),
+            unseen: Vec::new(),
+            is_denied: false,
+            unjudged: BTreeSet::new(),
+            kept: BTreeMap::new(),
+            room: BTreeSet::new(),
+            renamed: BTreeSet::new(),
+        };
+        // In order, and so without a search for each one's place.
+        differ.verdicts = keys.iter().filter_map(|key| Some((key.clone(), differ.judge(key)?))).collect();
+        for key in also {
+            if let Some(verdict) = differ.judge(key) {
+                differ.verdicts.insert(key.clone(), verdict);
+                differ.provide(key);
+            }
+        }
+        // They are there before it is settled what is refused.
+        differ.unjudged.clear();
+        differ
+    }
+
+    /// Whether an object has a verdict of its own, if only that it is as it should be.
+    pub(crate) fn is_judged(&self, key: &Key) -> bool {
+        self.keys.contains(key) || self.also.contains(key)
+    }
+
     pub(crate) fn judge(&self, key: &Key) -> Option<Verdict> {
         match (self.observed.get(key), self.desired.get(key)) {
             (None, None) => None,
@@ -146,174 +198,6 @@ impl Differ<'_> {
             _ => return false,
         };
         holder(self.observed, &Key::Link { ns: ns.clone(), name }).is_none()
-    }
-
-    /// Keeps what a refused removal hangs on: removed, it would take the refused object along.
-    fn hold_back(&mut self) {
-        let mut open: Vec<Key> =
-            self.verdicts.iter().filter(|(_, v)| matches!(v, Verdict::Refuse(_))).map(|(key, _)| key.clone()).collect();
-        while let Some(refused) = open.pop() {
-            let Some(entry) = self.observed.get(&refused) else { continue };
-            for below in leans_on(self.observed, &entry.object) {
-                let holds = self.first_end(&below).unwrap_or(below);
-                if self.verdicts.get(&holds) == Some(&Verdict::Remove) {
-                    self.verdicts.insert(holds.clone(), Verdict::Refuse(format!("{refused} needs it and is kept")));
-                    open.push(holds);
-                }
-            }
-        }
-    }
-
-    fn first_end(&self, key: &Key) -> Option<Key> {
-        match self.observed.get(key).map(|entry| &entry.object) {
-            Some(Object::Link(Link { kind: LinkKind::VethPeer, .. })) => holder(self.observed, key),
-            _ => None,
-        }
-    }
-
-    /// Writes again what goes with objects that are made anew, and makes room for links.
-    fn follow(&mut self) {
-        // What was not there had nothing that goes with it, unless it is a pair.
-        let matters = |key: &Key| key.kind() == Kind::Link || self.observed.get(key).is_some();
-        let made: Vec<(Key, bool)> = self
-            .verdicts
-            .iter()
-            .filter(|(key, _)| is_leant_on(key.kind()) && matters(key))
-            .filter_map(|(key, v)| Some((key.clone(), begins(key, v)?)))
-            .collect();
-        for (key, is_remade) in &made {
-            if *is_remade || self.observed.get(key).is_some() {
-                self.lose(key, &vanishing(self.observed, key, Others::MayGo));
-            }
-            if !is_remade {
-                self.begin_pair(key);
-            }
-        }
-        for rival in self.room.clone() {
-            self.make_room(rival);
-        }
-    }
-
-    /// A pair that is made has a fresh other end, whatever is remembered of one.
-    fn begin_pair(&mut self, key: &Key) {
-        let end = self.desired.get(key).and_then(|entry| other_end(&entry.object));
-        let Some(end) = end.filter(|end| self.observed.get(end).is_some()) else { return };
-        match holder(self.observed, &end) {
-            Some(other) => self.make_room(other),
-            None => {
-                let mut gone = vanishing(self.observed, &end, Others::MayGo);
-                gone.insert(end);
-                self.lose(key, &gone);
-            }
-        }
-    }
-
-    /// A link that goes anyway goes before one that takes what it has.
-    fn make_room(&mut self, other: Key) {
-        if self.verdicts.get(&other) == Some(&Verdict::Remove) {
-            self.lose(&other, &vanishing(self.observed, &other, Others::MayGo));
-            self.room.insert(other);
-        }
-    }
-
-    /// What follows when these objects go with `cause`, which is made anew or makes room.
-    fn lose(&mut self, cause: &Key, gone: &BTreeSet<Key>) {
-        let mut changed = altered(self.observed, cause, Others::MayGo);
-        for key in gone {
-            changed.extend(altered(self.observed, key, Others::MayGo));
-            self.write_again(key, cause, gone);
-        }
-        for key in changed.difference(gone) {
-            let reason: Arc<str> = format!("lost {cause}").into();
-            match (self.observed.get(key), self.desired.get(key)) {
-                (Some(is), Some(wanted)) if wanted.object.satisfied_by(&is.object) => {
-                    self.verdicts.entry(key.clone()).or_insert(Verdict::Update(reason));
-                    self.provide(key);
-                }
-                (Some(_), None) if matches!(self.verdicts.get(key), Some(Verdict::Refuse(_))) => {
-                    self.kept.insert(key.clone(), reason);
-                }
-                _ => {}
-            }
-        }
-    }
-
-    fn write_again(&mut self, key: &Key, cause: &Key, gone: &BTreeSet<Key>) {
-        if self.desired.get(key).is_some() {
-            if matches!(self.verdicts.get(key), Some(Verdict::Refuse(_))) {
-                return;
-            }
-            if !matches!(self.verdicts.get(key), Some(Verdict::Create(_))) {
-                self.verdicts.insert(key.clone(), Verdict::Create(format!("written anew with {cause}").into()));
-            }
-            return self.provide(key);
-        }
-        let Some(is) = self.observed.get(key).filter(|is| can_be_removed(&is.object)) else { return };
-        let refused = match self.verdicts.get(key) {
-            Some(Verdict::Refuse(_)) => true,
-            Some(_) => false,
-            None => self.guard.may_delete(key, is).is_err(),
-        };
-        if refused {
-            self.keep(key, cause, gone);
-        } else if key.parent().is_some() || matches!(key.ns(), Some(Ns::Path(_))) {
-            self.verdicts.remove(key);
-        }
-    }
-
-    /// Writes what an object needs that is written again as it should be, where it was something else before.
-    pub(crate) fn provide(&mut self, key: &Key) {
-        let Some(wanted) = self.desired.get(key) else { return };
-        for needed in leans_on(self.desired, &wanted.object) {
-            let is_new = self.observed.get(&needed).is_none() && self.desired.get(&needed).is_some();
-            if is_new && !self.verdicts.contains_key(&needed) {
-                self.verdicts.insert(needed.clone(), Verdict::Create(format!("{key} needs it").into()));
-                self.provide(&needed);
-            }
-        }
-    }
-
-    /// Writes an unwanted object again, and first what it hangs on.
-    fn keep(&mut self, key: &Key, cause: &Key, gone: &BTreeSet<Key>) {
-        let Some(entry) = self.observed.get(key).filter(|_| !self.kept.contains_key(key)) else { return };
-        if !self.fits(&entry.object) {
-            return;
-        }
-        self.kept.insert(key.clone(), format!("kept, and written anew with {cause}").into());
-        for holds in leans_on(self.observed, &entry.object) {
-            if gone.contains(&holds) && self.desired.get(&holds).is_none() {
-                self.keep(&holds, cause, gone);
-            }
-        }
-    }
-
-    /// Whether an element fits the table as it will be.
-    fn fits(&self, object: &Object) -> bool {
-        let Object::NftElement(element) = object else { return true };
-        let table = Key::NftTable { family: element.key.family, name: element.key.table.clone() };
-        match self.desired.get(&table).map(|entry| &entry.object) {
-            Some(Object::NftTable(wanted)) => {
-                wanted.table.check_element(&element.key.set, &element.key.key, &element.body).is_ok()
-            }
-            _ => true,
-        }
-    }
-
-    /// Gives no step to what goes with an object that is removed.
-    fn pass_over(&mut self) {
-        let removed: Vec<Key> = self
-            .verdicts
-            .iter()
-            .filter(|(key, v)| **v == Verdict::Remove && matches!(key.kind(), Kind::Link | Kind::NftTable))
-            .map(|(key, _)| key.clone())
-            .collect();
-        for key in removed {
-            for gone in below(self.observed, &key) {
-                if self.verdicts.get(&gone) == Some(&Verdict::Remove) {
-                    self.verdicts.remove(&gone);
-                }
-            }
-        }
     }
 
     fn into_plan(self) -> Plan {
@@ -383,22 +267,6 @@ impl Differ<'_> {
             meanwhile.insert(key.clone(), then);
         }
         meanwhile
-    }
-}
-
-/// Whether something may go with an object of a kind, or change.
-fn is_leant_on(kind: Kind) -> bool {
-    matches!(kind, Kind::Link | Kind::NftTable | Kind::Address | Kind::Forwarder | Kind::Nexthop)
-}
-
-/// For a verdict that makes an object from nothing: whether there is an old one that goes first. A table is always
-/// replaced whole.
-fn begins(key: &Key, verdict: &Verdict) -> Option<bool> {
-    match verdict {
-        Verdict::Remake(_) => Some(true),
-        Verdict::Update(_) if key.kind() == Kind::NftTable => Some(true),
-        Verdict::Create(_) => Some(false),
-        Verdict::Update(_) | Verdict::Remove | Verdict::Refuse(_) => None,
     }
 }
 

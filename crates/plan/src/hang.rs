@@ -41,10 +41,30 @@ pub(crate) fn needs(object: &Object) -> Vec<Key> {
 /// What an object would lose its place, or change, without: also the address that a route has as its source.
 pub(crate) fn leans_on(model: &Model, object: &Object) -> Vec<Key> {
     let mut keys = needs(object);
-    if let Object::Route(Route { ns, src: Some(src), .. }) = object {
-        keys.extend(addresses(model, ns, *src));
-    }
+    keys.extend(sources(model, object));
     keys
+}
+
+/// The addresses of which each can be a route's source.
+pub(crate) fn sources(model: &Model, object: &Object) -> Vec<Key> {
+    match object {
+        Object::Route(Route { ns, src: Some(src), .. }) => addresses(model, ns, *src),
+        _ => Vec::new(),
+    }
+}
+
+/// Whether an object can be on another one that it needs, as that is.
+pub(crate) fn bears(below: &Object, object: &Object) -> bool {
+    match (below, object) {
+        (Object::NftTable(table), Object::NftElement(element)) => {
+            table.table.check_element(&element.key.set, &element.key.key, &element.body).is_ok()
+        }
+        (Object::Link(link), Object::Link(_)) => link.kind == LinkKind::Bridge,
+        (Object::Link(link), Object::Fdb(_)) => matches!(link.kind, LinkKind::Vxlan { .. }),
+        (Object::Link(link), Object::Forwarder(_)) => link.kind == LinkKind::Tun,
+        (Object::Nexthop(nexthop), Object::Route(route)) => Family::of(nexthop.gateway) == route.dst.family(),
+        _ => true,
+    }
 }
 
 /// The bridge that a link is a port of.

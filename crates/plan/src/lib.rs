@@ -10,8 +10,10 @@
 
 mod contest;
 mod diff;
+mod follow;
 mod hang;
 mod model;
+mod refuse;
 mod step;
 
 pub use diff::{Guard, diff, diff_all, difference};

@@ -7,7 +7,7 @@ use ripstop_netmodel::{Entry, Key, Link, LinkKind, Model, NftElement, Ns, Object
 use ripstop_types::Prefix;
 
 use crate::contest::rivals;
-use crate::hang::{Others, altered, links, needs, other_end, vanishing};
+use crate::hang::{Others, altered, bears, links, needs, other_end, vanishing};
 use crate::step::{Action, Step};
 
 /// Why a step cannot be applied.
@@ -55,6 +55,10 @@ pub(crate) fn can_be_removed(object: &Object) -> bool {
 fn check(model: &Model, object: &Object) -> Result<(), String> {
     if let Some(missing) = needs(object).into_iter().find(|key| model.get(key).is_none()) {
         return Err(format!("needs {missing}, which is not there"));
+    }
+    let unfit = |key: &Key| model.get(key).is_some_and(|below| !bears(&below.object, object));
+    if let Some(unfit) = needs(object).into_iter().find(unfit) {
+        return Err(format!("{unfit} is nothing that it can be on"));
     }
     let there = model.get(&object.key());
     if there.is_some_and(|there| !object.can_update(&there.object)) {

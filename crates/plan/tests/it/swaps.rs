@@ -137,7 +137,7 @@ fn of_two_that_want_one_name_the_first_gets_it() {
     assert_told(
         &diff_all(&Model::new(), &both, &allow),
         "1 create link ript1 (missing; undo: delete link ript1)
-         2 refuse link ript2 (link ript1 wants the same name or network identifier; no way back)",
+         2 refuse link ript2 (link ript1 wants the same name, network identifier or other end; no way back)",
     );
     let second = model([tunnel("ript2", 2, "a").into()]);
     assert_told(
