@@ -125,7 +125,7 @@ impl<'a> Differ<'a> {
     }
 
     /// Who has what is wanted and was not judged, whoever asked for it, with what goes when it goes.
-    pub(crate) fn unjudged(&self, contests: &[Contest<'a>]) -> BTreeSet<Key> {
+    pub(crate) fn not_judged(&self, contests: &[Contest<'a>]) -> BTreeSet<Key> {
         let mut keys = BTreeSet::new();
         for Contest { has, .. } in contests.iter().filter(|contest| !self.is_judged(&contest.has)) {
             if !matches!(self.judge(has), None | Some(Verdict::Update(_))) {

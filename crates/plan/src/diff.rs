@@ -36,15 +36,15 @@ pub fn diff(observed: &Model, desired: &Model, keys: &BTreeSet<Key>, guard: &dyn
     let mut also = BTreeSet::new();
     loop {
         let mut differ = Differ::judging(observed, desired, guard, keys, &also);
-        let mut unjudged = differ.settle();
-        if unjudged.is_empty() {
-            unjudged = differ.follow();
+        for agree in [Differ::settle, Differ::follow, Differ::pass_over] {
+            if differ.unjudged.is_empty() {
+                agree(&mut differ);
+            }
         }
-        if unjudged.is_empty() {
-            differ.pass_over();
+        if differ.unjudged.is_empty() {
             return differ.into_plan();
         }
-        also.extend(unjudged);
+        also.append(&mut differ.unjudged);
     }
 }
 
@@ -128,8 +128,6 @@ impl<'a> Differ<'a> {
                 differ.provide(key);
             }
         }
-        // They are there before it is settled what is refused.
-        differ.unjudged.clear();
         differ
     }
 

@@ -7,13 +7,12 @@ use ripstop_netmodel::{Key, Kind, Ns, Object, Resource};
 
 use crate::contest::is_host_link;
 use crate::diff::{Differ, Verdict};
-use crate::hang::{Others, altered, below, leans_on, needs, other_end, vanishing};
+use crate::hang::{Others, altered, bears, below, leans_on, needs, other_end, vanishing};
 use crate::model::{can_be_removed, holder};
 
 impl Differ<'_> {
-    /// Writes again what goes with objects that are made anew, and makes room for links. Answers with keys that have to be
-    /// judged first, none where all was.
-    pub(crate) fn follow(&mut self) -> BTreeSet<Key> {
+    /// Writes again what goes with objects that are made anew, or to make room.
+    pub(crate) fn follow(&mut self) {
         // What was not there had nothing that goes with it, unless it is a pair.
         let matters = |key: &Key| key.kind() == Kind::Link || self.observed.get(key).is_some();
         let made: Vec<(Key, bool)> = self
@@ -35,7 +34,6 @@ impl Differ<'_> {
                 self.lose(&rival, &vanishing(self.observed, &rival, Others::MayGo));
             }
         }
-        std::mem::take(&mut self.unjudged)
     }
 
     /// A pair that is made has a fresh other end, whatever is remembered of one.
@@ -99,7 +97,11 @@ impl Differ<'_> {
     pub(crate) fn provide(&mut self, key: &Key) {
         let Some(wanted) = self.desired.get(key) else { return };
         for needed in leans_on(self.desired, &wanted.object) {
-            let is_new = self.observed.get(&needed).is_none() && self.desired.get(&needed).is_some();
+            let is = self.observed.get(&needed);
+            if is.is_some_and(|is| !bears(&is.object, &wanted.object)) && !self.is_judged(&needed) {
+                self.unjudged.insert(needed.clone());
+            }
+            let is_new = is.is_none() && self.desired.get(&needed).is_some();
             if is_new && !self.verdicts.contains_key(&needed) {
                 self.verdicts.insert(needed.clone(), Verdict::Create(format!("{key} needs it").into()));
                 self.examine(&needed);

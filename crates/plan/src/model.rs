@@ -56,19 +56,20 @@ fn check(model: &Model, object: &Object) -> Result<(), String> {
     if let Some(missing) = needs(object).into_iter().find(|key| model.get(key).is_none()) {
         return Err(format!("needs {missing}, which is not there"));
     }
-    let unfit = |key: &Key| model.get(key).is_some_and(|below| !bears(&below.object, object));
-    if let Some(unfit) = needs(object).into_iter().find(unfit) {
-        return Err(format!("{unfit} is nothing that it can be on"));
-    }
     let there = model.get(&object.key());
     if there.is_some_and(|there| !object.can_update(&there.object)) {
         return Err("is there and cannot become what is asked in place".into());
     }
     match object {
-        Object::Link(link) => check_link(model, link, there.is_some()),
-        Object::NftElement(element) => check_element(model, element),
-        Object::Route(route) => check_route(model, route),
-        _ => Ok(()),
+        Object::Link(link) => check_link(model, link, there.is_some())?,
+        Object::NftElement(element) => check_element(model, element)?,
+        Object::Route(route) => check_route(model, route)?,
+        _ => {}
+    }
+    let is_unfit = |key: &Key| model.get(key).is_some_and(|below| !bears(&below.object, object));
+    match needs(object).into_iter().find(is_unfit) {
+        Some(unfit) => Err(format!("{unfit} is nothing that it could be on")),
+        None => Ok(()),
     }
 }
 

@@ -4,7 +4,7 @@
 //! on it ([`bears`]). What needs a refused object that is not there is refused as well. A refusal leads to more of them and
 //! undoes none, so there is one answer, in whatever order it is found.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use ripstop_netmodel::{Key, Kind, Link, LinkKind, Object};
 
@@ -13,25 +13,24 @@ use crate::hang::{bears, hangs_on, leans_on, needs, other_end, sources};
 use crate::model::holder;
 
 impl Differ<'_> {
-    /// Refuses until nothing more follows. Answers with keys that have to be judged first, none where all was.
-    pub(crate) fn settle(&mut self) -> BTreeSet<Key> {
+    /// Refuses until nothing more follows, or until it is known that more has to be judged first.
+    pub(crate) fn settle(&mut self) {
         let refused = self.verdicts.iter().filter(|(_, verdict)| matches!(verdict, Verdict::Refuse(_)));
         self.unseen = refused.map(|(key, _)| key.clone()).collect();
         self.refuse(self.doubles());
         loop {
             self.hold_back();
             let contests = self.contests();
-            let unjudged = self.unjudged(&contests);
-            if !unjudged.is_empty() {
-                return unjudged;
+            self.unjudged = self.not_judged(&contests);
+            if !self.unjudged.is_empty() {
+                return;
             }
             let mut refusals = self.losers(&contests);
             if refusals.is_empty() && self.is_denied {
                 refusals = self.stranded();
             }
             if refusals.is_empty() {
-                self.give_way(contests);
-                return BTreeSet::new();
+                return self.give_way(contests);
             }
             self.refuse(refusals);
         }
@@ -93,10 +92,11 @@ impl Differ<'_> {
         written.filter_map(|(key, _)| Some((key.clone(), format!("needs {}, which is refused", lacks(key)?)))).collect()
     }
 
-    /// What an object needs and will not have, because that is refused. Of several addresses that can be a source one is
-    /// enough.
+    /// What an object needs and will not have, or not as something that bears it, because that is refused. Of several
+    /// addresses that can be a source one is enough.
     pub(crate) fn lacks(&self, wanted: &Object) -> Option<Key> {
-        let is_lost = |key: &Key| self.is_refused(key) && !self.will_be(key);
+        let as_it_was = |key: &Key| self.observed.get(key).is_some_and(|is| bears(&is.object, wanted));
+        let is_lost = |key: &Key| self.is_refused(key) && !(self.will_be(key) && as_it_was(key));
         needs(wanted).into_iter().find(is_lost).or_else(|| {
             let sources = sources(self.desired, wanted);
             sources.iter().all(is_lost).then(|| sources.into_iter().next()).flatten()

@@ -5,7 +5,7 @@ use std::fmt;
 
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
-use ripstop_netmodel::{Entry, Key, Kind, Link, LinkKind, Model, Ns, Object, Resource, Route};
+use ripstop_netmodel::{Entry, Key, Kind, Link, LinkKind, Model, Ns, Object, Resource};
 use ripstop_nft::model::TableFamily;
 use ripstop_plan::{Action, Plan, Step, apply_to_model, diff, diff_all};
 
