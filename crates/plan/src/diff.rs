@@ -10,8 +10,8 @@ use std::sync::Arc;
 use ripstop_netmodel::{Entry, Key, Kind, Link, LinkKind, Model, Ns, Object, Resource, RouteTarget};
 use ripstop_types::Owner;
 
-use crate::hang::{hangs_on, master, other_end};
-use crate::model::{can_be_removed, holder};
+use crate::hang::{hangs_on, holder, master, other_end};
+use crate::model::can_be_removed;
 use crate::step::{Action, Plan, Step};
 
 /// Says whether an object that is no longer wanted may go. An owner whose kind has not been read yet is unknown, not
@@ -75,7 +75,7 @@ impl Verdict {
 pub(crate) struct Differ<'a> {
     pub(crate) observed: &'a Model,
     pub(crate) desired: &'a Model,
-    pub(crate) guard: &'a dyn Guard,
+    guard: &'a dyn Guard,
     /// What was asked for,
     keys: &'a BTreeSet<Key>,
     /// and what has to be judged with it.

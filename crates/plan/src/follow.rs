@@ -7,8 +7,8 @@ use ripstop_netmodel::{Key, Kind, Ns, Object, Resource};
 
 use crate::contest::is_host_link;
 use crate::diff::{Differ, Verdict};
-use crate::hang::{Others, altered, bears, below, leans_on, needs, other_end, vanishing};
-use crate::model::{can_be_removed, holder};
+use crate::hang::{Others, altered, bears, below, holder, leans_on, needs, other_end, vanishing};
+use crate::model::can_be_removed;
 
 impl Differ<'_> {
     /// Writes again what goes with objects that are made anew, or to make room.
@@ -80,13 +80,13 @@ impl Differ<'_> {
             }
             return self.provide(key);
         }
-        let Some(is) = self.observed.get(key).filter(|is| can_be_removed(&is.object)) else { return };
-        let refused = match self.verdicts.get(key) {
-            Some(Verdict::Refuse(_)) => true,
-            Some(_) => false,
-            None => self.guard.may_delete(key, is).is_err(),
-        };
-        if refused {
+        if !self.observed.get(key).is_some_and(|is| can_be_removed(&is.object)) {
+            return;
+        }
+        if !self.is_judged(key) && matches!(self.judge(key), Some(Verdict::Refuse(_))) {
+            self.unjudged.insert(key.clone());
+        }
+        if self.is_refused(key) {
             self.keep(key, cause, gone);
         } else if key.parent().is_some() || matches!(key.ns(), Some(Ns::Path(_))) {
             self.verdicts.remove(key);

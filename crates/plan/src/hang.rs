@@ -38,11 +38,28 @@ pub(crate) fn needs(object: &Object) -> Vec<Key> {
     keys
 }
 
-/// What an object would lose its place, or change, without: also the address that a route has as its source.
+/// What an object would lose its place, or change, without: also a pair's first end, of the second, and the address that a
+/// route has as its source.
 pub(crate) fn leans_on(model: &Model, object: &Object) -> Vec<Key> {
     let mut keys = needs(object);
+    keys.extend(first_end(model, object));
     keys.extend(sources(model, object));
     keys
+}
+
+/// The pair's first end, of the second.
+pub(crate) fn first_end(model: &Model, object: &Object) -> Option<Key> {
+    is_second_end(object).then(|| holder(model, &object.key())).flatten()
+}
+
+/// The link whose other end this is.
+pub(crate) fn holder(model: &Model, end: &Key) -> Option<Key> {
+    links(model, &Ns::Host).find(|(_, object)| other_end(object).as_ref() == Some(end)).map(|(key, _)| key.clone())
+}
+
+/// Whether an object is a pair's second end, which is never made alone.
+pub(crate) fn is_second_end(object: &Object) -> bool {
+    matches!(object, Object::Link(Link { kind: LinkKind::VethPeer, .. }))
 }
 
 /// The addresses of which each can be a route's source.
@@ -58,6 +75,9 @@ pub(crate) fn bears(below: &Object, object: &Object) -> bool {
     match (below, object) {
         (Object::NftTable(table), Object::NftElement(element)) => {
             table.table.check_element(&element.key.set, &element.key.key, &element.body).is_ok()
+        }
+        (Object::Link(_), Object::Link(Link { kind: LinkKind::VethPeer, .. })) => {
+            other_end(below).is_some_and(|end| end == object.key())
         }
         (Object::Link(link), Object::Link(_)) => link.kind == LinkKind::Bridge,
         (Object::Link(link), Object::Fdb(_)) => matches!(link.kind, LinkKind::Vxlan { .. }),

@@ -3,11 +3,11 @@
 //! For laws and replays. Not here: anything the kernel does by itself (carrier, neighbour discovery), and what it
 //! checks of objects that are not ours.
 
-use ripstop_netmodel::{Entry, Key, Link, LinkKind, Model, NftElement, Ns, Object, Resource, Route, RouteTarget};
+use ripstop_netmodel::{Entry, Key, Link, LinkKind, Model, NftElement, Object, Resource, Route, RouteTarget};
 use ripstop_types::Prefix;
 
 use crate::contest::rivals;
-use crate::hang::{Others, altered, bears, links, needs, other_end, vanishing};
+use crate::hang::{Others, altered, bears, holder, needs, other_end, vanishing};
 use crate::step::{Action, Step};
 
 /// Why a step cannot be applied.
@@ -87,11 +87,6 @@ fn check_link(model: &Model, link: &Link, is_there: bool) -> Result<(), String> 
         Some(holder) if holder != own => Err(format!("{end} is the other end of {holder}")),
         _ => Ok(()),
     }
-}
-
-/// The pair's first end, of the second.
-pub(crate) fn holder(model: &Model, end: &Key) -> Option<Key> {
-    links(model, &Ns::Host).find(|(_, object)| other_end(object).as_ref() == Some(end)).map(|(key, _)| key.clone())
 }
 
 fn check_element(model: &Model, element: &NftElement) -> Result<(), String> {

@@ -7,6 +7,7 @@ use ripstop_netmodel::{Entry, Fdb, Key, Link, LinkKind, Model, Nexthop, Ns, Obje
 use ripstop_plan::{Action, Plan, apply_to_model, diff, diff_all};
 
 use crate::cases::{allow, assert_told, planned, told};
+use crate::laws::config;
 use crate::world::{address, ip, link, mac, model, name, pair, pod, route};
 
 /// A tunnel device of a network.
@@ -175,7 +176,7 @@ fn run(model: &mut Model, plan: &Plan) -> Result<(), TestCaseError> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 600, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(config())]
 
     /// However names and identifiers are passed around: one plan gets there, broken off anywhere a second one does, and
     /// nothing is removed for a name.

@@ -234,9 +234,11 @@ fn shared_links(model: &mut Model, dice: &mut Dice) -> Vec<IfName> {
 }
 
 fn pods(model: &mut Model, dice: &mut Dice, bridges: &[IfName]) {
-    // Two interfaces of one pod, and one pod more.
-    for (host, n, end) in [("ripp0", 0, "eth0"), ("ripp1", 0, "net1"), ("ripp2", 1, "eth0")] {
+    // Two interfaces of one pod, one pod more, and one that may have the place of the first.
+    for (host, n, end) in [("ripp0", 0, "eth0"), ("ripp1", 0, "net1"), ("ripp2", 1, "eth0"), ("ripp3", 0, "eth0")] {
+        let is_taken = model.keys().any(|key| *key == link(&pod(n), end, LinkKind::VethPeer).key());
         match dice.below(5) {
+            _ if is_taken => continue,
             0 | 1 => continue,
             2 => {
                 put(model, link(&Ns::Host, host, LinkKind::Ifb { index: 0x4000_0001 }));
