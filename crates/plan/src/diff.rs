@@ -1,8 +1,9 @@
 //! Comparing what is with what should be.
 //!
-//! Each key gets a verdict of its own; then the verdicts are made to agree: what goes with an object that is made anew is
-//! written again, what a refused removal hangs on is kept too, what only one link can have changes hands in an order that
-//! works, and what goes by itself gets no step.
+//! Each key gets a verdict of its own; then the verdicts are made to agree: what only one link can have changes hands in an
+//! order that works, what is refused draws in what follows from it, what goes with an object that is made anew is written
+//! again, and what goes by itself gets no step. Where that touches an object that was not judged, it is, and all begins
+//! anew with more keys.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -111,9 +111,18 @@ impl Core {
         }
     }
 
-    /// Plans again what is wanted and was refused: a link that had what it needs may have gone or given it up.
+    /// Plans again what is wanted and was refused, and what only it kept: a link that had what it needs may have gone or
+    /// given it up.
     pub(super) fn reconsider_wanted(&mut self) {
-        self.reconsider(|desired, key| desired.get(key).is_some());
+        if !std::mem::take(&mut self.denied) {
+            return;
+        }
+        let may_go = |key: &Key| {
+            self.applied.get(key).is_some_and(|is| ripstop_desired::may_delete(&self.tables, key, is).is_ok())
+        };
+        let desired = self.desired.model();
+        let again = self.refused.keys().filter(|key| desired.get(key).is_some() || may_go(key));
+        self.dirty.extend(again.cloned());
     }
 
     fn reconsider(&mut self, which: impl Fn(&Model, &Key) -> bool) {
@@ -151,6 +160,7 @@ impl Core {
         let (mut numbers, mut sent) = (Vec::with_capacity(steps.len()), Vec::with_capacity(steps.len()));
         for step in steps {
             if step.action == Action::Refuse {
+                self.denied |= step.after.is_some();
                 let why = step.reason.to_string();
                 if before.get(&step.key) != Some(&why) {
                     self.journal.note(&step, "refused");

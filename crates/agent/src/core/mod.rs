@@ -167,6 +167,8 @@ pub struct Core {
     busy: HashSet<Key>,
     failed: BTreeMap<Key, Failure>,
     refused: BTreeMap<Key, String>,
+    /// Whether something wanted was refused since what was refused was last planned again.
+    denied: bool,
     pending: VecDeque<Pending>,
     /// Pods that were removed and whose objects are not gone yet.
     leaving: BTreeMap<Attachment, BTreeSet<Key>>,
@@ -256,6 +258,7 @@ impl Core {
             busy: HashSet::new(),
             failed: BTreeMap::new(),
             refused: BTreeMap::new(),
+            denied: false,
             pending: VecDeque::new(),
             leaving: BTreeMap::new(),
             releasing: BTreeMap::new(),
