@@ -64,7 +64,7 @@ impl Differ<'_> {
                     match self.verdicts.get(&holds) {
                         Some(Verdict::Remake(_)) if self.will_bear(&holds, &is.object) => {
                             // It goes in between: whoever asked, it is decided what becomes of it.
-                            if self.desired.get(&key).is_none() && !self.is_judged(&key) {
+                            if !self.is_judged(&key) && self.judge(&key).is_some() {
                                 self.unjudged.insert(key.clone());
                             }
                         }
