@@ -6,7 +6,7 @@
 //!
 //! Invariants: steps that create or change come in the order of [`ripstop_netmodel::Key`], removals in the reverse order
 //! and behind them, except where a removal must make room; what only one link can have is given up before another takes
-//! it; irreversible steps come last; a plan of two equal models is empty.
+//! it; what is refused is as it was when the plan has run; irreversible steps come last; a plan of two equal models is empty.
 
 mod contest;
 mod diff;

@@ -79,9 +79,10 @@ impl Differ<'_> {
         }
     }
 
-    /// Whether an object can be written on another one as that will be.
+    /// Whether an object that is on another one can be so when the plan has run.
     pub(crate) fn will_bear(&self, below: &Key, object: &Object) -> bool {
-        self.is_refused(below) || self.desired.get(below).is_none_or(|wanted| bears(&wanted.object, object))
+        let is_written = self.verdicts.get(below).is_some_and(Verdict::writes);
+        !is_written || self.desired.get(below).is_none_or(|wanted| bears(&wanted.object, object))
     }
 
     /// Objects that would be written without what they need.
