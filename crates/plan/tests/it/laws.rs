@@ -184,7 +184,7 @@ pub fn config() -> ProptestConfig {
         RngSeed::Random if !is_long => RngSeed::Fixed(1),
         asked => asked,
     };
-    ProptestConfig { cases: 3000, failure_persistence: None, rng_seed, ..default }
+    ProptestConfig { cases: 2000, failure_persistence: None, rng_seed, ..default }
 }
 
 proptest! {
