@@ -168,7 +168,8 @@ struct Cluster {
 fn open(config: &StoreConfig, host: &Host, notices: &watch::Receiver<Arc<Vec<Notice>>>) -> Result<Opened, StoreError> {
     if let StoreConfig::Kubernetes(kubernetes) = config {
         let store = Kubernetes::lazy(kubernetes_options(kubernetes));
-        let cluster = Cluster { objects: store.objects(&host.node), told: store.tell(&host.node, notices.clone()) };
+        let objects = store.objects(&host.node, kubernetes.flannel.is_some());
+        let cluster = Cluster { objects, told: store.tell(&host.node, notices.clone()) };
         return Ok((Arc::new(store), Some(cluster)));
     }
     let store: Arc<dyn Store> = match config {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use ripstop_fabric::wiring;
 use ripstop_netmodel::{Entry, Key, Ns, Object, RecordScope, Route, RouteTarget, link_of_table};
+use ripstop_objects::ObjectKind;
 use ripstop_tables::{Knowledge, PodRow, PodState, StoreKind, Tables, Withdrawn};
 
 /// Whether an object that no part of the model wants may go.
@@ -45,6 +46,11 @@ pub fn may_delete(tables: &Tables, key: &Key, entry: &Entry) -> Result<(), Strin
         | Key::Nexthop { .. }
         | Key::Route { .. } => &[StoreKind::Networks, StoreKind::Nodes, StoreKind::Claims],
     };
+    // Flannel's nodes are known by Kubernetes' own objects.
+    let follows = needed.contains(&StoreKind::Nodes) && tables.taken_network().is_some();
+    if follows && tables.cluster.knowledge(ObjectKind::Node) == Knowledge::Unknown {
+        return Err("kept: Kubernetes' Nodes have not been read yet, so nobody knows whether it is still wanted".into());
+    }
     match needed.iter().find(|kind| tables.knowledge(**kind) == Knowledge::Unknown) {
         None => Ok(()),
         Some(kind) => {

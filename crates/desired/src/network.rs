@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use ripstop_fabric::{egress, forwarder, host, paths, wiring};
-use ripstop_netmodel::{Address, Entry, Forwarder, Link, LinkKind, Ns, Route, RouteTarget, Scope, Sysctl};
+use ripstop_fabric::{egress, forwarder, host, paths, taken, wiring};
+use ripstop_netmodel::{Address, Entry, Forwarder, Link, LinkKind, Ns, Route, RouteTarget, Scope, Sysctl, TAKEN_MARK};
 use ripstop_objects::{Encapsulation, Network, NetworkName, RangeMode, Wiring};
 use ripstop_tables::{Checksums, Tables};
 use ripstop_types::{Family, IfName, Prefix};
@@ -41,7 +41,7 @@ pub(crate) fn objects(tables: &Tables, network: &Network) -> Vec<Entry> {
         tx_checksum: None,
     });
     for range in &own {
-        own_range(&mut part, network, &link, *range);
+        own_range(&mut part, tables, network, &link, *range);
     }
     for range in namesakes_ranges(tables, &network.name).filter(|range| !own.contains(range)) {
         part.add(unreachable(range));
@@ -61,6 +61,7 @@ pub(crate) fn objects(tables: &Tables, network: &Network) -> Vec<Entry> {
         part.add(Address { ns: Ns::Host, link, ip: wiring::router(Family::V6), len: 64, scope: Scope::Link });
     }
     tunnels(&mut part, tables, network);
+    flannels_bridge(&mut part, tables, network);
     if network.migration.is_some() || host::uplinks(tables, Family::V4).len() > 1 {
         loose_sources(&mut part, tables, network);
     }
@@ -95,7 +96,30 @@ pub(crate) fn is_plain_anyway(tables: &Tables, range: &Prefix) -> bool {
     networks.chain(egress::always_plain(range.family())).any(|other| other != *range && other.covers(range))
 }
 
-fn own_range(part: &mut Part, network: &Network, link: &IfName, range: Prefix) {
+/// The bridge that Flannel's pods hang on. They ask on it for pods of this node that are elsewhere.
+fn flannels_bridge(part: &mut Part, tables: &Tables, network: &Network) {
+    let Some((name, link)) = taken::needed_bridge(tables, network) else { return };
+    part.add(Link {
+        ns: Ns::Host,
+        name: name.clone(),
+        kind: LinkKind::Bridge,
+        mtu: None,
+        mac: link.mac.filter(|_| !link.taken),
+        up: true,
+        master: None,
+        altname: Some(format!("{TAKEN_MARK}{}", network.name).into()),
+        port: None,
+        no_link_local: false,
+        tx_checksum: None,
+    });
+    let settings = [("conf", "proxy_arp", "1"), ("neigh", "proxy_delay", "0")];
+    for (folder, setting, value) in settings {
+        let path = format!("net/ipv4/{folder}/{name}/{setting}");
+        part.add(Sysctl { ns: Ns::Host, link: None, path: path.into(), value: value.into() });
+    }
+}
+
+fn own_range(part: &mut Part, tables: &Tables, network: &Network, link: &IfName, range: Prefix) {
     if network.spec.range_mode == RangeMode::Blocks {
         if network.spec.is_for_nodes(&range) {
             let (ip, len) = (range.addr(), range.family().bits());
@@ -113,8 +137,10 @@ fn own_range(part: &mut Part, network: &Network, link: &IfName, range: Prefix) {
         part.add(Address { ns: Ns::Host, link: link.clone(), ip, len, scope: Scope::Global });
     }
     if network.spec.wiring == Wiring::Routed {
-        // An address no pod has neither loops between nodes nor leaves by the default route.
-        part.add(unreachable(range));
+        // An address no pod has neither loops between nodes nor leaves by the default route. A bridge that Flannel's pods
+        // hang on has a route to the same destination, which comes first.
+        let follows = tables.taken_network() == Some(&network.name);
+        part.add(Route { metric: if follows { BEHIND_PODS } else { 0 }, ..unreachable(range) });
     }
 }
 
@@ -181,7 +207,7 @@ fn tunnels(part: &mut Part, tables: &Tables, network: &Network) {
             Encapsulation::Udp => (LinkKind::Tun, None, "udp"),
             Encapsulation::Vxlan | Encapsulation::None => {
                 let kind = LinkKind::Vxlan { vni: backend.vni, port: backend.port, local };
-                (kind, Some(paths::tunnel_mac(&tables.node, network)), "tunnel")
+                (kind, Some(paths::own_tunnel_mac(tables, network)), "tunnel")
             }
         };
         // Switched off where some peer does not get what is left to be filled in. It is not touched where that never was.

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use ripstop_ipam::Attachment;
 use ripstop_netmodel::Entry;
-use ripstop_objects::NetworkName;
+use ripstop_objects::{NetworkName, ObjectKind};
 use ripstop_tables::{Change, StoreKind, Tables, Withdrawn};
 use ripstop_types::NodeName;
 
@@ -117,6 +117,11 @@ pub(crate) fn sources_of<'a>(
                 sources.extend(tables.interfaces_of(attachment).map(|row| Source::Pod(row.attachment.clone())));
             }
             Change::Realised | Change::Known(_) => {
+                sources.insert(Source::Records);
+            }
+            // The tunnel device of a node that was Flannel's has the address that is said there.
+            Change::Object(ObjectKind::Node) if tables.taken_network().is_some() => {
+                sources.extend(tables.taken_network().cloned().map(Source::Network));
                 sources.insert(Source::Records);
             }
             // Signs of life come all the time, and nothing here depends on them.

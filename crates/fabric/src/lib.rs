@@ -23,4 +23,5 @@ pub mod migration;
 pub mod paths;
 pub mod probing;
 pub mod publish;
+pub mod taken;
 pub mod wiring;

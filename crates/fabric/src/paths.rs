@@ -148,6 +148,13 @@ pub fn tunnel_mac(node: &NodeName, network: &Network) -> Mac {
     crate::hash::mac(&["vtep", node.as_str(), &network.spec.backend.vni.to_string()])
 }
 
+/// The hardware address of this node's tunnel device: that by which Flannel's nodes know it, where its network was theirs.
+pub fn own_tunnel_mac(tables: &Tables, network: &Network) -> Mac {
+    let known = tables.own_flannel().filter(|flannel| flannel.vni == network.spec.backend.vni);
+    let known = known.filter(|_| tables.taken_network() == Some(&network.name));
+    known.map_or_else(|| tunnel_mac(&tables.node, network), |flannel| flannel.mac)
+}
+
 fn plain(tables: &Tables, peer: &NodeRecord, family: Family) -> Result<Path, NoPath> {
     let own = host::address(tables, family).ok_or_else(|| {
         NoPath::Refused(format!("this node has no {family} address on its uplink, which host-gw needs"))

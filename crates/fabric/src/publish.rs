@@ -58,7 +58,7 @@ fn vxlan(tables: &Tables, network: &Network) -> Option<VxlanReceive> {
     Some(VxlanReceive {
         vni: network.spec.backend.vni,
         port: network.spec.backend.port,
-        mac: paths::tunnel_mac(&tables.node, network),
+        mac: paths::own_tunnel_mac(tables, network),
         outer_v4: v4(Some(outer_ip)),
         outer_v6: v6(Some(outer_ip)),
         inner_v4: v4(inner(Family::V4)),

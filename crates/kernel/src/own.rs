@@ -83,6 +83,7 @@ pub(crate) struct LinkState {
     master: Option<u32>,
     pub(crate) port: Option<BridgePort>,
     no_link_local: bool,
+    marked: bool,
 }
 
 impl LinkState {
@@ -96,6 +97,7 @@ impl LinkState {
             master: link.master,
             port: link.port,
             no_link_local: link.no_link_local,
+            marked: link.mark().is_some(),
         }
     }
 }

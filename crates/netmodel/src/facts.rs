@@ -51,6 +51,12 @@ pub struct HostLink {
     /// Driver's name of a virtual link, as `ip -d link` shows it: `bridge`, `veth`, `bond`. None of a physical device.
     #[serde(default)]
     pub kind: Option<Arc<str>>,
+    /// Links that are its ports, of a bridge.
+    #[serde(default)]
+    pub ports: u32,
+    /// Whether it bears [`TAKEN_MARK`].
+    #[serde(default)]
+    pub taken: bool,
 }
 
 /// A base chain of another owner, on the forward hook, that drops what it does not know.

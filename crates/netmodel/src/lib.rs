@@ -34,6 +34,10 @@ pub const NEXTHOP_IDS: std::ops::RangeInclusive<u32> = 0x5200_0000..=0x52ff_ffff
 /// First letters of every link of ours.
 pub const LINK_PREFIX: &str = "rip";
 
+/// What the alternative name of a bridge begins with that another network left with pods on it: it keeps its name, nothing
+/// is hung on it, and it goes when its last port has gone. The network that took over from it follows.
+pub const TAKEN_MARK: &str = "ripstop.taken.";
+
 /// Name of every nftables table of ours that is not one link's.
 pub const NFT_TABLE: &str = "ripstop";
 

@@ -85,6 +85,14 @@ pub enum StoreConfig {
 }
 
 impl StoreConfig {
+    /// The network that is taken over from Flannel in Kubernetes.
+    pub fn taken_from_flannel(&self) -> Option<&NetworkName> {
+        match self {
+            Self::Kubernetes(kubernetes) => kubernetes.flannel.as_ref().map(|flannel| &flannel.network),
+            _ => None,
+        }
+    }
+
     /// The intervals that are kept where the configuration names none. Every agent watches every node's sign of life: an
     /// API server with a thousand of them would do little else at the pace of the other stores.
     pub(crate) fn timings(&self) -> Timings {
@@ -155,6 +163,17 @@ pub struct KubernetesConfig {
     /// Longest wait for an answer in milliseconds. Default 10 s.
     #[serde(serialize_with = "duration")]
     pub timeout: u64,
+    /// Nodes of Flannel's in the same cluster; none: they are not looked at.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub flannel: Option<FlannelNodesConfig>,
+}
+
+/// Nodes that flanneld runs (`--kube-subnet-mgr`, backend vxlan) are peers, and what it left on this node is taken over.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FlannelNodesConfig {
+    /// The network of ours that is Flannel's. Default `default`.
+    pub network: NetworkName,
 }
 
 /// Where Flannel keeps its records.

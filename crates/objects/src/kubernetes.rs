@@ -5,10 +5,10 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
-use ripstop_types::{NodeName, PodName, Prefix};
+use ripstop_types::{Mac, NodeName, PodName, Prefix};
 use serde::{Deserialize, Serialize};
 
 /// Labels as an object has them.
@@ -18,7 +18,7 @@ pub type ObjectLabels = BTreeMap<Arc<str>, Arc<str>>;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ObjectKind {
-    /// This node.
+    /// This node; beside Flannel every node.
     Node,
     /// Namespaces.
     Namespace,
@@ -65,6 +65,45 @@ pub struct KubeNode {
     /// `spec.podCIDRs`: the ranges that Kubernetes gives its pods.
     #[serde(rename = "podCIDRs")]
     pub pod_cidrs: Vec<Prefix>,
+    /// What flanneld says of it, by annotations.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flannel: Option<FlannelNode>,
+}
+
+/// What flanneld's backend vxlan says of its node (flannel, `pkg/subnet/kube`): annotations `flannel.alpha.coreos.com/…`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FlannelNode {
+    /// Its address on the underlay: `public-ip`.
+    pub public_ip: Ipv4Addr,
+    /// Network identifier of its device: `backend-data`, field `VNI`.
+    pub vni: u32,
+    /// Hardware address of its device: `VtepMAC`.
+    pub mac: Mac,
+}
+
+impl FlannelNode {
+    /// What annotations say; `None` where flanneld said nothing, or has another backend.
+    fn of(annotations: &ObjectLabels) -> Option<Self> {
+        let value = |name: &str| annotations.get(format!("{FLANNEL_PREFIX}{name}").as_str());
+        if &**value("backend-type")? != "vxlan" {
+            return None;
+        }
+        let data: RawVtep = serde_json::from_str(value("backend-data")?).ok()?;
+        let public_ip = value("public-ip")?.parse().ok()?;
+        Some(Self { public_ip, vni: data.vni, mac: data.mac })
+    }
+}
+
+/// What names of Flannel's annotations begin with, unless its nodes were told otherwise (`--kube-annotation-prefix`).
+const FLANNEL_PREFIX: &str = "flannel.alpha.coreos.com/";
+
+#[derive(Deserialize)]
+struct RawVtep {
+    #[serde(rename = "VNI")]
+    vni: u32,
+    #[serde(rename = "VtepMAC")]
+    mac: Mac,
 }
 
 /// A namespace.
@@ -135,8 +174,9 @@ impl ClusterObject {
                 let cidrs =
                     if spec.pod_cidrs.is_empty() { spec.pod_cidr.into_iter().collect() } else { spec.pod_cidrs };
                 let pod_cidrs = cidrs.iter().filter_map(|cidr| cidr.parse().ok()).collect();
-                let name = metadata.name.parse().map_err(unnamed)?;
-                Self::Node(KubeNode { name, uid: metadata.uid.into(), pod_cidrs })
+                let (name, uid) = (metadata.name.parse().map_err(unnamed)?, metadata.uid.into());
+                let flannel = FlannelNode::of(&metadata.annotations);
+                Self::Node(KubeNode { name, uid, pod_cidrs, flannel })
             }
             ObjectKind::Namespace => {
                 Self::Namespace(KubeNamespace { name: metadata.name.into(), labels: metadata.labels })
@@ -173,6 +213,8 @@ struct RawMetadata {
     uid: String,
     #[serde(default)]
     labels: ObjectLabels,
+    #[serde(default)]
+    annotations: ObjectLabels,
 }
 
 #[derive(Default, Deserialize)]
@@ -222,9 +264,33 @@ mod tests {
 
         let node = r#"{"metadata": {"name": "n1"}, "spec": {"podCIDR": "10.244.1.0/24", "podCIDRs": ["10.244.1.0/24", "bad"]}}"#;
         let ClusterObject::Node(node) = ClusterObject::decode(ObjectKind::Node, node).unwrap() else { panic!() };
-        assert_eq!(node.pod_cidrs, ["10.244.1.0/24".parse().unwrap()]);
+        assert_eq!((node.pod_cidrs, node.flannel), (vec!["10.244.1.0/24".parse().unwrap()], None));
         for bad in ["", "{}", r#"{"metadata": {"name": "N 1"}}"#, r#"{"metadata": {"name": 1}}"#] {
             assert!(ClusterObject::decode(ObjectKind::Node, bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn flannels_annotations_are_read_where_they_are_of_vxlan() {
+        let node = |annotations: &str| {
+            let text = format!(r#"{{"metadata": {{"name": "n1", "annotations": {annotations}}}}}"#);
+            let ClusterObject::Node(node) = ClusterObject::decode(ObjectKind::Node, &text).unwrap() else { panic!() };
+            node.flannel
+        };
+        let data = r#""flannel.alpha.coreos.com/backend-data": "{\"VNI\":1,\"VtepMAC\":\"ee:29:9f:fa:7f:3b\"}""#;
+        let ip = r#""flannel.alpha.coreos.com/public-ip": "192.0.2.7""#;
+        let kind = |kind: &str| format!(r#""flannel.alpha.coreos.com/backend-type": "{kind}""#);
+        let flannel = node(&format!("{{{data}, {ip}, {}}}", kind("vxlan"))).unwrap();
+        assert_eq!((flannel.vni, flannel.mac.to_string()), (1, "ee:29:9f:fa:7f:3b".into()));
+        assert_eq!(flannel.public_ip.to_string(), "192.0.2.7");
+        for bad in [
+            format!("{{{data}, {ip}, {}}}", kind("host-gw")),
+            format!("{{{data}, {}}}", kind("vxlan")),
+            format!("{{{ip}, {}}}", kind("vxlan")),
+            format!("{{{ip}, {}, \"flannel.alpha.coreos.com/backend-data\": \"null\"}}", kind("vxlan")),
+            "{}".into(),
+        ] {
+            assert_eq!(node(&bad), None, "{bad}");
         }
     }
 }

@@ -21,13 +21,13 @@ mod record;
 
 pub use check::{check_change, check_network_against_host, check_networks, check_node_name, check_pod_cidrs};
 pub use config::{
-    AgentConfig, EtcdConfig, EtcdTlsConfig, FlannelConfig, KubernetesConfig, LogConfig, LogFormat, LogLevel,
-    ProbingConfig, StoreConfig, Timings, UplinkConfig,
+    AgentConfig, EtcdConfig, EtcdTlsConfig, FlannelConfig, FlannelNodesConfig, KubernetesConfig, LogConfig, LogFormat,
+    LogLevel, ProbingConfig, StoreConfig, Timings, UplinkConfig,
 };
 pub use decode::kubeconfig::{Kubeconfig, Pem, Token};
 pub use documents::Manifest;
 pub use fault::{Fault, Faults, Note};
-pub use kubernetes::{ClusterObject, KubeNamespace, KubeNode, KubePod, ObjectKind, ObjectLabels};
+pub use kubernetes::{ClusterObject, FlannelNode, KubeNamespace, KubeNode, KubePod, ObjectKind, ObjectLabels};
 pub use migration::Migration;
 pub use network::{
     API_VERSION, Backend, BackendKind, Blocks, Bounds, DEFAULT_COOLDOWN, Masquerade, Network, NetworkName, NetworkSpec,

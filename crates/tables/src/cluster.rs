@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use ripstop_objects::{ClusterObject, KubeNamespace, KubeNode, KubePod, ObjectKind};
-use ripstop_types::{PodName, Revision};
+use ripstop_types::{NodeName, PodName, Revision};
 use serde::{Deserialize, Serialize};
 
 use crate::{Change, Knowledge};
@@ -57,6 +57,8 @@ pub enum ObjectInput {
 pub struct ClusterTables {
     /// This node.
     pub node: Option<KubeNode>,
+    /// Other nodes that flanneld said something of, where they are asked for.
+    pub peers: BTreeMap<NodeName, KubeNode>,
     /// Namespaces.
     pub namespaces: BTreeMap<Arc<str>, KubeNamespace>,
     /// Pods of this node.
@@ -90,17 +92,17 @@ impl ClusterTables {
         self.known.get(&kind).copied().unwrap_or(Knowledge::Unknown)
     }
 
-    pub(crate) fn from_snapshot(snapshot: ClusterSnapshot) -> Self {
+    pub(crate) fn from_snapshot(snapshot: ClusterSnapshot, own: &NodeName) -> Self {
         let mut tables = Self::default();
         for object in snapshot.objects {
-            tables.put(object);
+            tables.put(object, own);
         }
         tables.known = snapshot.known.into_iter().map(|kind| (kind, Knowledge::Snapshot)).collect();
         tables
     }
 
     pub(crate) fn snapshot(&self) -> ClusterSnapshot {
-        let node = self.node.iter().cloned().map(ClusterObject::Node);
+        let node = self.node.iter().chain(self.peers.values()).cloned().map(ClusterObject::Node);
         let namespaces = self.namespaces.values().cloned().map(ClusterObject::Namespace);
         let pods = self.pods.values().cloned().map(|pod| ClusterObject::Pod(Box::new(pod)));
         ClusterSnapshot {
@@ -109,13 +111,13 @@ impl ClusterTables {
         }
     }
 
-    pub(crate) fn apply(&mut self, input: &ObjectInput) -> BTreeSet<Change> {
+    pub(crate) fn apply(&mut self, input: &ObjectInput, own: &NodeName) -> BTreeSet<Change> {
         let changed = match input {
             ObjectInput::Put { object, .. } => {
                 if let Some(named) = self.listing.get_mut(&object.kind()) {
                     named.insert(object.name());
                 }
-                self.put(object.clone())
+                self.put(object.clone(), own)
             }
             ObjectInput::Delete { kind, name, .. } => {
                 if let Some(named) = self.listing.get_mut(kind) {
@@ -157,16 +159,22 @@ impl ClusterTables {
 
     fn names(&self, kind: ObjectKind) -> Vec<Arc<str>> {
         match kind {
-            ObjectKind::Node => self.node.iter().map(|node| node.name.as_str().into()).collect(),
+            ObjectKind::Node => {
+                self.node.iter().chain(self.peers.values()).map(|node| node.name.as_str().into()).collect()
+            }
             ObjectKind::Namespace => self.namespaces.keys().cloned().collect(),
             ObjectKind::Pod => self.pods.keys().map(|name| name.to_string().into()).collect(),
         }
     }
 
     /// Puts a row; its kind, where that changed anything.
-    fn put(&mut self, object: ClusterObject) -> Option<ObjectKind> {
+    fn put(&mut self, object: ClusterObject, own: &NodeName) -> Option<ObjectKind> {
         let kind = object.kind();
         let changed = match object {
+            ClusterObject::Node(node) if node.name != *own => match node.flannel {
+                Some(_) => self.peers.insert(node.name.clone(), node.clone()).as_ref() != Some(&node),
+                None => self.peers.remove(&node.name).is_some(),
+            },
             ClusterObject::Node(node) => {
                 let changed = self.node.as_ref() != Some(&node);
                 self.node = Some(node);
@@ -186,7 +194,10 @@ impl ClusterTables {
 
     fn remove(&mut self, kind: ObjectKind, name: &str) -> Option<ObjectKind> {
         let removed = match kind {
-            ObjectKind::Node => self.node.take_if(|node| node.name.as_str() == name).is_some(),
+            ObjectKind::Node => {
+                let own = self.node.take_if(|node| node.name.as_str() == name).is_some();
+                own || name.parse::<NodeName>().is_ok_and(|name| self.peers.remove(&name).is_some())
+            }
             ObjectKind::Namespace => self.namespaces.remove(name).is_some(),
             ObjectKind::Pod => name.parse().ok().and_then(|name| self.pods.remove(&name)).is_some(),
         };
@@ -208,21 +219,21 @@ mod tests {
 
     #[test]
     fn what_a_list_does_not_name_is_gone() {
-        let kind = ObjectKind::Namespace;
+        let (kind, own) = (ObjectKind::Namespace, "n1".parse().unwrap());
         let before = ClusterSnapshot { known: vec![kind], objects: vec![namespace("old"), namespace("kept")] };
-        let mut tables = ClusterTables::from_snapshot(before);
+        let mut tables = ClusterTables::from_snapshot(before, &own);
         tables.begin_lists();
         assert_eq!(tables.knowledge(kind), Knowledge::Snapshot);
-        assert!(tables.apply(&put(namespace("kept"))).is_empty(), "nothing changed");
-        assert_eq!(tables.apply(&put(namespace("new"))), BTreeSet::from([Change::Object(kind)]));
+        assert!(tables.apply(&put(namespace("kept")), &own).is_empty(), "nothing changed");
+        assert_eq!(tables.apply(&put(namespace("new")), &own), BTreeSet::from([Change::Object(kind)]));
         assert_eq!(tables.namespaces.len(), 3, "until the list is complete nothing goes");
-        tables.apply(&ObjectInput::Synced { kind, revision: Revision(2) });
+        tables.apply(&ObjectInput::Synced { kind, revision: Revision(2) }, &own);
         assert_eq!(tables.namespaces.keys().map(|name| &**name).collect::<Vec<_>>(), ["kept", "new"]);
         assert_eq!(tables.knowledge(kind), Knowledge::Synced);
         assert_eq!(tables.snapshot().objects.len(), 2);
-        tables.apply(&ObjectInput::Delete { kind, name: "kept".into(), revision: Revision(3) });
-        tables.apply(&ObjectInput::Reset { kind });
-        tables.apply(&ObjectInput::Synced { kind, revision: Revision(4) });
+        tables.apply(&ObjectInput::Delete { kind, name: "kept".into(), revision: Revision(3) }, &own);
+        tables.apply(&ObjectInput::Reset { kind }, &own);
+        tables.apply(&ObjectInput::Synced { kind, revision: Revision(4) }, &own);
         assert!(tables.namespaces.is_empty());
     }
 }

@@ -10,6 +10,7 @@
 //! snapshot; nothing iterates in an order that depends on the run.
 
 mod cluster;
+mod flannel;
 mod input;
 mod networks;
 mod nexthop;

@@ -203,7 +203,7 @@ impl Tables {
             tables.nexthop_ids = snapshot.nexthop_ids.into();
             tables.reaches = snapshot.reaches;
             tables.checksums = snapshot.checksums;
-            tables.cluster = ClusterTables::from_snapshot(snapshot.cluster);
+            tables.cluster = ClusterTables::from_snapshot(snapshot.cluster, &tables.node);
             for record in snapshot.records {
                 let value = record.value.into();
                 tables.put(record.kind, &record.key, &value, record.revision, &mut BTreeSet::new());
@@ -276,7 +276,12 @@ impl Tables {
 
     /// Takes in what Kubernetes said and names what it touched.
     pub fn apply_object(&mut self, input: &ObjectInput) -> BTreeSet<Change> {
-        self.cluster.apply(input)
+        let before = self.taken_network().map(|_| self.cluster.peers.clone());
+        let mut changes = self.cluster.apply(input, &self.node);
+        if let Some(before) = before.filter(|before| *before != self.cluster.peers) {
+            self.follow_flannel(&before, &mut changes);
+        }
+        changes
     }
 
     /// Takes in what the host is given.
@@ -383,8 +388,8 @@ impl Tables {
         done.err().map(|faults| faults.to_string())
     }
 
-    fn put_node(&mut self, node: Arc<NodeRecord>, revision: Revision, changes: &mut BTreeSet<Change>) {
-        let name = node.name.clone();
+    pub(crate) fn put_node(&mut self, node: Arc<NodeRecord>, revision: Revision, changes: &mut BTreeSet<Change>) {
+        let (node, name) = (self.beside_flannel(node.clone()), node.name.clone());
         // This node's next write of its own record is for the revision that is there.
         let is_newer = name == self.node && self.nodes.get(&name).is_some_and(|row| row.revision != revision);
         if replace(&mut self.nodes, name.clone(), Row { value: node, revision }) || is_newer {
@@ -421,7 +426,7 @@ impl Tables {
         }
     }
 
-    fn put_claim(&mut self, claim: Arc<RangeClaim>, revision: Revision, changes: &mut BTreeSet<Change>) {
+    pub(crate) fn put_claim(&mut self, claim: Arc<RangeClaim>, revision: Revision, changes: &mut BTreeSet<Change>) {
         let network = self.networks.get_key_value(&claim.network).map_or(&claim.network, |(name, _)| name);
         let place = (network.clone(), claim.range);
         let owner = claim.node.clone();
@@ -474,18 +479,18 @@ impl Tables {
                 }
             }
             StoreKind::Nodes => {
-                if let Ok(name) = key.parse::<NodeName>()
-                    && self.nodes.remove(&name).is_some()
-                {
+                let Ok(name) = key.parse::<NodeName>() else { return };
+                if let Some(made) = self.flannels_node(&name) {
+                    self.put_node(made, Revision(0), changes);
+                } else if self.nodes.remove(&name).is_some() {
                     changes.insert(Change::Node(name));
                 }
             }
             StoreKind::Claims => {
-                if let Some(place) = ripstop_objects::parse_claim_key(key)
-                    && let Some(row) = self.claims.remove(&place)
-                {
-                    self.unindex(&row.value.node, &place);
-                    changes.insert(self.claim_change(&place, row.value.node.clone()));
+                let Some(place) = ripstop_objects::parse_claim_key(key) else { return };
+                match self.flannels_claim(&place) {
+                    Some(made) => self.put_claim(made, Revision(0), changes),
+                    None => self.drop_claim(&place, changes),
                 }
             }
             StoreKind::Alive => {
@@ -495,6 +500,13 @@ impl Tables {
                     changes.insert(Change::Alive(name));
                 }
             }
+        }
+    }
+
+    pub(crate) fn drop_claim(&mut self, place: &(NetworkName, Prefix), changes: &mut BTreeSet<Change>) {
+        if let Some(row) = self.claims.remove(place) {
+            self.unindex(&row.value.node, place);
+            changes.insert(self.claim_change(place, row.value.node.clone()));
         }
     }
 

@@ -150,7 +150,7 @@ impl Core {
         if let Some(missing) = self.object_missing(typed, &network) {
             return Begun::Wait(Error::new(Code::TryAgainLater, missing));
         }
-        if let Some(missing) = self.base_missing(&network) {
+        if let Some(missing) = self.base_missing(&network).or_else(|| self.close_flannels(&network)) {
             return Begun::Wait(Error::new(Code::TryAgainLater, missing));
         }
         let Some(mtu) = typed.conf.mtu.or_else(|| host::pod_mtu(&self.tables, &network)) else {

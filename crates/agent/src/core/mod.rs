@@ -42,6 +42,7 @@ pub use status::Status;
 pub use view::{IpamView, LeaseView, NetworkView, NodeView, PathView, PodView, RouteView};
 
 use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use ripstop_cni_spec::wire::Response;
@@ -198,6 +199,8 @@ pub struct Core {
     /// Chains of others that the log has spoken of.
     told_drops: BTreeSet<ForeignDrop>,
     patience: Patience,
+    /// Addresses that Flannel's pods have.
+    flannels: BTreeSet<IpAddr>,
     /// When a stage of a migration that the kernel has reached may be spoken of.
     draining: BTreeMap<(NetworkName, Revision, migration::Stage), Millis>,
     /// What was taken in and has not been acted upon.
@@ -280,6 +283,7 @@ impl Core {
             reference_due: true,
             told_drops: BTreeSet::new(),
             patience: Patience::new(at.now),
+            flannels: BTreeSet::new(),
             draining: BTreeMap::new(),
             changes: BTreeSet::new(),
             put_off: BTreeSet::new(),

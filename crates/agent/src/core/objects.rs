@@ -1,8 +1,11 @@
-//! What follows from Kubernetes' own objects: this node's ranges, and that a pod's labels must be known.
+//! What follows from Kubernetes' own objects: this node's ranges, that a pod's labels must be known, and which addresses
+//! Flannel's pods have.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use ripstop_cni_spec::TypedCall;
+use ripstop_fabric::taken;
 use ripstop_ipam::ranges::{ClaimKey, RangeEvent};
 use ripstop_objects::{Network, ObjectKind, RangeMode, StoreConfig};
 use ripstop_tables::{Knowledge, StoreState};
@@ -32,6 +35,37 @@ impl Core {
             }
             Some(_) => None,
         }
+    }
+
+    /// Keeps from new pods what Flannel's pods of this node have. They are those that Kubernetes knows and no call of ours
+    /// made; why that is not known of all that hang on their bridge, if so.
+    pub(super) fn close_flannels(&mut self, network: &Network) -> Option<String> {
+        if self.tables.taken_network() != Some(&network.name) {
+            return None;
+        }
+        let bridge = taken::bridge(&self.tables, network).map(|(name, link)| (name.clone(), link.ports));
+        let (mut found, mut standing) = (BTreeSet::new(), 0);
+        let own = self.tables.own_ranges.get(&network.name).map(Vec::as_slice).unwrap_or_default();
+        for pod in self.tables.cluster.pods.values().filter(|pod| bridge.is_some() && !pod.host_network) {
+            let in_range = pod.ips.iter().filter(|ip| own.iter().any(|range| range.contains(**ip)));
+            let of_flannel: Vec<IpAddr> = in_range.filter(|ip| self.book.holder_of(**ip).is_none()).copied().collect();
+            // What has ended has left the bridge; its address may still be shown.
+            let has_ended = matches!(&*pod.phase, "Succeeded" | "Failed");
+            standing += u32::from(!of_flannel.is_empty() && !has_ended);
+            found.extend(of_flannel);
+        }
+        for ip in self.flannels.difference(&found) {
+            self.book.reopen(*ip, self.at.wall);
+        }
+        for ip in found.difference(&self.flannels) {
+            self.book.note_closed(*ip);
+        }
+        self.flannels = found;
+        let (name, ports) = bridge.filter(|(_, ports)| *ports > standing)?;
+        Some(format!(
+            "{ports} of Flannel's pods hang on {name}, and Kubernetes shows the addresses of {standing} of them on this node: \
+             those of the others are not known to be taken yet"
+        ))
     }
 
     /// Ranges of this node for networks of mode `pod-cidr`: those of the configuration, otherwise Kubernetes'.

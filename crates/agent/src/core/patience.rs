@@ -12,6 +12,7 @@
 
 use std::collections::BTreeSet;
 
+use ripstop_objects::ObjectKind;
 use ripstop_tables::{Change, Knowledge, StoreKind, StoreState};
 use ripstop_types::Millis;
 
@@ -51,7 +52,10 @@ impl Core {
         let kinds = [StoreKind::Networks, StoreKind::Nodes, StoreKind::Claims];
         let is_away = matches!(self.tables.store, StoreState::Away(_));
         let is_starting = patience.store_until > self.at.now && !is_away;
-        let store = is_starting && (!kinds.iter().all(is_read) || self.is_claiming());
+        // Flannel's nodes are known by Kubernetes' own objects.
+        let follows = self.tables.taken_network().is_some();
+        let are_peers_read = !follows || self.tables.cluster.knowledge(ObjectKind::Node) == Knowledge::Synced;
+        let store = is_starting && (!kinds.iter().all(is_read) || !are_peers_read || self.is_claiming());
         let store = store.then_some(patience.store_until);
         let saved = (patience.unsaved > 0).then_some(patience.saved_until);
         store.into_iter().chain(saved).filter(|until| *until > self.at.now).max()

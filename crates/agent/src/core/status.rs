@@ -1,6 +1,6 @@
 //! Whether this agent is ready, and what is wrong if not.
 
-use ripstop_fabric::{forwarder, host, hygiene};
+use ripstop_fabric::{forwarder, host, hygiene, taken};
 use ripstop_ipam::ranges::{RangeFault, Slot};
 use ripstop_ipam::{OwnRange, RangeUsage};
 use ripstop_netmodel::Key;
@@ -181,6 +181,7 @@ impl Core {
         if let Err(faults) = check_network_against_host(network, &host::addresses(&self.tables)) {
             reasons.push(faults.to_string());
         }
+        reasons.extend(taken::refusal(&self.tables, network));
         reasons.extend(self.base_missing(network));
         if self.tables.store == StoreState::Here && !self.tables.nodes.contains_key(&self.tables.node) {
             reasons.push("this node's record is not in the store yet".into());
@@ -269,6 +270,15 @@ impl Core {
         let mut by_udp = self.tables.networks.values().filter(|row| forwarder::device(&row.value).is_some());
         if let Some(row) = by_udp.next().filter(|_| !self.tables.facts.forwarder) {
             warnings.push(format!("{}: {}", row.value.owner(), view::no_forwarder()));
+        }
+        for row in self.tables.networks.values() {
+            if let Some((name, link)) = taken::bridge(&self.tables, &row.value).filter(|(_, link)| link.ports > 0) {
+                let owner = row.value.owner();
+                warnings.push(format!(
+                    "{owner}: {} pods of Flannel still hang on {name}, which goes with the last",
+                    link.ports
+                ));
+            }
         }
         let drops = self.tables.facts.foreign_drops.iter();
         warnings.extend(drops.filter(|drop| hygiene::jump_chain(drop).is_none()).map(foreign_drop_sentence));

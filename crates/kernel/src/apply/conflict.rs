@@ -7,9 +7,10 @@ use ripstop_types::Family;
 
 use super::run::{Run, mismatch};
 use crate::error::Fault;
-use crate::netlink::uapi::NLM_F_REPLACE;
+use crate::netlink::uapi::{NLM_F_REPLACE, RT_TABLE_MAIN, RTPROT_BOOT};
 use crate::netlink::{Message, NetlinkError, Socket};
 use crate::wire;
+use crate::wire::link::RawLink;
 use crate::wire::nexthop::RawNexthop;
 use crate::wire::qdisc::RawQdisc;
 use crate::wire::route::{RawRoute, protocol_name};
@@ -83,9 +84,22 @@ impl Run<'_> {
             for family in Family::BOTH {
                 owned.extend(routes(socket, family, Some(ROUTE_PROTOCOL), None)?.iter().map(|r| r.key(&route.ns)));
             }
+            if route.ns == Ns::Host {
+                owned.extend(self.adopted_routes()?);
+            }
             self.owned_routes.insert(route.ns.clone(), owned);
         }
         Ok(self.owned_routes.get(&route.ns).is_some_and(|owned| owned.contains(&key(route))))
+    }
+
+    /// Routes that whoever had a tunnel device before it was adopted left on it.
+    fn adopted_routes(&mut self) -> Result<Vec<Key>, Fault> {
+        let links = self.applier.route.dump(&wire::link::dump())?;
+        let tunnels = links.iter().filter_map(RawLink::read).filter(|link| link.is_ours() && link.vxlan.is_some());
+        let tunnels: BTreeSet<u32> = tunnels.map(|link| link.index).collect();
+        let all = routes(&mut self.applier.route, Family::V4, Some(RTPROT_BOOT), Some(RT_TABLE_MAIN))?;
+        let left = all.iter().filter(|route| route.index.is_some_and(|index| tunnels.contains(&index)));
+        Ok(left.map(|route| route.key(&Ns::Host)).collect())
     }
 
     fn route_holder(&mut self, route: &Route) -> Result<Fault, Fault> {

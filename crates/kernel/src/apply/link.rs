@@ -1,6 +1,6 @@
 //! Links: made, taken over, removed.
 
-use ripstop_netmodel::{Key, LINK_PREFIX, Link, LinkKind, Ns, Object, Veth, link_of_table};
+use ripstop_netmodel::{Key, LINK_PREFIX, Link, LinkKind, Ns, Object, TAKEN_MARK, Veth, link_of_table};
 use ripstop_plan::Action;
 
 use super::run::{Run, is_without_ipv6, mismatch};
@@ -19,6 +19,9 @@ const KINDS: [&str; 5] = ["veth", "bridge", "vxlan", "tun", "ifb"];
 impl Run<'_> {
     /// Makes a link, or makes the one that is there so.
     pub(super) fn make_link(&mut self, i: usize, link: &Link) -> Result<bool, Fault> {
+        if is_taken(link) && link.ns == Ns::Host {
+            return self.mark_taken(i, link);
+        }
         if !link.name.as_str().starts_with(LINK_PREFIX) || link.ns != Ns::Host {
             let why = format!("links are made in the node's own namespace under names that begin with {LINK_PREFIX}");
             return Err(Fault::Unsupported(why.into()));
@@ -146,7 +149,10 @@ impl Run<'_> {
             if self.starting.iter().any(|(_, index)| *index == left.index) {
                 left.flags |= IFF_UP;
             }
-            self.applier.own.set_link(&left);
+            // That a bridge is taken over is a fact about the host, which is read again.
+            if !is_taken(link) {
+                self.applier.own.set_link(&left);
+            }
         }
         self.set_offload(link)?;
         let key = &self.steps[i].key;
@@ -185,9 +191,50 @@ impl Run<'_> {
         self.refused(i, &error)
     }
 
+    /// Marks another network's bridge, which is never made.
+    fn mark_taken(&mut self, i: usize, link: &Link) -> Result<bool, Fault> {
+        self.flush(&Ns::Host);
+        let there = find_link(&mut self.applier.route, &link.name)?;
+        let there = there.ok_or_else(|| Fault::NoLink { link: link.name.clone() })?;
+        self.check_ours(i, &there, link)?;
+        if !marked(&there, link) {
+            return Err(Fault::Foreign { holder: format!("a link {} of another hardware address", there.name).into() });
+        }
+        self.finish_link(i, link, &there, false)
+    }
+
+    /// A VXLAN device of another name that has the identifier, the port and the very hardware address that are wanted is the
+    /// one whose peers know this node by it: it becomes ours as it is, and goes on carrying packets.
+    fn adopt(&mut self, link: &Link) -> Result<Option<RawLink>, Fault> {
+        let LinkKind::Vxlan { vni, port, .. } = link.kind else { return Ok(None) };
+        let replies = self.applier.route.dump(&wire::link::dump())?;
+        let is_it = |there: &RawLink| {
+            let place = there.vxlan.map(|(vni, port, _)| (vni, port));
+            place == Some((vni, port)) && there.mac.is_some() && there.mac == link.mac && there.mark().is_none()
+        };
+        let Some(there) = replies.iter().filter_map(RawLink::read).find(is_it) else { return Ok(None) };
+        let rename = || wire::link::rename(there.index, &link.name);
+        match self.applier.route.call(rename()) {
+            Ok(_) => {}
+            // Up to Linux 6.1 a link that is up keeps its name.
+            Err(error) if error.errno == libc::EBUSY => {
+                let messages = vec![wire::link::down(there.index), rename(), wire::link::up(there.index)];
+                for answer in self.applier.route.batch(messages) {
+                    answer.result?;
+                }
+            }
+            Err(error) => return Err(error.into()),
+        }
+        Ok(find_link(&mut self.applier.route, &link.name)?)
+    }
+
     /// The name is taken, or the other end's is.
     fn take_over(&mut self, i: usize, link: &Link, text: &str) -> Result<bool, Fault> {
-        let Some(there) = find_link(&mut self.applier.route, &link.name)? else {
+        let there = match find_link(&mut self.applier.route, &link.name)? {
+            None => self.adopt(link)?,
+            there => there,
+        };
+        let Some(there) = there else {
             let cause = match &link.kind {
                 LinkKind::Veth(veth) => {
                     Some(format!("there is an interface {} in {} already", veth.name, veth.ns).into())
@@ -264,7 +311,9 @@ impl Run<'_> {
         let Key::Link { name, .. } = &step.key else { return Err(mismatch()) };
         let Some(there) = find_link(&mut self.applier.route, name)? else { return Ok(true) };
         let kind = there.kind.as_deref().unwrap_or("device");
-        if !name.as_str().starts_with(LINK_PREFIX) || !KINDS.contains(&kind) {
+        if there.is_taken() {
+            self.check_empty(&there)?;
+        } else if !name.as_str().starts_with(LINK_PREFIX) || !KINDS.contains(&kind) {
             return Err(Fault::Foreign { holder: format!("a link {name} of kind {kind}").into() });
         }
         let before = match step.before.as_deref().map(|entry| &entry.object) {
@@ -282,6 +331,21 @@ impl Run<'_> {
         self.departing.push((i, there.index));
         Ok(false)
     }
+
+    /// Fails while a bridge that was taken over has a port: a pod of the network before hangs on it.
+    fn check_empty(&mut self, bridge: &RawLink) -> Result<(), Fault> {
+        let replies = self.applier.route.dump(&wire::link::dump())?;
+        let ports = replies.iter().filter_map(RawLink::read).filter(|link| link.master == Some(bridge.index)).count();
+        match ports {
+            0 => Ok(()),
+            _ => Err(Fault::Unsupported(format!("{} is kept while {ports} links are its ports", bridge.name).into())),
+        }
+    }
+}
+
+/// Whether this is another network's bridge, to be marked and left as it is.
+fn is_taken(link: &Link) -> bool {
+    link.altname.as_deref().is_some_and(|name| name.starts_with(TAKEN_MARK))
 }
 
 /// Whether a link carries a mark of ours that is not another object's, or the step's hardware address.

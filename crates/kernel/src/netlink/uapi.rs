@@ -72,6 +72,8 @@ pub(crate) const RTN_UNICAST: u8 = 1;
 pub(crate) const RTN_LOCAL: u8 = 2;
 pub(crate) const RTN_UNREACHABLE: u8 = 7;
 pub(crate) const RT_TABLE_MAIN: u32 = 254;
+/// Routes that were made by hand or by a program that names no protocol.
+pub(crate) const RTPROT_BOOT: u8 = 3;
 pub(crate) const RT_SCOPE_UNIVERSE: u8 = 0;
 pub(crate) const RT_SCOPE_LINK: u8 = 253;
 pub(crate) const RT_SCOPE_HOST: u8 = 254;

@@ -28,13 +28,19 @@ pub(super) fn read(route: &mut Socket, nft: &mut Socket, ifb: bool) -> Result<Ho
     for address in addresses.iter().filter_map(RawAddress::read).filter(is_usable) {
         by_link.entry(address.index).or_default().insert((address.ip, address.len));
     }
+    let mut ports: BTreeMap<u32, u32> = BTreeMap::new();
+    for master in links.values().filter_map(|link| link.master) {
+        *ports.entry(master).or_default() += 1;
+    }
     let mut facts = HostFacts { ipv6, ifb, ..HostFacts::default() };
     for link in links.values().filter(|link| is_foreign(link)) {
         let addresses = by_link.remove(&link.index).unwrap_or_default().into_iter().collect();
         let running = is_running(link);
         let accept_ra = number(&format!("net/ipv6/conf/{}/accept_ra", link.name));
         let kind = link.kind.as_deref().map(Into::into);
-        let link_facts = HostLink { running, mtu: link.mtu, mac: link.mac, addresses, accept_ra, kind };
+        let (mtu, mac, taken) = (link.mtu, link.mac, link.is_taken());
+        let ports = ports.get(&link.index).copied().unwrap_or_default();
+        let link_facts = HostLink { running, mtu, mac, addresses, accept_ra, kind, ports, taken };
         facts.links.insert(link.name.clone(), link_facts);
     }
     for family in Family::BOTH {

@@ -43,8 +43,8 @@ pub(super) fn ours(
         view.links.values().filter(|link| link.is_ours()).map(|link| (link.index, link.owner())).collect();
     let owner = |index: u32| ours.get(&index).cloned();
     if asked(Kind::Link) {
-        for link in view.links.values().filter(|link| ours.contains_key(&link.index)) {
-            model.insert(view.link(link, desired), owner(link.index).flatten());
+        for link in view.links.values().filter(|link| link.is_ours() || link.is_taken()) {
+            model.insert(view.link(link, desired), link.owner());
         }
     }
     if asked(Kind::Address) {

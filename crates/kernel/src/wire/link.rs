@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use ripstop_netmodel::{BridgePort, LINK_PREFIX, Link, LinkKind, Ns, Veth};
+use ripstop_netmodel::{BridgePort, LINK_PREFIX, Link, LinkKind, Ns, TAKEN_MARK, Veth};
 use ripstop_types::{Family, IfName, Mac, Owner, Prefix};
 
 use super::{AF_INET6, Names};
@@ -78,6 +78,11 @@ impl RawLink {
         self.name.as_str().starts_with(LINK_PREFIX) && (self.mark().is_some() || self.group == MARK_GROUP)
     }
 
+    /// Whether the link is another network's bridge that was taken over: only it itself is ours, and nothing on it.
+    pub(crate) fn is_taken(&self) -> bool {
+        self.mark().is_some_and(|mark| mark.starts_with(TAKEN_MARK))
+    }
+
     /// The mark; failing that the first alternative name.
     fn altname(&self) -> Option<&str> {
         self.mark().or(self.altnames.first().map(AsRef::as_ref))
@@ -93,7 +98,7 @@ impl RawLink {
             name.rsplit_once('.').map(|(name, _)| name)
         };
         let text = match kind {
-            "network" | "tunnel" | "udp" => format!("network/{name}"),
+            "network" | "tunnel" | "udp" | "taken" => format!("network/{name}"),
             "container" => format!("container/{}", one_interface().unwrap_or(name)),
             "pod" => format!("pod/{}", one_interface().unwrap_or(name).replacen('.', "/", 1)),
             _ => mark.to_owned(),
@@ -371,6 +376,11 @@ fn altname_message(kind: u16, flags: u16, index: u32, altname: &str) -> Message 
 /// Removes one link.
 pub(crate) fn delete(index: u32) -> Message {
     Message::new(RTM_DELLINK, 0, &ifinfo(index, 0, 0))
+}
+
+/// Gives a link another name and the mark of ours, while it carries packets (Linux 6.2).
+pub(crate) fn rename(index: u32, name: &IfName) -> Message {
+    set(index, 0, 0).str(IFLA_IFNAME, name.as_str()).u32(IFLA_GROUP, MARK_GROUP)
 }
 
 /// Puts a link into a group.

@@ -1,4 +1,4 @@
-//! The watch of Kubernetes' own objects: this node, its pods, and the namespaces.
+//! The watch of Kubernetes' own objects: this node, or all, this node's pods, and the namespaces.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -29,17 +29,19 @@ pub enum ObjectEvent {
 }
 
 impl Kubernetes {
-    /// This node, all namespaces, and this node's pods: what there is, then every change.
-    pub fn objects(&self, node: &NodeName) -> mpsc::Receiver<ObjectEvent> {
+    /// This node or, where `peers` are wanted, every node; all namespaces, and this node's pods: what there is, then every
+    /// change.
+    pub fn objects(&self, node: &NodeName, peers: bool) -> mpsc::Receiver<ObjectEvent> {
         let (events, receiver) = mpsc::channel(CHANNEL);
-        let topics = ObjectKind::ALL.map(|kind| topic(kind, node)).to_vec();
+        let topics = ObjectKind::ALL.map(|kind| topic(kind, node, peers)).to_vec();
         tokio::spawn(feed::pump(self.shared.clone(), Objects { topics }, events));
         receiver
     }
 }
 
-fn topic(kind: ObjectKind, node: &NodeName) -> Topic {
+fn topic(kind: ObjectKind, node: &NodeName, peers: bool) -> Topic {
     let (plural, selector) = match kind {
+        ObjectKind::Node if peers => ("nodes", String::new()),
         ObjectKind::Node => ("nodes", format!("&fieldSelector=metadata.name%3D{node}")),
         ObjectKind::Namespace => ("namespaces", String::new()),
         ObjectKind::Pod => ("pods", format!("&fieldSelector=spec.nodeName%3D{node}")),

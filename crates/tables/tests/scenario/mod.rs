@@ -54,7 +54,8 @@ pub fn network_name(text: &str) -> NetworkName {
 /// A link that is up, with addresses as `172.30.1.11/24`.
 pub fn host_link(mtu: u32, addresses: &[&str]) -> HostLink {
     let addresses = addresses.iter().map(|text| address(text)).map(|a| (a.ip, a.prefix.len())).collect();
-    HostLink { running: true, mtu, mac: Some(Mac::local([0, 0, 0, 0, 1])), addresses, accept_ra: None, kind: None }
+    let mac = Some(Mac::local([0, 0, 0, 0, 1]));
+    HostLink { running: true, mtu, mac, addresses, accept_ra: None, kind: None, ports: 0, taken: false }
 }
 
 /// An address with its subnet, as `172.30.1.11/24`.
