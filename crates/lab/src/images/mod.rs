@@ -27,6 +27,9 @@ pub const COREDNS: &str = "images.invalid/coredns:v1.14.6";
 /// What nearly every test runs.
 pub const AGNHOST: &str = "images.invalid/e2e-test-images/agnhost:2.63.0";
 
+/// Programs that look at the network and change it, iptables among them.
+pub const NETWORK_TOOLS: &str = "images.invalid/build-image/distroless-iptables:v0.9.3";
+
 /// The product's own, as `deploy/ripstop.yaml` names it.
 pub const RIPSTOP: &str = concat!("ripstop.io/ripstop:", env!("CARGO_PKG_VERSION"));
 
@@ -35,7 +38,7 @@ const AGNHOSTS: [&str; 2] = [AGNHOST, "images.invalid/e2e-test-images/agnhost:2.
 const TOOLS: [&str; 3] = [
     "images.invalid/e2e-test-images/busybox:1.37.0-1",
     "images.invalid/e2e-test-images/glibc-dns-testing:2.0.0",
-    "images.invalid/build-image/distroless-iptables:v0.9.3",
+    NETWORK_TOOLS,
 ];
 /// Sends a segment that connection tracking takes for invalid, and says whether its peer was reset.
 const INVALID: &str = "images.invalid/e2e-test-images/regression-issue-74839:1.4";

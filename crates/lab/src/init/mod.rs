@@ -73,8 +73,6 @@ pub enum Program {
     Kubelet,
     /// Kubernetes' own proxy for Services.
     KubeProxy,
-    /// Flannel's agent.
-    Flanneld,
     /// Kubernetes' API.
     KubeApiserver,
     /// Kubernetes' controllers.
@@ -85,13 +83,12 @@ pub enum Program {
 
 impl Program {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 8] = [
         Self::Agent,
         Self::Forwarder,
         Self::Containerd,
         Self::Kubelet,
         Self::KubeProxy,
-        Self::Flanneld,
         Self::KubeApiserver,
         Self::KubeControllerManager,
         Self::KubeScheduler,
@@ -106,7 +103,6 @@ impl Program {
             Self::Containerd => "containerd",
             Self::Kubelet => "kubelet",
             Self::KubeProxy => "kube-proxy",
-            Self::Flanneld => "flanneld",
             Self::KubeApiserver => "kube-apiserver",
             Self::KubeControllerManager => "kube-controller-manager",
             Self::KubeScheduler => "kube-scheduler",

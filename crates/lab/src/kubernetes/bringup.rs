@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::client::{json, kubectl};
 use super::connect::inside;
 use super::node::RUNTIME;
-use super::{Cluster, addons, connect};
+use super::{Cluster, addons, connect, flannel};
 use crate::error::{Attempt, LabError, Result};
 use crate::init::{Act, Order};
 use crate::interrupt;
@@ -47,9 +47,6 @@ impl Cluster<'_> {
         let Some(cluster) = Cluster::of(lab.layout(), &state) else { return Ok(()) };
         let progress = Progress { begun: Instant::now(), wanted: cluster.options.progress };
         let deadline = Instant::now() + cluster.options.ready_timeout;
-        if cluster.kubernetes.cni == Cni::Flannel {
-            connect::configure_flannel(lab)?;
-        }
         let images = cluster.archives(lab)?;
         let images = images.as_slice();
         thread::scope(|scope| {
@@ -65,8 +62,8 @@ impl Cluster<'_> {
             for (program, command) in cluster.controllers() {
                 machine::order(lab.layout(), CONTROL, &Order { program, act: Act::Replace { command } })?;
             }
-            if cluster.kubernetes.cni != Cni::Ripstop {
-                connect::connect(lab, &state, cluster.kubernetes.cni, deadline)?;
+            if cluster.kubernetes.cni == Cni::Reference {
+                connect::connect(lab, &state, Cni::Reference, deadline)?;
                 progress.say("routes and lists of plugins are laid");
             }
             for import in imports {
@@ -75,6 +72,12 @@ impl Cluster<'_> {
             progress.say("images are there");
             let list = addons::list(cluster.options).to_string();
             kubectl(lab, &["create", "--validate=false", "-f", "-"], &list)?;
+            if let Some(flanneld) = &cluster.kubernetes.flanneld {
+                let list = flannel::list(cluster.options, flanneld).to_string();
+                kubectl(lab, &["create", "--validate=false", "-f", "-"], &list)?;
+                connect::connect(lab, &state, Cni::Flannel, deadline)?;
+                progress.say("flanneld has ranges, and lists of plugins are laid");
+            }
             if cluster.kubernetes.cni == Cni::Ripstop {
                 cluster.install(lab)?;
                 progress.say("the manifest is applied");

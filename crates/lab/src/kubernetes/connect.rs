@@ -3,31 +3,25 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::PathBuf;
 use std::time::Instant;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::bringup::wait;
 use super::client;
-use super::control::environment;
-use super::network::{Network, gateway};
+use super::network::gateway;
 use super::node::{LIST, LISTS, reference_list};
 use crate::cables;
 use crate::error::{Attempt, LabError, Result};
-use crate::init::AgentCommand;
 use crate::lab::Lab;
-use crate::layout::{ROUTER, etcd_endpoint, node_name};
-use crate::options::{Cni, Options};
+use crate::layout::{CONTROL, ROUTER, node_name};
+use crate::options::Cni;
 use crate::process::ProcessId;
 use crate::state::{Machine, State};
-use crate::target::Target;
 
 /// Where flanneld says what it leased, as variables of a shell.
 const LEASE: &str = "/run/flannel/subnet.env";
-/// Where it finds what all nodes agree on.
-const CONFIG: &str = "/coreos.com/network/config";
 
 /// What a node owns.
 struct Ranges {
@@ -41,38 +35,17 @@ pub fn connect(lab: &Lab, state: &State, cni: Cni, deadline: Instant) -> Result<
     for (name, own) in &ranges {
         let on = [("net/ipv4/ip_forward", "1"), ("net/ipv6/conf/all/forwarding", "1")];
         cables::settings(&lab.layout().netns_path(name), &on)?;
-        let text = format!("{:#}\n", reference_list(&own.all, own.mtu));
+        // As flannel's own plugin delegates.
+        let (file, network) = if cni == Cni::Flannel { ("10-flannel.conflist", "cbr0") } else { (LIST, "reference") };
+        let text = format!("{:#}\n", reference_list(network, &own.all, own.mtu));
         let folder = inside(&state.machines[name], LISTS)?;
-        let (hidden, list) = (folder.join(".new"), folder.join(LIST));
+        let (hidden, list) = (folder.join(".new"), folder.join(file));
         // The runtime looks at a file as soon as it has a name that counts.
         fs::write(&hidden, text)
             .and_then(|()| fs::rename(&hidden, &list))
             .attempt(|| format!("write {name}'s list"))?;
     }
-    if cni == Cni::Reference { lay_routes(lab, state, &ranges) } else { Ok(()) }
-}
-
-/// Says what all nodes of flanneld agree on.
-pub fn configure_flannel(lab: &Lab) -> Result<()> {
-    let options = lab.state()?.options;
-    let config = json!({ "Network": Network(options.families).pods(), "Backend": { "Type": "vxlan" } }).to_string();
-    let endpoint = etcd_endpoint(options.etcd_scheme(), 0, 1, options.families.v4());
-    let mut command = Command::new("etcdctl");
-    command.env("ETCDCTL_API", "3").args(["--endpoints", &endpoint, "put", CONFIG, &config]);
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let output = lab.spawn(&Target::Router, &mut command)?.output().attempt(|| "wait for etcdctl".into())?;
-    if output.status.success() {
-        return Ok(());
-    }
-    Err(LabError::failed(format!("etcdctl put: {}", String::from_utf8_lossy(&output.stderr).trim())))
-}
-
-/// How flanneld is started.
-pub fn flanneld(program: &Path, options: &Options, machine: &Machine) -> AgentCommand {
-    let endpoint = etcd_endpoint(options.etcd_scheme(), 0, machine.subnet, options.families.v4());
-    let words = [program.display().to_string(), format!("--etcd-endpoints={endpoint}"), "--iface=eth0".into()];
-    let more = [format!("--subnet-file={LEASE}"), "--ip-masq".into()];
-    AgentCommand { argv: words.into_iter().chain(more).collect(), env: environment() }
+    lay_routes(lab, state, &ranges, |name| cni == Cni::Reference || name == CONTROL)
 }
 
 /// A path as a machine sees it.
@@ -119,10 +92,14 @@ fn without_host(text: &str) -> Option<String> {
     Some(format!("{}/{length}", Ipv4Addr::from(u32::from(ip) & mask)))
 }
 
-fn lay_routes(lab: &Lab, state: &State, ranges: &BTreeMap<String, Ranges>) -> Result<()> {
+/// Routes of these machines to the pods of all nodes. The control plane's machine has no part in another program's tunnel.
+fn lay_routes(lab: &Lab, state: &State, ranges: &BTreeMap<String, Ranges>, of: impl Fn(&str) -> bool) -> Result<()> {
     let machines = state.machines.iter().filter(|(_, machine)| machine.subnet > 0);
-    for (from, machine) in machines.map(|(name, machine)| (name.as_str(), Some(machine))).chain([(ROUTER, None)]) {
-        let others = ranges.iter().filter(|(name, _)| *name != from);
+    let all = machines.map(|(name, machine)| (name.as_str(), Some(machine))).chain([(ROUTER, None)]);
+    for (from, machine) in all.filter(|(name, _)| of(name)) {
+        // Another subnet's node is not reached without a tunnel, nor needed.
+        let near = |name: &String| of(ROUTER) || machine.is_some_and(|own| own.subnet == state.machines[name].subnet);
+        let others = ranges.iter().filter(|(name, _)| *name != from && near(name));
         let routes = others.flat_map(|(name, own)| own.all.iter().map(|range| (&state.machines[name], range)));
         let route = |(to, range): (&Machine, &String)| {
             Some(format!("route replace {range} via {}\n", gateway(machine, to, is_v4(range))?))

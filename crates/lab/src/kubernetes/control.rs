@@ -66,7 +66,7 @@ pub fn controllers(options: &Options, cluster: &Kubernetes, dir: &Path) -> Vec<S
         "--leader-elect=false".into(),
         "--bind-address=127.0.0.1".into(),
     ];
-    if cluster.cni == Cni::Reference {
+    if cluster.cni != Cni::Ripstop {
         args.push("--allocate-node-cidrs=true".into());
         args.push(format!("--cluster-cidr={}", network.pods()));
         let sizes = match (options.families.v4(), options.families.v6()) {

@@ -13,6 +13,7 @@ mod certificates;
 mod client;
 mod connect;
 mod control;
+mod flannel;
 mod network;
 mod node;
 mod product;
@@ -97,9 +98,6 @@ impl<'a> Cluster<'a> {
     pub fn programs(&self, name: &str, machine: &Machine) -> BTreeMap<Program, AgentCommand> {
         let command = |program, args| (program, control::command(self.kubernetes, program, args));
         let mut programs = BTreeMap::new();
-        if let (Some(flanneld), true) = (&self.kubernetes.flanneld, machine.subnet > 0) {
-            programs.insert(Program::Flanneld, connect::flanneld(flanneld, self.options, machine));
-        }
         if name == CONTROL {
             programs.extend([command(Program::KubeApiserver, control::apiserver(self.options, &self.dir()))]);
         }

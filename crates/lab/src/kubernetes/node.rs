@@ -161,7 +161,7 @@ fn plugins(folder: &Path) -> Result<()> {
 }
 
 /// The list of the CNI project's plugins, for a node with these ranges.
-pub fn reference_list(ranges: &[String], mtu: Option<u32>) -> Value {
+pub fn reference_list(name: &str, ranges: &[String], mtu: Option<u32>) -> Value {
     let ranges: Vec<Value> = ranges.iter().map(|range| json!([{ "subnet": range }])).collect();
     let mut bridge = json!({
         "type": "bridge", "bridge": "cni0", "isGateway": true, "isDefaultGateway": true, "hairpinMode": true,
@@ -171,7 +171,7 @@ pub fn reference_list(ranges: &[String], mtu: Option<u32>) -> Value {
         bridge["mtu"] = mtu.into();
     }
     let portmap = json!({ "type": "portmap", "capabilities": { "portMappings": true }, "snat": true });
-    json!({ "cniVersion": "0.4.0", "name": "reference", "plugins": [bridge, portmap] })
+    json!({ "cniVersion": "0.4.0", "name": name, "plugins": [bridge, portmap] })
 }
 
 fn containerd() -> String {
@@ -209,7 +209,7 @@ mod tests {
 
     #[test]
     fn lists_carry_what_the_node_owns() {
-        let list = reference_list(&["10.244.1.0/24".into(), "fd00:244:0:1::/64".into()], Some(1450));
+        let list = reference_list("reference", &["10.244.1.0/24".into(), "fd00:244:0:1::/64".into()], Some(1450));
         assert_eq!(list["plugins"][0]["mtu"], 1450);
         assert_eq!(list["plugins"][0]["ipam"]["ranges"][1], json!([{ "subnet": "fd00:244:0:1::/64" }]));
     }

@@ -25,7 +25,8 @@ impl Cluster<'_> {
     /// The archives of images that nodes get.
     pub(super) fn archives(&self, lab: &Lab) -> Result<Vec<PathBuf>> {
         let mut archives = vec![self.kubernetes.images.clone()];
-        if self.kubernetes.cni == Cni::Ripstop {
+        if self.kubernetes.cni != Cni::Reference {
+            // Beside Flannel it waits to take over.
             let own = lab.layout().disk().join("ripstop.tar");
             images::product(&own, &lab.programs().ripstop, lab.programs().plugin()?)?;
             archives.push(own);

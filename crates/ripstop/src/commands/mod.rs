@@ -59,7 +59,12 @@ fn answer(command: Command, before: Target, out: &mut Out) -> Result<(), Failure
         Command::Ipam(command) => command.run(&agent(command.target().clone())?, out),
         Command::Apply(command) => command.run(&agent(command.target.clone())?, out),
         Command::Delete(command) => command.run(&agent(command.target.clone())?, out),
-        Command::Migrate(command) => command.run(&agent(command.target().clone())?, out),
+        Command::Migrate(command) => {
+            if command.target().is_none() {
+                asks_nobody(&before, "migrate from")?;
+            }
+            command.run(&agent(command.target().cloned().unwrap_or_default())?, out)
+        }
         Command::Resume(command) => command.run(&agent(command.target.clone())?),
         Command::Uninstall(command) => {
             let target = command.target.clone().or(before.clone())?;

@@ -1,6 +1,5 @@
 //! What is installed, and where.
 
-use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -92,15 +91,18 @@ pub const FILES: &[Installed] = &[
         kept: Kept::ByInstall,
     },
     Installed { content: Content::Text(CONFIG, ""), to: "/etc/ripstop/config.yaml", kept: Kept::Always },
-    Installed {
-        content: Content::NetworkConfiguration,
-        to: "/etc/cni/net.d/10-ripstop.conflist",
-        kept: Kept::ByInstall,
-    },
+    LIST,
 ];
 
-/// The name of the file that turns container runtimes towards the plugin.
-pub const CONFLIST_NAME: &str = "10-ripstop.conflist";
+/// What turns container runtimes towards the plugin.
+pub const LIST: Installed = Installed {
+    content: Content::NetworkConfiguration,
+    to: "/etc/cni/net.d/10-ripstop.conflist",
+    kept: Kept::ByInstall,
+};
+
+/// The same, before those of other networks that are left where they are.
+pub const FIRST: Installed = Installed { to: "/etc/cni/net.d/00-ripstop.conflist", ..LIST };
 
 /// Where container runtimes look for network configurations, below the root. They take the first by name.
 const CONFIGURATIONS: &str = "etc/cni/net.d";
@@ -192,14 +194,14 @@ fn names(path: &Path, word: &str) -> io::Result<bool> {
     Ok(String::from_utf8_lossy(&fs::read(path)?).contains(word))
 }
 
-/// Network configurations of others that container runtimes find before ours, in order of their names.
-pub fn before_ours(root: &Path) -> Vec<PathBuf> {
+/// Network configurations of others that container runtimes find before this one, in order of their names.
+pub fn before(root: &Path, ours: &Path) -> Vec<PathBuf> {
     let found = fs::read_dir(root.join(CONFIGURATIONS)).into_iter().flatten().flatten().map(|entry| entry.path());
     let mut found: Vec<_> = found
         .filter(|path| {
             path.extension().is_some_and(|kind| ["conf", "conflist", "json"].iter().any(|known| kind == *known))
         })
-        .filter(|path| path.file_name().is_some_and(|name| name < OsStr::new(CONFLIST_NAME)))
+        .filter(|path| path.file_name() < ours.file_name())
         .collect();
     found.sort();
     found

@@ -9,8 +9,8 @@
 pub mod cluster;
 mod files;
 mod last;
-mod manifest;
-mod remote;
+pub mod manifest;
+pub mod remote;
 
 use std::fs;
 use std::io;
@@ -24,7 +24,7 @@ use crate::ask::Agent;
 use crate::failure::Failure;
 use crate::print::{Out, talk};
 use crate::target::Target;
-use files::{CONFLIST_NAME, Content, FILES, Installed, Kept};
+use files::{Content, FILES, Installed, Kept};
 
 /// Install this program, its plugin and systemd units on this host
 ///
@@ -45,6 +45,9 @@ pub struct Install {
     /// network configuration is replaced
     #[arg(long, conflicts_with = "cluster")]
     cni: bool,
+    /// With --cni: the network configuration under a name that comes before those of other networks. It keeps that name
+    #[arg(long, requires = "cni")]
+    first: bool,
     #[command(flatten)]
     cluster: cluster::IntoCluster,
 }
@@ -115,6 +118,14 @@ impl Place {
     }
 }
 
+impl Place {
+    /// Where the network configuration goes: under the first name where it shall come first, or did before.
+    fn list(&self, first: bool) -> PathBuf {
+        let to = self.of(&files::FIRST);
+        if first || to.symlink_metadata().is_ok() { to } else { self.of(&files::LIST) }
+    }
+}
+
 impl Install {
     /// Writes the files.
     ///
@@ -135,7 +146,10 @@ impl Install {
             )));
         }
         for file in FILES.iter().filter(|file| !self.cni || file.is_cni()) {
-            let to = self.place.of(file);
+            let to = match file.content {
+                Content::NetworkConfiguration if self.cni => self.place.list(self.first),
+                _ => self.place.of(file),
+            };
             let there = file.kept != Kept::Never && to.symlink_metadata().is_ok();
             if there && self.cni {
                 owned(file, &to)?;
@@ -164,10 +178,12 @@ impl Install {
             files::write(&to, &bytes, file.content.mode()).map_err(|error| cannot("write", &to, &error))?;
             out.line(&to.display().to_string())?;
         }
-        for other in files::before_ours(&self.place.root) {
+        let list = if self.cni { self.place.list(self.first) } else { self.place.of(&files::LIST) };
+        for other in files::before(&self.place.root, &list) {
             talk(&format!(
-                "warning: {} comes before {CONFLIST_NAME}, so container runtimes use that and not Ripstop: remove or rename it",
-                other.display()
+                "warning: {} comes before {}, so container runtimes use that and not Ripstop: remove or rename it",
+                other.display(),
+                list.file_name().unwrap_or_default().to_string_lossy()
             ));
         }
         if !self.cni {
@@ -192,7 +208,7 @@ impl Uninstall {
         self.place.check()?;
         let (first, rest): (Vec<_>, Vec<_>) =
             FILES.iter().rev().partition(|file| file.content == Content::NetworkConfiguration);
-        for file in first {
+        for file in first.into_iter().chain([&files::FIRST]) {
             self.remove(file, out)?;
         }
         if self.cni {

@@ -182,7 +182,44 @@ impl Remote {
         Ok(())
     }
 
-    fn say(&self, what: &str) {
+    /// What is at a path; nothing where there is nothing.
+    ///
+    /// # Errors
+    /// Where the API gives no answer.
+    pub fn get(&self, path: &str) -> Result<Option<Value>, Failure> {
+        self.runtime.block_on(self.api.get(path)).map_err(failure)
+    }
+
+    /// Pods that a selector of labels finds, of a node where one is named.
+    ///
+    /// # Errors
+    /// Where the API gives no answer.
+    pub fn pods(&self, namespace: &str, selector: &str, node: &str) -> Result<Vec<Value>, Failure> {
+        let selector = selector.replace('=', "%3D").replace('/', "%2F").replace(',', "%2C");
+        let path = format!("/api/v1/namespaces/{namespace}/pods?labelSelector={selector}");
+        let list = self.get(&path)?.unwrap_or_default();
+        let pods = list["items"].as_array().cloned().unwrap_or_default();
+        Ok(pods.into_iter().filter(|pod| node.is_empty() || pod["spec"]["nodeName"] == node).collect())
+    }
+
+    /// Says some fields of an object of others; what was said before and is not now goes.
+    ///
+    /// # Errors
+    /// Where it is refused, or the object is not there.
+    pub fn change(&self, path: &str, fields: &Value) -> Result<(), Failure> {
+        self.runtime.block_on(self.api.apply(path, fields)).map_err(failure)
+    }
+
+    /// Deletes what is at a path.
+    ///
+    /// # Errors
+    /// Where it is refused.
+    pub fn delete(&self, path: &str) -> Result<(), Failure> {
+        self.runtime.block_on(self.api.delete(path)).map(drop).map_err(failure)
+    }
+
+    /// Tells what happened, with the seconds since the beginning.
+    pub fn say(&self, what: &str) {
         talk(&format!("{:6.1} s  {what}", self.begin.elapsed().as_secs_f64()));
     }
 }
@@ -240,7 +277,8 @@ fn conditions(pod: &Value) -> impl Iterator<Item = &Value> {
     pod["status"]["conditions"].as_array().into_iter().flatten()
 }
 
-fn is_ready(pod: &Value) -> bool {
+/// Whether a pod is ready.
+pub fn is_ready(pod: &Value) -> bool {
     conditions(pod).any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
 }
 

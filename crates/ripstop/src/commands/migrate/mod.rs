@@ -1,5 +1,7 @@
 //! `ripstop migrate`: a network of a running cluster goes another way, without losing a packet.
 
+mod flannel;
+
 use std::collections::BTreeMap;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -32,6 +34,7 @@ pub struct Migrate {
 #[derive(Debug, Subcommand)]
 enum What {
     Backend(Backend),
+    From(flannel::From),
 }
 
 /// Move a network to another backend, peer by peer
@@ -74,20 +77,22 @@ struct Backend {
 }
 
 impl Migrate {
-    /// The agent that was picked.
-    pub fn target(&self) -> &Target {
+    /// The agent that was picked; none where a whole cluster is asked.
+    pub fn target(&self) -> Option<&Target> {
         match &self.what {
-            What::Backend(backend) => &backend.target,
+            What::Backend(backend) => Some(&backend.target),
+            What::From(_) => None,
         }
     }
 
     /// Asks for it, and waits.
     ///
     /// # Errors
-    /// Where the agent does not answer or refuses, and where it is not done in time.
+    /// Where the agent or the cluster does not answer or refuses, and where it is not done in time.
     pub fn run(&self, agent: &Agent, out: &mut Out) -> Result<(), Failure> {
         match &self.what {
             What::Backend(backend) => backend.run(agent, out),
+            What::From(from) => from.run(out),
         }
     }
 }
