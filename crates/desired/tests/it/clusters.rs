@@ -1,9 +1,13 @@
 //! The clusters of the stories, seen from node n1.
 
-use ripstop_objects::{BackendKind, Migration, Network, NetworkSpec, NodeRecord, Receive, UdpReceive, Wiring};
-use ripstop_tables::{PodState, Shaping};
+use ripstop_objects::{
+    AgentConfig, BackendKind, ClusterObject, FlannelNode, KubeNode, Migration, Network, NetworkSpec, NodeRecord,
+    Receive, UdpReceive, Wiring,
+};
+use ripstop_tables::{HostLink, ObjectInput, PodState, Shaping, Start};
+use ripstop_types::{Mac, Revision};
 
-use crate::scenario::{Scenario, pod_row};
+use crate::scenario::{Scenario, facts, host_link, name, pod_row, prefix, start};
 
 const V4: &[&str] = &["10.244.0.0/16"];
 const V6: &[&str] = &["fd00:10::/48"];
@@ -30,6 +34,7 @@ pub fn all() -> Vec<(&'static str, Scenario)> {
         ("peer-refused", peer_refused()),
         ("no-uplink", no_uplink()),
         ("two-networks", two_networks()),
+        ("taken-from-flannel", taken_from_flannel()),
     ]
 }
 
@@ -45,6 +50,33 @@ pub fn routed_vxlan_dual() -> Scenario {
     base(DUAL, &["10.244.1.0/24", "fd00:10:0:1::/64"], |spec| spec.backend.kind = BackendKind::Vxlan)
         .peer("n2", &["172.30.1.12/24", "fd00:30:1::12/64"], &["10.244.2.0/24", "fd00:10:0:2::/64"])
         .pod(pod_row("a", "default", &["10.244.1.7", "fd00:10:0:1::7"], Wiring::Routed))
+}
+
+/// A node that flanneld ran: its bridge stands with two pods on it, and another node is still flanneld's.
+pub fn taken_from_flannel() -> Scenario {
+    let (config, _) = AgentConfig::decode("store: {kubernetes: {flannel: {}}}").unwrap();
+    let mut facts = facts();
+    let bridge = HostLink { kind: Some("bridge".into()), ports: 2, ..host_link(1450, &["10.244.1.1/24"]) };
+    facts.links.insert(name("cni0"), bridge);
+    let mut s = Scenario::with(Start { config, ..start(facts) });
+    s.sync_all();
+    let kube = |node: &str, range: &str, mac: u8| KubeNode {
+        name: node.parse().unwrap(),
+        pod_cidrs: vec![prefix(range)],
+        flannel: Some(FlannelNode {
+            public_ip: "172.30.1.12".parse().unwrap(),
+            vni: 1,
+            mac: Mac([2, 0, 0, 0, 0, mac]),
+        }),
+    };
+    for node in [kube("n1", "10.244.1.0/24", 1), kube("n2", "10.244.2.0/24", 2)] {
+        let object = ClusterObject::Node(node);
+        s.tables.apply_object(&ObjectInput::Put { object, revision: Revision(1) });
+    }
+    s.network("default", V4, |spec| spec.backend.kind = BackendKind::Vxlan)
+        .realised(&["rip0", "ript1"])
+        .own("default", "10.244.1.0/24")
+        .pod(pod_row("a", "default", &["10.244.1.7"], Wiring::Routed))
 }
 
 /// Flannel's shape: pods in a bridge, VXLAN between nodes.

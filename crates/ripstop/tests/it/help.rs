@@ -22,6 +22,8 @@ const COMMANDS: &[&str] = &[
     "ipam release",
     "apply",
     "delete",
+    "migrate backend",
+    "migrate from",
     "resume",
     "agent",
     "store",

@@ -5,6 +5,7 @@
 
 mod deploy;
 mod matrix;
+mod takeover;
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
