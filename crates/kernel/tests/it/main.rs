@@ -13,3 +13,4 @@ mod roundtrip;
 mod scale;
 mod settings;
 mod support;
+mod taken;

@@ -1,7 +1,7 @@
 //! Real flanneld between the nodes, as its own manifest has it (flannel, `Documentation/kube-flannel.yml`): a DaemonSet that
 //! keeps its subnets in Kubernetes.
 //!
-//! The program comes from the host, in an image that has iptables. Not here: each node's list of plugins, which the lab
+//! The program and the iptables that it runs come from the host. Not here: each node's list of plugins, which the lab
 //! writes as flannel's plugin would make of it, since that plugin is not built.
 
 use std::path::Path;
@@ -70,11 +70,14 @@ fn daemon_set(meta: &Value, flanneld: &Path) -> Value {
                         "volumeMounts": [
                             mount("flanneld", "/opt/bin/flanneld"), mount("run", "/run/flannel"),
                             mount("config", "/etc/kube-flannel/"), mount("lock", "/run/xtables.lock"),
+                            mount("programs", "/usr"), mount("alternatives", "/etc/alternatives"),
                         ],
                     }],
                     "volumes": [
                         host("flanneld", &flanneld.display().to_string(), "File"),
                         host("run", "/run/flannel", "DirectoryOrCreate"),
+                        host("programs", "/usr", "Directory"),
+                        host("alternatives", "/etc/alternatives", "Directory"),
                         { "name": "config", "configMap": { "name": "kube-flannel-cfg" } },
                         host("lock", "/run/xtables.lock", "FileOrCreate"),
                     ],
