@@ -54,6 +54,8 @@ impl Core {
             standing += u32::from(!of_flannel.is_empty() && !has_ended);
             found.extend(of_flannel);
         }
+        // Its device has a range's first address on every node of its, and its bridge broadcasts to the last.
+        found.extend(own.iter().flat_map(|range| [range.addr(), range.last()]));
         for ip in self.flannels.difference(&found) {
             self.book.reopen(*ip, self.at.wall);
         }

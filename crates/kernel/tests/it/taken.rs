@@ -27,7 +27,8 @@ fn a_tunnel_device_of_the_wanted_address_is_taken_over_as_it_is() {
         let before = index("flannel.1");
         let tunnel = Object::from(vxlan("ript1", 1, "192.0.2.1", 1));
         let hop = nexthop(1, "ript1", "10.244.2.0", true);
-        let wanted = [tunnel, hop, route(Ns::Host, "10.244.2.0/24", RouteTarget::Nexthop(NEXTHOP_IDS.start() + 1)).into()];
+        let wanted =
+            [tunnel, hop, route(Ns::Host, "10.244.2.0/24", RouteTarget::Nexthop(NEXTHOP_IDS.start() + 1)).into()];
         node.make(&wanted);
         assert_eq!(index("ript1"), before, "it is the same device");
         assert!(ip("route show 10.244.2.0/24").contains("nhid"), "what was left on it is replaced");

@@ -175,11 +175,13 @@ impl From {
         remote.say(&format!("node/{node}: an agent comes beside flanneld"));
         self.wait(|| {
             let pods = remote.pods("ripstop", &format!("app.kubernetes.io/name={AGENT}"), node)?;
-            if pods.iter().any(is_ready) {
-                return Ok(None);
-            }
-            let why = remote.faults(AGENT)?.into_iter().find(|fault| fault.starts_with(&format!("{node}: ")));
-            Ok(Some(why.unwrap_or_else(|| format!("{node}: no agent is there yet"))))
+            Ok((!pods.iter().any(is_ready)).then(|| format!("{node}: no agent is ready")))
+        })
+        .map_err(|failure| {
+            // What Kubernetes knows of the node's pod says more, where it says something.
+            let faults = remote.faults(AGENT).unwrap_or_default();
+            let why = faults.into_iter().find(|fault| fault.starts_with(&format!("{node}: ")));
+            why.map_or(failure, Failure::Failed)
         })?;
         remote.say(&format!("node/{node}: the agent is ready; flanneld leaves"));
         set_label(remote, node, Some(survey::LEFT))?;
