@@ -134,6 +134,25 @@ fn a_container_installs_what_runtimes_look_for_and_nothing_else() {
 }
 
 #[test]
+fn a_list_that_shall_come_first_keeps_its_name() {
+    let host = Host::new();
+    let folder = host.root().join("etc/cni/net.d");
+    fs::create_dir_all(&folder).unwrap();
+    fs::write(folder.join("10-flannel.conflist"), "{}").unwrap();
+    let (root, plugin) = (host.root().display().to_string(), host.plugin.display().to_string());
+    let install = |more: &[&str]| run(&[&["install", "--cni", "--root", &root, "--plugin", &plugin], more].concat());
+    for more in [&["--first"][..], &[]] {
+        let ended = install(more);
+        assert_eq!((ended.code, ended.stderr.contains("warning")), (Some(0), false), "{ended:?}");
+        assert!(ended.stdout.trim_end().ends_with("/etc/cni/net.d/00-ripstop.conflist"), "{ended:?}");
+        assert!(!folder.join("10-ripstop.conflist").exists());
+    }
+    assert_eq!(host.uninstall(&["--cni"]).code, Some(0));
+    assert_eq!(host.files(), BTreeSet::from(["/etc/cni/net.d/10-flannel.conflist".to_owned()]));
+    assert_eq!(run(&["install", "--first"]).code, Some(2), "only of what a container installs");
+}
+
+#[test]
 fn what_is_not_ours_stays() {
     let host = Host::new();
     host.install();
