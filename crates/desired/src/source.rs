@@ -121,7 +121,8 @@ pub(crate) fn sources_of<'a>(
             }
             // The tunnel device of a node that was Flannel's has the address that is said there.
             Change::Object(ObjectKind::Node) if tables.taken_network().is_some() => {
-                sources.extend(tables.taken_network().cloned().map(Source::Network).into_iter().chain([Source::Records]));
+                sources
+                    .extend(tables.taken_network().cloned().map(Source::Network).into_iter().chain([Source::Records]));
             }
             // Signs of life come all the time, and nothing here depends on them.
             Change::Alive(_)

@@ -62,6 +62,7 @@ pub fn taken_from_flannel() -> Scenario {
     s.sync_all();
     let kube = |node: &str, range: &str, mac: u8| KubeNode {
         name: node.parse().unwrap(),
+        uid: "".into(),
         pod_cidrs: vec![prefix(range)],
         flannel: Some(FlannelNode {
             public_ip: "172.30.1.12".parse().unwrap(),
