@@ -8,7 +8,7 @@ use crate::support::*;
 /// What flanneld leaves: its device with a route, a neighbour and a forwarding entry on it.
 fn flannels_device() {
     ip("link add flannel.1 type vxlan id 1 dstport 8472 local 192.0.2.1 dev up0 nolearning");
-    ip("link set flannel.1 address 02:00:00:00:00:01 up");
+    ip(&format!("link set flannel.1 address {} up", mac(1)));
     ip("addr add 10.244.1.0/32 dev flannel.1");
     ip("route add 10.244.2.0/24 via 10.244.2.0 dev flannel.1 onlink");
     run("ip", &["neigh", "add", "10.244.2.0", "lladdr", "02:00:00:00:00:02", "dev", "flannel.1", "nud", "permanent"]);
@@ -53,7 +53,7 @@ fn a_tunnel_device_of_another_address_stays() {
 #[test]
 fn a_bridge_is_marked_and_goes_when_it_is_empty() {
     on_a_node(|mut node| {
-        ip("link add cni0 address 02:00:00:00:00:07 type bridge");
+        ip(&format!("link add cni0 address {} type bridge", mac(7)));
         ip("link set cni0 up");
         ip("addr add 10.244.1.1/24 dev cni0");
         ip("link add port0 type veth peer name port1");
