@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use ripstop_fabric::wiring;
-use ripstop_netmodel::{Entry, Key, Ns, Object, RecordScope, Route, RouteTarget, link_of_table};
+use ripstop_netmodel::{Entry, Key, Ns, Object, RecordScope, Route, RouteTarget, TAKEN_MARK, link_of_table};
 use ripstop_objects::ObjectKind;
 use ripstop_tables::{Knowledge, PodRow, PodState, StoreKind, Tables, Withdrawn};
 
@@ -32,6 +32,12 @@ pub fn may_delete(tables: &Tables, key: &Key, entry: &Entry) -> Result<(), Strin
     if is_of_a_pod(key, entry) {
         // Their files are the truth of this boot.
         return Ok(());
+    }
+    if let Object::Link(link) = &entry.object
+        && link.altname.as_deref().is_some_and(|name| name.starts_with(TAKEN_MARK))
+        && let Some(there) = tables.facts.links.get(&link.name).filter(|there| there.ports > 0)
+    {
+        return Err(format!("kept: {} links are ports of {}, which another network left", there.ports, link.name));
     }
     let needed: &[StoreKind] = match key {
         Key::Record { .. } | Key::Qdisc { .. } | Key::Sysctl { .. } | Key::LinkSysctl { .. } => &[],

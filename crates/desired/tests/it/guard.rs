@@ -178,7 +178,9 @@ fn a_start_without_a_snapshot_tears_nothing() {
         for order in
             [[Networks, Nodes, Claims], [Claims, Nodes, Networks], [Nodes, Networks, Claims], [Networks, Claims, Nodes]]
         {
-            let mut s = Scenario::with(start(cluster.tables.facts.clone()));
+            let config = cluster.tables.config.clone();
+            let mut s = Scenario::with(Start { config, ..start(cluster.tables.facts.clone()) });
+            s.tables.cluster = cluster.tables.cluster.clone();
             s.tables.pods = cluster.tables.pods.clone();
             s.tables.realised = cluster.tables.realised.clone();
             for kind in order.into_iter().chain([Alive]) {
