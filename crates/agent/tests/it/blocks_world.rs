@@ -112,6 +112,8 @@ impl World {
         let node = &mut self.nodes[n];
         node.run += 1;
         let link = HostLink {
+            ports: 0,
+            taken: false,
             running: true,
             mtu: 1500,
             mac: Some(Mac::local([0, 0, 0, 9, n as u8])),

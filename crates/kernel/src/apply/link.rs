@@ -225,7 +225,7 @@ impl Run<'_> {
             }
             Err(error) => return Err(error.into()),
         }
-        Ok(find_link(&mut self.applier.route, &link.name)?)
+        find_link(&mut self.applier.route, &link.name)
     }
 
     /// The name is taken, or the other end's is.
