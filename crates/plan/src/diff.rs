@@ -78,9 +78,9 @@ pub(crate) struct Differ<'a> {
     pub(crate) desired: &'a Model,
     guard: &'a dyn Guard,
     /// What was asked for,
-    keys: &'a BTreeSet<Key>,
+    pub(crate) keys: &'a BTreeSet<Key>,
     /// and what has to be judged with it.
-    also: &'a BTreeSet<Key>,
+    pub(crate) also: &'a BTreeSet<Key>,
     /// The reason of most steps.
     missing: Arc<str>,
     pub(crate) verdicts: BTreeMap<Key, Verdict>,

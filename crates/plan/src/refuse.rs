@@ -4,7 +4,7 @@
 //! on it ([`bears`]). What needs a refused object that is not there is refused as well. A refusal leads to more of them and
 //! undoes none, so there is one answer, in whatever order it is found.
 
-use ripstop_netmodel::{Key, Object};
+use ripstop_netmodel::{Key, Kind, Object};
 
 use crate::diff::{Differ, Verdict};
 use crate::hang::{bears, hangs_on, is_second_end, leans_on, needs, other_end, sources};
@@ -85,11 +85,15 @@ impl Differ<'_> {
         !is_written || self.desired.get(below).is_none_or(|wanted| bears(&wanted.object, object))
     }
 
-    /// Objects that would be written without what they need.
+    /// Objects that would be written without what they need, and routes that are right but would lose their source: the
+    /// address may have been another link's.
     fn stranded(&self) -> Vec<(Key, String)> {
         let lacks = |key: &Key| self.desired.get(key).and_then(|wanted| self.lacks(&wanted.object));
-        let written = self.verdicts.iter().filter(|(_, verdict)| verdict.writes());
-        written.filter_map(|(key, _)| Some((key.clone(), format!("needs {}, which is refused", lacks(key)?)))).collect()
+        let written = self.verdicts.iter().filter(|(_, verdict)| verdict.writes()).map(|(key, _)| key);
+        let judged = self.keys.iter().chain(self.also);
+        let right = judged.filter(|key| key.kind() == Kind::Route && !self.verdicts.contains_key(key));
+        let refusal = |key: &Key| Some((key.clone(), format!("needs {}, which is refused", lacks(key)?)));
+        written.chain(right).filter_map(refusal).collect()
     }
 
     /// What an object needs and will not have, or not as something that bears it, because that is refused. Of several
