@@ -54,7 +54,7 @@ pub struct HostLink {
     /// Links that are its ports, of a bridge.
     #[serde(default)]
     pub ports: u32,
-    /// Whether it bears [`TAKEN_MARK`].
+    /// Whether it bears [`crate::TAKEN_MARK`].
     #[serde(default)]
     pub taken: bool,
 }

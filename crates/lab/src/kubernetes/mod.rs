@@ -27,6 +27,7 @@ use std::path::{Path, PathBuf};
 use certificates::{Authority, Subject};
 use network::Network;
 use node::Furniture;
+pub use node::RUNTIME_METRICS;
 
 use crate::error::{Attempt, LabError, Result};
 use crate::init::{AgentCommand, ContainerHost, Program};

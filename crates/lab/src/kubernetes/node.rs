@@ -17,6 +17,8 @@ use crate::state::Machine;
 
 /// The runtime's socket in every node.
 pub const RUNTIME: &str = "/run/containerd/containerd.sock";
+/// Where the runtime tells its own metrics, below `/v1/metrics`, in every node.
+pub const RUNTIME_METRICS: &str = "127.0.0.1:1338";
 /// Where a node's list of plugins lies.
 pub const LISTS: &str = "etc/cni/net.d";
 /// The name of the list.
@@ -181,6 +183,8 @@ root = "/var/lib/containerd"
 state = "/run/containerd"
 [grpc]
 address = "{RUNTIME}"
+[metrics]
+address = "{RUNTIME_METRICS}"
 [plugins."io.containerd.grpc.v1.cri"]
 sandbox_image = "{pause}"
 # A host's root user may lack the right to lower a process's chance of being killed.
