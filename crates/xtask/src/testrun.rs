@@ -210,8 +210,11 @@ fn run(workspace: &Workspace, choice: &Choice, program: &Program) -> Result<Tall
         _ => program.package.clone(),
     };
     let start = || {
-        let mut command = Command::new(&program.executable);
+        // A shell's background job ignores SIGINT, and all that it starts does: tests send it.
+        let mut command = Command::new("env");
         command
+            .arg("--default-signal=INT,QUIT")
+            .arg(&program.executable)
             .current_dir(&program.folder)
             .env("CARGO_MANIFEST_DIR", &program.folder)
             .env("CARGO_PKG_NAME", &program.package)
