@@ -15,7 +15,7 @@ use ripstop_netmodel::{HostFacts, Model};
 use ripstop_objects::{AgentConfig, Notice};
 use ripstop_tables::{Input, Moment, Recording, Stamped, Start, StoreInput};
 use ripstop_types::{Millis, NodeName};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::{Receiver, UnboundedReceiver, UnboundedSender, channel, unbounded_channel};
 use tokio::sync::{oneshot, watch};
 
@@ -90,7 +90,11 @@ pub fn run(options: &AgentOptions) -> anyhow::Result<ExitCode> {
     let node = options.node.clone().map_or_else(|| node_name(&config), Ok)?;
     let lock = files::lock(&config)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async { Shell::start(options, config, node, &lock)?.work().await })
+    runtime.block_on(async {
+        // From here on, so that who ends it while it starts ends it as ever.
+        let ends = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
+        Shell::start(options, config, node, &lock)?.work(ends).await
+    })
 }
 
 pub(crate) fn read_config(path: &Path) -> anyhow::Result<AgentConfig> {
@@ -197,9 +201,7 @@ impl Shell {
         Ok(shell)
     }
 
-    async fn work(mut self) -> anyhow::Result<ExitCode> {
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
+    async fn work(mut self, [mut terminate, mut interrupt]: [Signal; 2]) -> anyhow::Result<ExitCode> {
         let mut news = Vec::with_capacity(BATCH);
         loop {
             let tick = self.clock.at(self.core.next_tick());
