@@ -301,6 +301,46 @@ pub struct RangeClaim {
 /// no signs of life.
 pub const FLANNEL_MACHINE: &str = "flannel";
 
+/// The UDP port of VXLAN in Linux, which flanneld uses unless told otherwise.
+pub const FLANNEL_PORT: u16 = 8472;
+
+impl NodeRecord {
+    /// The record of a node that flanneld runs, which publishes where it is and what it receives, and nothing else.
+    pub fn of_flannel(name: NodeName, addresses: Vec<NodeAddress>, receives: Vec<Receive>) -> Self {
+        Self {
+            name,
+            identity: NodeIdentity { machine_id: FLANNEL_MACHINE.into(), boot_id: FLANNEL_MACHINE.into() },
+            addresses,
+            receives,
+            prefers: Vec::new(),
+            forwarder: false,
+            pod_mtu: None,
+            probe_port: None,
+            networks: BTreeMap::new(),
+            migrated: BTreeMap::new(),
+            version: FLANNEL_MACHINE.into(),
+            labels: Labels::new(),
+        }
+    }
+}
+
+impl RangeClaim {
+    /// The claim of a range that flanneld serves.
+    pub fn of_flannel(network: NetworkName, node: NodeName, range: Prefix) -> Self {
+        Self {
+            network,
+            range,
+            node,
+            machine: FLANNEL_MACHINE.to_owned(),
+            boot: FLANNEL_MACHINE.to_owned(),
+            run: 0,
+            state: ClaimState::Held,
+            to: None,
+            holder: None,
+        }
+    }
+}
+
 /// How far a claim has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

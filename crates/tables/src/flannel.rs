@@ -12,15 +12,12 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ripstop_objects::{
-    ClaimState, FLANNEL_MACHINE, FlannelNode, KubeNode, NetworkName, NodeAddress, NodeIdentity, NodeRecord, RangeClaim,
-    Receive, VxlanReceive,
+    FLANNEL_MACHINE, FLANNEL_PORT, FlannelNode, KubeNode, NetworkName, NodeAddress, NodeRecord, RangeClaim, Receive,
+    VxlanReceive,
 };
-use ripstop_types::{Family, Labels, NodeName, Prefix, Revision};
+use ripstop_types::{Family, NodeName, Prefix, Revision};
 
 use crate::{Change, Row, Tables};
-
-/// The port of VXLAN in Linux, which flanneld uses unless told otherwise.
-const PORT: u16 = 8472;
 
 /// Made rows have no place in the store, so no write is ever on condition of it.
 const NOWHERE: Revision = Revision(0);
@@ -83,7 +80,7 @@ impl Tables {
             return None;
         }
         let holder = self.cluster.peers.values().find(|node| claimed(node).contains(range))?;
-        Some(Arc::new(claim(network, &holder.name, *range)))
+        Some(Arc::new(RangeClaim::of_flannel(network.clone(), holder.name.clone(), *range)))
     }
 
     fn follow_node(&mut self, name: &NodeName, before: Option<&VxlanReceive>, changes: &mut BTreeSet<Change>) {
@@ -104,7 +101,7 @@ impl Tables {
     fn make_claim(&mut self, network: &NetworkName, node: &NodeName, range: Prefix, changes: &mut BTreeSet<Change>) {
         let there = self.claims.get(&(network.clone(), range));
         if there.is_none_or(|row| row.value.machine == FLANNEL_MACHINE) {
-            self.put_claim(Arc::new(claim(network, node, range)), NOWHERE, changes);
+            self.put_claim(Arc::new(RangeClaim::of_flannel(network.clone(), node.clone(), range)), NOWHERE, changes);
         }
     }
 
@@ -131,7 +128,7 @@ fn receive(node: &KubeNode) -> Option<VxlanReceive> {
     let IpAddr::V4(inner) = claimed(node).first()?.addr() else { return None };
     Some(VxlanReceive {
         vni: flannel.vni,
-        port: PORT,
+        port: FLANNEL_PORT,
         mac: flannel.mac,
         outer_v4: Some(flannel.public_ip),
         outer_v6: None,
@@ -143,32 +140,6 @@ fn receive(node: &KubeNode) -> Option<VxlanReceive> {
 fn record(node: &KubeNode) -> Option<NodeRecord> {
     let vxlan = receive(node)?;
     let ip = IpAddr::V4(vxlan.outer_v4?);
-    Some(NodeRecord {
-        name: node.name.clone(),
-        identity: NodeIdentity { machine_id: FLANNEL_MACHINE.into(), boot_id: FLANNEL_MACHINE.into() },
-        addresses: vec![NodeAddress { ip, prefix: Prefix::host(ip) }],
-        receives: vec![Receive::Vxlan(vxlan)],
-        prefers: Vec::new(),
-        forwarder: false,
-        pod_mtu: None,
-        probe_port: None,
-        networks: BTreeMap::new(),
-        migrated: BTreeMap::new(),
-        version: FLANNEL_MACHINE.into(),
-        labels: Labels::new(),
-    })
-}
-
-fn claim(network: &NetworkName, node: &NodeName, range: Prefix) -> RangeClaim {
-    RangeClaim {
-        network: network.clone(),
-        range,
-        node: node.clone(),
-        machine: FLANNEL_MACHINE.to_owned(),
-        boot: FLANNEL_MACHINE.to_owned(),
-        run: 0,
-        state: ClaimState::Held,
-        to: None,
-        holder: None,
-    }
+    let address = NodeAddress { ip, prefix: Prefix::host(ip) };
+    Some(NodeRecord::of_flannel(node.name.clone(), vec![address], vec![Receive::Vxlan(vxlan)]))
 }

@@ -5,9 +5,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::kubernetes::{
-    asked, become_user, is_possible, node_object, pod_object, reaches, setup, status, wait_for, world,
-};
+use crate::kubernetes::{asked, is_possible, node_object, pod_object, reaches, setup, status, wait_for, with_server};
 use crate::server::{AGENT, ApiServer};
 use crate::support::agent::How;
 use crate::support::ns::Ns;
@@ -79,9 +77,7 @@ fn huge_and_wicked_objects_harm_nothing() {
         return;
     }
     let pools = "blocks: {pools: [{range: 10.99.0.0/24, labels: {tier: db}}]}";
-    let mut world = world(&["rangeMode: blocks", pools]);
-    let server = ApiServer::start(setup(&world));
-    become_user(&world, &server, AGENT);
+    let (mut world, server) = with_server(&["rangeMode: blocks", pools]);
     world.start_agent();
     world.wait_ready();
     server.apply(&node_object("{}"));

@@ -26,6 +26,14 @@ pub fn setup(world: &World) -> Setup {
     Setup { place: Some((world.router.raw(), PLACE)), ..Setup::default() }
 }
 
+/// A node without its agent yet, and the API server that it will ask as an agent.
+pub fn with_server(lines: &[&str]) -> (World, ApiServer) {
+    let world = world(lines);
+    let server = ApiServer::start(setup(&world));
+    become_user(&world, &server, AGENT);
+    (world, server)
+}
+
 /// Lets the world's agent ask as a user.
 pub fn become_user(world: &World, server: &ApiServer, user: &str) {
     server.write_kubeconfig(user, &world.dir.path().join("kubeconfig"), server.address());
@@ -116,9 +124,7 @@ fn a_node_lives_by_the_range_that_kubernetes_gives_it_and_on_without_the_api_ser
     if !is_possible("an agent with store kubernetes") {
         return;
     }
-    let mut world = world(&["rangeMode: pod-cidr"]);
-    let mut server = ApiServer::start(setup(&world));
-    become_user(&world, &server, AGENT);
+    let (mut world, mut server) = with_server(&["rangeMode: pod-cidr"]);
     world.start_agent();
     world.wait_up();
     wait_for(&world, "reasons", &["Kubernetes has no Node n1", "kubelet registers"]);
@@ -179,9 +185,7 @@ fn a_pods_labels_choose_its_pool_and_one_that_is_not_known_waits() {
         return;
     }
     let pools = "blocks: {pools: [{range: 10.99.0.0/24, labels: {tier: db}}]}";
-    let mut world = world(&["rangeMode: blocks", pools]);
-    let server = ApiServer::start(setup(&world));
-    become_user(&world, &server, AGENT);
+    let (mut world, server) = with_server(&["rangeMode: blocks", pools]);
     let recording = world.dir.path().join("recording");
     world.start_agent_as(&crate::support::agent::How { record: Some(recording.clone()), ..Default::default() });
     world.wait_ready();

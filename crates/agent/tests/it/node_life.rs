@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::kubernetes::{
-    asked, become_user, is_possible, node_object, pod_object, reaches, setup, status, wait_for, world,
+    asked, become_user, is_possible, node_object, pod_object, reaches, setup, status, wait_for, with_server,
 };
 use crate::server::{AGENT, ApiServer};
 use crate::support::ns::Ns;
@@ -69,9 +69,7 @@ fn a_node_that_is_deleted_and_made_again_keeps_its_pods() {
     if !is_possible("a Node that is deleted") {
         return;
     }
-    let mut world = world(&["rangeMode: pod-cidr"]);
-    let server = ApiServer::start(setup(&world));
-    become_user(&world, &server, AGENT);
+    let (mut world, server) = with_server(&["rangeMode: pod-cidr"]);
     server.apply(&with_cidr("n1", "10.244.7.0/24"));
     world.start_agent();
     world.wait_ready();
@@ -108,9 +106,7 @@ fn a_machine_with_another_name_is_another_node() {
     if !is_possible("a Node that is renamed") {
         return;
     }
-    let mut world = world(&["rangeMode: pod-cidr"]);
-    let server = ApiServer::start(setup(&world));
-    become_user(&world, &server, AGENT);
+    let (mut world, server) = with_server(&["rangeMode: pod-cidr"]);
     server.apply(&with_cidr("n1", "10.244.7.0/24"));
     world.start_agent();
     world.wait_ready();
@@ -147,9 +143,7 @@ fn a_full_range_is_told_to_runtime_status_pod_and_node() {
     if !is_possible("a podCIDR that is full") {
         return;
     }
-    let mut world = world(&["rangeMode: pod-cidr"]);
-    let server = ApiServer::start(setup(&world));
-    become_user(&world, &server, AGENT);
+    let (mut world, server) = with_server(&["rangeMode: pod-cidr"]);
     server.apply(&with_cidr("n1", "10.244.7.0/30"));
     server.apply(&pod_object("late", "{app: web}"));
     world.start_agent();
@@ -188,9 +182,7 @@ fn another_network_before_ours_is_told() {
     if !is_possible("another CNI plugin") {
         return;
     }
-    let mut world = world(&[]);
-    let server = ApiServer::start(setup(&world));
-    become_user(&world, &server, AGENT);
+    let (mut world, server) = with_server(&[]);
     server.apply(&with_cidr("n1", "10.244.7.0/24"));
     let dir = world.dir.path().join("net.d");
     std::fs::create_dir(&dir).unwrap();
@@ -221,9 +213,7 @@ fn a_pod_is_told_which_address_it_lacks_and_a_missing_right_costs_a_line() {
         return;
     }
     let pools = "blocks: {len: {v4: 30}, pools: [{range: 10.99.0.0/30, labels: {tier: db}}]}";
-    let mut world = world(&["rangeMode: blocks", pools]);
-    let server = ApiServer::start(setup(&world));
-    become_user(&world, &server, AGENT);
+    let (mut world, server) = with_server(&["rangeMode: blocks", pools]);
     let rules = server.kubectl(&["get", "clusterrole", "ripstop-agent", "-o", "jsonpath={.rules[*].apiGroups}"]);
     let place = rules.split_whitespace().position(|groups| groups.contains("events.k8s.io")).unwrap();
     let without = format!("[{{\"op\": \"remove\", \"path\": \"/rules/{place}\"}}]");

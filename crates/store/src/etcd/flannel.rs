@@ -8,12 +8,11 @@
 //! A record of flanneld with an address of this host is this host's: flanneld ran here, and its subnet is claimed as one
 //! claims what an earlier run of the same machine held.
 
-use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ripstop_objects::{
-    ClaimState, FLANNEL_MACHINE, Network, NetworkName, NodeAddress, NodeIdentity, NodeRecord, RangeClaim, Receive,
-    UDP_PORT, UdpReceive, VxlanReceive, claim_key, parse_claim_key,
+    FLANNEL_MACHINE, FLANNEL_PORT, Network, NetworkName, NodeAddress, NodeRecord, RangeClaim, Receive, UDP_PORT,
+    UdpReceive, VxlanReceive, claim_key, parse_claim_key,
 };
 use ripstop_types::{Family, Mac, NodeName, Prefix};
 use serde::{Deserialize, Serialize};
@@ -172,26 +171,16 @@ impl FlannelOptions {
             records.push(record(Kind::Nodes, name.to_string(), value));
         }
         for range in ranges {
-            let claim = RangeClaim {
-                network: self.network.clone(),
-                range,
-                node: name.clone(),
-                machine: if predecessor { self.machine.clone() } else { MARK.to_owned() },
-                boot: MARK.to_owned(),
-                run: 0,
-                state: ClaimState::Held,
-                to: None,
-                holder: None,
-            };
+            let mut claim = RangeClaim::of_flannel(self.network.clone(), name.clone(), range);
+            if predecessor {
+                claim.machine.clone_from(&self.machine);
+            }
             let value = serde_json::to_value(&claim).map_err(|fault| named(fault.to_string()))?;
             records.push(record(Kind::Claims, claim_key(&self.network, range), value));
         }
         Ok(records)
     }
 }
-
-/// Stands for machine, boot and version of nodes that say none.
-const MARK: &str = FLANNEL_MACHINE;
 
 /// `10.244.1.0-24`, or with a range of IPv6 behind '&'.
 fn parse_subnets(text: &str) -> Option<Vec<Prefix>> {
@@ -210,7 +199,7 @@ fn parse_subnets(text: &str) -> Option<Vec<Prefix>> {
 /// A node is named by its subnet: Flannel gives it no name.
 fn peer_name(subnets: &str) -> Option<NodeName> {
     let first = subnets.split('&').next()?;
-    format!("{MARK}-{}", first.replace('.', "-")).parse().ok()
+    format!("{FLANNEL_MACHINE}-{}", first.replace('.', "-")).parse().ok()
 }
 
 fn node_record(name: &NodeName, attrs: &Attrs, ranges: &[Prefix]) -> NodeRecord {
@@ -225,7 +214,7 @@ fn node_record(name: &NodeName, attrs: &Attrs, ranges: &[Prefix]) -> NodeRecord 
         // flanneld's device has its subnet's first address, and listens on Linux' own port.
         ("vxlan", Some(vtep)) => vec![Receive::Vxlan(VxlanReceive {
             vni: vtep.vni,
-            port: PORT,
+            port: FLANNEL_PORT,
             mac: vtep.mac,
             outer_v4: v4,
             outer_v6: None,
@@ -234,28 +223,13 @@ fn node_record(name: &NodeName, attrs: &Attrs, ranges: &[Prefix]) -> NodeRecord 
         })],
         _ => Vec::new(),
     };
-    NodeRecord {
-        name: name.clone(),
-        identity: NodeIdentity { machine_id: MARK.into(), boot_id: MARK.into() },
-        addresses: addresses.map(|ip| NodeAddress { ip, prefix: Prefix::host(ip) }).collect(),
-        receives,
-        prefers: Vec::new(),
-        forwarder: false,
-        pod_mtu: None,
-        probe_port: None,
-        networks: BTreeMap::new(),
-        migrated: BTreeMap::new(),
-        version: MARK.into(),
-        labels: ripstop_types::Labels::new(),
-    }
+    let addresses = addresses.map(|ip| NodeAddress { ip, prefix: Prefix::host(ip) }).collect();
+    NodeRecord::of_flannel(name.clone(), addresses, receives)
 }
-
-/// The port of VXLAN in Linux, which flanneld uses unless told otherwise.
-const PORT: u16 = 8472;
 
 #[cfg(test)]
 mod tests {
-    use ripstop_objects::Record as _;
+    use ripstop_objects::{ClaimState, Record as _};
     use serde_json::json;
 
     use super::*;
@@ -359,7 +333,9 @@ mod tests {
         let records = options().records(&kv("config", conf)).unwrap();
         assert_eq!((records[0].kind, records[0].key.as_str()), (Kind::Networks, "default"));
         let network = <Network as ripstop_objects::Record>::decode(&records[0].key, &records[0].value);
-        assert!(network.is_ok_and(|network| network.spec.backend.vni == 1 && network.spec.backend.port == PORT));
+        assert!(
+            network.is_ok_and(|network| network.spec.backend.vni == 1 && network.spec.backend.port == FLANNEL_PORT)
+        );
     }
 
     #[test]

@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 
 use ripstop_lab::streams::TcpStreams;
-use ripstop_lab::{AGNHOST, Cni, Endpoint, Families, Lab, Options, Prober, Target};
+use ripstop_lab::{Cni, Endpoint, Families, Lab, Options, Prober, Target};
 use serde_json::{Value, json};
 
 use super::super::cluster::patiently;
-use super::{cluster, create, everybody_reaches_everybody, get, kubectl, takes_down, texts, turn, web};
+use super::{cluster, create, everybody_reaches_everybody, get, kubectl, pod, takes_down, texts, turn, web};
 
 const NODES: u32 = 3;
 
@@ -54,19 +54,9 @@ fn pairs(sides: &[Endpoint]) -> Vec<(Endpoint, Endpoint)> {
 /// A new pod of a node, made after it was moved.
 fn add(lab: &Lab, node: u32) {
     let name = format!("new-{node}");
-    create(
-        lab,
-        &json!({
-            "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": {"app": "new"}},
-            "spec": {
-                "nodeName": format!("n{node}"), "terminationGracePeriodSeconds": 1,
-                "containers": [{
-                    "name": "web", "image": AGNHOST, "args": ["netexec", "--http-port=8080"],
-                    "readinessProbe": {"httpGet": {"path": "/healthz", "port": 8080}, "periodSeconds": 1},
-                }],
-            },
-        }),
-    );
+    let mut object = pod(&name, node);
+    object["metadata"]["labels"] = json!({"app": "new"});
+    create(lab, &object);
     kubectl(lab, &["wait", "--for=condition=Ready", "pod", &name, "--timeout=120s"]).unwrap();
 }
 

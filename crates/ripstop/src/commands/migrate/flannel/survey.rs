@@ -2,6 +2,7 @@
 //!
 //! Pure but for the questions: what is decided is decided on the answers.
 
+use ripstop_objects::FLANNEL_PORT;
 use ripstop_types::{Family, Prefix};
 use serde_json::{Value, json};
 
@@ -17,8 +18,6 @@ pub const LEFT: &str = "left";
 /// The field of an affinity that says where pods may be.
 pub const REQUIRED: &str = "requiredDuringSchedulingIgnoredDuringExecution";
 
-/// The port of VXLAN in Linux, Flannel's own choice.
-const PORT: u64 = 8472;
 const ANNOTATIONS: &str = "flannel.alpha.coreos.com";
 
 /// Flannel's DaemonSet, and what it was told.
@@ -112,7 +111,7 @@ impl Flannel {
         format!(
             "store: {{kubernetes: {{flannel: {{}}}}}}\nmetricsListen: 127.0.0.1:9467\nnetworks:\n  - apiVersion: \
              ripstop.io/v1alpha1\n    kind: Network\n    metadata: {{name: default}}\n    spec:\n      ranges: [{}]\n      \
-             rangeMode: pod-cidr\n      wiring: routed\n      backend: {{type: vxlan, vni: {}, port: {PORT}}}\n",
+             rangeMode: pod-cidr\n      wiring: routed\n      backend: {{type: vxlan, vni: {}, port: {FLANNEL_PORT}}}\n",
             self.network, self.vni
         )
     }
@@ -253,8 +252,8 @@ fn check_network(text: &str) -> Result<(Prefix, u64), Failure> {
         return Err(refusal(OBJECT, field, &shown(value), "false"));
     }
     let port = &backend["Port"];
-    if !port.is_null() && port.as_u64() != Some(PORT) && port.as_u64() != Some(0) {
-        return Err(refusal(OBJECT, "Backend.Port", &shown(port), &PORT.to_string()));
+    if !port.is_null() && port.as_u64() != Some(FLANNEL_PORT.into()) && port.as_u64() != Some(0) {
+        return Err(refusal(OBJECT, "Backend.Port", &shown(port), &FLANNEL_PORT.to_string()));
     }
     let vni = &backend["VNI"];
     let number = if vni.is_null() { Some(1) } else { vni.as_u64().filter(|vni| (1..1 << 24).contains(vni)) };
