@@ -18,6 +18,7 @@ mod migration;
 mod network;
 mod notice;
 mod record;
+pub mod service;
 
 pub use check::{check_change, check_network_against_host, check_networks, check_node_name, check_pod_cidrs};
 pub use config::{

@@ -4,7 +4,7 @@
 //! needs a second look. Not here: anything with behaviour of its own (decisions, state, wire formats).
 //!
 //! Invariants: a [`Prefix`] has no host bits; an [`IfName`] fits the kernel's 15 bytes; a [`NodeName`] and the two
-//! halves of a [`PodName`] are DNS-1123 names, so they are safe in file names, keys and kernel comments.
+//! halves of a [`NamespacedName`] are DNS-1123 names, so they are safe in file names, keys and kernel comments.
 
 mod fnv;
 mod kind;
@@ -15,7 +15,7 @@ mod prefix;
 pub use fnv::Fnv1a;
 pub use kind::StoreKind;
 pub use link::{IfName, Mac};
-pub use name::{ContainerId, Labels, NodeName, Owner, PodName, validate_dns_name};
+pub use name::{ContainerId, Labels, NamespacedName, NodeName, Owner, PodName, ServiceName, validate_dns_name};
 pub use prefix::{Family, Prefix};
 
 use std::fmt;

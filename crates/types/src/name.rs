@@ -70,26 +70,32 @@ impl fmt::Display for NodeName {
     }
 }
 
-/// A pod's namespace and name, written `namespace/name`.
+/// A namespace and a name within it, written `namespace/name`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct PodName {
+pub struct NamespacedName {
     /// The Kubernetes namespace.
     pub namespace: Arc<str>,
-    /// The pod's name within it.
+    /// The name within it.
     pub name: Arc<str>,
 }
 
-impl PodName {
-    /// A pod's name from its two halves.
+/// A pod's name.
+pub type PodName = NamespacedName;
+
+/// A Service's name.
+pub type ServiceName = NamespacedName;
+
+impl NamespacedName {
+    /// A name from its two halves.
     pub fn new(namespace: &str, name: &str) -> Result<Self, Invalid> {
         validate_dns_name("a namespace", namespace)?;
-        validate_dns_name("a pod name", name)?;
+        validate_dns_name("a name", name)?;
         Ok(Self { namespace: namespace.into(), name: name.into() })
     }
 }
 
-impl FromStr for PodName {
+impl FromStr for NamespacedName {
     type Err = Invalid;
 
     /// Reads `namespace/name`; a bare name is in the namespace `default`.
@@ -101,7 +107,7 @@ impl FromStr for PodName {
     }
 }
 
-impl TryFrom<String> for PodName {
+impl TryFrom<String> for NamespacedName {
     type Error = Invalid;
 
     fn try_from(text: String) -> Result<Self, Invalid> {
@@ -109,13 +115,13 @@ impl TryFrom<String> for PodName {
     }
 }
 
-impl From<PodName> for String {
-    fn from(pod: PodName) -> Self {
-        pod.to_string()
+impl From<NamespacedName> for String {
+    fn from(name: NamespacedName) -> Self {
+        name.to_string()
     }
 }
 
-impl fmt::Display for PodName {
+impl fmt::Display for NamespacedName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.namespace, self.name)
     }
@@ -185,6 +191,11 @@ impl Owner {
     /// Caused by a pod of this node.
     pub fn pod(pod: &PodName) -> Self {
         Self(format!("pod/{pod}").into())
+    }
+
+    /// Caused by a Service.
+    pub fn service(service: &ServiceName) -> Self {
+        Self(format!("service/{service}").into())
     }
 
     /// Caused by a peer or by this node's own record.

@@ -12,6 +12,7 @@ pub(crate) mod kubernetes;
 pub(crate) mod network;
 pub(crate) mod record;
 pub(crate) mod rules;
+pub(crate) mod service;
 pub(crate) mod tree;
 
 use std::fmt::Display;

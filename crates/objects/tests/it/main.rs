@@ -8,6 +8,7 @@ mod laws;
 mod manifest;
 mod network;
 mod records;
+mod service;
 
 use ripstop_objects::{Faults, Network, NetworkName};
 
