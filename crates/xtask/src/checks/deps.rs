@@ -48,6 +48,7 @@ const PURE: &[Row] = &[
         "ripstop-fabric",
         &["ripstop-types", "ripstop-nft", "ripstop-netmodel", "ripstop-objects", "ripstop-ipam", "ripstop-tables"],
     ),
+    row("services", "ripstop-services", &["ripstop-types", "ripstop-objects", "ripstop-tables"]),
     row(
         "desired",
         "ripstop-desired",
@@ -59,6 +60,7 @@ const PURE: &[Row] = &[
             "ripstop-ipam",
             "ripstop-tables",
             "ripstop-fabric",
+            "ripstop-services",
         ],
     ),
     row("plan", "ripstop-plan", &["ripstop-types", "ripstop-nft", "ripstop-netmodel"]),
