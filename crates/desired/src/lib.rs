@@ -16,6 +16,7 @@ mod peer;
 mod pod;
 mod records;
 mod ruleset;
+pub mod services;
 mod source;
 
 pub use guard::may_delete;

@@ -41,6 +41,9 @@ pub const TAKEN_MARK: &str = "ripstop.taken.";
 /// Name of every nftables table of ours that is not one link's.
 pub const NFT_TABLE: &str = "ripstop";
 
+/// Name of the tables of Services, one in family `ip` and one in `ip6`.
+pub const NFT_SERVICES_TABLE: &str = "ripstop-services";
+
 /// Name of the chain of ours in iptables' table `filter`.
 pub const FORWARD_CHAIN: &str = "RIPSTOP-FORWARD";
 
@@ -60,7 +63,8 @@ pub fn link_of_table(family: TableFamily, name: &str) -> Option<IfName> {
 
 /// Whether a table is ours by its name.
 pub fn is_own_table(family: TableFamily, name: &str) -> bool {
-    name == NFT_TABLE || link_of_table(family, name).is_some()
+    let services = name == NFT_SERVICES_TABLE && matches!(family, TableFamily::Ip | TableFamily::Ip6);
+    name == NFT_TABLE || services || link_of_table(family, name).is_some()
 }
 
 /// An object with the object that caused it.

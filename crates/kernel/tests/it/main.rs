@@ -11,6 +11,7 @@ mod plan;
 mod reaper;
 mod roundtrip;
 mod scale;
+mod services;
 mod settings;
 mod support;
 mod taken;

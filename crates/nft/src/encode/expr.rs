@@ -213,6 +213,7 @@ impl Writer<'_> {
             S::CtOriginalIp6Daddr => self.load_ct(NFT_CT_DST_IP6, Some(0), register),
             S::CtOriginalProtoDst => self.load_ct(NFT_CT_PROTO_DST, Some(0), register),
             S::Fib(key, result) => self.load_fib(key, result, register),
+            S::Number(number) => self.numgen(&number, register),
             // All others are read out of the packet, above.
             _ => {}
         }
@@ -475,15 +476,15 @@ impl Writer<'_> {
             }
             MarkSource::Meta(mask) => masked(self, Selector::MetaMark, *mask),
             MarkSource::Ct(mask) => masked(self, Selector::CtMark, *mask),
-            MarkSource::Number(number) => self.numgen(number),
+            MarkSource::Number(number) => self.numgen(number, NFT_REG_1),
             MarkSource::Map { key, map } => self.map(key, map, &DataType::Values(vec![Type::Mark]), NFT_REG_1),
         }
     }
 
-    fn numgen(&mut self, number: &NumGen) {
+    fn numgen(&mut self, number: &NumGen, register: u32) {
         let kind = if number.random { NFT_NG_RANDOM } else { NFT_NG_INCREMENTAL };
         self.expr("numgen", |a| {
-            a.be32(NFTA_NG_DREG, NFT_REG_1).be32(NFTA_NG_MODULUS, number.modulus);
+            a.be32(NFTA_NG_DREG, register).be32(NFTA_NG_MODULUS, number.modulus);
             a.be32(NFTA_NG_TYPE, kind).be32(NFTA_NG_OFFSET, number.offset);
         });
     }

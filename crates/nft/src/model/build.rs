@@ -410,6 +410,19 @@ pub mod fib {
     }
 }
 
+/// A pseudo-random number from `offset` on, of `modulus` different ones, made anew for each packet: `numgen random`.
+pub fn random(modulus: u32, offset: u32) -> Field<Mark> {
+    Field::new(Selector::Number(NumGen { random: true, modulus, offset }))
+}
+
+/// The destination that packets of a family had before any rewriting, as their connection's first had it.
+pub fn original_daddr(family: Family) -> Field<IpAddr> {
+    Field::new(match family {
+        Family::V4 => Selector::CtOriginalIpDaddr,
+        Family::V6 => Selector::CtOriginalIp6Daddr,
+    })
+}
+
 /// The source address in packets of a family.
 pub fn saddr(family: Family) -> Field<IpAddr> {
     Field::new(match family {

@@ -325,6 +325,7 @@ fn check_selector(family: TableFamily, selector: Selector) -> Result<(), String>
             matches!(family, TableFamily::Arp | TableFamily::Bridge | TableFamily::Netdev)
         }
         S::CtState | S::CtStatus | S::CtMark | S::CtDirection | S::CtOriginalProtoDst => tracks(family),
+        S::Number(number) if number.modulus == 0 => return Err("numgen mod 0; accepted are 1 and more".to_owned()),
         S::Fib(..) => matches!(family, TableFamily::Inet | TableFamily::Ip | TableFamily::Ip6 | TableFamily::Netdev),
         _ => true,
     };

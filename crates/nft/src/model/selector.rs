@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Type;
+use super::{NumGen, Type};
 
 /// A part of the packet or of what the kernel knows about it.
 ///
@@ -61,6 +61,9 @@ pub enum Selector {
     CtOriginalProtoDst,
     /// An answer of the routing tables.
     Fib(FibKey, FibResult),
+    /// No part of the packet but a number made for it: `numgen`. In a set its type is that of a mark, 32 bits in host order;
+    /// nft's own, an integer, says nothing of its length.
+    Number(NumGen),
 }
 
 /// What the routing tables are asked about.
@@ -108,7 +111,7 @@ impl Selector {
             Self::MetaL4proto | Self::IpProtocol | Self::Ip6Nexthdr => Type::InetProto,
             Self::MetaNfproto => Type::NfProto,
             Self::MetaProtocol | Self::EtherType => Type::EtherType,
-            Self::MetaMark | Self::CtMark => Type::Mark,
+            Self::MetaMark | Self::CtMark | Self::Number(_) => Type::Mark,
             Self::MetaPkttype => Type::PktType,
             Self::EtherSaddr | Self::EtherDaddr | Self::ArpSaddrEther | Self::ArpDaddrEther => Type::EtherAddr,
             Self::ArpOperation => Type::ArpOp,

@@ -365,6 +365,10 @@ impl<'a> Run<'_, 'a> {
             S::MetaPkttype => vec![packet.pkttype.ok_or("whom the frame is for is not given with the packet")?],
             S::EtherSaddr | S::EtherDaddr | S::EtherType => return Ok(ethernet(selector, packet)),
             S::Fib(key, result) => self.fib(key, result, transit)?,
+            S::Number(numgen) => {
+                let number = self.world.number(&numgen).ok_or("the world does not say which number is generated")?;
+                bytes::value(&Mark(number).into())
+            }
             S::CtState
             | S::CtStatus
             | S::CtMark

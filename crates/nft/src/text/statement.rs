@@ -1,5 +1,6 @@
 //! Statements as nft prints them.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 
 use ripstop_types::Family;
@@ -104,9 +105,10 @@ fn statement(family: TableFamily, settled: &mut Settled, statement: &Statement) 
 }
 
 /// nft's name of a selector.
-pub(super) fn selector(selector: Selector) -> &'static str {
+pub(super) fn selector(selector: Selector) -> Cow<'static, str> {
     use Selector as S;
-    match selector {
+    Cow::Borrowed(match selector {
+        S::Number(number) => return Cow::Owned(numgen(&number)),
         S::MetaIifname => "iifname",
         S::MetaOifname => "oifname",
         S::MetaIif => "iif",
@@ -155,7 +157,7 @@ pub(super) fn selector(selector: Selector) -> &'static str {
         S::Fib(FibKey::Saddr, FibResult::Oif) => "fib saddr oif",
         S::Fib(FibKey::DaddrIif, FibResult::Oif) => "fib daddr . iif oif",
         S::Fib(FibKey::SaddrIif, FibResult::Oif) => "fib saddr . iif oif",
-    }
+    })
 }
 
 fn selectors(fields: &[Selector]) -> String {

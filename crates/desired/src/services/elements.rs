@@ -1,0 +1,140 @@
+//! What a Service adds to the maps and sets.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use ripstop_netmodel::{Entry, Key, Model, NftElement, Object};
+use ripstop_nft::model::{
+    Data, ElementBody, ElementKey, Key as ElementValue, KeyPart, Name, Value, Verdict, build::Mark, build::Proto,
+};
+use ripstop_services::{Backend, Decision, Entry as Entrance, Frontend, Node, Target, decide, slots};
+use ripstop_tables::ServiceTables;
+use ripstop_types::{Family, Owner, Prefix, ServiceName};
+
+use super::{Scope, chain_of, table_family, table_name};
+use crate::Part;
+use crate::services::table::{masqueraded, masqueraded_own};
+
+/// The objects of a Service. `before` is what was wanted or found before: an endpoint that stays keeps its slot.
+#[must_use]
+pub fn objects(node: &Node, tables: &ServiceTables, name: &ServiceName, before: &Model) -> Vec<Entry> {
+    let decided = decide(node, tables, name);
+    let mut part = Part::of(Owner::service(name));
+    for ip in &decided.cluster_ips {
+        part.add(element(*ip, "cluster-ips", vec![(*ip).into()], None));
+    }
+    for (frontend, decision) in &decided.frontends {
+        of_frontend(&mut part, frontend, decision, before);
+    }
+    part.entries
+}
+
+/// A range of this node's pods: only they keep their source on the way to a ClusterIP.
+#[must_use]
+pub fn own_range(range: &Prefix) -> NftElement {
+    element(range.addr(), "pods", vec![(*range).into()], None)
+}
+
+/// A range of ClusterIPs: what nobody has in it leads nowhere.
+#[must_use]
+pub fn service_range(range: &Prefix) -> NftElement {
+    element(range.addr(), "service-ranges", vec![(*range).into()], None)
+}
+
+/// A pod of this node that may reach itself by a Service: it has to see another source than its own.
+#[must_use]
+pub fn hairpin(pod: IpAddr) -> NftElement {
+    element(pod, "hairpin", vec![pod.into(), pod.into()], None)
+}
+
+fn of_frontend(part: &mut Part, frontend: &Frontend, decision: &Decision, before: &Model) {
+    let inside = target(part, frontend, &decision.inside, Scope::Inside, before);
+    let verdict = match &decision.outside {
+        Some(outside) if decision.inside != Target::Reject => {
+            let outside = target(part, frontend, outside, Scope::Outside, before);
+            part.add(of(frontend, "inside", inside));
+            part.add(of(frontend, "outside", outside));
+            Verdict::Goto(Name::from("from-anywhere"))
+        }
+        _ => inside,
+    };
+    let verdict = match &decision.sources {
+        None => verdict,
+        Some(sources) => {
+            for source in sources {
+                let mut key = key_of(frontend);
+                key.push((*source).into());
+                part.add(element(frontend.ip, "sources", key, None));
+            }
+            part.add(of(frontend, "permitted", verdict));
+            Verdict::Goto(Name::from("restricted"))
+        }
+    };
+    let mut entry = of(frontend, "frontends", verdict);
+    entry.body.comment = Some((&part.owner).into());
+    part.add(entry);
+    let set = match decision.entry {
+        Entrance::Cluster => return,
+        Entrance::Anywhere => masqueraded(frontend.protocol),
+        Entrance::Local => masqueraded_own(frontend.protocol),
+    };
+    part.add(element(frontend.ip, set, vec![frontend.ip.into(), port(frontend.port)], None));
+}
+
+/// What leads to a target; where that are endpoints, they are put into their slots.
+fn target(part: &mut Part, frontend: &Frontend, target: &Target, scope: Scope, before: &Model) -> Verdict {
+    let backends = match target {
+        Target::Reject => return Verdict::Goto(Name::from("reject")),
+        Target::Drop => return Verdict::Drop,
+        Target::Backends(backends) => backends,
+    };
+    let slots = assigned(frontend, scope, backends, before);
+    for (slot, backend) in (scope.first()..).zip(&slots) {
+        let to = vec![backend.ip.into(), Value::Service(backend.port)];
+        part.add(element(frontend.ip, "endpoints", slot_key(frontend, slot), Some(Data::Values(to))));
+    }
+    chain_of(slots.len(), scope).map_or(Verdict::Drop, Verdict::Goto)
+}
+
+fn assigned(frontend: &Frontend, scope: Scope, wanted: &BTreeSet<Backend>, before: &Model) -> Vec<Backend> {
+    let held = (scope.first()..).map_while(|slot| {
+        let entry = before.get(&Key::NftElement(named(frontend.ip, "endpoints", slot_key(frontend, slot))))?;
+        let Object::NftElement(element) = &entry.object else { return None };
+        let Some(Data::Values(to)) = &element.body.data else { return None };
+        match &to[..] {
+            [Value::Ipv4(ip), Value::Service(port)] => Some(Backend { ip: (*ip).into(), port: *port }),
+            [Value::Ipv6(ip), Value::Service(port)] => Some(Backend { ip: (*ip).into(), port: *port }),
+            _ => None,
+        }
+    });
+    slots::assign(&held.collect::<Vec<_>>(), wanted)
+}
+
+/// An entry of one of the maps of verdicts.
+fn of(frontend: &Frontend, map: &'static str, verdict: Verdict) -> NftElement {
+    element(frontend.ip, map, key_of(frontend), Some(Data::Verdict(verdict)))
+}
+
+fn key_of(frontend: &Frontend) -> Vec<KeyPart> {
+    vec![frontend.ip.into(), KeyPart::Value(Proto(frontend.protocol.number()).into()), port(frontend.port)]
+}
+
+fn slot_key(frontend: &Frontend, slot: u32) -> Vec<KeyPart> {
+    let mut key = key_of(frontend);
+    key.push(KeyPart::Value(Mark(slot).into()));
+    key
+}
+
+fn port(port: u16) -> KeyPart {
+    KeyPart::Value(Value::Service(port))
+}
+
+fn named(ip: IpAddr, set: &'static str, parts: Vec<KeyPart>) -> ElementKey {
+    let interval = matches!(set, "sources" | "pods" | "service-ranges");
+    let family = table_family(Family::of(ip));
+    ElementKey { family, table: table_name(), set: Name::from(set), key: ElementValue { interval, parts } }
+}
+
+fn element(ip: IpAddr, set: &'static str, key: Vec<KeyPart>, data: Option<Data>) -> NftElement {
+    NftElement { key: named(ip, set, key), body: ElementBody { data, ..ElementBody::default() } }
+}

@@ -1,0 +1,250 @@
+//! The tables of Services in the kernel: real connections to a ClusterIP, a node port and what nobody serves.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::time::{Duration, Instant};
+
+use ripstop_desired::services::{self, table};
+use ripstop_netmodel::{Model, NftTable, Object, Resource};
+use ripstop_objects::service::{EndpointSlice, Service};
+use ripstop_services::Node as ServiceNode;
+use ripstop_tables::ServiceTables;
+use ripstop_types::Family;
+use serde_json::{Value, json};
+
+use crate::support::*;
+
+const CLIENT: &str = "10.244.1.2";
+const SERVERS: [&str; 3] = ["10.244.1.11", "10.244.1.12", "10.244.1.13"];
+
+/// A client and three servers, pods on one node, each with its own link.
+struct Scene {
+    node: Node,
+    pods: BTreeMap<&'static str, Pod>,
+    listeners: Vec<TcpListener>,
+    tables: ServiceTables,
+    model: Model,
+}
+
+impl Scene {
+    fn new(node: Node) -> Self {
+        for name in ["net.ipv4.ip_forward", "net.ipv4.conf.all.forwarding"] {
+            run("sysctl", &["-qw", &format!("{name}=1")]);
+        }
+        ip("link add rip0 type bridge");
+        ip("address add 192.0.2.1/24 dev rip0");
+        ip("link set rip0 up");
+        // What the node sends to a ClusterIP needs a route before it is rewritten.
+        ip("route add default via 192.0.2.254");
+        let mut pods = BTreeMap::new();
+        for (n, address) in [CLIENT].into_iter().chain(SERVERS).enumerate() {
+            let pod = Pod::new();
+            ip(&format!("link add v{n} type veth peer name eth0 netns {}", pod.path));
+            ip(&format!("link set v{n} up"));
+            ip(&format!("address add 169.254.1.{}/32 dev v{n}", n + 1));
+            for line in [
+                "link set lo up",
+                "link set eth0 up",
+                &format!("address add {address}/32 dev eth0"),
+                &format!("route add 169.254.1.{}/32 dev eth0", n + 1),
+                &format!("route add default via 169.254.1.{}", n + 1),
+            ] {
+                pod.run("ip", &line.split_whitespace().collect::<Vec<_>>());
+            }
+            ip(&format!("route add {address}/32 dev v{n}"));
+            pods.insert(address, pod);
+        }
+        let mut scene =
+            Self { node, pods, listeners: Vec::new(), tables: ServiceTables::default(), model: Model::default() };
+        for server in SERVERS {
+            scene.serve(server);
+        }
+        let mut objects: Vec<Object> = Family::BOTH.map(|family| NftTable { table: table(family) }.into()).to_vec();
+        objects.push(services::own_range(&"10.244.1.0/24".parse().unwrap()).into());
+        for server in SERVERS {
+            objects.push(services::hairpin(addr(server)).into());
+        }
+        scene.node.make(&objects);
+        scene.node.assert_there(&objects);
+        scene
+    }
+
+    /// A server that says its name, and whom it sees.
+    fn serve(&mut self, server: &'static str) {
+        let listener = self.pods[server].inside(|| TcpListener::bind((addr(server), 8080)).unwrap());
+        let clone = listener.try_clone().unwrap();
+        std::thread::spawn(move || {
+            while let Ok((mut stream, peer)) = clone.accept() {
+                let _ = write!(stream, "{server} {}", peer.ip());
+            }
+        });
+        self.listeners.push(listener);
+    }
+
+    /// Takes objects in and applies what differs, as a plan does: first what is new or other, then what is gone.
+    fn change(&mut self, service: Option<Value>, slice: Option<Value>) {
+        if let Some(service) = service {
+            self.tables.put_service(Service::from_value(service).unwrap().0);
+        }
+        if let Some(slice) = slice {
+            self.tables.put_slice(EndpointSlice::from_value(slice).unwrap().0);
+        }
+        let node = ServiceNode {
+            name: "n1".parse().unwrap(),
+            zone: None,
+            addresses: vec![addr("192.0.2.1")],
+            node_port_addresses: vec![addr("192.0.2.1")],
+            external_ips: false,
+            proxy_name: None,
+        };
+        let entries = services::objects(&node, &self.tables, &"web".parse().unwrap(), &self.model);
+        let wanted: Model = entries.into_iter().collect();
+        let differs = |entry: &&std::sync::Arc<ripstop_netmodel::Entry>| {
+            self.model.get(&entry.object.key()).is_none_or(|there| there.object != entry.object)
+        };
+        let new: Vec<Object> =
+            wanted.iter().map(|(_, entry)| entry).filter(differs).map(|entry| entry.object.clone()).collect();
+        let gone = self.model.iter().map(|(_, entry)| entry).filter(|entry| wanted.get(&entry.object.key()).is_none());
+        let gone: Vec<Object> = gone.map(|entry| entry.object.clone()).collect();
+        self.node.make(&new);
+        self.node.remove(&gone);
+        self.model = wanted;
+        let all: Vec<Object> = self.model.iter().map(|(_, entry)| entry).map(|entry| entry.object.clone()).collect();
+        self.node.assert_there(&all);
+    }
+
+    /// What connections from a pod, or the node itself, come to: who answered, and whom that saw.
+    fn ask(&self, from: Option<&str>, to: &str) -> BTreeSet<String> {
+        let to: SocketAddr = to.parse().unwrap();
+        let work = move || (0..24).map(|_| connect(to)).collect();
+        match from {
+            Some(pod) => self.pods[pod].inside(work),
+            None => work(),
+        }
+    }
+}
+
+fn connect(to: SocketAddr) -> String {
+    match TcpStream::connect_timeout(&to, Duration::from_millis(700)) {
+        Ok(mut stream) => {
+            let mut said = String::new();
+            stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+            stream.read_to_string(&mut said).unwrap();
+            said
+        }
+        Err(error) if error.kind() == ErrorKind::ConnectionRefused => "refused".into(),
+        Err(error) if error.kind() == ErrorKind::TimedOut => "nothing".into(),
+        Err(error) => panic!("{to}: {error}"),
+    }
+}
+
+fn service(spec: Value) -> Option<Value> {
+    let mut all = json!({"clusterIP": "10.96.0.10", "ports": [{"port": 80, "nodePort": 30080}]});
+    all.as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
+    Some(json!({"metadata": {"name": "web"}, "spec": all}))
+}
+
+fn slice(servers: &[&str]) -> Option<Value> {
+    let endpoints: Vec<Value> = servers.iter().map(|ip| json!({"addresses": [ip], "nodeName": "n1"})).collect();
+    Some(json!({"metadata": {"name": "web-1", "labels": {"kubernetes.io/service-name": "web"}}, "addressType": "IPv4",
+        "ports": [{"port": 8080}], "endpoints": endpoints}))
+}
+
+fn said<const N: usize>(lines: [&str; N]) -> BTreeSet<String> {
+    lines.into_iter().map(str::to_owned).collect()
+}
+
+#[test]
+fn connections_go_to_endpoints_and_nowhere_else() {
+    on_a_node(|node| {
+        let mut scene = Scene::new(node);
+        scene.change(service(json!({})), slice(&SERVERS));
+        let seen = scene.ask(Some(CLIENT), "10.96.0.10:80");
+        assert_eq!(seen, said(SERVERS.map(|ip| format!("{ip} {CLIENT}")).each_ref().map(String::as_str)));
+        // One that asks itself sees the node.
+        let own = scene.ask(Some(SERVERS[0]), "10.96.0.10:80");
+        let hairpin: Vec<&String> = own.iter().filter(|line| line.starts_with(SERVERS[0])).collect();
+        assert!(hairpin.len() == 1 && !hairpin[0].ends_with(SERVERS[0]), "{own:?}");
+        assert!(own.contains(&format!("{} {}", SERVERS[1], SERVERS[0])), "{own:?}");
+        // By a node port the source is the node, whoever asks; and so it is for the node itself.
+        for seen in [scene.ask(Some(CLIENT), "192.0.2.1:30080"), scene.ask(None, "10.96.0.10:80")] {
+            assert_eq!(seen.len(), 3, "{seen:?}");
+            assert!(seen.iter().all(|line| !line.ends_with(CLIENT)), "{seen:?}");
+        }
+        assert_eq!(scene.ask(None, "192.0.2.1:30080").len(), 3);
+        assert_eq!(connect_from(&scene, "10.96.0.10:81"), "refused", "no Service has this port");
+        scene.change(None, slice(&SERVERS[..1]));
+        assert_eq!(scene.ask(Some(CLIENT), "10.96.0.10:80"), said([&format!("{} {CLIENT}", SERVERS[0])]));
+        scene.change(None, slice(&[]));
+        assert_eq!(connect_from(&scene, "10.96.0.10:80"), "refused");
+        assert_eq!(connect_from(&scene, "192.0.2.1:30080"), "refused");
+        let text = run("nft", &["list", "table", "ip", "ripstop-services"]);
+        assert!(text.contains("numgen random mod 3 map @endpoints"), "{text}");
+        assert!(text.contains("10.96.0.10 . tcp . 80 comment \"service/default/web\" : goto reject"), "{text}");
+    });
+}
+
+fn connect_from(scene: &Scene, to: &str) -> String {
+    let to = to.parse().unwrap();
+    scene.pods[CLIENT].inside(move || connect(to))
+}
+
+#[test]
+fn while_endpoints_come_and_go_no_connection_fails() {
+    on_a_node(|node| {
+        let mut scene = Scene::new(node);
+        scene.change(service(json!({})), slice(&SERVERS));
+        let to: SocketAddr = "10.96.0.10:80".parse().unwrap();
+        let path = scene.pods[CLIENT].path.clone();
+        let (stop, stopped) = std::sync::mpsc::channel::<()>();
+        let load = std::thread::spawn(move || {
+            let mut tried: Vec<String> = Vec::new();
+            ripstop_kernel::Netns::open(&path)
+                .unwrap()
+                .run(|| {
+                    while stopped.try_recv().is_err() && tried.len() < 100_000 {
+                        tried.push(connect(to));
+                    }
+                })
+                .unwrap();
+            tried
+        });
+        let end = Instant::now() + Duration::from_secs(2);
+        let mut turn = 0;
+        while Instant::now() < end {
+            let left = [&SERVERS[..], &SERVERS[..2], &SERVERS[1..], &SERVERS[2..]][turn % 4];
+            scene.change(None, slice(left));
+            turn += 1;
+        }
+        stop.send(()).unwrap();
+        let tried = load.join().unwrap();
+        let failed: BTreeSet<&String> = tried.iter().filter(|line| !line.starts_with("10.244.1.")).collect();
+        assert!(turn > 10 && tried.len() > 50, "{turn} changes, {} connections", tried.len());
+        assert!(failed.is_empty(), "{failed:?} of {} connections in {turn} changes", tried.len());
+    });
+}
+
+#[test]
+fn sources_policies_and_families_count() {
+    on_a_node(|node| {
+        let mut scene = Scene::new(node);
+        let balanced = |ranges: Value| {
+            let mut service = service(json!({"type": "LoadBalancer", "loadBalancerSourceRanges": ranges})).unwrap();
+            service["status"] = json!({"loadBalancer": {"ingress": [{"ip": "198.51.100.7"}]}});
+            Some(service)
+        };
+        scene.change(balanced(json!(["10.244.1.0/30", "10.244.1.0/29"])), slice(&SERVERS[..1]));
+        assert!(connect_from(&scene, "198.51.100.7:80").starts_with(SERVERS[0]));
+        scene.change(balanced(json!(["10.9.0.0/16"])), None);
+        assert_eq!(connect_from(&scene, "198.51.100.7:80"), "nothing");
+        assert!(connect_from(&scene, "192.0.2.1:30080").starts_with(SERVERS[0]), "node ports are open to all");
+        // Endpoints of other nodes only: what comes from a pod of this node goes to them all the same.
+        let mut elsewhere = slice(&SERVERS[..1]).unwrap();
+        elsewhere["endpoints"][0]["nodeName"] = json!("n2");
+        scene.change(service(json!({"externalTrafficPolicy": "Local"})), Some(elsewhere.clone()));
+        assert_eq!(connect_from(&scene, "192.0.2.1:30080"), format!("{} {CLIENT}", SERVERS[0]));
+        scene.change(service(json!({"internalTrafficPolicy": "Local"})), Some(elsewhere));
+        assert_eq!(connect_from(&scene, "10.96.0.10:80"), "nothing");
+    });
+}
