@@ -280,7 +280,7 @@ fn send(queue: &UnboundedSender<Message>, input: Input) {
 }
 
 /// A plan in parts that each take some milliseconds. Not parted: what a table of nftables is replaced with, which is one
-/// transaction, and links with what is made on them.
+/// transaction, links with what is made on them, and an object that is removed and made anew.
 fn slices(steps: &[Step]) -> impl Iterator<Item = &[Step]> {
     let replaces = steps.iter().any(|step| step.key.kind() == Kind::NftTable);
     let may_begin = move |step: &Step| match step.key.kind() {
@@ -290,7 +290,9 @@ fn slices(steps: &[Step]) -> impl Iterator<Item = &[Step]> {
     };
     let mut rest = steps;
     std::iter::from_fn(move || {
-        let place = rest.iter().skip(SLICE).position(may_begin).map_or(rest.len(), |place| place + SLICE);
+        let follows = |pair: &[Step]| pair[0].key != pair[1].key && may_begin(&pair[1]);
+        let behind = rest.get(SLICE - 1..).unwrap_or_default();
+        let place = behind.windows(2).position(follows).map_or(rest.len(), |place| place + SLICE);
         let (slice, behind) = rest.split_at(place);
         rest = behind;
         (!slice.is_empty()).then_some(slice)
@@ -446,5 +448,14 @@ mod tests {
         assert_eq!(parts.iter().map(|part| part.len()).collect::<Vec<_>>(), [SLICE + 9, SLICE, SLICE]);
         assert_eq!(parts.concat(), steps);
         assert_eq!(slices(&[]).count(), 0);
+        // What is made anew goes and comes in one part.
+        let anew = |n: usize| {
+            let made = nexthop(n);
+            [Step { action: Action::Delete, before: made.after.clone(), after: None, ..made.clone() }, made]
+        };
+        let steps: Vec<Step> = std::iter::once(nexthop(0)).chain((1..2 * SLICE).flat_map(anew)).collect();
+        let parts: Vec<&[Step]> = slices(&steps).collect();
+        assert_eq!(parts.concat(), steps);
+        assert!(parts.len() > 3 && parts.iter().skip(1).all(|part| part[0].action == Action::Delete));
     }
 }

@@ -12,7 +12,7 @@ use anyhow::{Context, anyhow};
 use ripstop_cni_spec::wire::{Request, Response};
 use ripstop_kernel::BootFiles;
 use ripstop_netmodel::{HostFacts, Model};
-use ripstop_objects::{AgentConfig, Notice};
+use ripstop_objects::{AgentConfig, Notice, Proxy};
 use ripstop_tables::{Input, Moment, Recording, Stamped, Start, StoreInput};
 use ripstop_types::{Millis, NodeName};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -161,6 +161,7 @@ impl Shell {
             node: node.clone(),
             machine: start.identity.machine_id.clone(),
             addresses: start.facts.links.values().flat_map(|link| &link.addresses).map(|(ip, _)| *ip).collect(),
+            services: config.services.proxy != Proxy::None,
         };
         let recording = open_recording(options, at, &start)?;
         let (core, outputs) = Core::start(at, start);

@@ -44,6 +44,8 @@ pub struct Host {
     pub machine: String,
     /// Its addresses.
     pub addresses: Vec<IpAddr>,
+    /// Whether it serves Services.
+    pub services: bool,
 }
 
 /// What comes and where it goes.
@@ -168,7 +170,7 @@ struct Cluster {
 fn open(config: &StoreConfig, host: &Host, notices: &watch::Receiver<Arc<Vec<Notice>>>) -> Result<Opened, StoreError> {
     if let StoreConfig::Kubernetes(kubernetes) = config {
         let store = Kubernetes::lazy(kubernetes_options(kubernetes));
-        let objects = store.objects(&host.node, kubernetes.flannel.is_some());
+        let objects = store.objects(&host.node, kubernetes.flannel.is_some(), host.services);
         let cluster = Cluster { objects, told: store.tell(&host.node, notices.clone()) };
         return Ok((Arc::new(store), Some(cluster)));
     }

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use ripstop_fabric::wiring;
-use ripstop_netmodel::{Entry, Key, Ns, Object, RecordScope, Route, RouteTarget, TAKEN_MARK, link_of_table};
-use ripstop_objects::ObjectKind;
+use ripstop_netmodel::{Entry, Key, NFT_SERVICES_TABLE, Ns, Object, RecordScope, Route, RouteTarget, TAKEN_MARK, link_of_table};
+use ripstop_objects::{ObjectKind, Proxy};
 use ripstop_tables::{Knowledge, PodRow, PodState, StoreKind, Tables, Withdrawn};
 
 /// Whether an object that no part of the model wants may go.
@@ -18,6 +18,9 @@ pub fn may_delete(tables: &Tables, key: &Key, entry: &Entry) -> Result<(), Strin
     }
     if tables.withdrawn == Withdrawn::Everything {
         return Ok(());
+    }
+    if is_of_services(key) {
+        return may_delete_of_services(tables, key);
     }
     if let Some(Ns::Path(path)) = key.ns() {
         // What lies in a pod's namespace is the pod's, from ADD to DEL, whatever becomes of its network meanwhile.
@@ -62,6 +65,27 @@ pub fn may_delete(tables: &Tables, key: &Key, entry: &Entry) -> Result<(), Strin
         Some(kind) => {
             Err(format!("kept: {} have not been read yet, so nobody knows whether it is still wanted", kind.as_str()))
         }
+    }
+}
+
+fn is_of_services(key: &Key) -> bool {
+    match key {
+        Key::NftTable { name, .. } => name.as_str() == NFT_SERVICES_TABLE,
+        Key::NftElement(element) => element.table.as_str() == NFT_SERVICES_TABLE,
+        _ => false,
+    }
+}
+
+/// Elements go once Services and endpoints are known, or none are served; with them their tables.
+fn may_delete_of_services(tables: &Tables, key: &Key) -> Result<(), String> {
+    let served = tables.config.services.proxy != Proxy::None;
+    let kinds = [ObjectKind::Service, ObjectKind::EndpointSlice];
+    let unknown = kinds.into_iter().find(|kind| tables.cluster.knowledge(*kind) == Knowledge::Unknown);
+    match (unknown, key) {
+        (Some(kind), Key::NftElement(_)) if served => {
+            Err(format!("kept: {kind}s have not been read yet, so nobody knows whether it is still wanted"))
+        }
+        _ => Ok(()),
     }
 }
 

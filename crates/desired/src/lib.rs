@@ -32,7 +32,7 @@ use ripstop_netmodel::{Entry, Key, Model, Object};
 use ripstop_tables::{Change, Tables};
 use ripstop_types::{Owner, Prefix};
 
-/// So many parts of peers are made at once: some milliseconds' work. Where a change touches more, as in a node that joins,
+/// So many parts of peers or Services are made at once: some milliseconds' work. Where a change touches more, as in a node that joins,
 /// what is made is carried out while the rest is made, and nobody waits for all of it.
 pub const AT_ONCE: usize = 256;
 
@@ -51,7 +51,11 @@ pub struct Desired {
     waiting: BTreeMap<Key, BTreeMap<Source, Arc<Entry>>>,
     /// This node's ranges of each network when all parts were made last.
     own_ranges: Vec<Vec<Prefix>>,
-    /// Parts of peers that are to be made anew, and were not yet.
+    /// What decided about Services when they were made last.
+    services: Option<ripstop_services::Node>,
+    /// What was found at the start: an endpoint keeps its slot.
+    found: Model,
+    /// Parts of peers and Services that are to be made anew, and were not yet.
     later: BTreeSet<Source>,
 }
 
@@ -59,8 +63,15 @@ impl Desired {
     /// The model for these tables.
     #[must_use]
     pub fn of(tables: &Tables) -> Self {
-        let mut desired = Self { own_ranges: own_ranges(tables), ..Self::default() };
-        for source in source::all(tables) {
+        Self::beside(tables, Model::new())
+    }
+
+    /// The model for these tables on a node where this was found: endpoints stay in the slots that they have.
+    #[must_use]
+    pub fn beside(tables: &Tables, found: Model) -> Self {
+        let services = services::node(tables);
+        let mut desired = Self { own_ranges: own_ranges(tables), services, found, ..Self::default() };
+        for source in source::all(tables).into_iter().chain(source::every_service(tables)) {
             desired.make(tables, &source);
         }
         desired
@@ -72,7 +83,7 @@ impl Desired {
     }
 
     /// Brings the model up to date after changes; answers with the keys to compare anew. Where that are the parts of more
-    /// than [`AT_ONCE`] peers, [`Self::go_on`] makes these.
+    /// than [`AT_ONCE`] peers and Services, [`Self::go_on`] makes these.
     pub fn update(&mut self, tables: &Tables, changes: &BTreeSet<Change>) -> BTreeSet<Key> {
         let mut touched = BTreeSet::new();
         let own_ranges = own_ranges(tables);
@@ -80,26 +91,35 @@ impl Desired {
         if changes.iter().any(|change| source::touches_all(tables, change, moved)) {
             self.own_ranges = own_ranges;
         }
-        let sources = source::sources_of(tables, changes, self.keys_of.keys(), moved);
-        let (peers, others): (Vec<Source>, Vec<Source>) =
-            sources.into_iter().partition(|source| matches!(source, Source::Peer(..)));
+        let mut sources = source::sources_of(tables, changes, self.keys_of.keys(), moved);
+        let services = services::node(tables);
+        if services != self.services {
+            self.services = services;
+            sources.extend(source::every_service(tables));
+            sources.extend(self.keys_of.keys().filter(|source| matches!(source, Source::Service(_))).cloned());
+        }
+        let (many, others): (Vec<Source>, Vec<Source>) = sources.into_iter().partition(Source::is_many);
         for source in others {
             touched.extend(self.make(tables, &source));
         }
-        let few = self.later.is_empty() && peers.len() <= AT_ONCE;
+        let few = self.later.is_empty() && many.len() <= AT_ONCE;
         if self.later.is_empty() {
             // In order, from which a tree is made at once.
-            self.later = peers.into_iter().collect();
+            self.later = many.into_iter().collect();
         } else {
-            self.later.extend(peers);
+            self.later.extend(many);
         }
         if few {
             touched.extend(self.go_on(tables));
         }
+        if self.services.is_some() && self.is_whole() {
+            // Every Service has its slots now.
+            self.found = Model::new();
+        }
         touched
     }
 
-    /// Makes parts of peers that were put off; answers with the keys to compare anew.
+    /// Makes parts of peers and Services that were put off; answers with the keys to compare anew.
     pub fn go_on(&mut self, tables: &Tables) -> BTreeSet<Key> {
         let mut touched = BTreeSet::new();
         for _ in 0..AT_ONCE {
@@ -120,7 +140,8 @@ impl Desired {
     }
 
     fn make(&mut self, tables: &Tables, source: &Source) -> Vec<Key> {
-        let parts = source.objects(tables);
+        let before = if self.keys_of.contains_key(source) { &self.model } else { &self.found };
+        let parts = source.objects(tables, self.services.as_ref(), before);
         let mut touched = Vec::with_capacity(parts.len());
         let mut keys = Vec::with_capacity(parts.len());
         for entry in parts {

@@ -3,12 +3,13 @@
 use std::collections::BTreeSet;
 
 use ripstop_ipam::Attachment;
-use ripstop_netmodel::Entry;
+use ripstop_netmodel::{Entry, Model};
 use ripstop_objects::{NetworkName, ObjectKind};
+use ripstop_services::Node;
 use ripstop_tables::{Change, StoreKind, Tables, Withdrawn};
-use ripstop_types::NodeName;
+use ripstop_types::{NodeName, ServiceName};
 
-use crate::{network, node, peer, pod, records};
+use crate::{network, node, peer, pod, records, services};
 
 /// A part of the model.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -23,11 +24,15 @@ pub enum Source {
     Peer(NetworkName, NodeName),
     /// A pod's interface.
     Pod(Attachment),
+    /// What all Services need.
+    Services,
+    /// A Service.
+    Service(ServiceName),
 }
 
 impl Source {
-    /// The objects of this part; none where it no longer exists.
-    pub(crate) fn objects(&self, tables: &Tables) -> Vec<Entry> {
+    /// The objects of this part; none where it no longer exists. `before` are those that were wanted or found so far.
+    pub(crate) fn objects(&self, tables: &Tables, services: Option<&Node>, before: &Model) -> Vec<Entry> {
         if tables.withdrawn == Withdrawn::Everything {
             return Vec::new();
         }
@@ -42,19 +47,33 @@ impl Source {
                 _ => Vec::new(),
             },
             Self::Pod(attachment) => tables.pods.get(attachment).map_or_else(Vec::new, |row| pod::objects(tables, row)),
+            Self::Services => services::of_node(tables),
+            Self::Service(name) => services.map_or_else(Vec::new, |node| {
+                services::objects(node, &tables.cluster.services, name, before)
+            }),
         }
+    }
+
+    /// Whether there may be thousands of its kind, so that they are made some at a time.
+    pub(crate) fn is_many(&self) -> bool {
+        matches!(self, Self::Peer(..) | Self::Service(_))
     }
 }
 
-/// Every part there is, except peers.
+/// Every part there is, except peers and Services.
 fn own(tables: &Tables) -> BTreeSet<Source> {
-    let mut sources = BTreeSet::from([Source::Node, Source::Records]);
+    let mut sources = BTreeSet::from([Source::Node, Source::Records, Source::Services]);
     sources.extend(tables.networks.keys().cloned().map(Source::Network));
     sources.extend(tables.pods.keys().cloned().map(Source::Pod));
     sources
 }
 
-/// Every part there is.
+/// Every Service there is.
+pub(crate) fn every_service(tables: &Tables) -> impl Iterator<Item = Source> {
+    tables.cluster.services.services().map(|service| Source::Service(service.name.clone()))
+}
+
+/// Every part there is, except Services: what they need of the node is asked for by itself.
 pub(crate) fn all(tables: &Tables) -> BTreeSet<Source> {
     let mut sources = own(tables);
     for network in tables.networks.keys() {
@@ -73,6 +92,13 @@ pub(crate) fn touches_all(tables: &Tables, change: &Change, moved: bool) -> bool
     }
 }
 
+fn changed_services(changes: &BTreeSet<Change>) -> impl Iterator<Item = Source> {
+    changes.iter().filter_map(|change| match change {
+        Change::Service(name) => Some(Source::Service(name.clone())),
+        _ => None,
+    })
+}
+
 /// The parts that changes touch. `present` are the parts the model has: what vanished from the tables is among them.
 pub(crate) fn sources_of<'a>(
     tables: &Tables,
@@ -83,7 +109,8 @@ pub(crate) fn sources_of<'a>(
     let mut sources = BTreeSet::new();
     if changes.iter().any(|change| touches_all(tables, change, moved)) {
         sources.extend(all(tables));
-        sources.extend(present.cloned());
+        sources.extend(present.filter(|source| !matches!(source, Source::Service(_))).cloned());
+        sources.extend(changed_services(changes));
         return sources;
     }
     for change in changes {
@@ -123,6 +150,9 @@ pub(crate) fn sources_of<'a>(
             Change::Object(ObjectKind::Node) if tables.taken_network().is_some() => {
                 sources
                     .extend(tables.taken_network().cloned().map(Source::Network).into_iter().chain([Source::Records]));
+            }
+            Change::Service(name) => {
+                sources.insert(Source::Service(name.clone()));
             }
             // Signs of life come all the time, and nothing here depends on them.
             Change::Alive(_)

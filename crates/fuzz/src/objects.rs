@@ -38,7 +38,7 @@ pub fn kubernetes_object(data: &[u8]) {
     let Some(text) = text(data) else { return };
     for kind in ObjectKind::ALL {
         match ClusterObject::decode(kind, text) {
-            Ok(object) => again(&object),
+            Ok((object, _)) => again(&object),
             Err(fault) => assert!(!fault.is_empty()),
         }
     }

@@ -34,6 +34,8 @@ pub struct AgentConfig {
     pub timings: Timings,
     /// Whether ways to peers are probed.
     pub probing: ProbingConfig,
+    /// Whether and how Services are served on this node.
+    pub services: ServicesConfig,
     /// Sockets and leases; a tmpfs, emptied by a reboot. Default `/run/ripstop`.
     pub run_dir: PathBuf,
     /// Snapshot and store file. Default `/var/lib/ripstop`.
@@ -56,6 +58,7 @@ impl Default for AgentConfig {
             log: LogConfig::default(),
             timings: Timings::default(),
             probing: ProbingConfig::default(),
+            services: ServicesConfig::default(),
             run_dir: PathBuf::from("/run/ripstop"),
             state_dir: PathBuf::from("/var/lib/ripstop"),
             cni_conf_dir: PathBuf::from("/etc/cni/net.d"),
@@ -305,7 +308,7 @@ pub struct ProbingConfig {
     pub mtu: bool,
     /// Whether it is looked at that checksums left to hardware come right in tunnels. Default true.
     pub checksum: bool,
-    /// Between two confirmations of one way; longer where there are more than 200 peers. Default 2 s.
+    /// Between two confirmations of one way; longer where there are more than 200 peers. Default 3 s.
     #[serde(serialize_with = "duration")]
     pub interval: u64,
     /// The UDP port on which this node answers its peers' probes. Default 9468.
@@ -316,6 +319,52 @@ impl Default for ProbingConfig {
     fn default() -> Self {
         Self { mtu: true, checksum: true, interval: 3_000, port: 9468 }
     }
+}
+
+/// How Services are served on this node.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ServicesConfig {
+    /// By what. Default `none`.
+    pub proxy: Proxy,
+    /// At which of the node's addresses node ports are served. Default `primary`.
+    pub node_port_addresses: NodePortAddresses,
+    /// Whether `spec.externalIPs` are served. Default false: whoever may make a Service can take anybody's address by them
+    /// (CVE-2020-8554).
+    #[serde(rename = "externalIPs")]
+    pub external_ips: bool,
+    /// The ranges of ClusterIPs, as the API server has them (`--service-cluster-ip-range`): packets to addresses in them that no Service
+    /// has are dropped. Default none: they go where routes lead them.
+    #[serde(rename = "serviceCIDRs")]
+    pub service_cidrs: Vec<Prefix>,
+    /// Only Services whose label `service.kubernetes.io/service-proxy-name` is this are served; none: those without it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub proxy_name: Option<String>,
+}
+
+/// What serves Services.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Proxy {
+    /// Something else, or nothing.
+    #[default]
+    None,
+    /// Tables of nftables.
+    Nftables,
+}
+
+/// At which of a node's addresses node ports are served.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NodePortAddresses {
+    /// The first of each family at which peers reach the node.
+    #[default]
+    Primary,
+    /// Every one but loopback addresses.
+    All,
+    /// Those in these ranges.
+    #[serde(untagged)]
+    Within(Vec<Prefix>),
 }
 
 /// Writes milliseconds as a document has them.

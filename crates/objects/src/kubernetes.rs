@@ -11,6 +11,9 @@ use std::sync::Arc;
 use ripstop_types::{Mac, NodeName, PodName, Prefix};
 use serde::{Deserialize, Serialize};
 
+use crate::Faults;
+use crate::service::{EndpointSlice, Service};
+
 /// Labels as an object has them.
 pub type ObjectLabels = BTreeMap<Arc<str>, Arc<str>>;
 
@@ -24,11 +27,20 @@ pub enum ObjectKind {
     Namespace,
     /// Pods of this node.
     Pod,
+    /// Services, where they are served.
+    Service,
+    /// Their endpoints.
+    EndpointSlice,
 }
 
 impl ObjectKind {
     /// Every kind, in the order in which they are read.
-    pub const ALL: [Self; 3] = [Self::Node, Self::Namespace, Self::Pod];
+    pub const ALL: [Self; 5] = [Self::Node, Self::Namespace, Self::Pod, Self::Service, Self::EndpointSlice];
+
+    /// Whether it is read only where Services are served.
+    pub fn is_of_services(self) -> bool {
+        matches!(self, Self::Service | Self::EndpointSlice)
+    }
 }
 
 impl fmt::Display for ObjectKind {
@@ -37,6 +49,8 @@ impl fmt::Display for ObjectKind {
             Self::Node => "Node",
             Self::Namespace => "Namespace",
             Self::Pod => "Pod",
+            Self::Service => "Service",
+            Self::EndpointSlice => "EndpointSlice",
         })
     }
 }
@@ -51,6 +65,10 @@ pub enum ClusterObject {
     Namespace(KubeNamespace),
     /// A pod.
     Pod(Box<KubePod>),
+    /// A Service.
+    Service(Box<Service>),
+    /// Some of its endpoints.
+    EndpointSlice(Box<EndpointSlice>),
 }
 
 /// A node as Kubernetes has it; what this project's agent says of one is a [`crate::NodeRecord`].
@@ -65,6 +83,9 @@ pub struct KubeNode {
     /// `spec.podCIDRs`: the ranges that Kubernetes gives its pods.
     #[serde(rename = "podCIDRs")]
     pub pod_cidrs: Vec<Prefix>,
+    /// Label `topology.kubernetes.io/zone`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub zone: Option<Arc<str>>,
     /// What flanneld says of it, by annotations.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub flannel: Option<FlannelNode>,
@@ -149,23 +170,39 @@ impl ClusterObject {
             Self::Node(_) => ObjectKind::Node,
             Self::Namespace(_) => ObjectKind::Namespace,
             Self::Pod(_) => ObjectKind::Pod,
+            Self::Service(_) => ObjectKind::Service,
+            Self::EndpointSlice(_) => ObjectKind::EndpointSlice,
         }
     }
 
-    /// Its name; of a pod with the namespace before it.
+    /// Its name; with the namespace before it, if it has one.
     pub fn name(&self) -> Arc<str> {
         match self {
             Self::Node(node) => node.name.as_str().into(),
             Self::Namespace(namespace) => namespace.name.clone(),
             Self::Pod(pod) => pod.name.to_string().into(),
+            Self::Service(service) => service.name.to_string().into(),
+            Self::EndpointSlice(slice) => slice.name.to_string().into(),
         }
     }
 
-    /// Reads an object as the API server shows it.
+    /// Reads an object as the API server shows it. What is wrong in a Service or its endpoints is left out, and named by faults.
     ///
     /// # Errors
     /// A sentence, where it is no object of the kind.
-    pub fn decode(kind: ObjectKind, text: &str) -> Result<Self, String> {
+    pub fn decode(kind: ObjectKind, text: &str) -> Result<(Self, Faults), String> {
+        match kind {
+            ObjectKind::Service => Service::decode(text).map(|(read, faults)| (Self::Service(Box::new(read)), faults)),
+            ObjectKind::EndpointSlice => {
+                EndpointSlice::decode(text).map(|(read, faults)| (Self::EndpointSlice(Box::new(read)), faults))
+            }
+            ObjectKind::Node | ObjectKind::Namespace | ObjectKind::Pod => {
+                Self::decode_core(kind, text).map(|read| (read, Faults::none()))
+            }
+        }
+    }
+
+    fn decode_core(kind: ObjectKind, text: &str) -> Result<Self, String> {
         let raw: Raw = serde_json::from_str(text).map_err(|fault| format!("a {kind} that cannot be read: {fault}"))?;
         let Raw { metadata, spec, status } = raw;
         let unnamed = |fault: ripstop_types::Invalid| format!("a {kind} without a name: {fault}");
@@ -176,12 +213,13 @@ impl ClusterObject {
                 let pod_cidrs = cidrs.iter().filter_map(|cidr| cidr.parse().ok()).collect();
                 let (name, uid) = (metadata.name.parse().map_err(unnamed)?, metadata.uid.into());
                 let flannel = FlannelNode::of(&metadata.annotations);
-                Self::Node(KubeNode { name, uid, pod_cidrs, flannel })
+                let zone = metadata.labels.get(ZONE_LABEL).filter(|zone| !zone.is_empty()).cloned();
+                Self::Node(KubeNode { name, uid, pod_cidrs, zone, flannel })
             }
             ObjectKind::Namespace => {
                 Self::Namespace(KubeNamespace { name: metadata.name.into(), labels: metadata.labels })
             }
-            ObjectKind::Pod => Self::Pod(Box::new(KubePod {
+            _ => Self::Pod(Box::new(KubePod {
                 name: PodName::new(&metadata.namespace, &metadata.name).map_err(unnamed)?,
                 uid: metadata.uid.into(),
                 labels: metadata.labels,
@@ -193,6 +231,9 @@ impl ClusterObject {
         })
     }
 }
+
+/// Label of a node that names its zone.
+const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 
 #[derive(Deserialize)]
 struct Raw {
@@ -255,7 +296,7 @@ mod tests {
             "labels": {"app": "web"}, "annotations": {"a": "$(reboot)'\"\n"}, "managedFields": [{"manager": "kubelet"}]},
             "spec": {"nodeName": "n1", "containers": [{"name": "c", "image": "i"}]},
             "status": {"phase": "Running", "podIP": "10.244.1.2", "podIPs": [{"ip": "10.244.1.2"}, {"ip": "fd00::2"}]}}"#;
-        let ClusterObject::Pod(pod) = ClusterObject::decode(ObjectKind::Pod, text).unwrap() else { panic!() };
+        let (ClusterObject::Pod(pod), _) = ClusterObject::decode(ObjectKind::Pod, text).unwrap() else { panic!() };
         assert_eq!((pod.name.to_string().as_str(), &*pod.uid, &*pod.phase), ("shop/web-0", "u-1", "Running"));
         assert_eq!(pod.ips.len(), 2);
         assert_eq!(pod.labels["app"].as_ref(), "web");
@@ -263,7 +304,7 @@ mod tests {
         assert_eq!(serde_json::from_str::<ClusterObject>(&again).unwrap(), ClusterObject::Pod(pod));
 
         let node = r#"{"metadata": {"name": "n1"}, "spec": {"podCIDR": "10.244.1.0/24", "podCIDRs": ["10.244.1.0/24", "bad"]}}"#;
-        let ClusterObject::Node(node) = ClusterObject::decode(ObjectKind::Node, node).unwrap() else { panic!() };
+        let (ClusterObject::Node(node), _) = ClusterObject::decode(ObjectKind::Node, node).unwrap() else { panic!() };
         assert_eq!((node.pod_cidrs, node.flannel), (vec!["10.244.1.0/24".parse().unwrap()], None));
         for bad in ["", "{}", r#"{"metadata": {"name": "N 1"}}"#, r#"{"metadata": {"name": 1}}"#] {
             assert!(ClusterObject::decode(ObjectKind::Node, bad).is_err(), "{bad}");
@@ -274,7 +315,7 @@ mod tests {
     fn flannels_annotations_are_read_where_they_are_of_vxlan() {
         let node = |annotations: &str| {
             let text = format!(r#"{{"metadata": {{"name": "n1", "annotations": {annotations}}}}}"#);
-            let ClusterObject::Node(node) = ClusterObject::decode(ObjectKind::Node, &text).unwrap() else { panic!() };
+            let (ClusterObject::Node(node), _) = ClusterObject::decode(ObjectKind::Node, &text).unwrap() else { panic!() };
             node.flannel
         };
         let data = r#""flannel.alpha.coreos.com/backend-data": "{\"VNI\":1,\"VtepMAC\":\"ee:29:9f:fa:7f:3b\"}""#;

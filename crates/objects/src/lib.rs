@@ -23,7 +23,7 @@ pub mod service;
 pub use check::{check_change, check_network_against_host, check_networks, check_node_name, check_pod_cidrs};
 pub use config::{
     AgentConfig, EtcdConfig, EtcdTlsConfig, FlannelConfig, FlannelNodesConfig, KubernetesConfig, LogConfig, LogFormat,
-    LogLevel, ProbingConfig, StoreConfig, Timings, UplinkConfig,
+    LogLevel, NodePortAddresses, ProbingConfig, Proxy, ServicesConfig, StoreConfig, Timings, UplinkConfig,
 };
 pub use decode::kubeconfig::{Kubeconfig, Pem, Token};
 pub use documents::Manifest;

@@ -38,6 +38,8 @@ pub struct Node {
     pub addresses: Vec<IpAddr>,
     /// Those of them at which node ports are served.
     pub node_port_addresses: Vec<IpAddr>,
+    /// The ranges of its pods.
+    pub pods: Vec<Prefix>,
     /// Whether `spec.externalIPs` are served. Whoever may make a Service can take anybody's address by them (CVE-2020-8554).
     pub external_ips: bool,
     /// The name of this proxy: Services labelled with another are another's.
@@ -137,7 +139,8 @@ pub fn decide(node: &Node, tables: &ServiceTables, name: &ServiceName) -> Decide
     };
     let mut decided = Decided { cluster_ips: service.cluster_ips.clone(), ..Decided::default() };
     for port in &service.ports {
-        for family in Family::BOTH {
+        // A Service has the families of its ClusterIPs, at every kind of address.
+        for family in service.cluster_ips.iter().map(|ip| Family::of(*ip)) {
             let chosen = Chosen::of(node, service, port, family, tables.slices_of(name));
             for (place, ip, kind) in entrances(node, service, port, family) {
                 match tables.holder(&place) {

@@ -6,10 +6,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use ripstop_objects::{ClusterObject, KubeNamespace, KubeNode, KubePod, ObjectKind};
-use ripstop_types::{NodeName, PodName, Revision};
+use ripstop_types::{NodeName, PodName, Revision, ServiceName};
 use serde::{Deserialize, Serialize};
 
-use crate::{Change, Knowledge};
+use crate::{Change, Knowledge, ServiceTables};
 
 /// What the API of Kubernetes says.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -63,6 +63,8 @@ pub struct ClusterTables {
     pub namespaces: BTreeMap<Arc<str>, KubeNamespace>,
     /// Pods of this node.
     pub pods: BTreeMap<PodName, KubePod>,
+    /// Services and their endpoints, where they are served.
+    pub services: ServiceTables,
     /// Why the API is not read now.
     pub away: Option<String>,
     known: BTreeMap<ObjectKind, Knowledge>,
@@ -106,13 +108,14 @@ impl ClusterTables {
         let namespaces = self.namespaces.values().cloned().map(ClusterObject::Namespace);
         let pods = self.pods.values().cloned().map(|pod| ClusterObject::Pod(Box::new(pod)));
         ClusterSnapshot {
-            known: self.known.keys().copied().collect(),
+            // Services are not kept: until they are read anew, the kernel has them as they were.
+            known: self.known.keys().copied().filter(|kind| !kind.is_of_services()).collect(),
             objects: node.chain(namespaces).chain(pods).collect(),
         }
     }
 
     pub(crate) fn apply(&mut self, input: &ObjectInput, own: &NodeName) -> BTreeSet<Change> {
-        let changed = match input {
+        match input {
             ObjectInput::Put { object, .. } => {
                 if let Some(named) = self.listing.get_mut(&object.kind()) {
                     named.insert(object.name());
@@ -127,29 +130,27 @@ impl ClusterTables {
             }
             ObjectInput::Reset { kind } => {
                 self.listing.insert(*kind, BTreeSet::new());
-                None
+                BTreeSet::new()
             }
             ObjectInput::Synced { kind, .. } => {
                 // The first list of a run is whole, too.
                 let first = self.knowledge(*kind) != Knowledge::Synced;
                 let named = self.listing.remove(kind).unwrap_or_default();
                 let gone: Vec<Arc<str>> = self.names(*kind).into_iter().filter(|name| !named.contains(name)).collect();
-                for name in &gone {
-                    self.remove(*kind, name);
-                }
+                let mut changes: BTreeSet<Change> = gone.iter().flat_map(|name| self.remove(*kind, name)).collect();
                 self.known.insert(*kind, Knowledge::Synced);
-                (first || !gone.is_empty()).then_some(*kind)
+                changes.extend(first.then_some(Change::Object(*kind)));
+                changes
             }
             ObjectInput::Away { reason } => {
                 self.away = Some(reason.clone());
-                return BTreeSet::from([Change::Store]);
+                BTreeSet::from([Change::Store])
             }
             ObjectInput::Back => {
                 self.away = None;
-                return BTreeSet::from([Change::Store]);
+                BTreeSet::from([Change::Store])
             }
-        };
-        changed.map(Change::Object).into_iter().collect()
+        }
     }
 
     /// Lists of a run begin without a word.
@@ -164,11 +165,13 @@ impl ClusterTables {
             }
             ObjectKind::Namespace => self.namespaces.keys().cloned().collect(),
             ObjectKind::Pod => self.pods.keys().map(|name| name.to_string().into()).collect(),
+            ObjectKind::Service => self.services.services().map(|service| service.name.to_string().into()).collect(),
+            ObjectKind::EndpointSlice => self.services.slices().map(|slice| slice.name.to_string().into()).collect(),
         }
     }
 
-    /// Puts a row; its kind, where that changed anything.
-    fn put(&mut self, object: ClusterObject, own: &NodeName) -> Option<ObjectKind> {
+    /// Puts a row; what that changed.
+    fn put(&mut self, object: ClusterObject, own: &NodeName) -> BTreeSet<Change> {
         let kind = object.kind();
         let changed = match object {
             ClusterObject::Node(node) if node.name != *own => match node.flannel {
@@ -188,11 +191,13 @@ impl ClusterTables {
                 let before = self.pods.insert(row.name.clone(), (*row).clone());
                 before.as_ref() != Some(&*row)
             }
+            ClusterObject::Service(service) => return of_services(self.services.put_service(*service)),
+            ClusterObject::EndpointSlice(slice) => return of_services(self.services.put_slice(*slice)),
         };
-        changed.then_some(kind)
+        changed.then_some(Change::Object(kind)).into_iter().collect()
     }
 
-    fn remove(&mut self, kind: ObjectKind, name: &str) -> Option<ObjectKind> {
+    fn remove(&mut self, kind: ObjectKind, name: &str) -> BTreeSet<Change> {
         let removed = match kind {
             ObjectKind::Node => {
                 let own = self.node.take_if(|node| node.name.as_str() == name).is_some();
@@ -200,9 +205,19 @@ impl ClusterTables {
             }
             ObjectKind::Namespace => self.namespaces.remove(name).is_some(),
             ObjectKind::Pod => name.parse().ok().and_then(|name| self.pods.remove(&name)).is_some(),
+            ObjectKind::Service => {
+                return name.parse().map_or_else(|_| BTreeSet::new(), |name| of_services(self.services.remove_service(&name)));
+            }
+            ObjectKind::EndpointSlice => {
+                return name.parse().map_or_else(|_| BTreeSet::new(), |name| of_services(self.services.remove_slice(&name)));
+            }
         };
-        removed.then_some(kind)
+        removed.then_some(Change::Object(kind)).into_iter().collect()
     }
+}
+
+fn of_services(names: BTreeSet<ServiceName>) -> BTreeSet<Change> {
+    names.into_iter().map(Change::Service).collect()
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use ripstop_objects::{
     AgentConfig, AliveRecord, Encapsulation, Network, NetworkName, NodeIdentity, NodeRecord, ObjectKind, RangeClaim,
     Record,
 };
-use ripstop_types::{Family, IfName, NodeName, Prefix, Revision};
+use ripstop_types::{Family, IfName, NodeName, Prefix, Revision, ServiceName};
 
 use crate::{
     Checksums, ClusterTables, NetworkList, NexthopIds, ObjectInput, PodRow, Reach, SnapshotRows, Start, StoreInput,
@@ -61,8 +61,10 @@ pub enum Change {
     Facts,
     /// A pod of this node came, changed or went.
     Pod(Attachment),
-    /// Objects of Kubernetes of this kind came, changed or went.
+    /// Objects of Kubernetes of this kind came, changed or went; of Services and endpoints: the kind became known.
     Object(ObjectKind),
+    /// A Service or its endpoints came, changed or went.
+    Service(ServiceName),
     /// A kind became known.
     Known(StoreKind),
     /// The store went or came.

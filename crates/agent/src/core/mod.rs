@@ -50,7 +50,7 @@ use ripstop_desired::Desired;
 use ripstop_fabric::hygiene;
 use ripstop_ipam::ranges::{ClaimKey, Claimant, Liveness, RangeEngine, Slot, Stored};
 use ripstop_ipam::{Attachment, LeaseBook, LendingEngine, LendingEvent, OwnRange};
-use ripstop_netmodel::{Entry, Key, Kind, Model, Ns, Resource};
+use ripstop_netmodel::{Entry, Key, Kind, Model, NFT_SERVICES_TABLE, Ns, Resource};
 use ripstop_objects::{NetworkName, Notice, ObjectKind};
 use ripstop_plan::{Plan, Step};
 use ripstop_tables::{Change, ForeignDrop, Input, Moment, PodRow, SnapshotRows, Start, StoreKind, Tables};
@@ -305,10 +305,17 @@ impl Core {
         self.want_ranges();
         self.sync_ranges();
         self.note_pod_files(lost, inside);
-        self.desired = Desired::of(&self.tables);
+        self.desired = Desired::beside(&self.tables, self.found_slots());
         let everything: BTreeSet<Key> = self.applied.keys().chain(self.desired.model().keys()).cloned().collect();
         self.dirty.extend(everything);
         self.settle(BTreeSet::new());
+    }
+
+    /// Which endpoint of a Service has which slot in the kernel.
+    fn found_slots(&self) -> Model {
+        let of_services = |key: &Key| matches!(key, Key::NftElement(at) if at.table.as_str() == NFT_SERVICES_TABLE);
+        let found = self.applied.iter().filter(|(key, _)| of_services(key));
+        found.map(|(_, entry)| Entry::clone(entry)).collect()
     }
 
     /// Takes in one input and says what to do.
@@ -570,6 +577,7 @@ fn outlives(change: &Change) -> bool {
         // Routes keep their lengths when the agent starts.
         Change::Reach(_) | Change::Tunnel(_) => true,
         Change::Alive(_)
+        | Change::Service(_)
         | Change::Withdrawn
         | Change::Facts
         | Change::Pod(_)

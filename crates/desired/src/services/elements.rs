@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use ripstop_netmodel::{Entry, Key, Model, NftElement, Object};
+use ripstop_netmodel::{Entry, Key, Model, NftElement, NftTable, Object};
 use ripstop_nft::model::{
     Data, ElementBody, ElementKey, Key as ElementValue, KeyPart, Name, Value, Verdict, build::Mark, build::Proto,
 };
@@ -13,7 +13,7 @@ use ripstop_types::{Family, Owner, Prefix, ServiceName};
 
 use super::{Scope, chain_of, table_family, table_name};
 use crate::Part;
-use crate::services::table::{masqueraded, masqueraded_own};
+use crate::services::table::{masqueraded, masqueraded_own, table};
 
 /// The objects of a Service. `before` is what was wanted or found before: an endpoint that stays keeps its slot.
 #[must_use]
@@ -23,28 +23,36 @@ pub fn objects(node: &Node, tables: &ServiceTables, name: &ServiceName, before: 
     for ip in &decided.cluster_ips {
         part.add(element(*ip, "cluster-ips", vec![(*ip).into()], None));
     }
+    let mut endpoints = BTreeSet::new();
     for (frontend, decision) in &decided.frontends {
         of_frontend(&mut part, frontend, decision, before);
+        for target in [Some(&decision.inside), decision.outside.as_ref()].into_iter().flatten() {
+            if let Target::Backends(backends) = target {
+                endpoints.extend(backends.iter().map(|backend| backend.ip));
+            }
+        }
+    }
+    // A pod of this node that reaches itself has to see another source than its own.
+    for ip in endpoints.into_iter().filter(|ip| node.pods.iter().any(|range| range.contains(*ip))) {
+        part.add(element(ip, "hairpin", vec![ip.into(), ip.into()], None));
     }
     part.entries
 }
 
-/// A range of this node's pods: only they keep their source on the way to a ClusterIP.
+/// The tables, and what they know of this node: only its own pods keep their source on the way to a ClusterIP, and what nobody has
+/// among the ranges of ClusterIPs leads nowhere.
 #[must_use]
-pub fn own_range(range: &Prefix) -> NftElement {
-    element(range.addr(), "pods", vec![(*range).into()], None)
-}
-
-/// A range of ClusterIPs: what nobody has in it leads nowhere.
-#[must_use]
-pub fn service_range(range: &Prefix) -> NftElement {
-    element(range.addr(), "service-ranges", vec![(*range).into()], None)
-}
-
-/// A pod of this node that may reach itself by a Service: it has to see another source than its own.
-#[must_use]
-pub fn hairpin(pod: IpAddr) -> NftElement {
-    element(pod, "hairpin", vec![pod.into(), pod.into()], None)
+pub fn base(pods: &[Prefix], service_ranges: &[Prefix]) -> Vec<Entry> {
+    let mut part = Part::of(Owner::agent());
+    for family in Family::BOTH {
+        part.add(NftTable { table: table(family) });
+    }
+    for (set, ranges) in [("pods", pods), ("service-ranges", service_ranges)] {
+        for range in ranges {
+            part.add(element(range.addr(), set, vec![(*range).into()], None));
+        }
+    }
+    part.entries
 }
 
 fn of_frontend(part: &mut Part, frontend: &Frontend, decision: &Decision, before: &Model) {

@@ -13,12 +13,61 @@
 mod elements;
 mod table;
 
-pub use elements::{hairpin, objects, own_range, service_range};
-pub use table::{PREPARED, table};
+pub use elements::{base, objects};
+pub use table::PREPARED;
 
+use std::net::IpAddr;
+
+use ripstop_fabric::host;
 use ripstop_netmodel::NFT_SERVICES_TABLE;
 use ripstop_nft::model::{Name, TableFamily};
-use ripstop_types::Family;
+use ripstop_objects::{NodePortAddresses, ObjectKind, Proxy};
+use ripstop_services::Node;
+use ripstop_tables::{Knowledge, Tables};
+use ripstop_types::{Family, Prefix};
+
+/// What decides about Services on this node; `None` where it serves none. What is served needs both kinds of object: half of
+/// them would take away endpoints that are there.
+#[must_use]
+pub fn node(tables: &Tables) -> Option<Node> {
+    let config = &tables.config.services;
+    let known = |kind| tables.cluster.knowledge(kind) != Knowledge::Unknown;
+    if config.proxy == Proxy::None || !known(ObjectKind::Service) || !known(ObjectKind::EndpointSlice) {
+        return None;
+    }
+    let addresses: Vec<IpAddr> = host::addresses(tables).into_iter().map(|address| address.ip).collect();
+    let first = |family| addresses.iter().copied().find(|ip| Family::of(*ip) == family);
+    let every = || tables.facts.links.values().flat_map(|link| &link.addresses).map(|(ip, _)| *ip);
+    let node_port_addresses = match &config.node_port_addresses {
+        NodePortAddresses::Primary => Family::BOTH.into_iter().filter_map(first).collect(),
+        NodePortAddresses::All => every().filter(|ip| !ip.is_loopback()).collect(),
+        NodePortAddresses::Within(ranges) => {
+            every().filter(|ip| ranges.iter().any(|range| range.contains(*ip))).collect()
+        }
+    };
+    Some(Node {
+        name: tables.node.clone(),
+        zone: tables.cluster.node.as_ref().and_then(|node| node.zone.clone()),
+        addresses,
+        node_port_addresses,
+        pods: pods(tables),
+        external_ips: config.external_ips,
+        proxy_name: config.proxy_name.as_deref().map(Into::into),
+    })
+}
+
+/// This node's own ranges.
+fn pods(tables: &Tables) -> Vec<Prefix> {
+    tables.networks.keys().flat_map(|name| crate::network::own_ranges(tables, name)).collect()
+}
+
+/// The base of the tables, where Services are served.
+pub(crate) fn of_node(tables: &Tables) -> Vec<ripstop_netmodel::Entry> {
+    match tables.config.services.proxy {
+        Proxy::None => Vec::new(),
+        Proxy::Nftables => base(&pods(tables), &tables.config.services.service_cidrs),
+    }
+}
 
 /// The family of the table for a family's packets.
 fn table_family(family: Family) -> TableFamily {

@@ -64,6 +64,7 @@ pub fn taken_from_flannel() -> Scenario {
         name: node.parse().unwrap(),
         uid: "".into(),
         pod_cidrs: vec![prefix(range)],
+        zone: None,
         flannel: Some(FlannelNode {
             public_ip: "172.30.1.12".parse().unwrap(),
             vni: 1,

@@ -16,4 +16,5 @@ mod hygiene;
 mod rules;
 #[path = "../../../tables/tests/scenario/mod.rs"]
 mod scenario;
+mod services;
 mod update;

@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ripstop_netmodel::{Entry, Key, LINK_PREFIX, Link, LinkKind, Ns, Object, RecordScope, Route, RouteTarget};
+use ripstop_netmodel::{
+    Entry, Key, LINK_PREFIX, Link, LinkKind, NFT_SERVICES_TABLE, Ns, Object, RecordScope, Route, RouteTarget,
+};
 use ripstop_plan::{Action, Step};
 use ripstop_types::IfName;
 
@@ -94,6 +96,20 @@ impl<'a> Run<'a> {
         }
     }
 
+    /// Whether this removes an endpoint of a Service behind changes that are not sent yet. A packet that has drawn its slot's
+    /// number looks it up a moment later: that nobody draws the number any more must have happened before.
+    fn takes_away(&self, i: usize) -> bool {
+        let of_services = |step: &Step| {
+            matches!(&step.key, Key::NftElement(element) if element.table.as_str() == NFT_SERVICES_TABLE)
+        };
+        let is_removal = |i: usize| {
+            let Some(step) = self.steps.get(i).filter(|step| step.action == Action::Delete) else { return false };
+            // One that is made anew is removed and made by neighbours.
+            of_services(step) && self.steps.get(i + 1).is_none_or(|next| next.key != step.key)
+        };
+        is_removal(i) && self.nft.last().is_some_and(|last| !is_removal(*last))
+    }
+
     fn step(&mut self, i: usize) {
         let step = &self.steps[i];
         if step.action == Action::Refuse {
@@ -118,6 +134,9 @@ impl<'a> Run<'a> {
                 self.flush_forwarder();
                 self.flush_links();
                 self.flush(&Ns::Host);
+                if self.takes_away(i) {
+                    self.flush_nft();
+                }
                 self.nft.push(i);
             }
             Key::ForwardJump { .. } => {

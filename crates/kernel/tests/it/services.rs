@@ -5,12 +5,11 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
-use ripstop_desired::services::{self, table};
-use ripstop_netmodel::{Model, NftTable, Object, Resource};
+use ripstop_desired::services;
+use ripstop_netmodel::{Model, Object, Resource};
 use ripstop_objects::service::{EndpointSlice, Service};
 use ripstop_services::Node as ServiceNode;
 use ripstop_tables::ServiceTables;
-use ripstop_types::Family;
 use serde_json::{Value, json};
 
 use crate::support::*;
@@ -60,11 +59,8 @@ impl Scene {
         for server in SERVERS {
             scene.serve(server);
         }
-        let mut objects: Vec<Object> = Family::BOTH.map(|family| NftTable { table: table(family) }.into()).to_vec();
-        objects.push(services::own_range(&"10.244.1.0/24".parse().unwrap()).into());
-        for server in SERVERS {
-            objects.push(services::hairpin(addr(server)).into());
-        }
+        let base = services::base(&[prefix("10.244.1.0/24")], &[prefix("10.96.0.0/16")]);
+        let objects: Vec<Object> = base.into_iter().map(|entry| entry.object).collect();
         scene.node.make(&objects);
         scene.node.assert_there(&objects);
         scene
@@ -95,6 +91,7 @@ impl Scene {
             zone: None,
             addresses: vec![addr("192.0.2.1")],
             node_port_addresses: vec![addr("192.0.2.1")],
+            pods: vec![prefix("10.244.1.0/24")],
             external_ips: false,
             proxy_name: None,
         };
@@ -174,6 +171,7 @@ fn connections_go_to_endpoints_and_nowhere_else() {
         }
         assert_eq!(scene.ask(None, "192.0.2.1:30080").len(), 3);
         assert_eq!(connect_from(&scene, "10.96.0.10:81"), "refused", "no Service has this port");
+        assert_eq!(connect_from(&scene, "10.96.0.11:80"), "nothing", "no Service has this address");
         scene.change(None, slice(&SERVERS[..1]));
         assert_eq!(scene.ask(Some(CLIENT), "10.96.0.10:80"), said([&format!("{} {CLIENT}", SERVERS[0])]));
         scene.change(None, slice(&[]));

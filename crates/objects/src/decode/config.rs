@@ -8,8 +8,8 @@ use ripstop_types::{Family, IfName, Prefix};
 use super::tree::{Tree, shown};
 use super::{Decoder, Fields, Node, etcd, flannel, kubernetes, network};
 use crate::{
-    AgentConfig, LogConfig, LogFormat, LogLevel, Network, NetworkName, ProbingConfig, StoreConfig, Timings,
-    UplinkConfig, check_networks,
+    AgentConfig, LogConfig, LogFormat, LogLevel, Network, NetworkName, NodePortAddresses, ProbingConfig, Proxy,
+    ServicesConfig, StoreConfig, Timings, UplinkConfig, check_networks,
 };
 
 const FIELDS: &[&str] = &[
@@ -25,6 +25,7 @@ const FIELDS: &[&str] = &[
     "log",
     "timings",
     "probing",
+    "services",
     "runDir",
     "stateDir",
     "cniConfDir",
@@ -63,6 +64,7 @@ pub(crate) fn agent_config(d: &mut Decoder, node: &Node<'_>) -> Option<AgentConf
         log: fields.get("log").and_then(|node| log(d, &node)).unwrap_or_default(),
         timings: fields.get("timings").and_then(|node| timings(d, &node, default_timings)).unwrap_or(default_timings),
         probing: fields.get("probing").and_then(|node| probing(d, &node)).unwrap_or_default(),
+        services: fields.get("services").and_then(|node| services(d, &node)).unwrap_or_default(),
         run_dir: run_dir(d, &fields).unwrap_or(default.run_dir),
         state_dir,
         cni_conf_dir: fields.get("cniConfDir").and_then(|node| path(d, &node)).unwrap_or(default.cni_conf_dir),
@@ -244,6 +246,44 @@ fn probing(d: &mut Decoder, node: &Node<'_>) -> Option<ProbingConfig> {
         interval: fields.get("interval").and_then(|node| duration(d, &node, 100, 60_000)).unwrap_or(default.interval),
         port: fields.get("port").and_then(|node| d.number(&node, 1..=65_535)).unwrap_or(default.port),
     })
+}
+
+fn services(d: &mut Decoder, node: &Node<'_>) -> Option<ServicesConfig> {
+    let fields = d.map(node, &["proxy", "nodePortAddresses", "externalIPs", "serviceCIDRs", "proxyName"])?;
+    let proxies = [("none", Proxy::None), ("nftables", Proxy::Nftables)];
+    Some(ServicesConfig {
+        proxy: fields.get("proxy").and_then(|node| d.choice(&node, &proxies, &["iptables", "ipvs"])).unwrap_or_default(),
+        node_port_addresses: fields
+            .get("nodePortAddresses")
+            .and_then(|node| node_port_addresses(d, &node))
+            .unwrap_or_default(),
+        external_ips: fields.get("externalIPs").and_then(|node| d.bool(&node)).unwrap_or_default(),
+        service_cidrs: fields.get("serviceCIDRs").map(|node| prefixes(d, &node)).unwrap_or_default(),
+        proxy_name: fields.get("proxyName").and_then(|node| {
+            const ACCEPTED: &str = "a label's value: letters, digits, '-', '_' and '.', at most 63";
+            let text = d.text(&node, ACCEPTED)?;
+            let ok = (1..=63).contains(&text.len())
+                && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'));
+            if !ok {
+                d.fault(&node.path, shown(text), ACCEPTED);
+            }
+            ok.then(|| text.to_owned())
+        }),
+    })
+}
+
+fn node_port_addresses(d: &mut Decoder, node: &Node<'_>) -> Option<NodePortAddresses> {
+    if let Tree::List(_) = node.tree {
+        return Some(NodePortAddresses::Within(prefixes(d, node)));
+    }
+    // The words, without what they stand for, can be copied.
+    let all = d.choice(node, &[("primary", false), ("all", true)], &[])?;
+    Some(if all { NodePortAddresses::All } else { NodePortAddresses::Primary })
+}
+
+fn prefixes(d: &mut Decoder, node: &Node<'_>) -> Vec<Prefix> {
+    let items = d.list(node, "address ranges");
+    items.iter().filter_map(|item| d.parse(item, "an address range, as in 10.96.0.0/16")).collect()
 }
 
 /// Milliseconds as the largest unit that is exact.

@@ -1,4 +1,4 @@
-//! The watch of Kubernetes' own objects: this node, or all, this node's pods, and the namespaces.
+//! The watch of Kubernetes' own objects: this node, or all, this node's pods, the namespaces, and Services with their endpoints.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -29,12 +29,13 @@ pub enum ObjectEvent {
 }
 
 impl Kubernetes {
-    /// This node or, where `peers` are wanted, every node; all namespaces, and this node's pods: what there is, then every
-    /// change.
-    pub fn objects(&self, node: &NodeName, peers: bool) -> mpsc::Receiver<ObjectEvent> {
+    /// This node or, where `peers` are wanted, every node; all namespaces, this node's pods and, where `services` are served, all of
+    /// these and their endpoints: what there is, then every change.
+    pub fn objects(&self, node: &NodeName, peers: bool, services: bool) -> mpsc::Receiver<ObjectEvent> {
         let (events, receiver) = mpsc::channel(CHANNEL);
-        let topics = ObjectKind::ALL.map(|kind| topic(kind, node, peers)).to_vec();
-        tokio::spawn(feed::pump(self.shared.clone(), Objects { topics }, events));
+        let kinds: Vec<_> = ObjectKind::ALL.into_iter().filter(|kind| services || !kind.is_of_services()).collect();
+        let topics = kinds.iter().map(|kind| topic(*kind, node, peers)).collect();
+        tokio::spawn(feed::pump(self.shared.clone(), Objects { kinds, topics }, events));
         receiver
     }
 }
@@ -45,11 +46,15 @@ fn topic(kind: ObjectKind, node: &NodeName, peers: bool) -> Topic {
         ObjectKind::Node => ("nodes", format!("&fieldSelector=metadata.name%3D{node}")),
         ObjectKind::Namespace => ("namespaces", String::new()),
         ObjectKind::Pod => ("pods", format!("&fieldSelector=spec.nodeName%3D{node}")),
+        ObjectKind::Service => ("services", String::new()),
+        ObjectKind::EndpointSlice => ("endpointslices", String::new()),
     };
-    Topic { path: format!("/api/v1/{plural}"), selector, name: plural.to_owned(), streaming: true }
+    let group = if kind == ObjectKind::EndpointSlice { "/apis/discovery.k8s.io/v1" } else { "/api/v1" };
+    Topic { path: format!("{group}/{plural}"), selector, name: plural.to_owned(), streaming: true }
 }
 
 struct Objects {
+    kinds: Vec<ObjectKind>,
     topics: Vec<Topic>,
 }
 
@@ -57,7 +62,12 @@ struct Objects {
 fn read(kind: ObjectKind, text: &RawValue) -> Result<Option<(ClusterObject, Revision)>, String> {
     let revision = Revision(feed::revision_of(text)?);
     match ClusterObject::decode(kind, text.get()) {
-        Ok(object) => Ok(Some((object, revision))),
+        Ok((object, faults)) => {
+            for fault in faults.iter() {
+                tracing::warn!("{fault}; that is left out");
+            }
+            Ok(Some((object, revision)))
+        }
         Err(fault) => {
             tracing::warn!("the API server has {fault}; it is passed over");
             Ok(None)
@@ -73,13 +83,13 @@ impl Reader for Objects {
     }
 
     fn reset(&self, topic: usize) -> ObjectEvent {
-        ObjectEvent::Reset(ObjectKind::ALL[topic])
+        ObjectEvent::Reset(self.kinds[topic])
     }
 
     fn list(&self, topic: usize, objects: Vec<Box<RawValue>>) -> Result<Vec<ObjectEvent>, String> {
         let mut sorted = BTreeMap::new();
         for object in &objects {
-            if let Some((object, revision)) = read(ObjectKind::ALL[topic], object)? {
+            if let Some((object, revision)) = read(self.kinds[topic], object)? {
                 sorted.insert(object.name(), ObjectEvent::Put(object, revision));
             }
         }
@@ -87,15 +97,15 @@ impl Reader for Objects {
     }
 
     fn synced(&self, topic: usize, revision: u64) -> ObjectEvent {
-        ObjectEvent::Synced(ObjectKind::ALL[topic], Revision(revision))
+        ObjectEvent::Synced(self.kinds[topic], Revision(revision))
     }
 
     fn put(&self, topic: usize, object: &RawValue) -> Result<Option<ObjectEvent>, String> {
-        Ok(read(ObjectKind::ALL[topic], object)?.map(|(object, revision)| ObjectEvent::Put(object, revision)))
+        Ok(read(self.kinds[topic], object)?.map(|(object, revision)| ObjectEvent::Put(object, revision)))
     }
 
     fn delete(&self, topic: usize, object: &RawValue) -> Result<Option<ObjectEvent>, String> {
-        let kind = ObjectKind::ALL[topic];
+        let kind = self.kinds[topic];
         Ok(read(kind, object)?.map(|(object, revision)| ObjectEvent::Delete(kind, object.name(), revision)))
     }
 

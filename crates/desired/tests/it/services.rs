@@ -1,0 +1,154 @@
+//! Services in the model: nothing before both kinds are known, little for a change, slots that stay.
+
+use std::collections::BTreeSet;
+
+use ripstop_desired::{Desired, may_delete};
+use ripstop_netmodel::{Key, Model};
+use ripstop_objects::service::{EndpointSlice, Service};
+use ripstop_objects::{AgentConfig, ClusterObject, ObjectKind};
+use ripstop_tables::{Change, ObjectInput, Start};
+use ripstop_types::Revision;
+use serde_json::json;
+
+use crate::scenario::*;
+
+fn serving() -> Scenario {
+    let (config, _) = AgentConfig::decode("services: {proxy: nftables, serviceCIDRs: [10.96.0.0/16]}").unwrap();
+    let mut scenario = Scenario::with(Start { config, ..start(facts()) });
+    scenario.sync_all();
+    scenario.network("default", &["10.244.0.0/16"], |_| ()).own("default", "10.244.1.0/24")
+}
+
+fn service(name: &str, ip: &str) -> ClusterObject {
+    let spec = json!({"type": "NodePort", "clusterIP": ip, "ports": [{"port": 80, "nodePort": 30080}]});
+    let object = json!({"metadata": {"namespace": "shop", "name": name}, "spec": spec});
+    ClusterObject::Service(Box::new(Service::from_value(object).unwrap().0))
+}
+
+fn slice(service: &str, hosts: impl IntoIterator<Item = u8>) -> ClusterObject {
+    let endpoints: Vec<_> = hosts.into_iter().map(|n| json!({"addresses": [format!("10.244.1.{n}")]})).collect();
+    let labels = json!({"kubernetes.io/service-name": service});
+    let metadata = json!({"namespace": "shop", "name": format!("{service}-1"), "labels": labels});
+    let object = json!({"metadata": metadata, "addressType": "IPv4", "ports": [{"port": 8080}], "endpoints": endpoints});
+    ClusterObject::EndpointSlice(Box::new(EndpointSlice::from_value(object).unwrap().0))
+}
+
+fn put(scenario: &mut Scenario, object: ClusterObject) -> BTreeSet<Change> {
+    scenario.tables.apply_object(&ObjectInput::Put { object, revision: Revision(1) })
+}
+
+fn synced(scenario: &mut Scenario, kind: ObjectKind) -> BTreeSet<Change> {
+    scenario.tables.apply_object(&ObjectInput::Synced { kind, revision: Revision(2) })
+}
+
+fn of_services(model: &Model) -> Vec<String> {
+    let of = |key: &&Key| matches!(key, Key::NftElement(element) if element.table.as_str() == "ripstop-services");
+    model.keys().filter(of).map(ToString::to_string).filter(|key| !key.contains("pods") && !key.contains("ranges")).collect()
+}
+
+fn texts(keys: &BTreeSet<Key>) -> Vec<String> {
+    keys.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn nothing_is_served_before_services_and_endpoints_are_known() {
+    let mut scenario = serving();
+    let mut desired = Desired::of(&scenario.tables);
+    let base = Key::NftTable { family: ripstop_nft::model::TableFamily::Ip, name: "ripstop-services".into() };
+    assert!(desired.model().get(&base).is_some());
+    for object in [service("web", "10.96.0.1"), slice("web", [7])] {
+        let changes = put(&mut scenario, object);
+        desired.update(&scenario.tables, &changes);
+    }
+    let changes = synced(&mut scenario, ObjectKind::Service);
+    desired.update(&scenario.tables, &changes);
+    assert!(of_services(desired.model()).is_empty());
+    // What is in the kernel stays meanwhile.
+    let full = {
+        let mut whole = scenario.clone();
+        synced(&mut whole, ObjectKind::EndpointSlice);
+        Desired::of(&whole.tables)
+    };
+    let (key, entry) = full.model().iter().find(|(key, _)| key.to_string().contains("endpoints")).unwrap();
+    assert!(may_delete(&scenario.tables, key, entry).unwrap_err().contains("EndpointSlices have not been read yet"));
+    let changes = synced(&mut scenario, ObjectKind::EndpointSlice);
+    desired.update(&scenario.tables, &changes);
+    assert_eq!(
+        of_services(desired.model()),
+        [
+            "nft element ip ripstop-services cluster-ips { 10.96.0.1 }",
+            "nft element ip ripstop-services endpoints { 10.96.0.1 . 6 . 80 . 0 }",
+            "nft element ip ripstop-services endpoints { 172.30.1.11 . 6 . 30080 . 0 }",
+            "nft element ip ripstop-services frontends { 10.96.0.1 . 6 . 80 }",
+            "nft element ip ripstop-services frontends { 172.30.1.11 . 6 . 30080 }",
+            "nft element ip ripstop-services hairpin { 10.244.1.7 . 10.244.1.7 }",
+            "nft element ip ripstop-services masquerade-tcp { 172.30.1.11 . 30080 }",
+        ]
+    );
+    assert_eq!(desired.model(), Desired::of(&scenario.tables).model());
+    assert!(may_delete(&scenario.tables, key, entry).is_ok());
+}
+
+#[test]
+fn a_changed_endpoint_touches_an_element_or_two_a_frontend() {
+    let mut scenario = serving();
+    for kind in [ObjectKind::Service, ObjectKind::EndpointSlice] {
+        synced(&mut scenario, kind);
+    }
+    put(&mut scenario, service("web", "10.96.0.1"));
+    put(&mut scenario, slice("web", 10..60));
+    let mut desired = Desired::of(&scenario.tables);
+    // One goes, another comes: its slot.
+    let changes = put(&mut scenario, slice("web", (10..30).chain(31..61)));
+    let touched = desired.update(&scenario.tables, &changes);
+    assert_eq!(
+        texts(&touched),
+        [
+            "nft element ip ripstop-services endpoints { 10.96.0.1 . 6 . 80 . 20 }",
+            "nft element ip ripstop-services endpoints { 172.30.1.11 . 6 . 30080 . 20 }",
+            "nft element ip ripstop-services hairpin { 10.244.1.30 . 10.244.1.30 }",
+            "nft element ip ripstop-services hairpin { 10.244.1.60 . 10.244.1.60 }",
+        ]
+    );
+    // One goes: the last takes its slot.
+    let changes = put(&mut scenario, slice("web", (11..30).chain(31..61)));
+    let touched = texts(&desired.update(&scenario.tables, &changes));
+    assert_eq!(touched.len(), 2 * 3 + 1, "{touched:?}");
+    // A model that is made anew beside what was found leaves it as it is.
+    let again = Desired::beside(&scenario.tables, desired.model().clone());
+    assert_eq!(again.model(), desired.model());
+    assert_ne!(Desired::of(&scenario.tables).model(), desired.model(), "the slots are not in the order of addresses any more");
+    // The Service goes, and all of it.
+    let name = "shop/web".into();
+    let changes = scenario.tables.apply_object(&ObjectInput::Delete {
+        kind: ObjectKind::Service,
+        name,
+        revision: Revision(3),
+    });
+    desired.update(&scenario.tables, &changes);
+    assert!(of_services(desired.model()).is_empty());
+}
+
+#[test]
+fn of_two_services_with_one_node_port_the_first_has_it_until_it_goes() {
+    let mut scenario = serving();
+    for kind in [ObjectKind::Service, ObjectKind::EndpointSlice] {
+        synced(&mut scenario, kind);
+    }
+    for object in [service("b", "10.96.0.2"), slice("b", [7, 8]), service("a", "10.96.0.1"), slice("a", [9])] {
+        put(&mut scenario, object);
+    }
+    let mut desired = Desired::of(&scenario.tables);
+    let slots = |desired: &Desired| {
+        of_services(desired.model()).iter().filter(|key| key.contains("30080 . ")).count()
+    };
+    assert_eq!(slots(&desired), 1, "{:?}", of_services(desired.model()));
+    let changes = scenario.tables.apply_object(&ObjectInput::Delete {
+        kind: ObjectKind::Service,
+        name: "shop/a".into(),
+        revision: Revision(3),
+    });
+    desired.update(&scenario.tables, &changes);
+    assert_eq!(slots(&desired), 2);
+    assert_eq!(desired.model(), Desired::of(&scenario.tables).model());
+}
