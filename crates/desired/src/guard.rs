@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use ripstop_fabric::wiring;
-use ripstop_netmodel::{Entry, Key, NFT_SERVICES_TABLE, Ns, Object, RecordScope, Route, RouteTarget, TAKEN_MARK, link_of_table};
+use ripstop_netmodel::{
+    Entry, Key, NFT_SERVICES_TABLE, Ns, Object, RecordScope, Route, RouteTarget, TAKEN_MARK, link_of_table,
+};
 use ripstop_objects::{ObjectKind, Proxy};
 use ripstop_tables::{Knowledge, PodRow, PodState, StoreKind, Tables, Withdrawn};
 

@@ -48,9 +48,9 @@ impl Source {
             },
             Self::Pod(attachment) => tables.pods.get(attachment).map_or_else(Vec::new, |row| pod::objects(tables, row)),
             Self::Services => services::of_node(tables),
-            Self::Service(name) => services.map_or_else(Vec::new, |node| {
-                services::objects(node, &tables.cluster.services, name, before)
-            }),
+            Self::Service(name) => {
+                services.map_or_else(Vec::new, |node| services::objects(node, &tables.cluster.services, name, before))
+            }
         }
     }
 

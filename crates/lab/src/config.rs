@@ -4,8 +4,9 @@ use ripstop_types::Family;
 use serde_json::{Map, Value, json};
 
 use crate::error::{LabError, Result};
+use crate::kubernetes::Network;
 use crate::layout::{self, Layout};
-use crate::options::{Families, Options, RangeMode, StoreKind};
+use crate::options::{Families, Options, Proxy, RangeMode, StoreKind};
 use crate::state::Machine;
 
 /// Where a node's agent finds its configuration.
@@ -24,6 +25,10 @@ pub fn cluster_config(layout: &Layout, options: &Options) -> Result<String> {
     document["store"] = json!({ "kubernetes": {} });
     // Where kubelet asks how an agent is.
     document["metricsListen"] = "127.0.0.1:9467".into();
+    if options.kubernetes.as_ref().is_some_and(|kubernetes| kubernetes.proxy != Proxy::KubeProxy) {
+        let ranges = Network(options.families).services();
+        document["services"] = json!({ "serviceCIDRs": ranges.split(',').collect::<Vec<_>>() });
+    }
     merge(&mut document, &options.agent_config);
     serde_saphyr::to_string(&document)
         .map_err(|error| LabError::failed(format!("write the configuration of the agents: {error}")))

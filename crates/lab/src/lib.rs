@@ -51,7 +51,7 @@ pub use init::{AgentCommand, Program, Report, node_init};
 pub use kubernetes::RUNTIME_METRICS;
 pub use lab::Lab;
 pub use node::Node;
-pub use options::{Backend, Cni, Families, Kubernetes, Options, Pool, RangeMode, StoreKind, Wiring};
+pub use options::{Backend, Cni, Families, Kubernetes, Options, Pool, Proxy, RangeMode, StoreKind, Wiring};
 pub use pods::PodSpec;
 pub use probe::{Endpoint, Pairs, Prober};
 pub use programs::Programs;

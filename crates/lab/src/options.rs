@@ -116,11 +116,25 @@ pub enum Cni {
     Flannel,
 }
 
+/// What serves Services in a lab's Kubernetes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Proxy {
+    /// kube-proxy, on each node.
+    #[default]
+    KubeProxy,
+    /// The product's agents, by nftables. There is no kube-proxy.
+    Nftables,
+}
+
 /// A real Kubernetes on the machines of a lab.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Kubernetes {
     /// What connects the pods.
     pub cni: Cni,
+    /// What serves Services.
+    #[serde(default)]
+    pub proxy: Proxy,
     /// The folder of Kubernetes' programs.
     pub programs: PathBuf,
     /// CoreDNS.

@@ -315,7 +315,9 @@ mod tests {
     fn flannels_annotations_are_read_where_they_are_of_vxlan() {
         let node = |annotations: &str| {
             let text = format!(r#"{{"metadata": {{"name": "n1", "annotations": {annotations}}}}}"#);
-            let (ClusterObject::Node(node), _) = ClusterObject::decode(ObjectKind::Node, &text).unwrap() else { panic!() };
+            let (ClusterObject::Node(node), _) = ClusterObject::decode(ObjectKind::Node, &text).unwrap() else {
+                panic!()
+            };
             node.flannel
         };
         let data = r#""flannel.alpha.coreos.com/backend-data": "{\"VNI\":1,\"VtepMAC\":\"ee:29:9f:fa:7f:3b\"}""#;

@@ -206,10 +206,14 @@ impl ClusterTables {
             ObjectKind::Namespace => self.namespaces.remove(name).is_some(),
             ObjectKind::Pod => name.parse().ok().and_then(|name| self.pods.remove(&name)).is_some(),
             ObjectKind::Service => {
-                return name.parse().map_or_else(|_| BTreeSet::new(), |name| of_services(self.services.remove_service(&name)));
+                return name
+                    .parse()
+                    .map_or_else(|_| BTreeSet::new(), |name| of_services(self.services.remove_service(&name)));
             }
             ObjectKind::EndpointSlice => {
-                return name.parse().map_or_else(|_| BTreeSet::new(), |name| of_services(self.services.remove_slice(&name)));
+                return name
+                    .parse()
+                    .map_or_else(|_| BTreeSet::new(), |name| of_services(self.services.remove_slice(&name)));
             }
         };
         removed.then_some(Change::Object(kind)).into_iter().collect()

@@ -29,7 +29,8 @@ fn slice(service: &str, hosts: impl IntoIterator<Item = u8>) -> ClusterObject {
     let endpoints: Vec<_> = hosts.into_iter().map(|n| json!({"addresses": [format!("10.244.1.{n}")]})).collect();
     let labels = json!({"kubernetes.io/service-name": service});
     let metadata = json!({"namespace": "shop", "name": format!("{service}-1"), "labels": labels});
-    let object = json!({"metadata": metadata, "addressType": "IPv4", "ports": [{"port": 8080}], "endpoints": endpoints});
+    let object =
+        json!({"metadata": metadata, "addressType": "IPv4", "ports": [{"port": 8080}], "endpoints": endpoints});
     ClusterObject::EndpointSlice(Box::new(EndpointSlice::from_value(object).unwrap().0))
 }
 
@@ -43,7 +44,12 @@ fn synced(scenario: &mut Scenario, kind: ObjectKind) -> BTreeSet<Change> {
 
 fn of_services(model: &Model) -> Vec<String> {
     let of = |key: &&Key| matches!(key, Key::NftElement(element) if element.table.as_str() == "ripstop-services");
-    model.keys().filter(of).map(ToString::to_string).filter(|key| !key.contains("pods") && !key.contains("ranges")).collect()
+    model
+        .keys()
+        .filter(of)
+        .map(ToString::to_string)
+        .filter(|key| !key.contains("pods") && !key.contains("ranges"))
+        .collect()
 }
 
 fn texts(keys: &BTreeSet<Key>) -> Vec<String> {
@@ -117,14 +123,15 @@ fn a_changed_endpoint_touches_an_element_or_two_a_frontend() {
     // A model that is made anew beside what was found leaves it as it is.
     let again = Desired::beside(&scenario.tables, desired.model().clone());
     assert_eq!(again.model(), desired.model());
-    assert_ne!(Desired::of(&scenario.tables).model(), desired.model(), "the slots are not in the order of addresses any more");
+    assert_ne!(
+        Desired::of(&scenario.tables).model(),
+        desired.model(),
+        "the slots are not in the order of addresses any more"
+    );
     // The Service goes, and all of it.
     let name = "shop/web".into();
-    let changes = scenario.tables.apply_object(&ObjectInput::Delete {
-        kind: ObjectKind::Service,
-        name,
-        revision: Revision(3),
-    });
+    let changes =
+        scenario.tables.apply_object(&ObjectInput::Delete { kind: ObjectKind::Service, name, revision: Revision(3) });
     desired.update(&scenario.tables, &changes);
     assert!(of_services(desired.model()).is_empty());
 }
@@ -139,9 +146,7 @@ fn of_two_services_with_one_node_port_the_first_has_it_until_it_goes() {
         put(&mut scenario, object);
     }
     let mut desired = Desired::of(&scenario.tables);
-    let slots = |desired: &Desired| {
-        of_services(desired.model()).iter().filter(|key| key.contains("30080 . ")).count()
-    };
+    let slots = |desired: &Desired| of_services(desired.model()).iter().filter(|key| key.contains("30080 . ")).count();
     assert_eq!(slots(&desired), 1, "{:?}", of_services(desired.model()));
     let changes = scenario.tables.apply_object(&ObjectInput::Delete {
         kind: ObjectKind::Service,

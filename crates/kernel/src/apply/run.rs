@@ -99,9 +99,8 @@ impl<'a> Run<'a> {
     /// Whether this removes an endpoint of a Service behind changes that are not sent yet. A packet that has drawn its slot's
     /// number looks it up a moment later: that nobody draws the number any more must have happened before.
     fn takes_away(&self, i: usize) -> bool {
-        let of_services = |step: &Step| {
-            matches!(&step.key, Key::NftElement(element) if element.table.as_str() == NFT_SERVICES_TABLE)
-        };
+        let of_services =
+            |step: &Step| matches!(&step.key, Key::NftElement(element) if element.table.as_str() == NFT_SERVICES_TABLE);
         let is_removal = |i: usize| {
             let Some(step) = self.steps.get(i).filter(|step| step.action == Action::Delete) else { return false };
             // One that is made anew is removed and made by neighbours.

@@ -75,8 +75,8 @@ fn up(args: UpArgs, name: String) -> Result<()> {
 fn kubernetes_up(args: K8sUpArgs, name: String) -> Result<()> {
     interrupt::watch();
     clean::need_root()?;
-    let cni = args.cni;
-    let lab = Lab::up(&args.options(name).with_kubernetes(cni)?)?.keep();
+    let (cni, proxy) = (args.cni, args.proxy);
+    let lab = Lab::up(&args.options(name).with_kubernetes(cni)?.served_by(proxy)?)?.keep();
     let name = lab.layout().lab();
     print::talk(format_args!("ripstop lab --name {name} k8s kubectl -- get nodes"));
     print::lines([format!("KUBECONFIG={}", lab.kubeconfig().display())].iter())

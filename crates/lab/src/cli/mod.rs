@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use crate::options::{Backend, Cni, Families, Options, Pool, RangeMode, StoreKind, Wiring};
+use crate::options::{Backend, Cni, Families, Options, Pool, Proxy, RangeMode, StoreKind, Wiring};
 use crate::target::Target;
 
 /// A cluster on this machine: nodes are namespaces, agents are real processes
@@ -146,6 +146,9 @@ pub struct K8sUpArgs {
     /// How pods are attached to their node, with --cni ripstop
     #[arg(long, value_enum, default_value = "routed")]
     pub wiring: Wiring,
+    /// What serves Services; nftables is the product's, with --cni ripstop
+    #[arg(long, value_enum, default_value = "kube-proxy")]
+    pub proxy: Proxy,
     /// Address families of nodes, pods and Services
     #[arg(long, value_enum, default_value = "4")]
     pub family: Families,

@@ -25,7 +25,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use certificates::{Authority, Subject};
-use network::Network;
+
+pub(crate) use network::Network;
 use node::Furniture;
 pub use node::RUNTIME_METRICS;
 
@@ -33,7 +34,7 @@ use crate::error::{Attempt, LabError, Result};
 use crate::init::{AgentCommand, ContainerHost, Program};
 use crate::lab::Lab;
 use crate::layout::{CONTROL, Layout};
-use crate::options::{Cni, Families, Kubernetes, Options, StoreKind};
+use crate::options::{Cni, Families, Kubernetes, Options, Proxy, StoreKind};
 use crate::state::{Machine, State};
 
 /// A lab's cluster.
@@ -111,11 +112,10 @@ impl<'a> Cluster<'a> {
             argv: ["containerd".to_owned()].into_iter().chain(node.containerd_args()).collect(),
             env: control::environment(),
         };
-        programs.extend([
-            (Program::Containerd, containerd),
-            command(Program::Kubelet, node.kubelet_args()),
-            command(Program::KubeProxy, node.proxy_args()),
-        ]);
+        programs.extend([(Program::Containerd, containerd), command(Program::Kubelet, node.kubelet_args())]);
+        if self.kubernetes.proxy == Proxy::KubeProxy {
+            programs.extend([command(Program::KubeProxy, node.proxy_args())]);
+        }
         programs
     }
 
@@ -147,6 +147,17 @@ impl Options {
         }
         let kubernetes = programs::find(cni)?;
         Ok(Self { store: StoreKind::Etcd, agents: false, kubernetes: Some(kubernetes), ..self })
+    }
+
+    /// The same with this proxy.
+    pub fn served_by(mut self, proxy: Proxy) -> Result<Self> {
+        if let Some(kubernetes) = &mut self.kubernetes {
+            if proxy != Proxy::KubeProxy && kubernetes.cni != Cni::Ripstop {
+                return Err(LabError::usage("--proxy nftables is the product's, so it is for --cni ripstop"));
+            }
+            kubernetes.proxy = proxy;
+        }
+        Ok(self)
     }
 }
 

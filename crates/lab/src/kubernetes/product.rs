@@ -9,13 +9,14 @@ use serde_json::Value;
 
 use super::Cluster;
 use super::client::kubectl;
+use super::network::Network;
 use crate::cables;
 use crate::config;
 use crate::error::{Attempt, LabError, Result};
 use crate::images;
 use crate::lab::Lab;
 use crate::layout::{CONTROL, node_name};
-use crate::options::Cni;
+use crate::options::{Cni, Proxy};
 use crate::state::State;
 
 /// Where the product's pods are.
@@ -41,6 +42,11 @@ impl Cluster<'_> {
             .attempt(|| format!("write {}", config.display()))?;
         let mut command = Command::new(&lab.programs().ripstop);
         command.args(["install", "--cluster", "--dry-run", "--image", images::RIPSTOP, "--config"]).arg(&config);
+        if self.kubernetes.proxy == Proxy::Nftables {
+            let server = Network(self.options.families).server();
+            let address = server.trim_start_matches("https://");
+            command.args(["--proxy", "nftables", "--api-server", address]);
+        }
         let output = command.stdin(Stdio::null()).output().attempt(|| "run ripstop install".into())?;
         if !output.status.success() {
             let said = String::from_utf8_lossy(&output.stderr);

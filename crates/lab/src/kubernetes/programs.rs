@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{LabError, Result};
 use crate::images;
-use crate::options::{Cni, Kubernetes};
+use crate::options::{Cni, Kubernetes, Proxy};
 
 /// The folders in the cache; `scripts/programs` has the same versions.
 const KUBERNETES: &str = "kubernetes-v1.36.2";
@@ -39,7 +39,7 @@ pub(crate) fn find(cni: Cni) -> Result<Kubernetes> {
         return Err(LabError::failed(format!("there is no {program}: install Debian's {package}")));
     }
     let images = images::archive(&cache, &parts)?;
-    Ok(Kubernetes { cni, programs, coredns, flanneld, images })
+    Ok(Kubernetes { cni, proxy: Proxy::default(), programs, coredns, flanneld, images })
 }
 
 /// `${XDG_CACHE_HOME:-~/.cache}/ripstop`.

@@ -252,7 +252,10 @@ fn services(d: &mut Decoder, node: &Node<'_>) -> Option<ServicesConfig> {
     let fields = d.map(node, &["proxy", "nodePortAddresses", "externalIPs", "serviceCIDRs", "proxyName"])?;
     let proxies = [("none", Proxy::None), ("nftables", Proxy::Nftables)];
     Some(ServicesConfig {
-        proxy: fields.get("proxy").and_then(|node| d.choice(&node, &proxies, &["iptables", "ipvs"])).unwrap_or_default(),
+        proxy: fields
+            .get("proxy")
+            .and_then(|node| d.choice(&node, &proxies, &["iptables", "ipvs"]))
+            .unwrap_or_default(),
         node_port_addresses: fields
             .get("nodePortAddresses")
             .and_then(|node| node_port_addresses(d, &node))

@@ -54,6 +54,16 @@ fn the_chart_makes_the_objects_of_the_manifest() {
     let changed = render(&["--set", "backend=udp,wiring=bridge,ranges={10.9.0.0/16,fd00:9::/48},rangeMode=pod-cidr"]);
     let map = changed.iter().find(|object| object["kind"] == "ConfigMap").unwrap();
     let config: Value = serde_saphyr::from_str(map["data"]["config.yaml"].as_str().unwrap()).unwrap();
+    let serving = ["--proxy", "nftables", "--api-server", "192.0.2.1:6443"];
+    let changed = render(&["--set", "proxy=nftables,apiServer.host=192.0.2.1,apiServer.port=6443"]);
+    let agent = |objects: &[Value]| {
+        let agent = objects
+            .iter()
+            .find(|object| object["metadata"]["name"] == "ripstop-agent" && object["kind"] == "DaemonSet");
+        agent.unwrap()["spec"]["template"]["spec"].clone()
+    };
+    assert_eq!(agent(&changed), agent(&manifest(&serving)));
+    assert_eq!(agent(&changed)["containers"][0]["env"].as_array().unwrap().len(), 3);
     let spec = serde_json::json!({
         "ranges": ["10.9.0.0/16", "fd00:9::/48"], "rangeMode": "pod-cidr", "wiring": "bridge", "backend": {"type": "udp"},
     });

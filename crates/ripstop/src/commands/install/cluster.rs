@@ -94,9 +94,26 @@ pub struct IntoCluster {
     /// Their addresses: a range, or one of each family
     #[arg(long = "cidr", value_name = "RANGE", value_delimiter = ',', requires = "cluster")]
     ranges: Vec<Prefix>,
+    /// What serves Services: nftables, in the place of kube-proxy, or none of ours
+    #[arg(long, value_name = "PROXY", value_parser = ["none", "nftables"], requires = "cluster")]
+    proxy: Option<String>,
+    /// How agents reach the API server, HOST:PORT: where they serve Services, nobody else serves its own to them
+    /// [default: with --proxy nftables the kubeconfig's server, else its Service]
+    #[arg(long, value_name = "ADDRESS", value_parser = address, requires = "cluster")]
+    api_server: Option<(String, u16)>,
     /// How long its nodes may take to be ready
     #[arg(long, value_name = "TIME", value_parser = duration::parse, default_value = "3m", requires = "cluster")]
     timeout: Duration,
+}
+
+/// A host, by name or address, and its port.
+fn address(text: &str) -> Result<(String, u16), String> {
+    let accepted = "accepted is HOST:PORT, as in 192.0.2.1:6443 or [2001:db8::1]:6443";
+    let (host, port) = text.rsplit_once(':').ok_or(accepted)?;
+    let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    let port = port.parse().ok().filter(|port| *port != 0).ok_or(accepted)?;
+    let is_name = !host.is_empty() && host.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | ':'));
+    if is_name { Ok((host.to_owned(), port)) } else { Err(accepted.into()) }
 }
 
 /// What takes Ripstop out of a cluster.
@@ -161,12 +178,19 @@ impl IntoCluster {
         });
         let config = config.transpose()?;
         let ranges: Vec<String> = self.ranges.iter().map(ToString::to_string).collect();
+        let api_server = match (&self.api_server, self.proxy.as_deref()) {
+            (Some(address), _) => Some(address.clone()),
+            (None, Some("nftables")) => Some(self.access.open()?.server()?),
+            (None, _) => None,
+        };
         let objects = manifest::objects(&Changes {
             image: self.image.as_deref(),
             config: config.as_deref(),
             backend: self.backend.as_deref(),
             wiring: self.wiring.as_deref(),
             ranges: &ranges,
+            proxy: self.proxy.as_deref(),
+            api_server: api_server.as_ref().map(|(host, port)| (host.as_str(), *port)),
         })?;
         if self.dry_run {
             return out.text(&manifest::text(&objects));

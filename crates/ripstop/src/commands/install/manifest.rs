@@ -25,6 +25,10 @@ pub struct Changes<'a> {
     pub wiring: Option<&'a str>,
     /// Their ranges.
     pub ranges: &'a [String],
+    /// What serves Services.
+    pub proxy: Option<&'a str>,
+    /// Host and port of the API server, for agents that cannot reach it by its Service.
+    pub api_server: Option<(&'a str, u16)>,
 }
 
 /// The objects, in the order in which they come.
@@ -43,6 +47,14 @@ pub fn objects(changes: &Changes<'_>) -> Result<Vec<Value>, Failure> {
         {
             // Agents read it when they start: another one starts them anew, node by node.
             object["spec"]["template"]["metadata"]["annotations"]["ripstop.io/config"] = mark(config).into();
+        }
+        if let Some((host, port)) = changes.api_server
+            && object["metadata"]["name"] == "ripstop-agent"
+        {
+            let variables =
+                [("KUBERNETES_SERVICE_HOST", host.to_owned()), ("KUBERNETES_SERVICE_PORT", port.to_string())];
+            let env = object["spec"]["template"]["spec"]["containers"][0]["env"].as_array_mut();
+            env.into_iter().for_each(|env| env.extend(variables.iter().map(|(k, v)| json!({"name": k, "value": v}))));
         }
     }
     Ok(objects)
@@ -77,7 +89,7 @@ fn configuration(objects: &mut [Value], changes: &Changes<'_>) -> Result<Option<
     let Some(text) = object.map(|object| &mut object["data"]["config.yaml"]) else { return Ok(None) };
     let old = text.as_str().unwrap_or_default().to_owned();
     let mut new = changes.config.map_or_else(|| old.clone(), str::to_owned);
-    if changes.backend.is_some() || changes.wiring.is_some() || !changes.ranges.is_empty() {
+    if changes.backend.or(changes.wiring).or(changes.proxy).is_some() || !changes.ranges.is_empty() {
         let mut document: Value =
             serde_saphyr::from_str(&new).map_err(|error| Failure::Usage(format!("the configuration: {error}")))?;
         for network in document["networks"].as_array_mut().into_iter().flatten() {
@@ -91,6 +103,9 @@ fn configuration(objects: &mut [Value], changes: &Changes<'_>) -> Result<Option<
             if !changes.ranges.is_empty() {
                 spec["ranges"] = json!(changes.ranges);
             }
+        }
+        if let Some(proxy) = changes.proxy {
+            document["services"]["proxy"] = proxy.into();
         }
         new = yaml::document(&document);
     }
@@ -157,13 +172,20 @@ mod tests {
             backend: Some("udp"),
             wiring: Some("bridge"),
             ranges: &ranges,
+            proxy: Some("nftables"),
+            api_server: Some(("192.0.2.1", 6443)),
         };
         let objects = objects(&changes).unwrap();
         let map = objects.iter().find(|object| object["kind"] == "ConfigMap").unwrap();
         let written: Value = serde_saphyr::from_str(map["data"]["config.yaml"].as_str().unwrap()).unwrap();
         let spec = json!({"ranges": ranges, "backend": {"type": "udp"}, "wiring": "bridge"});
         assert_eq!(written["networks"][0]["spec"], spec);
+        assert_eq!(written["services"]["proxy"], "nftables");
         let agent = set(&objects, "ripstop-agent");
+        let env = &agent["spec"]["template"]["spec"]["containers"][0]["env"];
+        assert_eq!(env[0]["name"], "NODE_NAME");
+        assert_eq!(env[1], json!({"name": "KUBERNETES_SERVICE_HOST", "value": "192.0.2.1"}));
+        assert_eq!(env[2], json!({"name": "KUBERNETES_SERVICE_PORT", "value": "6443"}));
         let forwarder = set(&objects, "ripstop-udp-forward");
         assert!(forwarder["spec"]["template"]["spec"].get("initContainers").is_none(), "nothing is added");
         assert!(containers(agent).iter().all(|container| container["image"] == "registry.invalid/r:1"));

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use ripstop_objects::Kubeconfig;
 use ripstop_store::{Access, Api, CLUSTER_NAMESPACE, CONTROLLER, OVER, StoreError, before_now};
 use serde_json::Value;
 use tokio::runtime::{Builder, Runtime};
@@ -24,9 +25,15 @@ const UNTOLD: Duration = Duration::from_secs(900);
 
 /// A cluster whose API is asked.
 pub struct Remote {
+    kubeconfig: PathBuf,
     api: Api,
     runtime: Runtime,
     begin: Instant,
+}
+
+/// Whether the brackets around an IPv6 address are both there or none is.
+fn balanced(host: &str) -> bool {
+    host.starts_with('[') == host.ends_with(']')
 }
 
 /// How far a DaemonSet is.
@@ -66,9 +73,30 @@ impl Remote {
         let path = path.ok_or_else(|| Failure::Usage("no kubeconfig: name one with --kubeconfig".into()))?;
         let runtime = Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| Failure::system("cannot start", &error))?;
-        let api = Api::new(Access::Kubeconfig(path), ANSWER);
+        let api = Api::new(Access::Kubeconfig(path.clone()), ANSWER);
         runtime.block_on(api.check()).map_err(failure)?;
-        Ok(Self { api, runtime, begin: Instant::now() })
+        Ok(Self { kubeconfig: path, api, runtime, begin: Instant::now() })
+    }
+
+    /// Host and port of the API server, as its kubeconfig names them.
+    ///
+    /// # Errors
+    /// Where that cannot be read any more, or names none.
+    pub fn server(&self) -> Result<(String, u16), Failure> {
+        let cannot = |error| Failure::system(&format!("cannot read {}", self.kubeconfig.display()), &error);
+        let text = std::fs::read_to_string(&self.kubeconfig).map_err(cannot)?;
+        let config = Kubeconfig::decode(&text).map_err(|faults| Failure::Failed(faults.to_string()))?;
+        let server = config.server.trim_start_matches("https://");
+        let authority = server.split('/').next().unwrap_or(server);
+        let (host, port) = match authority.rsplit_once(':').filter(|(host, _)| !host.ends_with(':') && balanced(host)) {
+            Some((host, port)) => (host, port.parse().ok()),
+            None => (authority, Some(443)),
+        };
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        let port = port.filter(|port| *port != 0);
+        port.map(|port| (host.to_owned(), port)).ok_or_else(|| {
+            Failure::Failed(format!("the kubeconfig's server {} has no port; --api-server names one", config.server))
+        })
     }
 
     /// Applies objects in their order.
