@@ -51,6 +51,7 @@ pub fn may_delete(tables: &Tables, key: &Key, entry: &Entry) -> Result<(), Strin
         }
         Key::Address { .. } => &[StoreKind::Networks, StoreKind::Claims],
         Key::NftElement(_)
+        | Key::ServiceFlows
         | Key::Neighbour { .. }
         | Key::Fdb { .. }
         | Key::ForwarderPeer { .. }
@@ -74,6 +75,7 @@ fn is_of_services(key: &Key) -> bool {
     match key {
         Key::NftTable { name, .. } => name.as_str() == NFT_SERVICES_TABLE,
         Key::NftElement(element) => element.table.as_str() == NFT_SERVICES_TABLE,
+        Key::ServiceFlows => true,
         _ => false,
     }
 }

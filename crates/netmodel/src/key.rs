@@ -47,6 +47,7 @@ pub enum Kind {
     Sysctl,
     NftTable,
     NftElement,
+    ServiceFlows,
     ForwardJump,
     Link,
     LinkSysctl,
@@ -73,6 +74,8 @@ pub enum Key {
     NftTable { family: TableFamily, name: Name },
     /// One element of a named set or map.
     NftElement(ElementKey),
+    /// That no connection of a Service leads elsewhere than to its endpoints.
+    ServiceFlows,
     /// The jump in a chain of iptables' table `filter`.
     ForwardJump { family: Family, chain: Arc<str> },
     /// A network interface.
@@ -105,6 +108,7 @@ impl Key {
             Self::Sysctl { .. } => Kind::Sysctl,
             Self::NftTable { .. } => Kind::NftTable,
             Self::NftElement(_) => Kind::NftElement,
+            Self::ServiceFlows => Kind::ServiceFlows,
             Self::ForwardJump { .. } => Kind::ForwardJump,
             Self::Link { .. } => Kind::Link,
             Self::LinkSysctl { .. } => Kind::LinkSysctl,
@@ -125,6 +129,7 @@ impl Key {
             Self::Record { .. } => None,
             Self::NftTable { .. }
             | Self::NftElement(_)
+            | Self::ServiceFlows
             | Self::ForwardJump { .. }
             | Self::Fdb { .. }
             | Self::Forwarder { .. }
@@ -152,6 +157,7 @@ impl Key {
             Self::Record { .. }
             | Self::Sysctl { .. }
             | Self::NftTable { .. }
+            | Self::ServiceFlows
             | Self::ForwardJump { .. }
             | Self::Link { .. }
             | Self::Forwarder { .. }
@@ -213,6 +219,7 @@ impl fmt::Display for Key {
             }
             Self::NftTable { family, name } => write!(f, "nft table {family} {name}")?,
             Self::NftElement(element) => write_element(f, element)?,
+            Self::ServiceFlows => f.write_str("flows of Services")?,
             Self::ForwardJump { family, chain } => write!(f, "jump in {} filter {chain}", table_family(*family))?,
             Self::Link { name, .. } => write!(f, "link {name}")?,
             Self::Address { link, ip, .. } => write!(f, "address {ip} dev {link}")?,

@@ -15,7 +15,8 @@ pub use facts::{ForeignDrop, HostFacts, HostLink, NeighbourLimits};
 pub use key::{Key, Kind, Ns, RecordScope};
 pub use resource::{
     Address, BridgePort, Encapsulation, Fdb, ForwardJump, Forwarder, ForwarderPeer, Link, LinkKind, Neighbour, Nexthop,
-    NftElement, NftTable, Object, Qdisc, Record, RecordGuard, Resource, Route, RouteTarget, Scope, Sysctl, Veth,
+    NftElement, NftTable, Object, Qdisc, Record, RecordGuard, Resource, Route, RouteTarget, Scope, ServiceFlows,
+    Sysctl, Veth,
 };
 
 use std::collections::BTreeMap;
@@ -43,6 +44,9 @@ pub const NFT_TABLE: &str = "ripstop";
 
 /// Name of the tables of Services, one in family `ip` and one in `ip6`.
 pub const NFT_SERVICES_TABLE: &str = "ripstop-services";
+
+/// What the comment of an endpoint's element begins with where connections to it are reset when it goes; the owner follows.
+pub const RESET_MARK: &str = "reset ";
 
 /// Name of the chain of ours in iptables' table `filter`.
 pub const FORWARD_CHAIN: &str = "RIPSTOP-FORWARD";

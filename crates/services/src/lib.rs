@@ -118,6 +118,8 @@ pub struct Decision {
     pub sources: Option<Vec<Prefix>>,
     /// Seconds for which a client keeps its endpoint after a connection.
     pub affinity: Option<u32>,
+    /// Whether connections to an endpoint that leaves are reset.
+    pub reset: bool,
 }
 
 /// What this node does for a Service.
@@ -217,6 +219,7 @@ fn decision(
         outside,
         sources,
         affinity: service.affinity,
+        reset: service.reset_on_removal,
     }
 }
 

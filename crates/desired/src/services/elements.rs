@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use ripstop_netmodel::{Entry, Key, Model, NftElement, NftTable, Object};
+use ripstop_netmodel::{Entry, Key, Model, NftElement, NftTable, Object, RESET_MARK, ServiceFlows};
 use ripstop_nft::model::{
     Data, ElementBody, ElementKey, Key as ElementValue, KeyPart, Name, Value, Verdict, build::Mark, build::Proto,
 };
@@ -47,6 +47,7 @@ pub fn base(pods: &[Prefix], service_ranges: &[Prefix]) -> Vec<Entry> {
     for family in Family::BOTH {
         part.add(NftTable { table: table(family) });
     }
+    part.add(ServiceFlows);
     for (set, ranges) in [("pods", pods), ("service-ranges", service_ranges)] {
         for range in ranges {
             part.add(element(range.addr(), set, vec![(*range).into()], None));
@@ -56,10 +57,10 @@ pub fn base(pods: &[Prefix], service_ranges: &[Prefix]) -> Vec<Entry> {
 }
 
 fn of_frontend(part: &mut Part, frontend: &Frontend, decision: &Decision, before: &Model) {
-    let inside = target(part, frontend, &decision.inside, Scope::Inside, before);
+    let inside = target(part, frontend, decision, Scope::Inside, before);
     let verdict = match &decision.outside {
-        Some(outside) if decision.inside != Target::Reject => {
-            let outside = target(part, frontend, outside, Scope::Outside, before);
+        Some(_) if decision.inside != Target::Reject => {
+            let outside = target(part, frontend, decision, Scope::Outside, before);
             part.add(of(frontend, "inside", inside));
             part.add(of(frontend, "outside", outside));
             Verdict::Goto(Name::from("from-anywhere"))
@@ -90,16 +91,23 @@ fn of_frontend(part: &mut Part, frontend: &Frontend, decision: &Decision, before
 }
 
 /// What leads to a target; where that are endpoints, they are put into their slots.
-fn target(part: &mut Part, frontend: &Frontend, target: &Target, scope: Scope, before: &Model) -> Verdict {
-    let backends = match target {
-        Target::Reject => return Verdict::Goto(Name::from("reject")),
-        Target::Drop => return Verdict::Drop,
-        Target::Backends(backends) => backends,
+fn target(part: &mut Part, frontend: &Frontend, decision: &Decision, scope: Scope, before: &Model) -> Verdict {
+    let target = match scope {
+        Scope::Inside => Some(&decision.inside),
+        Scope::Outside => decision.outside.as_ref(),
     };
+    let backends = match target {
+        Some(Target::Backends(backends)) => backends,
+        Some(Target::Reject) => return Verdict::Goto(Name::from("reject")),
+        Some(Target::Drop) | None => return Verdict::Drop,
+    };
+    let comment = decision.reset.then(|| format!("{RESET_MARK}{}", part.owner).as_str().into());
     let slots = assigned(frontend, scope, backends, before);
     for (slot, backend) in (scope.first()..).zip(&slots) {
         let to = vec![backend.ip.into(), Value::Service(backend.port)];
-        part.add(element(frontend.ip, "endpoints", slot_key(frontend, slot), Some(Data::Values(to))));
+        let mut entry = element(frontend.ip, "endpoints", slot_key(frontend, slot), Some(Data::Values(to)));
+        entry.body.comment.clone_from(&comment);
+        part.add(entry);
     }
     chain_of(slots.len(), scope).map_or(Verdict::Drop, Verdict::Goto)
 }

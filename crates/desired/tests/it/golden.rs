@@ -73,7 +73,7 @@ fn words(object: &Object) -> String {
         Object::Record(record) => format!("{} if {:?}", record.value, record.guard),
         Object::ForwardJump(_) => String::new(),
         // Their text follows below.
-        Object::NftTable(_) | Object::NftElement(_) => String::new(),
+        Object::NftTable(_) | Object::NftElement(_) | Object::ServiceFlows(_) => String::new(),
     }
 }
 

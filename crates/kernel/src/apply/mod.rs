@@ -8,6 +8,7 @@
 
 mod conflict;
 mod deferred;
+mod flows;
 mod forwarder;
 mod hint;
 mod jump;
@@ -65,6 +66,8 @@ pub struct Applier {
     forwarder: Option<PathBuf>,
     /// Keep the carrier of TUN devices, and with it nexthops, while no forwarder runs.
     holds: BTreeMap<IfName, OwnedFd>,
+    /// It was told that tracked connections cannot be looked at.
+    told_of_flows: bool,
 }
 
 impl Applier {
@@ -81,7 +84,7 @@ impl Applier {
         own.add_port(route.port());
         own.add_port(nft.port());
         let reaper = Reaper::start(Arc::clone(&own)).map_err(|e| ObserveError::new("a netlink socket", e))?;
-        Ok(Self { host, route, nft, reaper, own, forwarder: None, holds: BTreeMap::new() })
+        Ok(Self { host, route, nft, reaper, own, forwarder: None, holds: BTreeMap::new(), told_of_flows: false })
     }
 
     /// Where a forwarder answers; without it steps for one fail. Holds the carrier of the devices that are there.

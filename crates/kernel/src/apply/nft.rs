@@ -81,12 +81,27 @@ fn unheard(
 }
 
 impl Run<'_> {
-    /// Sends the nftables steps that wait: all are done or none. Where others are to be tried after a failure, those the
-    /// kernel names are left out and the rest is sent again.
+    /// Sends the nftables steps that wait, and forgets connections to what they take away: before, where nobody gets there
+    /// any more.
     pub(super) fn flush_nft(&mut self) {
+        let pending = std::mem::take(&mut self.nft);
+        let over = self.taken_away(&pending);
+        let is_left = pending.iter().all(|i| self.steps[*i].action == Action::Delete);
+        if is_left {
+            self.forget(&over);
+        }
+        self.send_nft(pending);
+        if !is_left {
+            self.forget(&over);
+        }
+    }
+
+    /// Sends steps: all are done or none. Where others are to be tried after a failure, those the kernel names are left out
+    /// and the rest is sent again.
+    fn send_nft(&mut self, pending: Vec<usize>) {
         let steps = self.steps;
         let mut ops = Vec::new();
-        for step in std::mem::take(&mut self.nft) {
+        for step in pending {
             match op(&steps[step]) {
                 Ok(what) => ops.push(Op { step, what }),
                 Err(fault) => self.settle(step, Err(fault)),

@@ -2,12 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ripstop_netmodel::{
-    Entry, Key, LINK_PREFIX, Link, LinkKind, NFT_SERVICES_TABLE, Ns, Object, RecordScope, Route, RouteTarget,
-};
+use ripstop_netmodel::{Entry, Key, LINK_PREFIX, Link, LinkKind, Ns, Object, RecordScope, Route, RouteTarget};
 use ripstop_plan::{Action, Step};
 use ripstop_types::IfName;
 
+use super::flows::is_of_an_endpoint;
 use super::hint::cause;
 use super::space::{Item, Known, Pod, Space, find_link, order_routes};
 use super::{Applier, OnError, Outcome};
@@ -97,14 +96,13 @@ impl<'a> Run<'a> {
     }
 
     /// Whether this removes an endpoint of a Service behind changes that are not sent yet. A packet that has drawn its slot's
-    /// number looks it up a moment later: that nobody draws the number any more must have happened before.
+    /// number looks it up a moment later: that nobody draws the number any more must have happened before, and connections
+    /// that lead there are forgotten in between.
     fn takes_away(&self, i: usize) -> bool {
-        let of_services =
-            |step: &Step| matches!(&step.key, Key::NftElement(element) if element.table.as_str() == NFT_SERVICES_TABLE);
         let is_removal = |i: usize| {
             let Some(step) = self.steps.get(i).filter(|step| step.action == Action::Delete) else { return false };
             // One that is made anew is removed and made by neighbours.
-            of_services(step) && self.steps.get(i + 1).is_none_or(|next| next.key != step.key)
+            is_of_an_endpoint(step) && self.steps.get(i + 1).is_none_or(|next| next.key != step.key)
         };
         is_removal(i) && self.nft.last().is_some_and(|last| !is_removal(*last))
     }
@@ -137,6 +135,13 @@ impl<'a> Run<'a> {
                     self.flush_nft();
                 }
                 self.nft.push(i);
+            }
+            Key::ServiceFlows => {
+                self.flush_all();
+                if !self.stopped() {
+                    let result = if step.action == Action::Delete { Ok(()) } else { self.check_flows() };
+                    self.settle(i, result);
+                }
             }
             Key::ForwardJump { .. } => {
                 self.flush_all();

@@ -163,6 +163,30 @@ pub(crate) const TCA_TBF_BURST: u16 = 6;
 pub(crate) const TC_H_ROOT: u32 = 0xffff_ffff;
 pub(crate) const TC_LINKLAYER_ETHERNET: u8 = 1;
 
+// nfnetlink_conntrack.h, and the flags of CTA_FILTER (net/netfilter/nf_internals.h)
+pub(crate) const NFNL_SUBSYS_CTNETLINK: u16 = 1;
+pub(crate) const IPCTNL_MSG_CT_GET: u16 = 1;
+pub(crate) const IPCTNL_MSG_CT_DELETE: u16 = 2;
+pub(crate) const CTA_TUPLE_ORIG: u16 = 1;
+pub(crate) const CTA_TUPLE_REPLY: u16 = 2;
+pub(crate) const CTA_ID: u16 = 12;
+pub(crate) const CTA_ZONE: u16 = 18;
+pub(crate) const CTA_FILTER: u16 = 25;
+pub(crate) const CTA_TUPLE_IP: u16 = 1;
+pub(crate) const CTA_TUPLE_PROTO: u16 = 2;
+pub(crate) const CTA_IP_V4_SRC: u16 = 1;
+pub(crate) const CTA_IP_V4_DST: u16 = 2;
+pub(crate) const CTA_IP_V6_SRC: u16 = 3;
+pub(crate) const CTA_IP_V6_DST: u16 = 4;
+pub(crate) const CTA_PROTO_NUM: u16 = 1;
+pub(crate) const CTA_PROTO_SRC_PORT: u16 = 2;
+pub(crate) const CTA_PROTO_DST_PORT: u16 = 3;
+pub(crate) const CTA_FILTER_ORIG_FLAGS: u16 = 1;
+pub(crate) const CTA_FILTER_REPLY_FLAGS: u16 = 2;
+pub(crate) const FILTER_IP_DST: u32 = 1 << 1;
+pub(crate) const FILTER_PROTO_NUM: u32 = 1 << 3;
+pub(crate) const FILTER_PROTO_DST_PORT: u32 = 1 << 5;
+
 // netfilter.h, nfnetlink.h, nf_tables.h
 pub(crate) const NFNLGRP_NFTABLES: u32 = 7;
 pub(crate) const NFNL_SUBSYS_NFTABLES: u16 = 10;

@@ -7,7 +7,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ripstop_netmodel::{Entry, Key, Kind, Model, NftElement, NftTable, Object, is_own_table, link_of_table};
+use ripstop_netmodel::{
+    Entry, Key, Kind, Model, NftElement, NftTable, Object, RESET_MARK, is_own_table, link_of_table,
+};
 use ripstop_nft::decode::{Message as Decoded, Observation, ObservedTable, messages};
 use ripstop_nft::encode;
 use ripstop_nft::model::{Comment, ElementBody, ElementKey, Name, Table, TableFamily};
@@ -207,7 +209,8 @@ fn insert_table(found: &ObservedTable, desired: &Model, model: &mut Model) {
 }
 
 fn insert_element(key: ElementKey, body: ElementBody, model: &mut Model) {
-    let owner = body.comment.as_ref().map(|comment| Owner::from_mark(comment.as_str()));
+    let mark = |comment: &Comment| Owner::from_mark(comment.as_str().trim_start_matches(RESET_MARK));
+    let owner = body.comment.as_ref().map(mark);
     model.insert_entry(Entry { object: Object::NftElement(NftElement { key, body }), owner }.into());
 }
 

@@ -3,6 +3,7 @@
 //! Pure: no socket, no namespace. What is written for an object is read back as an object that satisfies it.
 
 pub(crate) mod address;
+pub(crate) mod flow;
 pub(crate) mod jump;
 pub(crate) mod link;
 pub(crate) mod neighbour;

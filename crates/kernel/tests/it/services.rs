@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
 use ripstop_desired::services;
-use ripstop_netmodel::{Model, Object, Resource};
+use ripstop_netmodel::{Entry, Key, Model, Object};
 use ripstop_objects::service::{EndpointSlice, Service};
 use ripstop_services::Node as ServiceNode;
 use ripstop_tables::ServiceTables;
@@ -23,6 +23,7 @@ struct Scene {
     pods: BTreeMap<&'static str, Pod>,
     listeners: Vec<TcpListener>,
     tables: ServiceTables,
+    base: Vec<Entry>,
     model: Model,
 }
 
@@ -54,15 +55,20 @@ impl Scene {
             ip(&format!("route add {address}/32 dev v{n}"));
             pods.insert(address, pod);
         }
-        let mut scene =
-            Self { node, pods, listeners: Vec::new(), tables: ServiceTables::default(), model: Model::default() };
+        let mut scene = Self {
+            node,
+            pods,
+            listeners: Vec::new(),
+            tables: ServiceTables::default(),
+            base: Vec::new(),
+            model: Model::default(),
+        };
         for server in SERVERS {
             scene.serve(server);
         }
-        let base = services::base(&[prefix("10.244.1.0/24")], &[prefix("10.96.0.0/16")]);
-        let objects: Vec<Object> = base.into_iter().map(|entry| entry.object).collect();
-        scene.node.make(&objects);
-        scene.node.assert_there(&objects);
+        scene.base = services::base(&[prefix("10.244.1.0/24")], &[prefix("10.96.0.0/16")]);
+        let wanted: Model = scene.base.iter().cloned().collect();
+        scene.follow(wanted);
         scene
     }
 
@@ -76,9 +82,21 @@ impl Scene {
             }
         });
         self.listeners.push(listener);
+        let socket = self.pods[server].inside(|| UdpSocket::bind((addr(server), 8080)).unwrap());
+        std::thread::spawn(move || {
+            let mut buffer = [0; 64];
+            while let Ok((_, peer)) = socket.recv_from(&mut buffer) {
+                let _ = socket.send_to(server.as_bytes(), peer);
+            }
+        });
     }
 
-    /// Takes objects in and applies what differs, as a plan does: first what is new or other, then what is gone.
+    /// A client's socket, always the same, so that all it sends is one connection.
+    fn client(&self) -> UdpSocket {
+        self.pods[CLIENT].inside(|| UdpSocket::bind((addr(CLIENT), 4000)).unwrap())
+    }
+
+    /// Takes objects in and applies what follows.
     fn change(&mut self, service: Option<Value>, slice: Option<Value>) {
         if let Some(service) = service {
             self.tables.put_service(Service::from_value(service).unwrap().0);
@@ -96,19 +114,21 @@ impl Scene {
             proxy_name: None,
         };
         let entries = services::objects(&node, &self.tables, &"web".parse().unwrap(), &self.model);
-        let wanted: Model = entries.into_iter().collect();
-        let differs = |entry: &&std::sync::Arc<ripstop_netmodel::Entry>| {
-            self.model.get(&entry.object.key()).is_none_or(|there| there.object != entry.object)
-        };
-        let new: Vec<Object> =
-            wanted.iter().map(|(_, entry)| entry).filter(differs).map(|entry| entry.object.clone()).collect();
-        let gone = self.model.iter().map(|(_, entry)| entry).filter(|entry| wanted.get(&entry.object.key()).is_none());
-        let gone: Vec<Object> = gone.map(|entry| entry.object.clone()).collect();
-        self.node.make(&new);
-        self.node.remove(&gone);
+        self.follow(self.base.iter().cloned().chain(entries).collect());
+    }
+
+    /// Carries a plan out that takes what is there to this.
+    fn follow(&mut self, wanted: Model) {
+        let plan = ripstop_plan::diff_all(&self.model, &wanted, &|_: &Key, _: &Entry| Ok(()));
+        for outcome in self.node.run(&plan.steps) {
+            outcome.result.unwrap();
+        }
+        let gone = self.model.iter().filter(|(key, _)| wanted.get(key).is_none());
+        let gone: Vec<Object> = gone.map(|(_, entry)| entry.object.clone()).collect();
         self.model = wanted;
-        let all: Vec<Object> = self.model.iter().map(|(_, entry)| entry).map(|entry| entry.object.clone()).collect();
+        let all: Vec<Object> = self.model.iter().map(|(_, entry)| entry.object.clone()).collect();
         self.node.assert_there(&all);
+        self.node.assert_gone(&gone);
     }
 
     /// What connections from a pod, or the node itself, come to: who answered, and whom that saw.
@@ -146,6 +166,113 @@ fn slice(servers: &[&str]) -> Option<Value> {
     let endpoints: Vec<Value> = servers.iter().map(|ip| json!({"addresses": [ip], "nodeName": "n1"})).collect();
     Some(json!({"metadata": {"name": "web-1", "labels": {"kubernetes.io/service-name": "web"}}, "addressType": "IPv4",
         "ports": [{"port": 8080}], "endpoints": endpoints}))
+}
+
+/// Who answers a datagram on this socket; nobody within half a second, or a refusal, is nobody.
+fn answers(socket: &UdpSocket, to: &str) -> Option<String> {
+    let mut buffer = [0; 64];
+    socket.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+    socket.send_to(b"?", to).ok()?;
+    let len = socket.recv(&mut buffer).ok()?;
+    Some(String::from_utf8_lossy(&buffer[..len]).into_owned())
+}
+
+fn udp(servers: &[&str]) -> Option<Value> {
+    let mut slice = slice(servers).unwrap();
+    slice["ports"] = json!([{"port": 8080, "protocol": "UDP"}]);
+    Some(slice)
+}
+
+#[test]
+fn datagrams_leave_an_endpoint_that_is_gone_at_once_and_no_other() {
+    on_a_node(|node| {
+        let mut scene = Scene::new(node);
+        let ports = json!({"ports": [{"port": 53, "protocol": "UDP", "nodePort": 30053}]});
+        scene.change(service(ports.clone()), udp(&SERVERS));
+        let (socket, to) = (scene.client(), "10.96.0.10:53");
+        for _ in 0..4 {
+            let first = answers(&socket, to).unwrap();
+            assert_eq!(answers(&socket, to).as_deref(), Some(&*first), "one connection has one endpoint");
+            // Others come and go, and where they take other slots it stays.
+            let others: Vec<&str> = SERVERS.into_iter().filter(|server| *server != first).collect();
+            scene.change(None, udp(&[&*first, others[1]]));
+            assert_eq!(answers(&socket, to).as_deref(), Some(&*first));
+            scene.change(None, udp(&SERVERS));
+            assert_eq!(answers(&socket, to).as_deref(), Some(&*first));
+            scene.change(None, udp(&others));
+            let next = answers(&socket, to).unwrap();
+            assert!(others.contains(&&*next), "{next} instead of {first}");
+            scene.change(None, udp(&SERVERS));
+        }
+        // Without endpoints it is refused, and with one again served.
+        scene.change(None, udp(&[]));
+        assert_eq!(answers(&socket, to), None);
+        scene.change(None, udp(&SERVERS[1..2]));
+        // The refusal of before waits at the socket.
+        let _ = answers(&socket, to);
+        assert_eq!(answers(&socket, to).as_deref(), Some(SERVERS[1]));
+        // The Service goes: whoever has the endpoint's address next hears nothing of its clients.
+        scene.change(None, udp(&SERVERS[1..2]));
+        scene.tables.remove_service(&"web".parse().unwrap());
+        scene.change(None, None);
+        assert_eq!(answers(&socket, to), None);
+        assert_eq!(run("nft", &["list", "map", "ip", "ripstop-services", "endpoints"]).matches(" : 10.").count(), 0);
+    });
+}
+
+#[test]
+fn what_changed_while_nobody_looked_is_found_at_the_start() {
+    on_a_node(|node| {
+        let mut scene = Scene::new(node);
+        let ports = json!({"ports": [{"port": 53, "protocol": "UDP"}]});
+        scene.change(service(ports), udp(&SERVERS[..1]));
+        let (socket, to) = (scene.client(), "10.96.0.10:53");
+        assert_eq!(answers(&socket, to).as_deref(), Some(SERVERS[0]));
+        // Another hand, as a crash between two steps leaves it.
+        let set = |server: &str| format!("{{ 10.96.0.10 . udp . 53 . 0x0 : {server} . 8080 }}");
+        let key = "{ 10.96.0.10 . udp . 53 . 0x0 }";
+        run("nft", &["delete", "element", "ip", "ripstop-services", "endpoints", key]);
+        run("nft", &["add", "element", "ip", "ripstop-services", "endpoints", &set(SERVERS[1])]);
+        assert_eq!(answers(&socket, to).as_deref(), Some(SERVERS[0]), "the connection stands");
+        scene.node.make(&[ripstop_netmodel::ServiceFlows.into()]);
+        assert_eq!(answers(&socket, to).as_deref(), Some(SERVERS[1]));
+        scene.node.make(&[ripstop_netmodel::ServiceFlows.into()]);
+        assert_eq!(answers(&socket, to).as_deref(), Some(SERVERS[1]), "what is right stays");
+    });
+}
+
+#[test]
+fn streams_to_an_endpoint_that_goes_end_as_they_please_or_are_reset() {
+    on_a_node(|node| {
+        let mut scene = Scene::new(node);
+        scene.change(service(json!({})), slice(&SERVERS[..1]));
+        for is_reset in [false, true] {
+            let mut object = service(json!({})).unwrap();
+            if is_reset {
+                object["metadata"]["annotations"] = json!({"ripstop.io/on-endpoint-removal": "reset"});
+            }
+            scene.change(Some(object), slice(&SERVERS[..1]));
+            let echo = scene.pods[SERVERS[0]].inside(|| TcpListener::bind((addr(SERVERS[0]), 8081)).unwrap());
+            let mut only = slice(&SERVERS[..1]).unwrap();
+            only["ports"] = json!([{"port": 8081}]);
+            scene.change(None, Some(only));
+            let mut stream = scene.pods[CLIENT].inside(|| TcpStream::connect("10.96.0.10:80").unwrap());
+            let (mut served, _) = echo.accept().unwrap();
+            let mut buffer = [0; 4];
+            stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+            stream.write_all(b"ping").unwrap();
+            served.read_exact(&mut buffer).unwrap();
+            scene.change(None, slice(&SERVERS[1..]));
+            let sent = stream.write_all(b"ping");
+            served.set_read_timeout(Some(Duration::from_millis(700))).unwrap();
+            let heard = served.read_exact(&mut buffer);
+            assert_eq!(heard.is_ok(), !is_reset, "{sent:?} {heard:?}");
+            if is_reset {
+                let ended = stream.read(&mut buffer);
+                assert!(ended.as_ref().is_err_and(|error| error.kind() == ErrorKind::ConnectionReset), "{ended:?}");
+            }
+        }
+    });
 }
 
 fn said<const N: usize>(lines: [&str; N]) -> BTreeSet<String> {

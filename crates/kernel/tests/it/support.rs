@@ -153,7 +153,7 @@ impl Node {
         let whole = self.observer.host(&model(objects)).unwrap();
         for object in objects {
             let key = object.key();
-            if key.kind() == Kind::Record {
+            if matches!(key.kind(), Kind::Record | Kind::ServiceFlows) {
                 continue;
             }
             let found = by_key.get(&key).unwrap_or_else(|| panic!("{key} is not there"));

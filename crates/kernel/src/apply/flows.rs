@@ -1,0 +1,144 @@
+//! Tracked connections to Services: those to an endpoint that is gone are forgotten, so that the next packet finds another.
+//!
+//! Only UDP's, and TCP's where the Service wants that: others end by themselves, as their ends please. What is forgotten hangs on steps
+//! that take endpoints away, in an order in which a crash loses nothing: first nobody gets there any more, then connections are
+//! forgotten, then the endpoint's element goes. One that is replaced in its slot, which is one transaction, is looked for again when an
+//! agent starts ([`ServiceFlows`](ripstop_netmodel::ServiceFlows)).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use ripstop_netmodel::{Entry, Key, NFT_SERVICES_TABLE, Object, RESET_MARK};
+use ripstop_nft::model::{Data, ElementBody, ElementKey, KeyPart, Name, TableFamily, Value};
+use ripstop_plan::{Action, Step};
+
+use super::run::Run;
+use crate::error::Fault;
+use crate::netlink::{NetlinkError, Socket};
+use crate::observe::nft::elements_of;
+use crate::wire::flow::{self, End, Flow};
+
+/// IANA's numbers.
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+
+/// An endpoint of a frontend.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Lead {
+    protocol: u8,
+    to: End,
+    endpoint: End,
+}
+
+/// What an element of the map of endpoints says, and whether its connections are to be forgotten when it goes.
+fn read(key: &ElementKey, body: &ElementBody) -> Option<(Lead, bool)> {
+    if key.table.as_str() != NFT_SERVICES_TABLE || key.set.as_str() != "endpoints" {
+        return None;
+    }
+    let [ip, KeyPart::Value(Value::Proto(protocol)), KeyPart::Value(Value::Service(port)), _] = &key.key.parts[..]
+    else {
+        return None;
+    };
+    let KeyPart::Value(ip) = ip else { return None };
+    let Some(Data::Values(values)) = &body.data else { return None };
+    let [endpoint, Value::Service(endpoint_port)] = &values[..] else { return None };
+    let lead = Lead { protocol: *protocol, to: (address(ip)?, *port), endpoint: (address(endpoint)?, *endpoint_port) };
+    let is_reset = body.comment.as_ref().is_some_and(|comment| comment.as_str().starts_with(RESET_MARK));
+    Some((lead, *protocol == UDP || *protocol == TCP && is_reset))
+}
+
+fn address(value: &Value) -> Option<IpAddr> {
+    match value {
+        Value::Ipv4(ip) => Some((*ip).into()),
+        Value::Ipv6(ip) => Some((*ip).into()),
+        _ => None,
+    }
+}
+
+fn element(entry: Option<&Entry>) -> Option<(Lead, bool)> {
+    match &entry?.object {
+        Object::NftElement(element) => read(&element.key, &element.body),
+        _ => None,
+    }
+}
+
+/// Whether a step is about an endpoint's slot.
+pub(super) fn is_of_an_endpoint(step: &Step) -> bool {
+    matches!(&step.key, Key::NftElement(key) if key.table.as_str() == NFT_SERVICES_TABLE && key.set.as_str() == "endpoints")
+}
+
+impl Run<'_> {
+    /// What these steps take away and no step of this run puts into another slot.
+    pub(super) fn taken_away(&self, steps: &[usize]) -> BTreeSet<Lead> {
+        let removed = steps.iter().filter_map(|i| self.steps.get(*i)).filter(|step| step.action == Action::Delete);
+        let mut leads: BTreeSet<Lead> = removed
+            .filter_map(|step| element(step.before.as_deref()))
+            .filter_map(|(lead, is_forgotten)| is_forgotten.then_some(lead))
+            .collect();
+        if !leads.is_empty() {
+            let kept = self.steps.iter().filter_map(|step| element(step.after.as_deref()));
+            kept.for_each(|(lead, _)| {
+                leads.remove(&lead);
+            });
+        }
+        leads
+    }
+
+    /// Forgets the connections that lead there.
+    pub(super) fn forget(&mut self, leads: &BTreeSet<Lead>) {
+        let frontends: BTreeSet<(u8, End)> = leads.iter().map(|lead| (lead.protocol, lead.to)).collect();
+        let is_over = |flow: &Flow| leads.contains(&Lead { protocol: flow.protocol, to: flow.to, endpoint: flow.from });
+        for (protocol, to) in frontends {
+            let found = read_flows(&mut self.applier.nft, &flow::dump_to(protocol, to));
+            self.forget_of(found, is_over);
+        }
+    }
+
+    /// Looks at all connections to what the kernel has as frontends.
+    pub(super) fn check_flows(&mut self) -> Result<(), Fault> {
+        let sets = [TableFamily::Ip, TableFamily::Ip6]
+            .map(|family| (family, Name::from(NFT_SERVICES_TABLE), Name::from("endpoints")));
+        let there = elements_of(&mut self.applier.nft, &sets.into_iter().collect());
+        let there = there.map_err(|error| Fault::refused(&error, None))?;
+        let mut endpoints: BTreeMap<(u8, End), BTreeSet<End>> = BTreeMap::new();
+        for (lead, _) in there.iter().filter_map(|(key, body)| read(key, body)).filter(|(_, is_kept)| *is_kept) {
+            endpoints.entry((lead.protocol, lead.to)).or_default().insert(lead.endpoint);
+        }
+        let kinds: BTreeSet<(u8, bool)> =
+            endpoints.keys().map(|(protocol, (ip, _))| (*protocol, ip.is_ipv4())).collect();
+        for (protocol, is_v4) in kinds {
+            let family: IpAddr = if is_v4 { [0; 4].into() } else { [0u16; 8].into() };
+            let found = read_flows(&mut self.applier.nft, &flow::dump_all(protocol, family));
+            self.forget_of(found, |flow| {
+                endpoints.get(&(flow.protocol, flow.to)).is_some_and(|right| !right.contains(&flow.from))
+            });
+        }
+        Ok(())
+    }
+
+    fn forget_of(&mut self, found: Result<Vec<Flow>, NetlinkError>, is_over: impl Fn(&Flow) -> bool) {
+        let over = match found {
+            Ok(flows) => flows.into_iter().filter(is_over).map(|flow| flow.delete()).collect(),
+            Err(error) => return self.tell_of_flows(&error),
+        };
+        let answers = self.applier.nft.batch(over);
+        // One that has ended meanwhile is what was wanted.
+        let refused = answers.into_iter().filter_map(|answer| answer.result.err());
+        if let Some(error) = refused.into_iter().find(|error| error.errno != libc::ENOENT) {
+            self.tell_of_flows(&error);
+        }
+    }
+
+    fn tell_of_flows(&mut self, error: &NetlinkError) {
+        if !std::mem::replace(&mut self.applier.told_of_flows, true) {
+            tracing::warn!(
+                "tracked connections cannot be looked at ({error}): UDP clients of a Service may stay with an endpoint that is gone \
+                 until their connection times out"
+            );
+        }
+    }
+}
+
+fn read_flows(socket: &mut Socket, request: &crate::netlink::Message) -> Result<Vec<Flow>, NetlinkError> {
+    Ok(socket.dump(request)?.iter().filter_map(Flow::read).collect())
+}
