@@ -144,6 +144,8 @@ impl Server {
             "/v1/leases" => self.ask(|core, _| json!(core.leases())).await,
             "/v1/paths" => self.ask(|core, _| json!(core.paths())).await,
             "/v1/routes" => self.ask(|core, _| json!(core.routes())).await,
+            "/v1/services" => self.ask(|core, _| json!(core.services())).await,
+            "/v1/endpoints" => self.ask(|core, _| json!(core.endpoints())).await,
             "/v1/status" => self.ask(|core, _| json!(core.status())).await,
             "/v1/plan" => self.ask(|core, _| planned(core)).await,
             "/v1/journal" => self.ask(|core, _| json!(core.journal().collect::<Vec<_>>())).await,

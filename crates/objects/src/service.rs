@@ -81,6 +81,18 @@ pub enum ServiceKind {
     ExternalName,
 }
 
+/// As Kubernetes writes it.
+impl fmt::Display for ServiceKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::ClusterIp => "ClusterIP",
+            Self::NodePort => "NodePort",
+            Self::LoadBalancer => "LoadBalancer",
+            Self::ExternalName => "ExternalName",
+        })
+    }
+}
+
 /// Which endpoints traffic goes to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub enum TrafficPolicy {
@@ -156,6 +168,16 @@ pub struct ServicePort {
     /// (`spec.allocateLoadBalancerNodePorts: false`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node_port: Option<u16>,
+}
+
+/// As kubectl shows it: `80/TCP`, `80:30080/TCP`.
+impl fmt::Display for ServicePort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.node_port {
+            Some(node_port) => write!(f, "{}:{node_port}/{}", self.port, self.protocol),
+            None => write!(f, "{}/{}", self.port, self.protocol),
+        }
+    }
 }
 
 /// An address that a load balancer gave.

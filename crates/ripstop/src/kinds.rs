@@ -13,6 +13,8 @@ pub enum Kind {
     Leases,
     Paths,
     Routes,
+    Services,
+    Endpoints,
 }
 
 /// A column of a table: the field it shows, and whether only `-o wide` has it.
@@ -56,9 +58,40 @@ const PATHS: &[Column] = &[
 ];
 const ROUTES: &[Column] = &[column("dst"), column("via"), column("dev"), column("owner"), wide("node")];
 
+const SERVICES: &[Column] = &[
+    column("namespace"),
+    column("name"),
+    column("type"),
+    column("ips"),
+    column("ports"),
+    column("endpoints"),
+    column("realised"),
+    wide("revision"),
+    column("reason"),
+];
+const ENDPOINTS: &[Column] = &[
+    column("namespace"),
+    column("service"),
+    column("frontend"),
+    column("ip"),
+    column("port"),
+    column("realised"),
+    wide("scope"),
+    wide("revision"),
+];
+
 impl Kind {
     /// All of them.
-    pub const ALL: &[Self] = &[Self::Nodes, Self::Pods, Self::Networks, Self::Leases, Self::Paths, Self::Routes];
+    pub const ALL: &[Self] = &[
+        Self::Nodes,
+        Self::Pods,
+        Self::Networks,
+        Self::Leases,
+        Self::Paths,
+        Self::Routes,
+        Self::Services,
+        Self::Endpoints,
+    ];
 
     /// Many of them, as in commands and in the agent's paths.
     pub fn plural(self) -> &'static str {
@@ -69,6 +102,8 @@ impl Kind {
             Self::Leases => "leases",
             Self::Paths => "paths",
             Self::Routes => "routes",
+            Self::Services => "services",
+            Self::Endpoints => "endpoints",
         }
     }
 
@@ -81,6 +116,8 @@ impl Kind {
             Self::Leases => "lease",
             Self::Paths => "path",
             Self::Routes => "route",
+            Self::Services => "service",
+            Self::Endpoints => "endpoint",
         }
     }
 
@@ -93,6 +130,8 @@ impl Kind {
             Self::Leases => &["lease"],
             Self::Paths => &["path"],
             Self::Routes => &["route"],
+            Self::Services => &["service", "svc"],
+            Self::Endpoints => &["endpoint", "ep"],
         }
     }
 
@@ -105,14 +144,22 @@ impl Kind {
             Self::Leases => "Ranges that nodes own",
             Self::Paths => "How the asked node reaches its peers",
             Self::Routes => "Routes of the asked node that Ripstop made",
+            Self::Services => "Services of the cluster, and whether the asked node serves them",
+            Self::Endpoints => "Endpoints to which the asked node sends packets of Services",
         }
+    }
+
+    /// Whether it lies in namespaces.
+    pub fn has_namespaces(self) -> bool {
+        matches!(self, Self::Pods | Self::Services | Self::Endpoints)
     }
 
     /// The fields that name a row, joined by `/`.
     pub fn identity(self) -> &'static [&'static str] {
         match self {
             Self::Nodes | Self::Networks => &["name"],
-            Self::Pods => &["namespace", "name"],
+            Self::Pods | Self::Services => &["namespace", "name"],
+            Self::Endpoints => &["namespace", "service", "frontend", "ip", "port"],
             Self::Leases => &["range"],
             Self::Paths => &["peer", "family"],
             Self::Routes => &["dst"],
@@ -122,7 +169,8 @@ impl Kind {
     /// The field by which a row, or several, may be asked for instead.
     pub fn short_identity(self) -> &'static str {
         match self {
-            Self::Nodes | Self::Networks | Self::Pods => "name",
+            Self::Nodes | Self::Networks | Self::Pods | Self::Services => "name",
+            Self::Endpoints => "service",
             Self::Leases => "node",
             Self::Paths => "peer",
             Self::Routes => "dst",
@@ -138,6 +186,8 @@ impl Kind {
             Self::Leases => LEASES,
             Self::Paths => PATHS,
             Self::Routes => ROUTES,
+            Self::Services => SERVICES,
+            Self::Endpoints => ENDPOINTS,
         }
     }
 }
@@ -189,6 +239,8 @@ mod tests {
             (Kind::Leases, "range node holder alive"),
             (Kind::Networks, "name ranges wiring backend"),
             (Kind::Routes, "node dst via dev owner"),
+            (Kind::Services, "namespace name type ips ports endpoints realised revision reason"),
+            (Kind::Endpoints, "namespace service frontend ip port scope realised revision"),
         ];
         for (kind, fields) in stable {
             let columns: BTreeSet<&str> = kind.columns().iter().map(|column| column.field).collect();

@@ -97,7 +97,7 @@ impl ClusterTables {
     pub(crate) fn from_snapshot(snapshot: ClusterSnapshot, own: &NodeName) -> Self {
         let mut tables = Self::default();
         for object in snapshot.objects {
-            tables.put(object, own);
+            tables.put(object, Revision::default(), own);
         }
         tables.known = snapshot.known.into_iter().map(|kind| (kind, Knowledge::Snapshot)).collect();
         tables
@@ -116,11 +116,11 @@ impl ClusterTables {
 
     pub(crate) fn apply(&mut self, input: &ObjectInput, own: &NodeName) -> BTreeSet<Change> {
         match input {
-            ObjectInput::Put { object, .. } => {
+            ObjectInput::Put { object, revision } => {
                 if let Some(named) = self.listing.get_mut(&object.kind()) {
                     named.insert(object.name());
                 }
-                self.put(object.clone(), own)
+                self.put(object.clone(), *revision, own)
             }
             ObjectInput::Delete { kind, name, .. } => {
                 if let Some(named) = self.listing.get_mut(kind) {
@@ -171,7 +171,7 @@ impl ClusterTables {
     }
 
     /// Puts a row; what that changed.
-    fn put(&mut self, object: ClusterObject, own: &NodeName) -> BTreeSet<Change> {
+    fn put(&mut self, object: ClusterObject, revision: Revision, own: &NodeName) -> BTreeSet<Change> {
         let kind = object.kind();
         let changed = match object {
             ClusterObject::Node(node) if node.name != *own => match node.flannel {
@@ -191,7 +191,7 @@ impl ClusterTables {
                 let before = self.pods.insert(row.name.clone(), (*row).clone());
                 before.as_ref() != Some(&*row)
             }
-            ClusterObject::Service(service) => return of_services(self.services.put_service(*service)),
+            ClusterObject::Service(service) => return of_services(self.services.put_service(*service, revision)),
             ClusterObject::EndpointSlice(slice) => return of_services(self.services.put_slice(*slice)),
         };
         changed.then_some(Change::Object(kind)).into_iter().collect()

@@ -4,11 +4,14 @@
 //! The others are not served there, and get it when that one lets go.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use ripstop_objects::service::{EndpointSlice, Protocol, Service, ServiceKind};
-use ripstop_types::ServiceName;
+use ripstop_types::{Revision, ServiceName};
+
+use crate::Row;
 
 /// What packets are sent to: an address or, by a node port, those of the node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -30,10 +33,20 @@ pub struct Place {
     pub port: u16,
 }
 
+/// `10.96.0.10:80/TCP`, `node port 30080/TCP`
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.at {
+            At::Ip(ip) => write!(f, "{}/{}", SocketAddr::new(ip, self.port), self.protocol),
+            At::Node => write!(f, "node port {}/{}", self.port, self.protocol),
+        }
+    }
+}
+
 /// The rows.
 #[derive(Debug, Clone, Default)]
 pub struct ServiceTables {
-    services: BTreeMap<ServiceName, Arc<Service>>,
+    services: BTreeMap<ServiceName, Row<Service>>,
     slices: BTreeMap<ServiceName, Arc<EndpointSlice>>,
     /// Slices of a Service, by their names within its namespace.
     slices_of: BTreeMap<ServiceName, BTreeSet<Arc<str>>>,
@@ -43,12 +56,17 @@ pub struct ServiceTables {
 impl ServiceTables {
     /// A Service.
     pub fn service(&self, name: &ServiceName) -> Option<&Arc<Service>> {
-        self.services.get(name)
+        self.services.get(name).map(|row| &row.value)
+    }
+
+    /// The revision that a Service came with.
+    pub fn revision(&self, name: &ServiceName) -> Revision {
+        self.services.get(name).map(|row| row.revision).unwrap_or_default()
     }
 
     /// Every Service, in the order of names.
     pub fn services(&self) -> impl Iterator<Item = &Arc<Service>> {
-        self.services.values()
+        self.services.values().map(|row| &row.value)
     }
 
     /// Every slice, in the order of names.
@@ -70,8 +88,9 @@ impl ServiceTables {
     }
 
     /// Takes in a Service; answers with those whose decisions it may change.
-    pub fn put_service(&mut self, service: Service) -> BTreeSet<ServiceName> {
-        if self.services.get(&service.name).is_some_and(|there| **there == service) {
+    pub fn put_service(&mut self, service: Service, revision: Revision) -> BTreeSet<ServiceName> {
+        if let Some(there) = self.services.get_mut(&service.name).filter(|there| *there.value == service) {
+            there.revision = revision;
             return BTreeSet::new();
         }
         let mut touched = self.release(&service.name);
@@ -81,7 +100,7 @@ impl ServiceTables {
             claims.insert(service.name.clone());
         }
         touched.insert(service.name.clone());
-        self.services.insert(service.name.clone(), Arc::new(service));
+        self.services.insert(service.name.clone(), Row { value: Arc::new(service), revision });
         touched
     }
 
@@ -133,7 +152,7 @@ impl ServiceTables {
     fn release(&mut self, name: &ServiceName) -> BTreeSet<ServiceName> {
         let mut touched = BTreeSet::new();
         let Some(service) = self.services.get(name) else { return touched };
-        for place in places(service) {
+        for place in places(&service.value) {
             let Some(claims) = self.claims.get_mut(&place) else { continue };
             claims.remove(name);
             match claims.first() {
@@ -179,6 +198,10 @@ mod tests {
         Service::from_value(json!({"metadata": {"name": name}, "spec": spec})).unwrap().0
     }
 
+    fn put(tables: &mut ServiceTables, service: Service) -> BTreeSet<ServiceName> {
+        tables.put_service(service, Revision(1))
+    }
+
     fn slice(name: &str, service: &str) -> EndpointSlice {
         let labels = json!({"kubernetes.io/service-name": service});
         let object = json!({"metadata": {"name": name, "labels": labels}, "addressType": "IPv4"});
@@ -193,17 +216,17 @@ mod tests {
     fn a_place_is_the_first_ones_until_that_lets_go() {
         let mut tables = ServiceTables::default();
         let place = Place { at: At::Node, protocol: Protocol::Tcp, port: 30080 };
-        assert_eq!(tables.put_service(service("b", "10.96.0.2")), names(&["b"]));
-        assert_eq!(tables.put_service(service("b", "10.96.0.2")), names(&[]), "nothing new");
-        assert_eq!(tables.put_service(service("c", "10.96.0.3")), names(&["b", "c"]));
+        assert_eq!(put(&mut tables, service("b", "10.96.0.2")), names(&["b"]));
+        assert_eq!(put(&mut tables, service("b", "10.96.0.2")), names(&[]), "nothing new");
+        assert_eq!(put(&mut tables, service("c", "10.96.0.3")), names(&["b", "c"]));
         assert_eq!(tables.holder(&place), Some(&"b".parse().unwrap()));
-        assert_eq!(tables.put_service(service("a", "10.96.0.1")), names(&["a", "b"]));
+        assert_eq!(put(&mut tables, service("a", "10.96.0.1")), names(&["a", "b"]));
         assert_eq!(tables.holder(&place), Some(&"a".parse().unwrap()));
         assert_eq!(tables.remove_service(&"a".parse().unwrap()), names(&["a", "b"]));
         assert_eq!(tables.holder(&place), Some(&"b".parse().unwrap()));
         let mut headless = service("b", "10.96.0.2");
         headless.headless = true;
-        assert_eq!(tables.put_service(headless), names(&["b", "c"]));
+        assert_eq!(put(&mut tables, headless), names(&["b", "c"]));
         assert_eq!(tables.remove_service(&"c".parse().unwrap()), names(&["c"]));
         assert_eq!(tables.holder(&place), None);
         assert_eq!(tables.remove_service(&"c".parse().unwrap()), names(&[]));

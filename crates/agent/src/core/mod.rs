@@ -28,6 +28,7 @@ mod pods;
 mod probes;
 mod ranges;
 mod recover;
+mod services;
 mod status;
 mod store;
 mod view;
@@ -38,6 +39,7 @@ pub use journal::Row as JournalRow;
 pub use migration::{MigrationAction, MigrationRequest, MigrationView};
 pub(crate) use observed::{host_kinds, reference};
 pub use probes::ProbePlan;
+pub use services::{EndpointView, ServiceView};
 pub use status::Status;
 pub use view::{IpamView, LeaseView, NetworkView, NodeView, PathView, PodView, RouteView};
 

@@ -23,6 +23,7 @@ use ripstop_netmodel::NFT_SERVICES_TABLE;
 use ripstop_nft::model::{Name, TableFamily};
 use ripstop_objects::{NodePortAddresses, ObjectKind, Proxy};
 use ripstop_services::Node;
+pub use ripstop_services::decide;
 use ripstop_tables::{Knowledge, Tables};
 use ripstop_types::{Family, Prefix};
 

@@ -10,6 +10,7 @@ use ripstop_netmodel::{Entry, Key, Model, Object};
 use ripstop_objects::service::{EndpointSlice, Service};
 use ripstop_services::Node as ServiceNode;
 use ripstop_tables::ServiceTables;
+use ripstop_types::Revision;
 use serde_json::{Value, json};
 
 use crate::support::*;
@@ -99,7 +100,7 @@ impl Scene {
     /// Takes objects in and applies what follows.
     fn change(&mut self, service: Option<Value>, slice: Option<Value>) {
         if let Some(service) = service {
-            self.tables.put_service(Service::from_value(service).unwrap().0);
+            self.tables.put_service(Service::from_value(service).unwrap().0, Revision(1));
         }
         if let Some(slice) = slice {
             self.tables.put_slice(EndpointSlice::from_value(slice).unwrap().0);

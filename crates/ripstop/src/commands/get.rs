@@ -19,22 +19,22 @@ use crate::target::Target;
 /// Between two looks of --watch.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// List nodes, pods, networks, leases, paths or routes
+/// List nodes, pods, networks, leases, paths, routes, Services or endpoints
 ///
-/// Nodes, networks and leases are those of the cluster; pods, paths and routes are those of the asked node.
+/// Nodes, networks, leases and Services are those of the cluster; pods, paths, routes and endpoints those of the asked node.
 #[derive(Debug, Args)]
 pub struct Get {
-    /// What to list; also in the singular, and no, po and net; with a name in one word as KIND/NAME
+    /// What to list; also in the singular, and no, po, net, svc and ep; with a name in one word as KIND/NAME
     #[arg(value_name = "KIND", value_parser = SubjectParser::<Kind>::new())]
     pub subject: Subject<Kind>,
     /// Only these: a pod as NAME or NAMESPACE/NAME, a path by its peer, a lease by its range or node, a route by its
     /// destination [default: all]
     #[arg(value_name = "NAME")]
     pub names: Vec<String>,
-    /// Only pods of this namespace [default: all namespaces]
+    /// Only pods, Services or endpoints of this namespace [default: all namespaces]
     #[arg(short, long, value_name = "NAMESPACE")]
     pub namespace: Option<String>,
-    /// Pods of all namespaces, which is the default
+    /// Those of all namespaces, which is the default
     #[arg(short = 'A', long, conflicts_with = "namespace")]
     pub all_namespaces: bool,
     /// Form of the list
@@ -58,8 +58,9 @@ impl Get {
     /// Where the agent does not answer, or a named thing is not there.
     pub fn run(&self, agent: &Agent, out: &mut Out) -> Result<(), Failure> {
         let kind = self.subject.kind;
-        if self.namespace.is_some() && kind != Kind::Pods {
-            let why = format!("--namespace: only pods have a namespace, {} have none", kind.plural());
+        if self.namespace.is_some() && !kind.has_namespaces() {
+            let accepted = "pods, services and endpoints have a namespace";
+            let why = format!("--namespace: {accepted}, {} have none", kind.plural());
             return Err(Failure::Usage(why));
         }
         let names = self.subject.names(&self.names)?;

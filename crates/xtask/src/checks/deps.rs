@@ -90,6 +90,7 @@ const RIM: &[Row] = &[
             "ripstop-probe",
             "ripstop-tables",
             "ripstop-fabric",
+            "ripstop-services",
             "ripstop-desired",
             "ripstop-plan",
             "ripstop-kernel",
