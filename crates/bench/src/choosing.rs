@@ -195,7 +195,7 @@ impl Way {
             Ok((name.clone(), lab.layout().netns_path(&name)))
         });
         let pods = pods.collect::<Result<_>>()?;
-        let clock = Clock { softirqd: Ksoftirqd::of(cpu), charged };
+        let clock = Clock { softirqd: vec![Ksoftirqd::of(cpu)], charged };
         Ok(Self { lab, course, clock, datagrams, plugin, pods, client, server })
     }
 

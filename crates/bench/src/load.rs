@@ -122,7 +122,7 @@ impl Course {
         };
         let to = SocketAddr::new(self.server, listener.local_addr()?.port());
         let connections = if test == Test::Connection { test.warm_up() + amount } else { 1 };
-        let clock = Clock { softirqd: Ksoftirqd::of(cpu), charged: self.charged.clone() };
+        let clock = Clock { softirqd: vec![Ksoftirqd::of(cpu)], charged: self.charged.clone() };
         let used = thread::scope(|scope| {
             let server = scope.spawn(|| serve(listener, test, connections, cpu));
             let used = space::in_netns(&self.client, || ask(to, test, amount, cpu, &clock));
@@ -138,14 +138,14 @@ impl Course {
 
 /// CPU time of all that a packet costs: this process, the processes that carry packets, and `ksoftirqd`.
 pub struct Clock {
-    pub softirqd: Ksoftirqd,
+    pub softirqd: Vec<Ksoftirqd>,
     pub charged: Vec<u32>,
 }
 
 impl Clock {
     /// CPU time so far.
     pub fn now(&self) -> Result<Duration> {
-        let mut sum = cpu::own()? + self.softirqd.used();
+        let mut sum = cpu::own()? + self.softirqd.iter().map(Ksoftirqd::used).sum::<Duration>();
         for pid in &self.charged {
             sum += cpu::of_process(*pid)?;
         }

@@ -14,6 +14,7 @@ mod choosing;
 mod cni;
 mod cpu;
 mod etcd;
+mod few;
 mod kubernetes;
 mod load;
 mod migration;

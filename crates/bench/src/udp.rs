@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -17,6 +17,7 @@ use ripstop_forwarder::plain::Plain;
 use ripstop_lab::{ip_batch, space};
 
 use crate::cpu::{self, Ksoftirqd};
+use crate::few::few;
 use crate::load::{Clock, Course, Test};
 use crate::report::{Goal, Section, Table, verdict};
 use crate::scene::{NODES, Programs, Scene, checkpoint, wait_for};
@@ -33,7 +34,7 @@ const BURSTS: u64 = 800;
 
 /// Who carries packets between the machines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Carrier {
+pub enum Carrier {
     Ours,
     Naive,
     Plain,
@@ -42,7 +43,9 @@ enum Carrier {
 impl Carrier {
     const ALL: [Self; 3] = [Self::Ours, Self::Naive, Self::Plain];
 
-    fn title(self) -> &'static str {
+    /// In a table.
+    #[must_use]
+    pub fn title(self) -> &'static str {
         match self {
             Self::Ours => "ripstop udp-forward",
             Self::Naive => "a forwarder with one packet a read",
@@ -90,7 +93,12 @@ pub fn udp(programs: &Programs, rounds: usize) -> Result<Section> {
             }
         }
     }
-    Ok(section(&costs))
+    drop(ways);
+    let mut section = section(&costs);
+    let (goals, tables) = few(programs, rounds)?;
+    section.goals.extend(goals);
+    section.tables.extend(tables);
+    Ok(section)
 }
 
 fn section(costs: &Costs) -> Section {
@@ -127,19 +135,21 @@ fn section(costs: &Costs) -> Section {
     Section { id: "udp", title: "The udp backend, pod to pod on two machines", goals, tables: tables.into() }
 }
 
-/// A standing way.
-struct Way {
-    carrier: Carrier,
-    course: Course,
-    datagrams: [UdpSocket; 2],
-    clock: Clock,
-    _forwarders: Vec<Forwarder>,
+/// Two machines with a pod each, and who carries between them.
+pub struct Tunnel {
+    /// The pods' namespaces; their addresses are [`POD`].
+    pub pods: [PathBuf; 2],
+    forwarders: Vec<Forwarder>,
     _scene: Scene,
 }
 
-impl Way {
-    fn build(carrier: Carrier, programs: &Programs, cpu: usize) -> Result<Self> {
-        let scene = Scene::new(&format!("udp-{carrier:?}").to_lowercase(), programs)?;
+/// The pods' addresses.
+pub const POD: [Ipv4Addr; 2] = [Ipv4Addr::new(10, 244, 1, 2), Ipv4Addr::new(10, 244, 2, 2)];
+
+impl Tunnel {
+    /// Builds one; each machine's forwarder keeps to a CPU.
+    pub fn build(name: &str, carrier: Carrier, programs: &Programs, cpus: [usize; 2]) -> Result<Self> {
+        let scene = Scene::new(&format!("{name}-{carrier:?}").to_lowercase(), programs)?;
         let (one, two) = scene.machines("n1", "n2")?;
         let pods = [scene.netns("a")?, scene.netns("b")?];
         let mut forwarders = Vec::new();
@@ -148,22 +158,44 @@ impl Way {
             if carrier != Carrier::Plain {
                 ip_batch(pod, &format!("link set eth0 mtu {MTU}\n"))?;
                 ip_batch(node, &format!("link set h0 mtu {MTU}\n"))?;
-                forwarders.push(Forwarder::start(carrier, &scene, number, node, cpu)?);
+                forwarders.push(Forwarder::start(carrier, &scene, number, node, cpus[number - 1])?);
             }
         }
-        let mut course = Course::open(&pods[0], &pods[1], [10, 244, 2, 2].into())?;
-        let charged: Vec<u32> = forwarders.iter().filter_map(Forwarder::pid).collect();
+        Ok(Self { pods, forwarders, _scene: scene })
+    }
+
+    /// The processes, other than this one, whose CPU time is the way's.
+    pub fn charged(&self) -> Vec<u32> {
+        self.forwarders.iter().filter_map(Forwarder::pid).collect()
+    }
+}
+
+/// A standing way.
+struct Way {
+    carrier: Carrier,
+    course: Course,
+    datagrams: [UdpSocket; 2],
+    clock: Clock,
+    _tunnel: Tunnel,
+}
+
+impl Way {
+    fn build(carrier: Carrier, programs: &Programs, cpu: usize) -> Result<Self> {
+        let tunnel = Tunnel::build("udp", carrier, programs, [cpu; 2])?;
+        let mut course = Course::open(&tunnel.pods[0], &tunnel.pods[1], POD[1].into())?;
+        let charged = tunnel.charged();
         charged.iter().for_each(|pid| course.charge(*pid));
-        let open = |pod: &Path, last: u8| -> Result<UdpSocket> {
-            let socket = space::in_netns(pod, || UdpSocket::bind(SocketAddr::from(([10, 244, last, 2], 7100))))??;
+        let open = |number: usize| -> Result<UdpSocket> {
+            let bind = || UdpSocket::bind(SocketAddr::from((POD[number], 7100)));
+            let socket = space::in_netns(&tunnel.pods[number], bind)??;
             socket.set_read_timeout(Some(Duration::from_secs(2)))?;
             Ok(socket)
         };
-        let datagrams = [open(&pods[0], 1)?, open(&pods[1], 2)?];
+        let datagrams = [open(0)?, open(1)?];
         datagrams[0].connect(datagrams[1].local_addr()?)?;
         wait_for("the way", Duration::from_secs(15), || course.reach().is_ok())?;
-        let clock = Clock { softirqd: Ksoftirqd::of(cpu), charged };
-        Ok(Self { carrier, course, datagrams, clock, _forwarders: forwarders, _scene: scene })
+        let clock = Clock { softirqd: vec![Ksoftirqd::of(cpu)], charged };
+        Ok(Self { carrier, course, datagrams, clock, _tunnel: tunnel })
     }
 
     fn cost(&mut self, figure: Figure, cpu: usize) -> Result<f64> {
