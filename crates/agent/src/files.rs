@@ -151,6 +151,15 @@ pub fn forwarder_socket(config: &AgentConfig) -> PathBuf {
     config.run_dir.join("udp-forward.sock")
 }
 
+/// Removes what a dead forwarder would begin with again; one that runs does that itself when it is told to forward nothing.
+///
+/// # Errors
+/// Where the file cannot be removed.
+pub fn remove_forwarder_state(config: &AgentConfig) -> anyhow::Result<()> {
+    let socket = forwarder_socket(config);
+    if ripstop_forwarder::Client::connect(&socket).is_ok() { Ok(()) } else { remove(&socket.with_extension("json")) }
+}
+
 /// Where the snapshot lies.
 pub fn snapshot_path(config: &AgentConfig) -> PathBuf {
     config.state_dir.join("snapshot.json")
@@ -161,8 +170,11 @@ pub fn snapshot_path(config: &AgentConfig) -> PathBuf {
 /// # Errors
 /// Where it cannot be removed.
 pub fn remove_snapshot(config: &AgentConfig) -> anyhow::Result<()> {
-    let path = snapshot_path(config);
-    match fs::remove_file(&path) {
+    remove(&snapshot_path(config))
+}
+
+fn remove(path: &Path) -> anyhow::Result<()> {
+    match fs::remove_file(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             Err(error).with_context(|| format!("cannot remove {}", path.display()))
         }

@@ -47,6 +47,7 @@ pub fn take_out(config: &Path, what: Withdrawn) -> anyhow::Result<()> {
     }
     if what == Withdrawn::Everything {
         files::remove_snapshot(&config)?;
+        files::remove_forwarder_state(&config)?;
     }
     Ok(())
 }

@@ -289,7 +289,11 @@ impl Server {
     }
 
     fn clear(&self) -> Answer {
-        self.engine().clear();
+        let mut engine = self.engine();
+        if engine.setup().is_some() {
+            tracing::info!("told to forward nothing any more");
+        }
+        engine.clear();
         state::forget(&self.state);
         Answer::Ok
     }

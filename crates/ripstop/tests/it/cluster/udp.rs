@@ -177,6 +177,59 @@ fn a_purge_takes_out_what_the_forwarder_was_told_and_its_device() {
     lab.down().unwrap();
 }
 
+/// The same where no agent runs, by the command itself: a forwarder that runs says what became of it, and one that is dead has
+/// nothing to begin with again.
+#[test]
+fn where_no_agent_runs_a_purge_leaves_nothing_of_udp() {
+    let Some(lab) = lab(by_udp("t-udp-away")) else { return };
+    pods(&lab);
+    let run = lab.layout().machine_dir("n1").join("run");
+    let gone = "told to forward nothing any more";
+    for forwards in [true, false] {
+        lab.node(1).kill_agent(true).unwrap();
+        if !forwards {
+            lab.node(1).signal(Program::Forwarder, libc::SIGKILL, true).unwrap();
+            until("it is dead", || pid(&lab, 1).is_none());
+        }
+        let before = ours(&lab, 1);
+        assert!(before.iter().any(|line| line == "ripudp0") && run.join("udp-forward.json").exists(), "{before:?}");
+        purge_without_agent(&lab, 1);
+        assert_eq!(ours(&lab, 1), Vec::<String>::new());
+        assert!(!run.join("udp-forward.json").exists());
+        if forwards {
+            assert_eq!(forwarder(&lab, 1).get().unwrap(), None);
+            let log = std::fs::read_to_string(run.with_file_name("forwarder.log")).unwrap();
+            assert_eq!(log.matches(gone).count(), 1, "{log}");
+            assert!(!log.contains("WARN") && !log.contains("ERROR"), "{log}");
+        } else {
+            lab.node(1).release(Program::Forwarder).unwrap();
+            assert_eq!(forwarder(&lab, 1).get().unwrap(), None);
+        }
+        // A second one finds nothing, and an agent that starts makes everything again.
+        purge_without_agent(&lab, 1);
+        lab.node(1).release_agent().unwrap();
+        lab.wait_ready(&[1], Duration::from_secs(10)).unwrap();
+        until("the path is back", || path_state(&lab, 1) == "realised" && rows(&lab, 1, "/v1/plan").is_empty());
+    }
+    lab.down().unwrap();
+}
+
+/// `ripstop uninstall --purge` on a node, with folders of its own before those of this machine whose files it would remove. The
+/// configuration, which goes too, is put back.
+fn purge_without_agent(lab: &Lab, node: u32) {
+    let script = format!(
+        "for dir in /opt /etc/cni /etc/systemd /etc/NetworkManager; do\n\
+         if test -d $dir; then mount -t tmpfs none $dir; fi; done\n\
+         exec {} uninstall --purge --prefix /run/nothing",
+        env!("CARGO_BIN_EXE_ripstop")
+    );
+    let config = lab.layout().machine_dir(&format!("n{node}")).join("etc/config.yaml");
+    let text = std::fs::read(&config).unwrap();
+    lab.exec(&Target::Node(node), &["unshare", "--mount", "sh", "-c", &script]).unwrap();
+    assert!(!config.exists());
+    std::fs::write(config, text).unwrap();
+}
+
 /// What is sent from a namespace, to the port of a node's forwarder.
 fn send(lab: &Lab, from: &Target, to: &str, bytes: &[u8]) {
     let space = lab.netns_of(from).unwrap();
