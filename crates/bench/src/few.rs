@@ -261,3 +261,21 @@ fn answer(pipe: &Pipe, cpu: usize) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_goal_is_of_the_worst_of_few() {
+        let mut found = Found::new();
+        for (loops, ours) in LOOPS.into_iter().zip([9_000.0, 7_000.0, 8_000.0, 1.0, 1.0]) {
+            for (carrier, rate) in [(Carrier::Ours, ours), (Carrier::Naive, 10_000.0)] {
+                found.insert((carrier, Transport::Udp, loops), vec![(rate, 1e-5)]);
+            }
+        }
+        let goal = goal(&found, Transport::Udp);
+        assert!(goal.what.ends_with("at 2") && goal.ratio.contains("0.70"), "{goal:?}");
+        assert_eq!(table(&found, Transport::Udp).text().lines().count(), 2 + 2 * LOOPS.len());
+    }
+}
