@@ -16,8 +16,8 @@ use crate::checks::Tally;
 use crate::process;
 use crate::workspace::Workspace;
 
-/// What connects the pods, in the order of the page's columns.
-pub const CNIS: [&str; 2] = ["ripstop", "reference"];
+/// What connects the pods, in the order of the page's columns; behind `+` what serves Services in the place of kube-proxy.
+pub const CNIS: [&str; 3] = ["ripstop", "ripstop+nftables", "reference"];
 
 const LAB: &str = "conformance";
 /// They wait most of the time.
@@ -29,7 +29,8 @@ const INTRODUCTION: &str = "\
 Written by `make test-k8s`. The tests are those of Kubernetes 1.36.2 whose names hold `[sig-network]`, on clusters in
 namespaces (`ripstop lab k8s up`) with kube-proxy (nftables), CoreDNS and containerd: of three nodes, for the tests of zones
 of six, for those of dual stack with both families. `ripstop`: the product between the pods, VXLAN, routed, installed by its
-manifest (`ripstop install --cluster`). `reference`: the CNI project's plugins bridge, host-local and portmap with static routes.
+manifest (`ripstop install --cluster`). `ripstop+nftables`: the same without kube-proxy, Services served by the product
+(`--proxy nftables`). `reference`: the CNI project's plugins bridge, host-local and portmap with static routes.
 
 ";
 const UP_LIMIT: Duration = Duration::from_secs(5 * 60);
@@ -94,7 +95,9 @@ impl Runner<'_> {
     fn cluster(&self, sets: &[&'static Set]) -> Result<Vec<Stage>> {
         let kind = format!("cluster --cni {} --family {} --nodes {}", self.cni, self.family, self.nodes);
         let of = format!("{}-{}", self.family, self.nodes);
-        let words = ["k8s", "up", "--replace", "--nodes", self.nodes, "--cni", self.cni, "--family", self.family];
+        let (cni, proxy) = self.cni.split_once('+').unwrap_or((self.cni, "kube-proxy"));
+        let words = ["k8s", "up", "--replace", "--nodes", self.nodes, "--cni", cni, "--proxy", proxy];
+        let words = words.into_iter().chain(["--family", self.family]);
         let up = process::run(self.lab().args(words), &self.log("up", &of), UP_LIMIT)?;
         let config = up.output.lines().find_map(|line| line.strip_prefix("KUBECONFIG="));
         let Some(config) = config.filter(|_| up.good()) else {
