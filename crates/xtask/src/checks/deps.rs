@@ -64,6 +64,8 @@ const PURE: &[Row] = &[
         ],
     ),
     row("plan", "ripstop-plan", &["ripstop-types", "ripstop-nft", "ripstop-netmodel"]),
+    // Judges what the decisions come to: it shares no more with them than the objects.
+    row("oracle", "ripstop-oracle", &["ripstop-types", "ripstop-objects"]),
 ];
 
 /// Crates that touch the world, and the programs.
@@ -100,8 +102,8 @@ const RIM: &[Row] = &[
     ),
     // The lab drives the product as its users do: by programs, files and sockets. It shares words and formats only.
     row("lab", "ripstop-lab", &["ripstop-types", "ripstop-cni-spec", "ripstop-objects"]),
-    // A judge of any plugin: it shares nothing with what it judges.
-    row("conformance", "ripstop-conformance", &[]),
+    // A judge of any plugin and any proxy: it shares no more with what it judges than the types of objects.
+    row("conformance", "ripstop-conformance", &["ripstop-types", "ripstop-objects", "ripstop-oracle"]),
     row(
         "ripstop",
         "ripstop",
@@ -189,7 +191,7 @@ const OWNED: &[(&str, &[&str])] = &[
     ("tonic*", &["store"]),
     ("prost*", &["store"]),
     ("clap*", &["ripstop", "lab"]),
-    ("serde-saphyr", &["objects", "lab", "ripstop"]),
+    ("serde-saphyr", &["objects", "lab", "ripstop", "conformance"]),
     ("prometheus-client", &["agent"]),
 ];
 
