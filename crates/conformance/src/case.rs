@@ -95,8 +95,8 @@ impl fmt::Display for Outcome {
 pub struct Row {
     /// The case.
     pub id: &'static str,
-    /// Section and quotation.
-    pub cite: &'static Sentence,
+    /// Source and quotation.
+    pub cite: String,
     /// How it ended.
     pub outcome: Outcome,
     /// Why it is not a pass.
@@ -107,7 +107,7 @@ pub struct Row {
 
 impl Row {
     /// The row of a case that ended; none for one that was interrupted.
-    pub(crate) fn of(case: &Case, verdict: Verdict, took: Duration) -> Option<Self> {
+    pub(crate) fn of(id: &'static str, cite: &dyn fmt::Display, verdict: Verdict, took: Duration) -> Option<Self> {
         let (outcome, reason) = match verdict {
             Ok(()) => (Outcome::Pass, None),
             Err(Stop::Fail(reason)) => (Outcome::Fail, Some(reason)),
@@ -115,7 +115,7 @@ impl Row {
             Err(Stop::Unclaimed(reason)) => (Outcome::Unclaimed, Some(reason)),
             Err(Stop::Interrupted) => return None,
         };
-        Some(Self { id: case.id, cite: case.cite, outcome, reason, took })
+        Some(Self { id, cite: cite.to_string(), outcome, reason, took })
     }
 
     /// `{id,cite,result,reason,ms}`; a missing reason is null.
@@ -123,7 +123,7 @@ impl Row {
     pub fn to_json(&self) -> Value {
         json!({
             "id": self.id,
-            "cite": self.cite.to_string(),
+            "cite": self.cite,
             "result": self.outcome.word(),
             "reason": self.reason,
             "ms": u64::try_from(self.took.as_millis()).unwrap_or(u64::MAX),

@@ -1,16 +1,17 @@
-//! A black-box suite for plugins of the Container Network Interface: any program that speaks the protocol, whoever
-//! wrote it.
+//! Black-box suites: for plugins of the Container Network Interface, any program that speaks the protocol, whoever wrote
+//! it; and for proxies of Services ([`services`]).
 //!
-//! It plays the container runtime: it makes network namespaces for a host and its containers, starts the plugin in the
+//! The first plays the container runtime: it makes network namespaces for a host and its containers, starts the plugin in the
 //! host's as a runtime would, and compares what the plugin said with what the kernel shows and what real packets do.
-//! Every case names the sentence of the specification that it checks. Not here: anything that knows Ripstop; the suite
-//! shares no type with the rest of the workspace, so that one mistake cannot be made on both sides.
+//! Every case names the sentence of the specification that it checks. Not here: anything that knows Ripstop; it
+//! shares no type with the rest of the workspace, and the second no more than the types of Kubernetes' objects, so that one
+//! mistake cannot be made on both sides.
 //!
 //! Invariants: no call of a plugin outlasts its time limit; nothing that the suite made outlives a run, also one that
 //! was interrupted, and what a killed run left is removed by the next; the namespaces of the machine itself are not
 //! touched, except by the plugin itself where it was asked to run there.
 //!
-//! The suite is for plugins that create an interface. One that only adjusts an interface others made (`tuning`,
+//! The suite of plugins is for those that create an interface. One that only adjusts an interface others made (`tuning`,
 //! `portmap`) cannot be judged by itself.
 
 mod call;
@@ -23,6 +24,7 @@ mod packets;
 mod process;
 mod result;
 mod scene;
+pub mod services;
 mod space;
 mod spec;
 mod subject;

@@ -141,7 +141,7 @@ fn run_all(
                     let Some(case) = chosen.get(number) else { break };
                     let begun = Instant::now();
                     let verdict = run_one(subject, shared, case);
-                    if let Some(row) = Row::of(case, verdict, begun.elapsed()) {
+                    if let Some(row) = Row::of(case.id, case.cite, verdict, begun.elapsed()) {
                         seen(&row);
                         if let Ok(mut rows) = rows.lock() {
                             rows.insert(number, row);

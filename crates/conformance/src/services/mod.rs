@@ -1,0 +1,27 @@
+//! The suite for proxies of Services: what becomes of packets, whatever data plane carries them.
+//!
+//! Cases are data: Services and EndpointSlices as Kubernetes writes them, packets, and what a correct proxy does with each. The
+//! expectations are written by hand; [`Oracle`] must agree with every one, which tests both. Whatever carries packets is judged by the
+//! same cases, as a [`DataPlane`]. [`compare`] sets two data planes beside each other on objects that nobody thought of.
+//!
+//! Not here: chains, maps and rules. A case knows nothing of them.
+//!
+//! Invariants: a case counts once, whatever data plane it runs on; what a data plane cannot show is a skip with its reason, and never a
+//! pass.
+
+mod case;
+mod generate;
+mod load;
+mod oracle;
+mod plane;
+mod run;
+mod text;
+
+pub use case::{Case, POINTS};
+pub use generate::{Divergence, compare, comparison};
+pub use load::cases;
+pub use oracle::Oracle;
+pub use plane::{DataPlane, Fate, Knowledge, Seen};
+pub use run::run;
+
+pub use crate::case::Stop;
