@@ -72,7 +72,7 @@ const GROUPS: &[Group] = &[
     ("Change a cluster", &["apply", "delete", "migrate"]),
     ("Run a node", &["agent", "store", "udp-forward", "replay", "install", "uninstall"]),
     ("Try it on this machine", &["lab"]),
-    ("Judge a plugin", &["conformance"]),
+    ("Judge a plugin or a proxy", &["conformance"]),
     ("About this program", &["version", "completion", "man"]),
 ];
 

@@ -18,7 +18,7 @@ mod run;
 mod text;
 
 pub use case::{Case, POINTS};
-pub use generate::{Divergence, compare, comparison};
+pub use generate::{Divergence, Scenario, compare, scenarios};
 pub use load::cases;
 pub use oracle::Oracle;
 pub use plane::{DataPlane, Fate, Knowledge, Seen};

@@ -89,6 +89,14 @@ impl DataPlane for Oracle {
         Ok(Seen { fate, outcome: Some(judgement.outcome) })
     }
 
+    fn follow(&mut self, packet: &Packet, endpoint: SocketAddr) {
+        if let Some(world) = &self.ruling
+            && let Some(port) = judge(world, &self.memory, packet, self.now).port
+        {
+            self.memory.note(world, &port, packet.source, endpoint, self.now);
+        }
+    }
+
     fn wait(&mut self, time: Duration) -> Verdict {
         self.now = self.now.plus(u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
         Ok(())

@@ -34,6 +34,9 @@ pub trait DataPlane {
     /// Where it cannot be done.
     fn send(&mut self, packet: &Packet) -> Verdict<Seen>;
 
+    /// For a model that is set beside another data plane: a connection that it would have sent to one endpoint went to this one.
+    fn follow(&mut self, _packet: &Packet, _endpoint: SocketAddr) {}
+
     /// Lets time pass.
     ///
     /// # Errors

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
+use ripstop_conformance::services::{self, Oracle};
 use ripstop_conformance::{Error, Host, Options, Outcome, Row};
 use serde_json::{Map, Value};
 
@@ -28,6 +29,7 @@ pub struct Conformance {
 #[derive(Debug, Subcommand)]
 enum Suite {
     Cni(Box<Cni>),
+    Services(Services),
 }
 
 /// Judge a CNI plugin, any that makes an interface
@@ -88,6 +90,33 @@ struct Cni {
     teardown: Option<String>,
 }
 
+/// Judge what carries packets to Services
+///
+/// Each case is a few Services and EndpointSlices, packets, and what a correct proxy does with them. What a data plane cannot
+/// show is skipped, with the reason.
+#[derive(Debug, Args)]
+struct Services {
+    /// Print the cases' ids, one a line, and nothing else
+    #[arg(long)]
+    list: bool,
+    /// Run this case only, or this group (what stands before a slash); may be repeated
+    #[arg(long, value_name = "ID")]
+    only: Vec<String>,
+    /// What is judged
+    #[arg(long, value_enum, default_value = "oracle")]
+    data_plane: DataPlane,
+    /// Form of the report
+    #[arg(short, long, value_enum, default_value = "table")]
+    output: Form,
+}
+
+/// What carries packets to Services.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum DataPlane {
+    /// The model that others are compared with: it must agree with every case
+    Oracle,
+}
+
 /// The form of a report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Form {
@@ -103,8 +132,23 @@ impl Conformance {
     /// # Errors
     /// Where there is no report, or standard output cannot be written.
     pub fn run(self, out: &mut Out) -> Result<ExitCode, Failure> {
-        let Suite::Cni(command) = self.suite;
-        command.run(out)
+        match self.suite {
+            Suite::Cni(command) => command.run(out),
+            Suite::Services(command) => command.run(out),
+        }
+    }
+}
+
+impl Services {
+    fn run(self, out: &mut Out) -> Result<ExitCode, Failure> {
+        if self.list {
+            let cases = services::cases().map_err(Failure::Failed)?;
+            let lines: String = cases.iter().map(|case| format!("{}\n", case.id)).collect();
+            return out.text(&lines).map(|()| ExitCode::SUCCESS);
+        }
+        ripstop_conformance::watch_signals();
+        let DataPlane::Oracle = self.data_plane;
+        print(services::run(&mut Oracle::default(), &self.only, &tell), self.output, out)
     }
 }
 
@@ -117,28 +161,7 @@ impl Cni {
         let form = self.output;
         let options = self.options()?;
         ripstop_conformance::watch_signals();
-        let seen = |row: &Row| {
-            if row.outcome == Outcome::Fail {
-                talk(&format!("fail {}: {}", row.id, row.reason.as_deref().unwrap_or_default()));
-            }
-        };
-        let rows = match ripstop_conformance::run(&options, &seen) {
-            Ok(rows) => rows,
-            Err(Error::Usage(why)) => return Err(Failure::Usage(why)),
-            Err(Error::NotPermitted(why)) => return Err(Failure::NotPermitted(why)),
-            Err(Error::Failed(why)) => return Err(Failure::Failed(why)),
-            Err(Error::Interrupted) => {
-                talk("interrupted");
-                return Ok(ExitCode::from(INTERRUPTED));
-            }
-        };
-        match form {
-            Form::Json => out.json(&Value::Array(rows.iter().map(Row::to_json).collect()))?,
-            Form::Table => out.text(&report(&rows, out.colour()))?,
-        }
-        talk(&summary(&rows));
-        let failed = rows.iter().any(|row| row.outcome == Outcome::Fail);
-        Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+        print(ripstop_conformance::run(&options, &tell), form, out)
     }
 
     fn options(self) -> Result<Options, Failure> {
@@ -168,6 +191,34 @@ impl Cni {
         };
         Ok(options)
     }
+}
+
+/// Tells of a failure as it comes.
+fn tell(row: &Row) {
+    if row.outcome == Outcome::Fail {
+        talk(&format!("fail {}: {}", row.id, row.reason.as_deref().unwrap_or_default()));
+    }
+}
+
+/// Prints the report of a run.
+fn print(rows: Result<Vec<Row>, Error>, form: Form, out: &mut Out) -> Result<ExitCode, Failure> {
+    let rows = match rows {
+        Ok(rows) => rows,
+        Err(Error::Usage(why)) => return Err(Failure::Usage(why)),
+        Err(Error::NotPermitted(why)) => return Err(Failure::NotPermitted(why)),
+        Err(Error::Failed(why)) => return Err(Failure::Failed(why)),
+        Err(Error::Interrupted) => {
+            talk("interrupted");
+            return Ok(ExitCode::from(INTERRUPTED));
+        }
+    };
+    match form {
+        Form::Json => out.json(&Value::Array(rows.iter().map(Row::to_json).collect()))?,
+        Form::Table => out.text(&report(&rows, out.colour()))?,
+    }
+    talk(&summary(&rows));
+    let failed = rows.iter().any(|row| row.outcome == Outcome::Fail);
+    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
 /// One line a case; what is not a pass has its reason and, if it is a failure, its sentence.

@@ -30,6 +30,7 @@ const COMMANDS: &[&str] = &[
     "store serve",
     "conformance",
     "conformance cni",
+    "conformance services",
     "udp-forward",
     "replay",
     "install",
