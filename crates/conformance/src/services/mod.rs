@@ -15,6 +15,7 @@ mod load;
 mod oracle;
 mod plane;
 mod run;
+pub mod scene;
 mod text;
 
 pub use case::{Case, POINTS};

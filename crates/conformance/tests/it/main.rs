@@ -5,6 +5,7 @@
 mod faults;
 mod plugins;
 mod program;
+mod scene;
 mod services;
 
 use std::collections::BTreeMap;

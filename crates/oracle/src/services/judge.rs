@@ -112,7 +112,7 @@ fn served(
         return Outcome::Dropped;
     }
     let endpoints = Endpoints::of(world, found.service, found.port, packet.family());
-    let candidates = if goes_local(packet, found) { endpoints.local() } else { endpoints.cluster() };
+    let candidates = if goes_local(world, packet, found) { endpoints.local() } else { endpoints.cluster() };
     if candidates.is_empty() {
         // With one elsewhere the Service is alive, and the client may try another node; with none it should know at once.
         let elsewhere = !endpoints.cluster().is_empty();
@@ -142,17 +142,27 @@ fn is_let_in(world: &World, packet: &Packet, found: &Frontend<'_>) -> bool {
 
 /// Whether only endpoints of this node count. From the cluster's own side, an external address with policy Local is a short cut to the
 /// whole Service.
-fn goes_local(packet: &Packet, found: &Frontend<'_>) -> bool {
+fn goes_local(world: &World, packet: &Packet, found: &Frontend<'_>) -> bool {
     if found.entry == Entry::ClusterIp {
         found.service.internal_policy == TrafficPolicy::Local
     } else {
-        found.service.external_policy == TrafficPolicy::Local && packet.origin == Origin::Outside
+        found.service.external_policy == TrafficPolicy::Local && !is_near(world, packet)
     }
+}
+
+/// Whether a packet is the node's own or one of its pods': from anywhere else, the way back to the client leads past this node.
+fn is_near(world: &World, packet: &Packet) -> bool {
+    packet.origin == Origin::Node || is_local_pod(world, packet)
+}
+
+/// A pod whose address is in none of the node's ranges is like anybody outside.
+fn is_local_pod(world: &World, packet: &Packet) -> bool {
+    packet.origin == Origin::Pod && world.is_local_pod(packet.source)
 }
 
 fn is_masqueraded(world: &World, packet: &Packet, found: &Frontend<'_>) -> bool {
     if found.entry == Entry::ClusterIp {
-        return world.masquerade_all || packet.origin != Origin::Pod;
+        return world.masquerade_all || !is_local_pod(world, packet);
     }
     // With policy Local an external client's answer goes back the way it came, by this node.
     found.service.external_policy == TrafficPolicy::Cluster || packet.origin == Origin::Node
