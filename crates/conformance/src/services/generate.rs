@@ -185,7 +185,12 @@ const SERVICES: usize = 6;
 
 /// Scenarios: up to six Services of every kind, and packets of every origin.
 pub fn scenarios() -> impl Strategy<Value = Scenario> {
-    let objects = (vec(option::weighted(0.6, service()), SERVICES), vec(slice(), 0..=8), endpoints(Family::V4), endpoints(Family::V6));
+    let objects = (
+        vec(option::weighted(0.6, service()), SERVICES),
+        vec(slice(), 0..=8),
+        endpoints(Family::V4),
+        endpoints(Family::V6),
+    );
     let all = (settings(), objects, vec((packet(), 1..=3_usize), 1..=8));
     all.prop_map(|(mut world, (services, slices, four, six), packets)| {
         // Each has its place, and with it its name and its slices, whether others are there or not: so it can be made smaller.

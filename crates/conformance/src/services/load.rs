@@ -51,7 +51,8 @@ fn read_all() -> Result<Vec<Case>, String> {
             if !ids.insert(id.clone()) {
                 return Err(named("two cases have this id".into()));
             }
-            let cite = raw.cite.clone().or_else(|| read.cite.clone()).ok_or_else(|| named("it cites nothing".into()))?;
+            let cite =
+                raw.cite.clone().or_else(|| read.cite.clone()).ok_or_else(|| named("it cites nothing".into()))?;
             cases.push(Case { point: read.point, cite, steps: templates.steps(raw).map_err(named)?, id: id.clone() });
         }
     }
@@ -80,12 +81,7 @@ impl Templates<'_> {
         Ok(steps)
     }
 
-    fn step(
-        &self,
-        raw: RawStep,
-        objects: &mut BTreeMap<String, Value>,
-        world: &mut Value,
-    ) -> Result<Step, String> {
+    fn step(&self, raw: RawStep, objects: &mut BTreeMap<String, Value>, world: &mut Value) -> Result<Step, String> {
         for name in &raw.without {
             objects.remove(name).ok_or_else(|| format!("without {name}: it is not there"))?;
         }

@@ -184,7 +184,10 @@ mod tests {
             let again = expected(&format!("{} -> {outcome}", shown(&read.packet)), &world()).unwrap();
             assert_eq!((again.packet, &again.then), (read.packet, &read.then), "{text}");
         }
-        assert_eq!(expected("node > 10.96.0.10:80 -> dropped", &world()).unwrap().packet.source.to_string(), "172.18.0.1");
+        assert_eq!(
+            expected("node > 10.96.0.10:80 -> dropped", &world()).unwrap().packet.source.to_string(),
+            "172.18.0.1"
+        );
         assert!(matches!(
             expected("pod > 10.96.0.10:80 -> same 2 kept", &world()).unwrap().then,
             Then::Same(1, Source::Kept)

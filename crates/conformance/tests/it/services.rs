@@ -39,9 +39,8 @@ fn the_oracle_agrees_with_every_expectation() {
 #[test]
 fn what_a_data_plane_cannot_show_is_skipped_with_its_reason() {
     let rows = rows(&mut Bare(Oracle::default()), &[]);
-    let count = |group: &str, outcome| {
-        rows.iter().filter(|row| row.id.starts_with(group) && row.outcome == outcome).count()
-    };
+    let count =
+        |group: &str, outcome| rows.iter().filter(|row| row.id.starts_with(group) && row.outcome == outcome).count();
     assert!(rows.iter().all(|row| row.outcome != Outcome::Fail));
     assert_eq!((count("sysctls/", Outcome::Pass), count("cluster-ip/", Outcome::Skip)), (0, 0));
     for group in ["sysctls/", "conntrack/", "start/restart", "health/healthz"] {
@@ -116,6 +115,18 @@ fn every_fault_is_found_by_its_group() {
         let failed = rows.iter().filter(|row| row.outcome == Outcome::Fail).count();
         assert!(failed > 0, "{group}: all {} passed", rows.len());
     }
+}
+
+#[test]
+fn the_order_of_objects_does_not_matter() {
+    let turn = |world: &mut World| {
+        world.services.reverse();
+        world.slices.reverse();
+        world.slices.iter_mut().for_each(|slice| slice.endpoints.reverse());
+    };
+    let mut plane = Bent { oracle: Oracle::default(), fault: turn, twist: |outcome| outcome };
+    assert!(rows(&mut plane, &[]).iter().all(|row| row.outcome == Outcome::Pass));
+    compare(&mut Oracle::default(), &mut plane, 3, SCENARIOS).unwrap();
 }
 
 #[test]

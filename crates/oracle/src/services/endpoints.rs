@@ -63,14 +63,18 @@ impl<'a> Endpoints<'a> {
     fn near(&self, ready: BTreeSet<SocketAddr>) -> BTreeSet<SocketAddr> {
         let endpoints = || ready.iter().filter_map(|address| Some((address, self.all.get(address)?)));
         let node = self.world.node.as_str();
-        let same_node: BTreeSet<SocketAddr> =
-            endpoints().filter(|(_, endpoint)| endpoint.for_nodes.contains(node)).map(|(address, _)| *address).collect();
+        let same_node: BTreeSet<SocketAddr> = endpoints()
+            .filter(|(_, endpoint)| endpoint.for_nodes.contains(node))
+            .map(|(address, _)| *address)
+            .collect();
         if endpoints().all(|(_, endpoint)| !endpoint.for_nodes.is_empty()) && !same_node.is_empty() {
             return same_node;
         }
         let Some(zone) = &self.world.zone else { return ready };
-        let same_zone: BTreeSet<SocketAddr> =
-            endpoints().filter(|(_, endpoint)| endpoint.for_zones.contains(zone)).map(|(address, _)| *address).collect();
+        let same_zone: BTreeSet<SocketAddr> = endpoints()
+            .filter(|(_, endpoint)| endpoint.for_zones.contains(zone))
+            .map(|(address, _)| *address)
+            .collect();
         if endpoints().all(|(_, endpoint)| !endpoint.for_zones.is_empty()) && !same_zone.is_empty() {
             return same_zone;
         }

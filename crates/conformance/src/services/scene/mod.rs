@@ -20,19 +20,23 @@ use ripstop_objects::service::Protocol;
 use ripstop_oracle::services::{Origin, Packet, State, World};
 use ripstop_types::{Family, Prefix};
 use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, bind, ipproto, netdevice, recvfrom, sendto, socket_with,
+    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, bind, ipproto, netdevice, recvfrom, sendto,
+    socket_with,
 };
 
 use super::plane::{DataPlane, Fate, Seen};
-use crate::case::{Stop, Verdict};
+use crate::case::{Stop, Verdict, fail};
 use crate::process::tool;
 use crate::space::Space;
 use wire::Sign;
 
 /// The most time a packet may need, on a machine that has other things to do.
-const LIMIT: Duration = Duration::from_millis(500);
+const LIMIT: Duration = Duration::from_secs(2);
 /// How long is waited behind the packet that follows: another core may be a little late.
 const GRACE: Duration = Duration::from_millis(3);
+/// Source ports, each in its turn: a connection is forgotten long before its port comes again.
+const FIRST_PORT: u16 = 10_000;
+const PORTS: u16 = 50_000;
 /// The networks, in the order of their devices.
 const NETWORKS: [&str; 3] = ["pods", "remote", "outside"];
 /// The rest of the cluster.
@@ -89,7 +93,7 @@ impl<'a> Scene<'a> {
         let node = Space::new().map_err(broken)?;
         let networks = NETWORKS.iter().map(|_| Space::new()).collect::<io::Result<Vec<_>>>().map_err(broken)?;
         let place = node.place().map_err(broken)?;
-        place.run(|| quiet().map(|()| ())).map_err(broken)?;
+        place.run(quiet).map_err(broken)?;
         let mut taps = Vec::new();
         for (number, (name, space)) in NETWORKS.iter().zip(&networks).enumerate() {
             tool(&place, "ip", &["-batch", "-"], &wiring(number, name, space.path()))?;
@@ -137,8 +141,8 @@ impl<'a> Scene<'a> {
 
     /// Puts a packet on its way.
     fn post(&mut self, packet: &Packet, token: u32) -> Verdict {
-        self.sent = self.sent.wrapping_add(1);
-        let bytes = wire::packet(packet, 20_000 + self.sent % 20_000, token);
+        self.sent = self.sent.wrapping_add(1) % PORTS;
+        let bytes = wire::packet(packet, FIRST_PORT + self.sent, token);
         let done = match packet.origin {
             Origin::Node => self.node.place().and_then(|place| place.run(|| emit(packet.destination, &bytes))),
             Origin::Pod => self.taps[0].send(packet.destination, &bytes),
@@ -154,7 +158,7 @@ impl<'a> Scene<'a> {
     /// What is to be seen of two tokens now: the first one's sign, and whether the second came through.
     fn look(&mut self, token: u32, follower: u32) -> (Vec<Sign>, bool) {
         let (mut signs, mut followed) = (Vec::new(), false);
-        let mut note = |sign: &dyn Fn(u32) -> Option<Sign>| {
+        let mut note = |sign: &Reading<'_>| {
             signs.extend(sign(token));
             followed |= sign(follower).is_some();
         };
@@ -194,16 +198,19 @@ impl DataPlane for Scene<'_> {
         let begun = Instant::now();
         let mut until = begun + LIMIT;
         let mut signs = Vec::new();
+        let mut is_over = false;
         while Instant::now() < until && !signs.iter().any(|sign| matches!(sign, Sign::Here { .. })) {
             let (found, followed) = self.look(token, follower);
             signs.extend(found);
             if followed {
+                is_over = true;
                 until = until.min(Instant::now() + GRACE);
             }
             std::thread::sleep(Duration::from_micros(100));
         }
         let here = signs.iter().find(|sign| matches!(sign, Sign::Here { .. })).or(signs.first());
         let fate = match here {
+            None if !is_over => return fail(format!("the packet that follows did not come to {beyond} in {LIMIT:?}")),
             None => Fate::Nothing,
             Some(Sign::Refused) => Fate::Refused,
             Some(Sign::Here { source, destination }) => {
@@ -215,6 +222,9 @@ impl DataPlane for Scene<'_> {
     }
 }
 
+/// What something that was received says of a token.
+type Reading<'a> = dyn Fn(u32) -> Option<Sign> + 'a;
+
 /// The end of a wire: a packet socket on the device of a namespace.
 #[derive(Debug)]
 struct Tap {
@@ -225,7 +235,9 @@ struct Tap {
 impl Tap {
     fn open(number: usize) -> io::Result<Self> {
         let all = u16::try_from(libc::ETH_P_ALL).unwrap_or_default().to_be();
-        let kind = Some(rustix::net::Protocol::from_raw(rustix::net::RawProtocol::new(u32::from(all)).ok_or(io::ErrorKind::InvalidInput)?));
+        let kind = Some(rustix::net::Protocol::from_raw(
+            rustix::net::RawProtocol::new(u32::from(all)).ok_or(io::ErrorKind::InvalidInput)?,
+        ));
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let fd = socket_with(AddressFamily::PACKET, SocketType::RAW, flags, kind)?;
         // SAFETY: all bytes zero is a valid value of this plain structure.
@@ -248,7 +260,7 @@ impl Tap {
     }
 
     /// Takes all that came from the node.
-    fn drain(&mut self, note: &mut dyn FnMut(&dyn Fn(u32) -> Option<Sign>)) {
+    fn drain(&mut self, note: &mut dyn FnMut(&Reading<'_>)) {
         let mut buffer = [0; 2048];
         while let Ok(n) = self.file.read(&mut buffer) {
             let frame = &buffer[..n];
@@ -269,7 +281,7 @@ struct Ear {
 }
 
 impl Ear {
-    fn drain(&self, note: &mut dyn FnMut(&dyn Fn(u32) -> Option<Sign>)) {
+    fn drain(&self, note: &mut dyn FnMut(&Reading<'_>)) {
         let mut buffer = [0; 2048];
         while let Ok((n, _, from)) = recvfrom(&self.fd, &mut buffer[..], RecvFlags::DONTWAIT) {
             let data = &buffer[..n];
@@ -323,8 +335,15 @@ fn quiet() -> io::Result<()> {
     set("ipv4/conf/default/rp_filter", "0")?;
     set("ipv4/conf/default/send_redirects", "0")?;
     set("ipv4/conf/all/send_redirects", "0")?;
-    // Some kernels have these for the whole machine alone, which is not ours.
-    for (name, value) in [("ipv6/icmp/ratelimit", "0"), ("ipv4/icmp_msgs_per_sec", "1000000"), ("ipv4/icmp_msgs_burst", "100000")] {
+    // Some kernels have these for the whole machine alone, which is not ours. Connections are forgotten in a second.
+    for (name, value) in [
+        ("ipv6/icmp/ratelimit", "0"),
+        ("ipv4/icmp_msgs_per_sec", "1000000"),
+        ("ipv4/icmp_msgs_burst", "100000"),
+        ("netfilter/nf_conntrack_udp_timeout", "1"),
+        ("netfilter/nf_conntrack_tcp_timeout_syn_sent", "1"),
+        ("netfilter/nf_conntrack_sctp_timeout_cookie_wait", "1"),
+    ] {
         let _ = set(name, value);
     }
     Ok(())

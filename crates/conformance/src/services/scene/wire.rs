@@ -191,8 +191,7 @@ mod tests {
     #[test]
     fn a_packet_is_found_by_its_token_and_so_is_its_refusal() {
         for protocol in Protocol::ALL {
-            for (source, destination, unreachable) in
-                [("10.0.0.1", "10.0.0.2", [3, 3]), ("fd00::1", "fd00::2", [1, 4])]
+            for (source, destination, unreachable) in [("10.0.0.1", "10.0.0.2", [3, 3]), ("fd00::1", "fd00::2", [1, 4])]
             {
                 let sample = sample(protocol, source, destination);
                 let bytes = packet(&sample, 4000, 77);
