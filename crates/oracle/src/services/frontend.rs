@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use ripstop_objects::service::{Protocol, Service, ServiceKind, ServicePort};
+use ripstop_types::Family;
 
 use super::world::World;
 
@@ -49,7 +50,7 @@ pub fn find(world: &World, ip: IpAddr, protocol: Protocol, number: u16) -> Optio
         if !world.has_node_ports_at(ip) {
             return None;
         }
-        services.iter().filter(|service| has_node_ports(service)).find_map(|service| {
+        services.iter().filter(|service| has_node_ports(service) && has_family(service, ip)).find_map(|service| {
             let mut ports = service.ports.iter();
             let port = ports.find(|port| port.protocol == protocol && port.node_port == Some(number))?;
             Some(Frontend { service, port, entry: Entry::NodePort })
@@ -69,6 +70,9 @@ pub fn is_unallocated(world: &World, ip: IpAddr) -> bool {
 }
 
 fn entry_of(world: &World, service: &Service, ip: IpAddr) -> Option<Entry> {
+    if !has_family(service, ip) {
+        return None;
+    }
     if service.cluster_ips.contains(&ip) {
         return Some(Entry::ClusterIp);
     }
@@ -79,6 +83,11 @@ fn entry_of(world: &World, service: &Service, ip: IpAddr) -> Option<Entry> {
     let balanced = service.kind == ServiceKind::LoadBalancer
         && service.ingress.iter().any(|ingress| ingress.ip == ip && !ingress.is_proxied);
     balanced.then_some(Entry::Balancer)
+}
+
+/// A Service has the families of its ClusterIPs (`spec.ipFamilies`), at every kind of address.
+fn has_family(service: &Service, ip: IpAddr) -> bool {
+    service.cluster_ips.iter().any(|own| Family::of(*own) == Family::of(ip))
 }
 
 fn has_node_ports(service: &Service) -> bool {
