@@ -280,7 +280,8 @@ fn service() -> impl Strategy<Value = Service> {
         let (external_policy, internal_policy, affinity, ranges, ports) = rules;
         let balanced = kind == ServiceKind::LoadBalancer;
         let node_ports = kind == ServiceKind::NodePort || (balanced && !bare);
-        let named = !headless && kind != ServiceKind::ExternalName;
+        // A headless one has a ClusterIP where the label makes it so; the other kind cannot be met.
+        let named = kind != ServiceKind::ExternalName;
         let cluster = families.iter().map(|family| ip(pool(*family).cluster[place]));
         let range = |(family, place): (Family, usize)| prefix(pool(family).ranges[place]);
         Service {
