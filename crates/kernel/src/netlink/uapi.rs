@@ -97,6 +97,7 @@ pub(crate) const IFLA_LINKINFO: u16 = 18;
 pub(crate) const IFLA_AF_SPEC: u16 = 26;
 pub(crate) const IFLA_GROUP: u16 = 27;
 pub(crate) const IFLA_NUM_TX_QUEUES: u16 = 31;
+pub(crate) const IFLA_NUM_RX_QUEUES: u16 = 32;
 pub(crate) const IFLA_NET_NS_FD: u16 = 28;
 pub(crate) const IFLA_EXT_MASK: u16 = 29;
 pub(crate) const IFLA_PROP_LIST: u16 = 52;

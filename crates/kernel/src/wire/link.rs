@@ -245,6 +245,9 @@ pub(crate) fn create(link: &Link, master: Option<u32>, peer_ns: Option<i32>) -> 
         // A TUN device is made by its driver's own call.
         LinkKind::VethPeer | LinkKind::Tun | LinkKind::Loopback | LinkKind::Other(_) => return None,
     };
+    if matches!(link.kind, LinkKind::Veth(_)) {
+        message = one_queue(message);
+    }
     Some(message.nest(IFLA_LINKINFO, |m| {
         let m = m.str(IFLA_INFO_KIND, kind);
         match &link.kind {
@@ -258,10 +261,18 @@ pub(crate) fn create(link: &Link, master: Option<u32>, peer_ns: Option<i32>) -> 
     }))
 }
 
+/// An end of a pair uses one queue each way. Not told so, the kernel makes one for each CPU and takes the others away again
+/// (`veth_init_queues`, drivers/net/veth.c): while it holds the lock that every change of a link waits for, it then waits for
+/// every CPU, once for each end.
+fn one_queue(message: Message) -> Message {
+    message.u32(IFLA_NUM_TX_QUEUES, 1).u32(IFLA_NUM_RX_QUEUES, 1)
+}
+
 /// The other end, born in its namespace. It cannot be born up (`ENOTCONN`).
 fn peer(message: Message, veth: &Veth, mtu: Option<u32>, ns: Option<i32>) -> Message {
     let mut message =
         message.raw(&ifinfo(0, 0, 0)).str(IFLA_IFNAME, veth.name.as_str()).bytes(IFLA_ADDRESS, &veth.mac.0);
+    message = one_queue(message);
     if let Some(mtu) = mtu {
         message = message.u32(IFLA_MTU, mtu);
     }

@@ -17,6 +17,19 @@ fn round_trip(node: &mut Node, objects: &[Object]) {
 }
 
 #[test]
+fn a_pair_has_one_queue_each_way() {
+    on_a_node(|mut node| {
+        let pod = Pod::new();
+        node.make(&pair(&pod, "ripab12", 2));
+        let outer = ip("-d link show ripab12");
+        let inner = pod.run("ip", &["-d", "link", "show", "eth0"]);
+        for end in [outer, inner] {
+            assert!(end.contains("numtxqueues 1 ") && end.contains("numrxqueues 1 "), "{end}");
+        }
+    });
+}
+
+#[test]
 fn a_pod_with_routed_wiring() {
     on_a_node(|mut node| {
         let pod = Pod::new();
