@@ -333,6 +333,8 @@ pub struct ServicesConfig {
     /// (CVE-2020-8554).
     #[serde(rename = "externalIPs")]
     pub external_ips: bool,
+    /// Whether everything that goes to a ClusterIP gets the node's source, what its own pods send included. Default false.
+    pub masquerade_all: bool,
     /// The ranges of ClusterIPs, as the API server has them (`--service-cluster-ip-range`): packets to addresses in them that no Service
     /// has are dropped. Default none: they go where routes lead them.
     #[serde(rename = "serviceCIDRs")]

@@ -34,7 +34,7 @@ pub struct Node {
     pub name: NodeName,
     /// Its zone (`topology.kubernetes.io/zone`).
     pub zone: Option<Arc<str>>,
-    /// Its addresses.
+    /// Its addresses, the primary one of each family first.
     pub addresses: Vec<IpAddr>,
     /// Those of them at which node ports are served.
     pub node_port_addresses: Vec<IpAddr>,
@@ -129,30 +129,32 @@ pub struct Decided {
     pub frontends: Vec<(Frontend, Decision)>,
     /// Its ClusterIPs: at ports that no Service has, packets to them are refused.
     pub cluster_ips: Vec<IpAddr>,
+    /// ClusterIPs that are given to it and that are not this proxy's business.
+    pub others_ips: Vec<IpAddr>,
     /// Places that it asks for and another Service has, with that one's name.
     pub lost: Vec<(Place, ServiceName)>,
 }
 
-/// Decides for one Service; nothing where there is none, or it is not for this proxy.
+/// Decides for one Service; next to nothing where there is none, or it is not for this proxy.
 #[must_use]
 pub fn decide(node: &Node, tables: &ServiceTables, name: &ServiceName) -> Decided {
-    let Some(service) = tables.service(name).filter(|service| is_served(node, service)) else {
-        return Decided::default();
-    };
+    let Some(service) = tables.service(name) else { return Decided::default() };
+    if !is_served(node, service) {
+        return Decided { others_ips: service.cluster_ips.clone(), ..Decided::default() };
+    }
     let mut decided = Decided { cluster_ips: service.cluster_ips.clone(), ..Decided::default() };
     for port in &service.ports {
         // A Service has the families of its ClusterIPs, at every kind of address.
         for family in service.cluster_ips.iter().map(|ip| Family::of(*ip)) {
             let chosen = Chosen::of(node, service, port, family, tables.slices_of(name));
             for (place, ip, kind) in entrances(node, service, port, family) {
-                match tables.holder(&place) {
+                match tables.holder(node.proxy_name.as_ref(), node.external_ips, &place) {
                     Some(holder) if holder != name => decided.lost.push((place, holder.clone())),
                     // An address said outright goes before all of the node's.
-                    _ if place.at == At::Node
-                        && tables.holder(&Place { at: At::Ip(ip), ..place }).is_some_and(|holder| holder != name) => {}
+                    _ if place.at == At::Node(family) && is_anothers(node, tables, &Place { at: At::Ip(ip), ..place }, name) => {}
                     _ => {
                         let frontend = Frontend { ip, protocol: place.protocol, port: place.port };
-                        decided.frontends.push((frontend, decision(node, service, port, family, kind, &chosen)));
+                        decided.frontends.push((frontend, decision(node, service, port, ip, kind, &chosen)));
                     }
                 }
             }
@@ -163,6 +165,10 @@ pub fn decide(node: &Node, tables: &ServiceTables, name: &ServiceName) -> Decide
     decided.lost.sort();
     decided.lost.dedup();
     decided
+}
+
+fn is_anothers(node: &Node, tables: &ServiceTables, place: &Place, name: &ServiceName) -> bool {
+    tables.holder(node.proxy_name.as_ref(), node.external_ips, place).is_some_and(|holder| holder != name)
 }
 
 /// Whether this proxy serves it at all.
@@ -189,28 +195,21 @@ fn entrances(node: &Node, service: &Service, port: &ServicePort, family: Family)
     let balanced = service.ingress.iter().filter(|ingress| !ingress.is_proxied);
     entrances.extend(balanced.map(|ingress| at(ingress.ip, Kind::LoadBalancer)));
     if let Some(node_port) = port.node_port {
-        let place = Place { at: At::Node, protocol: port.protocol, port: node_port };
+        let place = Place { at: At::Node(family), protocol: port.protocol, port: node_port };
         entrances.extend(node.node_port_addresses.iter().map(|ip| (place, *ip, Kind::External)));
     }
     entrances.retain(|(_, ip, _)| Family::of(*ip) == family);
     entrances
 }
 
-fn decision(
-    node: &Node,
-    service: &Service,
-    port: &ServicePort,
-    family: Family,
-    kind: Kind,
-    chosen: &Chosen,
-) -> Decision {
+fn decision(node: &Node, service: &Service, port: &ServicePort, ip: IpAddr, kind: Kind, chosen: &Chosen) -> Decision {
     let (entry, inside, outside) = match (kind, service.external_policy) {
         (Kind::Cluster, _) => (Entry::Cluster, chosen.internal.clone(), None),
         (_, TrafficPolicy::Cluster) => (Entry::Anywhere, chosen.cluster.clone(), None),
         (_, TrafficPolicy::Local) => (Entry::Local, chosen.cluster.clone(), Some(chosen.local.clone())),
     };
     let ranges = service.source_ranges.as_ref().filter(|_| kind == Kind::LoadBalancer);
-    let sources = ranges.map(|ranges| sources(node, service, family, ranges));
+    let sources = ranges.map(|ranges| sources(node, ip, ranges));
     Decision {
         service: service.name.clone(),
         port: port.name.clone(),
@@ -223,13 +222,14 @@ fn decision(
     }
 }
 
-/// Prefixes of a family without those within others. Where the node is among those let in, so is the Service's own address: what the
-/// node sends to an address that some link of it has leaves with that address as its source.
-fn sources(node: &Node, service: &Service, family: Family, ranges: &[Prefix]) -> Vec<Prefix> {
+/// Prefixes of a frontend's family without those within others. Where the node is let in, the frontend's own address is, too: where some
+/// link of the node has it, what the node sends there has it as its source.
+fn sources(node: &Node, frontend: IpAddr, ranges: &[Prefix]) -> Vec<Prefix> {
+    let family = Family::of(frontend);
     let mut sources: BTreeSet<Prefix> = ranges.iter().filter(|range| range.family() == family).copied().collect();
-    if node.addresses.iter().any(|ip| sources.iter().any(|range| range.contains(*ip))) {
-        let own = service.ingress.iter().map(|ingress| ingress.ip).filter(|ip| Family::of(*ip) == family);
-        sources.extend(own.map(Prefix::host));
+    let primary = node.addresses.iter().find(|ip| Family::of(**ip) == family);
+    if primary.is_some_and(|ip| sources.iter().any(|range| range.contains(*ip))) {
+        sources.insert(Prefix::host(frontend));
     }
     let all = sources.clone();
     sources.retain(|one| !all.iter().any(|other| other != one && other.covers(one)));

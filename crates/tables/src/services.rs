@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use ripstop_objects::service::{EndpointSlice, Protocol, Service, ServiceKind};
-use ripstop_types::{Revision, ServiceName};
+use ripstop_types::{Family, Revision, ServiceName};
 
 use crate::Row;
 
@@ -18,8 +18,8 @@ use crate::Row;
 pub enum At {
     /// This address.
     Ip(IpAddr),
-    /// The node's addresses.
-    Node,
+    /// The node's addresses of this family.
+    Node(Family),
 }
 
 /// A place at which a Service can be reached.
@@ -38,7 +38,7 @@ impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.at {
             At::Ip(ip) => write!(f, "{}/{}", SocketAddr::new(ip, self.port), self.protocol),
-            At::Node => write!(f, "node port {}/{}", self.port, self.protocol),
+            At::Node(family) => write!(f, "node port {}/{} over {family}", self.port, self.protocol),
         }
     }
 }
@@ -50,7 +50,26 @@ pub struct ServiceTables {
     slices: BTreeMap<ServiceName, Arc<EndpointSlice>>,
     /// Slices of a Service, by their names within its namespace.
     slices_of: BTreeMap<ServiceName, BTreeSet<Arc<str>>>,
-    claims: BTreeMap<Place, BTreeSet<ServiceName>>,
+    /// By proxy and place: proxies know nothing of each other.
+    claims: BTreeMap<(Option<Arc<str>>, Place), Claims>,
+}
+
+/// Who asks for a place: by `spec.externalIPs`, which not every node serves, and otherwise.
+#[derive(Debug, Clone, Default)]
+struct Claims {
+    external: BTreeSet<ServiceName>,
+    other: BTreeSet<ServiceName>,
+}
+
+impl Claims {
+    fn of(&mut self, is_external: bool) -> &mut BTreeSet<ServiceName> {
+        if is_external { &mut self.external } else { &mut self.other }
+    }
+
+    /// Those who may have it, as nodes serve external IPs or not.
+    fn firsts(&self) -> impl Iterator<Item = &ServiceName> {
+        self.external.first().into_iter().chain(self.other.first())
+    }
 }
 
 impl ServiceTables {
@@ -82,9 +101,10 @@ impl ServiceTables {
         })
     }
 
-    /// Whose a place is among those who ask for it.
-    pub fn holder(&self, place: &Place) -> Option<&ServiceName> {
-        self.claims.get(place)?.first()
+    /// Whose a place is among those who ask this proxy for it; `external` says whether external IPs are served.
+    pub fn holder(&self, proxy: Option<&Arc<str>>, external: bool, place: &Place) -> Option<&ServiceName> {
+        let claims = self.claims.get(&(proxy.cloned(), *place))?;
+        if external { claims.firsts().min() } else { claims.other.first() }
     }
 
     /// Takes in a Service; answers with those whose decisions it may change.
@@ -94,10 +114,10 @@ impl ServiceTables {
             return BTreeSet::new();
         }
         let mut touched = self.release(&service.name);
-        for place in places(&service) {
-            let claims = self.claims.entry(place).or_default();
-            touched.extend(claims.first().cloned());
-            claims.insert(service.name.clone());
+        for (place, is_external) in places(&service) {
+            let claims = self.claims.entry((service.proxy_name.clone(), place)).or_default();
+            touched.extend(claims.firsts().cloned());
+            claims.of(is_external).insert(service.name.clone());
         }
         touched.insert(service.name.clone());
         self.services.insert(service.name.clone(), Row { value: Arc::new(service), revision });
@@ -152,12 +172,13 @@ impl ServiceTables {
     fn release(&mut self, name: &ServiceName) -> BTreeSet<ServiceName> {
         let mut touched = BTreeSet::new();
         let Some(service) = self.services.get(name) else { return touched };
-        for place in places(&service.value) {
+        for (place, is_external) in places(&service.value) {
+            let place = (service.value.proxy_name.clone(), place);
             let Some(claims) = self.claims.get_mut(&place) else { continue };
-            claims.remove(name);
-            match claims.first() {
-                Some(next) => drop(touched.insert(next.clone())),
-                None => drop(self.claims.remove(&place)),
+            claims.of(is_external).remove(name);
+            touched.extend(claims.firsts().cloned());
+            if claims.firsts().next().is_none() {
+                self.claims.remove(&place);
             }
         }
         touched
@@ -170,19 +191,23 @@ fn owner(slice: &EndpointSlice) -> Option<ServiceName> {
     Some(ServiceName { namespace: slice.name.namespace.clone(), name })
 }
 
-/// Every place that a Service asks for, whether this node serves it or not.
-fn places(service: &Service) -> BTreeSet<Place> {
-    let mut places = BTreeSet::new();
+/// Every place that a Service asks for, and whether it does by an external IP alone.
+fn places(service: &Service) -> BTreeMap<Place, bool> {
+    let mut places = BTreeMap::new();
     if service.headless || service.kind == ServiceKind::ExternalName {
         return places;
     }
-    let ingress = service.ingress.iter().map(|ingress| &ingress.ip);
-    let ips = service.cluster_ips.iter().chain(&service.external_ips).chain(ingress);
-    let ips: BTreeSet<At> = ips.map(|ip| At::Ip(*ip)).collect();
+    let families: BTreeSet<Family> = service.cluster_ips.iter().map(|ip| Family::of(*ip)).collect();
+    let ingress = service.ingress.iter().filter(|ingress| !ingress.is_proxied).map(|ingress| &ingress.ip);
+    let others = service.cluster_ips.iter().chain(ingress).map(|ip| (*ip, false));
+    // Behind the external ones: who asks for an address in another way, too, does so there.
+    let ips = service.external_ips.iter().map(|ip| (*ip, true)).chain(others);
+    let ips: Vec<(IpAddr, bool)> = ips.filter(|(ip, _)| families.contains(&Family::of(*ip))).collect();
     for port in &service.ports {
         let protocol = port.protocol;
-        places.extend(ips.iter().map(|at| Place { at: *at, protocol, port: port.port }));
-        places.extend(port.node_port.map(|port| Place { at: At::Node, protocol, port }));
+        places.extend(ips.iter().map(|(ip, external)| (Place { at: At::Ip(*ip), protocol, port: port.port }, *external)));
+        let Some(node_port) = port.node_port else { continue };
+        places.extend(families.iter().map(|family| (Place { at: At::Node(*family), protocol, port: node_port }, false)));
     }
     places
 }
@@ -215,20 +240,20 @@ mod tests {
     #[test]
     fn a_place_is_the_first_ones_until_that_lets_go() {
         let mut tables = ServiceTables::default();
-        let place = Place { at: At::Node, protocol: Protocol::Tcp, port: 30080 };
+        let place = Place { at: At::Node(Family::V4), protocol: Protocol::Tcp, port: 30080 };
         assert_eq!(put(&mut tables, service("b", "10.96.0.2")), names(&["b"]));
         assert_eq!(put(&mut tables, service("b", "10.96.0.2")), names(&[]), "nothing new");
         assert_eq!(put(&mut tables, service("c", "10.96.0.3")), names(&["b", "c"]));
-        assert_eq!(tables.holder(&place), Some(&"b".parse().unwrap()));
+        assert_eq!(tables.holder(None, true, &place), Some(&"b".parse().unwrap()));
         assert_eq!(put(&mut tables, service("a", "10.96.0.1")), names(&["a", "b"]));
-        assert_eq!(tables.holder(&place), Some(&"a".parse().unwrap()));
+        assert_eq!(tables.holder(None, true, &place), Some(&"a".parse().unwrap()));
         assert_eq!(tables.remove_service(&"a".parse().unwrap()), names(&["a", "b"]));
-        assert_eq!(tables.holder(&place), Some(&"b".parse().unwrap()));
+        assert_eq!(tables.holder(None, true, &place), Some(&"b".parse().unwrap()));
         let mut headless = service("b", "10.96.0.2");
         headless.headless = true;
         assert_eq!(put(&mut tables, headless), names(&["b", "c"]));
         assert_eq!(tables.remove_service(&"c".parse().unwrap()), names(&["c"]));
-        assert_eq!(tables.holder(&place), None);
+        assert_eq!(tables.holder(None, true, &place), None);
         assert_eq!(tables.remove_service(&"c".parse().unwrap()), names(&[]));
     }
 

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
 mod faults;
+mod planes;
 mod plugins;
 mod program;
 mod scene;

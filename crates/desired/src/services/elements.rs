@@ -23,6 +23,9 @@ pub fn objects(node: &Node, tables: &ServiceTables, name: &ServiceName, before: 
     for ip in &decided.cluster_ips {
         part.add(element(*ip, "cluster-ips", vec![(*ip).into()], None));
     }
+    for ip in &decided.others_ips {
+        part.add(element(*ip, "others-ips", vec![(*ip).into()], None));
+    }
     let mut endpoints = BTreeSet::new();
     for (frontend, decision) in &decided.frontends {
         of_frontend(&mut part, frontend, decision, before);
@@ -39,13 +42,13 @@ pub fn objects(node: &Node, tables: &ServiceTables, name: &ServiceName, before: 
     part.entries
 }
 
-/// The tables, and what they know of this node: only its own pods keep their source on the way to a ClusterIP, and what nobody has
-/// among the ranges of ClusterIPs leads nowhere.
+/// The tables, and what they know of this node: only its own pods keep their source on the way to a ClusterIP, unless all are
+/// masqueraded, and what nobody has among the ranges of ClusterIPs leads nowhere.
 #[must_use]
-pub fn base(pods: &[Prefix], service_ranges: &[Prefix]) -> Vec<Entry> {
+pub fn base(pods: &[Prefix], service_ranges: &[Prefix], masquerade_all: bool) -> Vec<Entry> {
     let mut part = Part::of(Owner::agent());
     for family in Family::BOTH {
-        part.add(NftTable { table: table(family) });
+        part.add(NftTable { table: table(family, masquerade_all) });
     }
     part.add(ServiceFlows);
     for (set, ranges) in [("pods", pods), ("service-ranges", service_ranges)] {

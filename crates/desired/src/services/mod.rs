@@ -66,7 +66,10 @@ fn pods(tables: &Tables) -> Vec<Prefix> {
 pub(crate) fn of_node(tables: &Tables) -> Vec<ripstop_netmodel::Entry> {
     match tables.config.services.proxy {
         Proxy::None => Vec::new(),
-        Proxy::Nftables => base(&pods(tables), &tables.config.services.service_cidrs),
+        Proxy::Nftables => {
+            let config = &tables.config.services;
+            base(&pods(tables), &config.service_cidrs, config.masquerade_all)
+        }
     }
 }
 

@@ -12,7 +12,7 @@ pub const PREPARED: usize = 128;
 
 /// The table of a family.
 #[must_use]
-pub fn table(family: Family) -> Table {
+pub fn table(family: Family, masquerade_all: bool) -> Table {
     let ip = address_type(family);
     let frontend = [ip, Type::InetProto, Type::InetService];
     let verdicts = || Set::vmap(frontend);
@@ -25,6 +25,7 @@ pub fn table(family: Family) -> Table {
         .set("endpoints", endpoints.comment("by frontend and slot"))
         .set("sources", Set::of([ip, Type::InetProto, Type::InetService, ip]).interval())
         .set("cluster-ips", Set::of([ip]))
+        .set("others-ips", Set::of([ip]).comment("ClusterIPs that are no business of this proxy"))
         .set("service-ranges", Set::of([ip]).interval())
         .set("pods", Set::of([ip]).interval().comment("this node's pods"))
         .set("hairpin", Set::of([ip, ip]).comment("pods that reach themselves"));
@@ -44,7 +45,7 @@ pub fn table(family: Family) -> Table {
         .chain("from-inside", Chain::regular().rules([Rule::new([to(family).vmap("inside")]), Rule::new([drop()])]))
         .chain("forward", Chain::filter(Hook::Forward, priority::FILTER).rule(invalid()))
         .chain("postrouting", Chain::nat(Hook::Postrouting, priority::SRCNAT).rule(translated()))
-        .chain("masquerade", masquerading(family));
+        .chain("masquerade", masquerading(family, masquerade_all));
     for count in 1..=PREPARED {
         for scope in [Scope::Inside, Scope::Outside] {
             let Some(name) = chain_of(count, scope) else { continue };
@@ -103,7 +104,8 @@ fn services(family: Family) -> Chain {
     Chain::regular().rules([
         Rule::new([to(family).vmap("frontends")]),
         Rule::new([daddr(family).in_set("cluster-ips"), goto("reject")]).comment("no Service has this port"),
-        Rule::new([daddr(family).in_set("service-ranges"), drop()]).comment("no Service has this address"),
+        Rule::new([daddr(family).in_set("service-ranges"), daddr(family).not_in_set("others-ips"), drop()])
+            .comment("no Service has this address"),
     ])
 }
 
@@ -135,13 +137,14 @@ fn translated() -> Rule {
     Rule::new([ct::status().any(CtStatus::DNAT), jump("masquerade")])
 }
 
-fn masquerading(family: Family) -> Chain {
+fn masquerading(family: Family, all: bool) -> Chain {
     let cluster = || original_daddr(family).in_set("cluster-ips");
-    let mut chain = Chain::regular().rules([
-        Rule::new([concat((saddr(family), daddr(family))).in_set("hairpin"), masquerade_fully_random()]),
-        Rule::new([cluster(), saddr(family).in_set("pods"), ret()]),
-        Rule::new([cluster(), masquerade_fully_random()]).comment("to a ClusterIP, from no pod of this node"),
-    ]);
+    let hairpin = concat((saddr(family), daddr(family))).in_set("hairpin");
+    let mut chain = Chain::regular().rule(Rule::new([hairpin, masquerade_fully_random()]));
+    if !all {
+        chain = chain.rule(Rule::new([cluster(), saddr(family).in_set("pods"), ret()]));
+    }
+    chain = chain.rule(Rule::new([cluster(), masquerade_fully_random()]).comment("to a ClusterIP"));
     for protocol in Protocol::ALL {
         let is = || meta::l4proto().is(protocol.number());
         let of = |set: &'static str| concat((original_daddr(family), ct::original_proto_dst())).in_set(set);

@@ -67,7 +67,7 @@ impl Scene {
         for server in SERVERS {
             scene.serve(server);
         }
-        scene.base = services::base(&[prefix("10.244.1.0/24")], &[prefix("10.96.0.0/16")]);
+        scene.base = services::base(&[prefix("10.244.1.0/24")], &[prefix("10.96.0.0/16")], false);
         let wanted: Model = scene.base.iter().cloned().collect();
         scene.follow(wanted);
         scene
@@ -412,7 +412,7 @@ fn thousands_of_services_are_made_and_one_endpoint_of_them_changed() {
         let of = |tables: &ServiceTables, n: u32, before: &Model| {
             services::objects(&of_node, tables, &name(n).parse().unwrap(), before)
         };
-        let base = services::base(&[], &[]).into_iter();
+        let base = services::base(&[], &[], false).into_iter();
         let wanted: Model = base.chain((0..SERVICES).flat_map(|n| of(&tables, n, &empty))).collect();
         println!("{SERVICES} Services with {ENDPOINTS} endpoints each decided in {:?}", start.elapsed());
         let start = Instant::now();

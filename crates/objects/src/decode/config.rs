@@ -249,7 +249,7 @@ fn probing(d: &mut Decoder, node: &Node<'_>) -> Option<ProbingConfig> {
 }
 
 fn services(d: &mut Decoder, node: &Node<'_>) -> Option<ServicesConfig> {
-    let fields = d.map(node, &["proxy", "nodePortAddresses", "externalIPs", "serviceCIDRs", "proxyName"])?;
+    let fields = d.map(node, &["proxy", "nodePortAddresses", "externalIPs", "masqueradeAll", "serviceCIDRs", "proxyName"])?;
     let proxies = [("none", Proxy::None), ("nftables", Proxy::Nftables)];
     Some(ServicesConfig {
         proxy: fields
@@ -261,6 +261,7 @@ fn services(d: &mut Decoder, node: &Node<'_>) -> Option<ServicesConfig> {
             .and_then(|node| node_port_addresses(d, &node))
             .unwrap_or_default(),
         external_ips: fields.get("externalIPs").and_then(|node| d.bool(&node)).unwrap_or_default(),
+        masquerade_all: fields.get("masqueradeAll").and_then(|node| d.bool(&node)).unwrap_or_default(),
         service_cidrs: fields.get("serviceCIDRs").map(|node| prefixes(d, &node)).unwrap_or_default(),
         proxy_name: fields.get("proxyName").and_then(|node| {
             const ACCEPTED: &str = "a label's value: letters, digits, '-', '_' and '.', at most 63";

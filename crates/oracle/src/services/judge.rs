@@ -124,6 +124,10 @@ fn served(
         None => candidates,
     };
     let source = |endpoint: &SocketAddr| {
+        // What ends on the node has no way back that could lead past it, so nothing is rewritten on its way in.
+        if packet.origin != Origin::Node && world.addresses.contains(&endpoint.ip()) {
+            return Source::Kept;
+        }
         // A pod that reaches itself would answer itself, past the node.
         let hairpin = endpoint.ip() == packet.source;
         if hairpin || is_masqueraded(world, packet, found) { Source::Node } else { Source::Kept }

@@ -1,0 +1,305 @@
+//! The product's own data planes, judged by the suite of Services: its rules for nftables in the simulator, and in the kernel with real
+//! packets.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+
+use ripstop_conformance::Outcome as Ended;
+use ripstop_conformance::services::scene::{Node as Place, Scene};
+use ripstop_conformance::services::{DataPlane, Fate, Oracle, Seen, Stop, cases, compare, run};
+use ripstop_desired::services;
+use ripstop_kernel::{Applier, BootFiles, Netns, OnError};
+use ripstop_netmodel::{Entry, Key, Model, Object};
+use ripstop_nft::model::{ElementBody, ElementKey, NumGen, Table, build::FibAddrType};
+use ripstop_nft::sim::{Connection, Host, Link, Packet as Wire, Route, Ruleset, Tracking, Transport, World as Around};
+use ripstop_objects::service::Protocol;
+use ripstop_oracle::services::{Origin, Outcome, Packet, Source, State, World};
+use ripstop_services::Node;
+use ripstop_tables::ServiceTables;
+use ripstop_types::{Family, Revision};
+
+use crate::possible;
+
+/// Scenarios drawn, beside the oracle: in the simulator, and with real packets.
+const SIMULATED: u32 = 5_000;
+const REAL: u32 = 300;
+
+/// What the product wants in this world. Slots stay as they are.
+fn wanted(world: &World, before: &Model) -> Model {
+    let mut tables = ServiceTables::default();
+    for service in &world.services {
+        tables.put_service(service.clone(), Revision(1));
+    }
+    for slice in &world.slices {
+        tables.put_slice(slice.clone());
+    }
+    let node_port_addresses = world.addresses.iter().copied().filter(|ip| world.has_node_ports_at(*ip));
+    let node = Node {
+        name: world.node.clone(),
+        zone: world.zone.clone(),
+        addresses: world.addresses.clone(),
+        node_port_addresses: node_port_addresses.collect(),
+        pods: world.pod_ranges.clone(),
+        external_ips: world.external_ips,
+        proxy_name: world.proxy_name.clone(),
+    };
+    let base = services::base(&world.pod_ranges, &world.service_cidrs, world.masquerade_all);
+    // As in the product: who comes first has a key that several want.
+    let mut model: Model = base.into_iter().collect();
+    for service in tables.services() {
+        for entry in services::objects(&node, &tables, &service.name, before) {
+            if model.get(&ripstop_netmodel::Resource::key(&entry.object)).is_none() {
+                model.insert_entry(entry.into());
+            }
+        }
+    }
+    model
+}
+
+/// What the product does not do, or not yet.
+fn not_yet(world: &World) -> Result<(), Stop> {
+    if !world.listed.is_whole() {
+        return Err(Stop::Skip("until both kinds are listed the agent makes no rules at all".into()));
+    }
+    if world.services.iter().any(|service| service.affinity.is_some()) {
+        return Err(Stop::Skip("session affinity is not served yet".into()));
+    }
+    if world.conntrack.tcp_be_liberal {
+        return Err(Stop::Skip("packets that connection tracking cannot place are dropped whatever its settings".into()));
+    }
+    Ok(())
+}
+
+/// The rules in the simulator.
+#[derive(Default)]
+struct Simulated {
+    world: Option<World>,
+    model: Model,
+    sent: usize,
+}
+
+impl Simulated {
+    fn take(&mut self, world: &World) {
+        self.model = wanted(world, &self.model);
+        self.world = Some(world.clone());
+    }
+
+    /// What becomes of a packet whose endpoint is drawn by this number, and of how many numbers that is one.
+    fn walk(&self, world: &World, packet: &Packet, number: u32) -> (Outcome, u32) {
+        let tables: Vec<&Table> = self
+            .model
+            .iter()
+            .filter_map(|(_, entry)| match &entry.object {
+            Object::NftTable(table) => Some(&table.table),
+            _ => None,
+        })
+        .collect();
+        let elements: BTreeMap<ElementKey, ElementBody> = self
+            .model
+            .iter()
+            .filter_map(|(_, entry)| match &entry.object {
+                Object::NftElement(element) => Some((element.key.clone(), element.body.clone())),
+                _ => None,
+            })
+            .collect();
+        let around = Surroundings::of(world, number);
+        let ruleset = Ruleset::new(tables, &elements).unwrap();
+        let transport = match packet.protocol {
+            Protocol::Tcp => Transport::syn(40_000, packet.port),
+            Protocol::Udp => Transport::Udp { src: 40_000, dst: packet.port },
+            Protocol::Sctp => Transport::Sctp { src: 40_000, dst: packet.port },
+        };
+        let to = (packet.destination, packet.port);
+        let tracking = match packet.state {
+            State::New => Tracking::Connection(Connection { original_destination: Some(to), ..Connection::new() }),
+            State::Invalid => Tracking::Invalid,
+        };
+        let received = |link| Wire { tracking: tracking.clone(), ..Wire::received(link, packet.source, to.0, transport) };
+        let walk = match packet.origin {
+            Origin::Pod => ruleset.receive(received(pods()), &around),
+            Origin::Outside => ruleset.receive(received(uplink()), &around),
+            Origin::Node => ruleset.send(Wire { tracking, ..Wire::sent(packet.source, to.0, transport) }, &around),
+        };
+        let walk = walk.unwrap_or_else(|error| panic!("{packet:?}: {error}"));
+        let now = (walk.transit.packet.destination().unwrap(), walk.transit.packet.transport().unwrap().ports().unwrap().1);
+        let outcome = match walk.fate {
+            ripstop_nft::sim::Fate::Dropped => Outcome::Dropped,
+            ripstop_nft::sim::Fate::Rejected(_) => Outcome::Rejected,
+            _ if now == to => Outcome::Untouched,
+            _ => {
+                let source = if walk.transit.masquerade.is_some() || packet.origin == Origin::Node { Source::Node } else { Source::Kept };
+                Outcome::To(BTreeMap::from([(SocketAddr::from(now), source)]))
+            }
+        };
+        (outcome, around.drawn.get())
+    }
+}
+
+impl DataPlane for Simulated {
+    fn install(&mut self, world: &World) -> Result<(), Stop> {
+        *self = Self::default();
+        self.change(world)
+    }
+
+    fn change(&mut self, world: &World) -> Result<(), Stop> {
+        not_yet(world)?;
+        self.take(world);
+        Ok(())
+    }
+
+    fn send(&mut self, packet: &Packet) -> Result<Seen, Stop> {
+        let Some(world) = self.world.clone() else { return Err(Stop::Skip("there is no world".into())) };
+        let (first, numbers) = self.walk(&world, packet, 0);
+        let Outcome::To(mut endpoints) = first.clone() else {
+            let fate = match first {
+                Outcome::Rejected => Fate::Refused,
+                Outcome::Dropped => Fate::Nothing,
+                _ => Fate::Passed,
+            };
+            return Ok(Seen { fate, outcome: Some(first) });
+        };
+        for number in 1..numbers {
+            match self.walk(&world, packet, number).0 {
+                Outcome::To(more) => endpoints.extend(more),
+                other => return Err(Stop::Fail(format!("of {numbers} numbers {number} leads elsewhere: {other}"))),
+            }
+        }
+        self.sent += 1;
+        let (endpoint, source) = endpoints.iter().nth(self.sent % endpoints.len()).unwrap();
+        let source = if *source == Source::Kept { packet.source } else { world.primary(packet.family()).unwrap() };
+        Ok(Seen { fate: Fate::Arrived { endpoint: *endpoint, source }, outcome: Some(Outcome::To(endpoints)) })
+    }
+}
+
+fn link(name: &str, index: u32) -> Link {
+    Link { name: name.parse().unwrap(), index }
+}
+
+fn pods() -> Link {
+    link("pods", 2)
+}
+
+fn uplink() -> Link {
+    link("eth0", 3)
+}
+
+/// What the rules ask of the host.
+struct Surroundings {
+    host: Host,
+    number: u32,
+    /// Of how many numbers one was drawn.
+    drawn: Cell<u32>,
+}
+
+impl Surroundings {
+    fn of(world: &World, number: u32) -> Self {
+        let own = world.addresses.clone();
+        let loopback: Vec<IpAddr> = vec!["127.0.0.1".parse().unwrap(), "::1".parse().unwrap()];
+        let links = vec![(uplink(), own), (link("lo", 1), loopback)];
+        let defaults = ["0.0.0.0/0", "::/0"].map(|prefix| (prefix.parse().unwrap(), uplink()));
+        let own = world.pod_ranges.iter().map(|range| (*range, pods()));
+        let host = Host { links, routes: defaults.into_iter().chain(own).collect() };
+        Self { host, number, drawn: Cell::new(1) }
+    }
+}
+
+impl Around for Surroundings {
+    fn route(&self, packet: &Wire) -> Option<Route> {
+        self.host.route(packet)
+    }
+
+    fn address_type(&self, address: IpAddr, on: Option<&Link>) -> Option<FibAddrType> {
+        self.host.address_type(address, on)
+    }
+
+    fn primary_address(&self, link: &Link, family: Family) -> Option<IpAddr> {
+        // A link of pods has none of its own: the kernel takes another link's.
+        self.host.primary_address(link, family).or_else(|| self.host.primary_address(&uplink(), family))
+    }
+
+    fn loopback(&self) -> Option<Link> {
+        self.host.loopback()
+    }
+
+    fn number(&self, number: &NumGen) -> Option<u32> {
+        self.drawn.set(number.modulus);
+        Some(number.offset + self.number)
+    }
+}
+
+fn judged(plane: &mut dyn DataPlane) {
+    let rows = run(plane, &[], &|_| ()).unwrap();
+    let count = |outcome| rows.iter().filter(|row| row.outcome == outcome).count();
+    let failed: Vec<String> = rows
+        .iter()
+        .filter(|row| row.outcome == Ended::Fail)
+        .map(|row| format!("{}: {}", row.id, row.reason.as_deref().unwrap_or_default()))
+        .collect();
+    println!("{} passed, {} failed, {} skipped", count(Ended::Pass), failed.len(), count(Ended::Skip));
+    let mut why: BTreeMap<&str, usize> = BTreeMap::new();
+    rows.iter().filter(|row| row.outcome == Ended::Skip).for_each(|row| *why.entry(row.reason.as_deref().unwrap()).or_default() += 1);
+    for (reason, count) in why {
+        println!("SKIPPED {count}: {reason}");
+    }
+    assert!(failed.is_empty(), "{} of {}:\n{}", failed.len(), rows.len(), failed.join("\n"));
+    assert!(count(Ended::Pass) > cases().unwrap().len() / 2);
+}
+
+#[test]
+fn the_rules_do_in_the_simulator_what_every_case_expects() {
+    judged(&mut Simulated::default());
+}
+
+#[test]
+fn the_rules_do_in_the_simulator_what_the_oracle_says() {
+    let outcome = compare(&mut Oracle::default(), &mut Simulated::default(), 1, SIMULATED);
+    assert!(outcome.is_ok(), "{}", outcome.unwrap_err());
+}
+
+/// The product's applier in a scene's node: each world is a plan away from the one before.
+#[derive(Default)]
+struct Applied {
+    applier: Option<Applier>,
+    model: Model,
+}
+
+impl Applied {
+    fn follow(&mut self, world: &World, place: &Place<'_>) -> Result<(), Stop> {
+        not_yet(world)?;
+        let wanted = wanted(world, &self.model);
+        let plan = ripstop_plan::diff_all(&self.model, &wanted, &|_: &Key, _: &Entry| Ok(()));
+        let netns = Netns::open(place.path().to_str().unwrap()).unwrap();
+        let files = tempfile::tempdir().unwrap();
+        // A thread in the scene's namespace, and gone with it.
+        let run = || {
+            netns
+                .run(|| {
+                    let applier = self.applier.get_or_insert_with(|| Applier::open().unwrap());
+                    let outcomes = applier.run(&plan.steps, OnError::Continue, &mut BootFiles::new(files.path()));
+                    let failed = outcomes.into_iter().find_map(|outcome| outcome.result.err());
+                    failed.map_or(Ok(()), |error| Err(Stop::Fail(error.to_string())))
+                })
+                .unwrap()
+        };
+        let outcome = std::thread::scope(|scope| scope.spawn(run).join().unwrap());
+        self.model = wanted;
+        outcome
+    }
+}
+
+#[test]
+fn the_rules_do_in_the_kernel_what_cases_and_oracle_say() {
+    if !possible() {
+        return;
+    }
+    let applied = RefCell::new(Applied::default());
+    let install = |world: &World, place: &Place<'_>| applied.borrow_mut().follow(world, place);
+    let mut scene = match Scene::new(Box::new(install)) {
+        Ok(scene) => scene,
+        Err(stop) => return println!("SKIPPED: {stop:?}"),
+    };
+    judged(&mut scene);
+    let outcome = compare(&mut Oracle::default(), &mut scene, 1, REAL);
+    assert!(outcome.is_ok(), "{}", outcome.unwrap_err());
+}
