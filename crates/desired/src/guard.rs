@@ -50,7 +50,9 @@ pub fn may_delete(tables: &Tables, key: &Key, entry: &Entry) -> Result<(), Strin
             &[StoreKind::Networks]
         }
         Key::Address { .. } => &[StoreKind::Networks, StoreKind::Claims],
-        Key::NftElement(_)
+        Key::NftPart { .. }
+        | Key::NftElement(_)
+        | Key::NftValues { .. }
         | Key::ServiceFlows
         | Key::Neighbour { .. }
         | Key::Fdb { .. }
@@ -76,17 +78,18 @@ fn is_of_services(key: &Key) -> bool {
         Key::NftTable { name, .. } => name.as_str() == NFT_SERVICES_TABLE,
         Key::NftElement(element) => element.table.as_str() == NFT_SERVICES_TABLE,
         Key::ServiceFlows => true,
+        Key::NftPart { table, .. } | Key::NftValues { table, .. } => table.as_str() == NFT_SERVICES_TABLE,
         _ => false,
     }
 }
 
-/// Elements go once Services and endpoints are known, or none are served; with them their tables.
+/// Parts and elements go once Services and endpoints are known, or none are served; with them their tables.
 fn may_delete_of_services(tables: &Tables, key: &Key) -> Result<(), String> {
     let served = tables.config.services.proxy != Proxy::None;
     let kinds = [ObjectKind::Service, ObjectKind::EndpointSlice];
     let unknown = kinds.into_iter().find(|kind| tables.cluster.knowledge(*kind) == Knowledge::Unknown);
     match (unknown, key) {
-        (Some(kind), Key::NftElement(_)) if served => {
+        (Some(kind), Key::NftPart { .. } | Key::NftElement(_)) if served => {
             Err(format!("kept: {kind}s have not been read yet, so nobody knows whether it is still wanted"))
         }
         _ => Ok(()),

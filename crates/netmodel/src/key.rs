@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use ripstop_nft::model::{ElementKey, Key as ElementValue, KeyPart, Name, TableFamily, Value};
+use ripstop_nft::model::{ElementKey, Key as ElementValue, KeyPart, Name, TableFamily, Value, part_of};
 use ripstop_types::{Family, IfName, Mac, Prefix};
 use serde::{Deserialize, Serialize};
 
@@ -46,7 +46,9 @@ pub enum Kind {
     Record,
     Sysctl,
     NftTable,
+    NftPart,
     NftElement,
+    NftValues,
     ServiceFlows,
     ForwardJump,
     Link,
@@ -72,8 +74,12 @@ pub enum Key {
     Sysctl { ns: Ns, path: Arc<str> },
     /// A whole nftables table without the elements of its named sets.
     NftTable { family: TableFamily, name: Name },
+    /// Chains and sets that come and go in a table.
+    NftPart { family: TableFamily, table: Name, name: Name },
     /// One element of a named set or map.
     NftElement(ElementKey),
+    /// Which values a map of a part may have: behind the elements, which say where packets go that fill it.
+    NftValues { family: TableFamily, table: Name, map: Name },
     /// That no connection of a Service leads elsewhere than to its endpoints.
     ServiceFlows,
     /// The jump in a chain of iptables' table `filter`.
@@ -107,7 +113,9 @@ impl Key {
             Self::Record { .. } => Kind::Record,
             Self::Sysctl { .. } => Kind::Sysctl,
             Self::NftTable { .. } => Kind::NftTable,
+            Self::NftPart { .. } => Kind::NftPart,
             Self::NftElement(_) => Kind::NftElement,
+            Self::NftValues { .. } => Kind::NftValues,
             Self::ServiceFlows => Kind::ServiceFlows,
             Self::ForwardJump { .. } => Kind::ForwardJump,
             Self::Link { .. } => Kind::Link,
@@ -128,7 +136,9 @@ impl Key {
         match self {
             Self::Record { .. } => None,
             Self::NftTable { .. }
+            | Self::NftPart { .. }
             | Self::NftElement(_)
+            | Self::NftValues { .. }
             | Self::ServiceFlows
             | Self::ForwardJump { .. }
             | Self::Fdb { .. }
@@ -153,7 +163,11 @@ impl Key {
             | Self::LinkSysctl { ns, link, .. }
             | Self::Qdisc { ns, link } => Some(Self::Link { ns: ns.clone(), name: link.clone() }),
             Self::Fdb { link, .. } => Some(Self::Link { ns: Ns::Host, name: link.clone() }),
+            Self::NftPart { family, table, .. } => Some(Self::NftTable { family: *family, name: table.clone() }),
             Self::NftElement(element) => Some(Self::NftTable { family: element.family, name: element.table.clone() }),
+            Self::NftValues { family, table, map } => {
+                Some(Self::NftPart { family: *family, table: table.clone(), name: part_of(map)? })
+            }
             Self::Record { .. }
             | Self::Sysctl { .. }
             | Self::NftTable { .. }
@@ -184,7 +198,14 @@ impl Key {
             Self::NftTable { family, name } => {
                 // 'A' sorts before every other first letter of a name.
                 let key = ElementValue { interval: false, parts: Vec::new() };
-                vec![Self::NftElement(ElementKey { family: *family, table: name.clone(), set: Name::from("A"), key })]
+                let (family, table) = (*family, name.clone());
+                vec![
+                    Self::NftPart { family, table: table.clone(), name: Name::from("A") },
+                    Self::NftElement(ElementKey { family, table, set: Name::from("A"), key }),
+                ]
+            }
+            Self::NftPart { family, table, name } => {
+                vec![Self::NftValues { family: *family, table: table.clone(), map: name.clone() }]
             }
             _ => Vec::new(),
         }
@@ -218,7 +239,9 @@ impl fmt::Display for Key {
                 write!(f, "sysctl {}", path.replace('/', "."))?
             }
             Self::NftTable { family, name } => write!(f, "nft table {family} {name}")?,
+            Self::NftPart { family, table, name } => write!(f, "nft part {family} {table} {name}")?,
             Self::NftElement(element) => write_element(f, element)?,
+            Self::NftValues { family, table, map } => write!(f, "nft values {family} {table} {map}")?,
             Self::ServiceFlows => f.write_str("flows of Services")?,
             Self::ForwardJump { family, chain } => write!(f, "jump in {} filter {chain}", table_family(*family))?,
             Self::Link { name, .. } => write!(f, "link {name}")?,

@@ -9,14 +9,15 @@
 
 mod facts;
 mod key;
+mod nft;
 mod resource;
 
 pub use facts::{ForeignDrop, HostFacts, HostLink, NeighbourLimits};
 pub use key::{Key, Kind, Ns, RecordScope};
+pub use nft::{NftElement, NftPart, NftTable, NftValues};
 pub use resource::{
     Address, BridgePort, Encapsulation, Fdb, ForwardJump, Forwarder, ForwarderPeer, Link, LinkKind, Neighbour, Nexthop,
-    NftElement, NftTable, Object, Qdisc, Record, RecordGuard, Resource, Route, RouteTarget, Scope, ServiceFlows,
-    Sysctl, Veth,
+    Object, Qdisc, Record, RecordGuard, Resource, Route, RouteTarget, Scope, ServiceFlows, Sysctl, Veth,
 };
 
 use std::collections::BTreeMap;

@@ -3,12 +3,11 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use ripstop_nft::Digest;
-use ripstop_nft::model::{Comment, ElementBody, ElementKey, Name, Table, TableFamily};
 use ripstop_types::{Family, IfName, Mac, Prefix};
 use serde::{Deserialize, Serialize};
 
 use crate::key::{Key, Ns, RecordScope};
+use crate::nft::{NftElement, NftPart, NftTable, NftValues};
 
 /// What every resource can say of itself.
 pub trait Resource: Sized {
@@ -271,30 +270,6 @@ pub struct Qdisc {
     pub limit: u32,
 }
 
-/// A table of nftables: chains, rules and declarations of sets, without the elements of named sets.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NftTable {
-    /// The definition.
-    pub table: Table,
-}
-
-impl NftTable {
-    /// The devices at whose ingress its chains stand. A chain cannot be made without its device, and goes with it up to
-    /// Linux 6.15; the table stays.
-    pub fn devices(&self) -> impl Iterator<Item = &IfName> {
-        self.table.chains.values().filter_map(|chain| chain.base.as_ref()?.device.as_ref())
-    }
-}
-
-/// One element of a named set or map.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NftElement {
-    /// Which one.
-    pub key: ElementKey,
-    /// What it carries.
-    pub body: ElementBody,
-}
-
 /// That tracked UDP connections to a Service lead to its endpoints and nowhere else, and so do those of TCP where it wants that. It has
 /// no state of its own: it is looked at once, and from then on each change of endpoints keeps it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -345,7 +320,9 @@ pub enum Object {
     Record(Record),
     Sysctl(Sysctl),
     NftTable(NftTable),
+    NftPart(NftPart),
     NftElement(NftElement),
+    NftValues(NftValues),
     ServiceFlows(ServiceFlows),
     ForwardJump(ForwardJump),
     Link(Link),
@@ -393,7 +370,9 @@ each_resource!(
     Record,
     Sysctl,
     NftTable,
+    NftPart,
     NftElement,
+    NftValues,
     ServiceFlows,
     ForwardJump,
     Link,
@@ -539,48 +518,6 @@ impl Resource for Qdisc {
     /// The kernel keeps times instead of bytes and rounds: what was asked is what a rate within a thousandth shows.
     fn satisfied_by(&self, observed: &Self) -> bool {
         self.rate.abs_diff(observed.rate) <= self.rate / 1000
-    }
-}
-
-impl NftTable {
-    /// What stands for a table that is in the kernel as it was written, of a definition with this digest. Rules cannot be
-    /// read back, but whoever wants the table of that digest has it. `told` is what its own comment says beside the owner.
-    #[must_use]
-    pub fn written(family: TableFamily, name: &Name, digest: Digest, told: &str) -> Self {
-        let told = if told.is_empty() { String::new() } else { format!("; {told}") };
-        Self { table: Table::new(family, name).comment(Comment::from(format!("written as {digest}{told}").as_str())) }
-    }
-}
-
-impl Resource for NftTable {
-    fn key(&self) -> Key {
-        Key::NftTable { family: self.table.family, name: self.table.name.clone() }
-    }
-
-    fn satisfied_by(&self, observed: &Self) -> bool {
-        let written =
-            || Self::written(self.table.family, &self.table.name, ripstop_nft::encode::digest(&self.table), "");
-        let same = |found: &Comment| {
-            let mark = found.as_str().split("; ").next();
-            written().table.comment.is_some_and(|written| mark == Some(written.as_str()))
-        };
-        let has_rules = |table: &Table| !table.chains.is_empty() || !table.sets.is_empty();
-        self == observed || (!has_rules(&observed.table) && observed.table.comment.as_ref().is_some_and(same))
-    }
-}
-
-impl Resource for NftElement {
-    fn key(&self) -> Key {
-        Key::NftElement(self.key.clone())
-    }
-
-    fn satisfied_by(&self, observed: &Self) -> bool {
-        self.body.data == observed.body.data
-    }
-
-    /// An element's value cannot be changed: the old one goes and the new one comes in one transaction.
-    fn can_update(&self, observed: &Self) -> bool {
-        self.satisfied_by(observed)
     }
 }
 

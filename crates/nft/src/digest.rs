@@ -143,6 +143,13 @@ impl Definition {
         }
     }
 
+    /// The same, whatever is said of chains and sets.
+    pub(crate) fn without_comments(mut self) -> Self {
+        self.chains.values_mut().for_each(|chain| chain.comment = None);
+        self.sets.values_mut().for_each(|set| set.comment = None);
+        self
+    }
+
     /// Says what `found` has otherwise, one sentence each.
     pub(crate) fn differences(&self, found: &Self, out: &mut Vec<String>) {
         if self.comment != found.comment {
@@ -221,7 +228,12 @@ impl ChainShape {
 }
 
 impl SetShape {
-    fn of(set: &Set) -> Self {
+    /// Whether two sets are the same but for what is said of them.
+    pub(crate) fn is_declared_like(&self, other: &Self) -> bool {
+        Self { comment: None, ..self.clone() } == Self { comment: None, ..other.clone() }
+    }
+
+    pub(crate) fn of(set: &Set) -> Self {
         let (data_type, data_len) = match &set.data {
             None => (0, 0),
             Some(DataType::Verdict) => (DATA_TYPE_VERDICT, 0),

@@ -6,10 +6,13 @@ pub(crate) const NFT_MSG_GETTABLE: u8 = 1;
 pub(crate) const NFT_MSG_DELTABLE: u8 = 2;
 pub(crate) const NFT_MSG_NEWCHAIN: u8 = 3;
 pub(crate) const NFT_MSG_GETCHAIN: u8 = 4;
+pub(crate) const NFT_MSG_DELCHAIN: u8 = 5;
 pub(crate) const NFT_MSG_NEWRULE: u8 = 6;
 pub(crate) const NFT_MSG_GETRULE: u8 = 7;
+pub(crate) const NFT_MSG_DELRULE: u8 = 8;
 pub(crate) const NFT_MSG_NEWSET: u8 = 9;
 pub(crate) const NFT_MSG_GETSET: u8 = 10;
+pub(crate) const NFT_MSG_DELSET: u8 = 11;
 pub(crate) const NFT_MSG_NEWSETELEM: u8 = 12;
 pub(crate) const NFT_MSG_GETSETELEM: u8 = 13;
 pub(crate) const NFT_MSG_DELSETELEM: u8 = 14;
@@ -237,6 +240,8 @@ pub(crate) const UDATA_ELEM_FLAGS: u8 = 1;
 pub(crate) const UDATA_ELEM_INTERVAL_OPEN: u32 = 1;
 /// Our own: a digest of what was written. Far from the numbers nft uses, which passes over what it does not know.
 pub(crate) const UDATA_DIGEST: u8 = 0xd1;
+/// Our own: the name of the part that a chain or set belongs to.
+pub(crate) const UDATA_PART: u8 = 0xd2;
 
 /// nft's number of the type of a verdict map's data (`NFT_DATA_VERDICT`).
 pub(crate) const DATA_TYPE_VERDICT: u32 = 0xffff_ff00;

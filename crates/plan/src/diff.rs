@@ -11,7 +11,7 @@ use std::sync::Arc;
 use ripstop_netmodel::{Entry, Key, Kind, Link, LinkKind, Model, Ns, Object, Resource, RouteTarget};
 use ripstop_types::Owner;
 
-use crate::hang::{hangs_on, holder, master, other_end};
+use crate::hang::{hangs_on, holder, leading_to, master, other_end};
 use crate::model::can_be_removed;
 use crate::step::{Action, Plan, Step};
 
@@ -37,7 +37,7 @@ pub fn diff(observed: &Model, desired: &Model, keys: &BTreeSet<Key>, guard: &dyn
     let mut also = BTreeSet::new();
     loop {
         let mut differ = Differ::judging(observed, desired, guard, keys, &also);
-        for agree in [Differ::settle, Differ::follow, Differ::pass_over] {
+        for agree in [Differ::look_behind, Differ::settle, Differ::follow, Differ::pass_over] {
             if differ.unjudged.is_empty() {
                 agree(&mut differ);
             }
@@ -182,6 +182,15 @@ impl<'a> Differ<'a> {
             Ok(()) => Verdict::Remove,
             Err(why) => Verdict::Refuse(why),
         })
+    }
+
+    /// Has what leads to a part that goes judged with it: it is to lead elsewhere first.
+    fn look_behind(&mut self) {
+        let is_part_that_goes =
+            |(key, verdict): &(&Key, &Verdict)| key.kind() == Kind::NftPart && **verdict == Verdict::Remove;
+        let parts: BTreeSet<Key> = self.verdicts.iter().filter(is_part_that_goes).map(|(key, _)| key.clone()).collect();
+        let unjudged = leading_to(self.observed, &parts).filter(|key| !self.is_judged(key));
+        self.unjudged = unjudged.cloned().collect();
     }
 
     /// In a pod's namespace everything hangs on the interface. Without one of ours there is nothing to remove: by now the

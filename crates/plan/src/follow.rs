@@ -135,7 +135,13 @@ impl Differ<'_> {
     /// Whether an object can be written on what it hangs on, as that will be. An element cannot where its set is no longer
     /// declared.
     fn fits(&self, object: &Object) -> bool {
-        needs(object).iter().all(|below| self.will_bear(below, object))
+        let is_lost = |below: &Key| {
+            // The rules of a part that was only found are not known, and another table may lack the sets they look into.
+            let is_lost = |is: &Object| matches!(is, Object::NftPart(part) if part.found.is_some() || !self.fits(is));
+            let is_written = self.verdicts.get(below).is_some_and(Verdict::writes);
+            !is_written && self.observed.get(below).is_some_and(|is| is_lost(&is.object))
+        };
+        needs(object).iter().all(|below| self.will_bear(below, object) && !is_lost(below))
     }
 
     /// Gives no step to what goes with an object that is removed.
@@ -158,7 +164,7 @@ impl Differ<'_> {
 
 /// Whether something may go with an object of a kind, or change.
 fn is_leant_on(kind: Kind) -> bool {
-    matches!(kind, Kind::Link | Kind::NftTable | Kind::Address | Kind::Forwarder | Kind::Nexthop)
+    matches!(kind, Kind::Link | Kind::NftTable | Kind::NftPart | Kind::Address | Kind::Forwarder | Kind::Nexthop)
 }
 
 /// For a verdict that makes an object from nothing: whether there is an old one that goes first. A table is always

@@ -1,14 +1,16 @@
 //! What an object hangs on in the kernel, and what goes or changes when that is taken away.
 //!
 //! Facts of the kernel, not decisions: a link takes its addresses, neighbours, nexthops and routes along, a nexthop its
-//! routes, a forwarder's device its set-up and with it the peers, a veth its other end, a table its elements, an IPv4 address the routes that have it as their source, and a
+//! routes, a table its parts and elements, a forwarder's device its set-up and with it the peers, a veth its other end, an IPv4 address the routes that have it as their source, and a
 //! table loses the chains at the ingress of a link that goes.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 
-use ripstop_netmodel::{Key, LINK_PREFIX, Link, LinkKind, Model, Ns, Object, Resource, Route, RouteTarget, link_table};
-use ripstop_nft::model::TableFamily;
+use ripstop_netmodel::{
+    Key, LINK_PREFIX, Link, LinkKind, Model, NftElement, NftTable, Ns, Object, Resource, Route, RouteTarget, link_table,
+};
+use ripstop_nft::model::{Data, DataType, ElementKey, Key as ElementValue, Name, TableFamily, Verdict, part_of};
 use ripstop_types::{Family, IfName};
 
 /// The objects with which this one vanishes, as far as the model has them. The other end of a veth pair does not know its
@@ -25,10 +27,49 @@ pub(crate) fn hangs_on(object: &Object) -> Vec<Key> {
             RouteTarget::Unreachable => {}
         },
         Object::NftTable(table) => keys.extend(table.devices().map(|link| link_key(&Ns::Host, link))),
+        Object::NftElement(element) => keys.extend(destination(element).map(|(part, _)| part)),
         _ => {}
     }
     keys.retain(is_known);
     keys
+}
+
+/// The part that a verdict leads to, and the chain in it. The kernel keeps a chain while something leads there.
+pub(crate) fn destination(element: &NftElement) -> Option<(Key, &Name)> {
+    let Some(Data::Verdict(Verdict::Jump(chain) | Verdict::Goto(chain))) = &element.body.data else { return None };
+    let (family, table) = (element.key.family, element.key.table.clone());
+    Some((Key::NftPart { family, table, name: part_of(chain)? }, chain))
+}
+
+/// The elements that lead to one of these parts.
+pub(crate) fn leading_to<'a>(model: &'a Model, parts: &'a BTreeSet<Key>) -> impl Iterator<Item = &'a Key> {
+    let tables: BTreeSet<Key> = parts.iter().filter_map(Key::parent).collect();
+    let leads = |object: &Object| matches!(object, Object::NftElement(element) if destination(element).is_some_and(|(to, _)| parts.contains(&to)));
+    tables
+        .into_iter()
+        .flat_map(|table| verdict_maps(model, &table))
+        .flat_map(|first| {
+            let set = (first.family, first.table.clone(), first.set.clone());
+            let of_set = move |key: &Key| matches!(key, Key::NftElement(e) if (e.family, &e.table, &e.set) == (set.0, &set.1, &set.2));
+            model.range(Key::NftElement(first)).take_while(move |(key, _)| of_set(key))
+        })
+        .filter(move |(_, entry)| leads(&entry.object))
+        .map(|(key, _)| key)
+}
+
+/// The smallest keys that elements of a table's verdict maps could have.
+fn verdict_maps(model: &Model, table: &Key) -> Vec<ElementKey> {
+    let Some(Object::NftTable(NftTable { table })) = model.get(table).map(|entry| &entry.object) else {
+        return Vec::new();
+    };
+    let first = |set: &Name| ElementKey {
+        family: table.family,
+        table: table.name.clone(),
+        set: set.clone(),
+        key: ElementValue { interval: false, parts: Vec::new() },
+    };
+    let verdicts = table.sets.iter().filter(|(_, set)| set.data == Some(DataType::Verdict));
+    verdicts.map(|(name, _)| first(name)).collect()
 }
 
 /// The objects that must be there when this one is written.
@@ -76,6 +117,14 @@ pub(crate) fn bears(below: &Object, object: &Object) -> bool {
         (Object::NftTable(table), Object::NftElement(element)) => {
             table.table.check_element(&element.key.set, &element.key.key, &element.body).is_ok()
         }
+        // Of one that was found the rules are not known.
+        (Object::NftTable(table), Object::NftPart(part)) => {
+            part.found.is_none() && table.table.check_part(&part.part).is_ok()
+        }
+        (Object::NftPart(part), Object::NftElement(element)) => {
+            destination(element).is_some_and(|(_, chain)| part.part.chains.contains_key(chain))
+        }
+        (Object::NftPart(part), Object::NftValues(values)) => part.part.sets.contains_key(&values.map),
         (Object::Link(_), Object::Link(Link { kind: LinkKind::VethPeer, .. })) => {
             other_end(below).is_some_and(|end| end == object.key())
         }

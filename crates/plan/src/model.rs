@@ -3,11 +3,13 @@
 //! For laws and replays. Not here: anything the kernel does by itself (carrier, neighbour discovery), and what it
 //! checks of objects that are not ours.
 
+use std::collections::BTreeSet;
+
 use ripstop_netmodel::{Entry, Key, Link, LinkKind, Model, NftElement, Object, Resource, Route, RouteTarget};
 use ripstop_types::Prefix;
 
 use crate::contest::rivals;
-use crate::hang::{Others, altered, bears, holder, needs, other_end, vanishing};
+use crate::hang::{Others, altered, bears, holder, leading_to, needs, other_end, vanishing};
 use crate::step::{Action, Step};
 
 /// Why a step cannot be applied.
@@ -30,6 +32,10 @@ pub fn apply_to_model(model: &mut Model, step: &Step) -> Result<(), Fault> {
     match (step.action, &step.after) {
         (Action::Refuse, _) => {}
         (Action::Delete, _) => {
+            let parts = BTreeSet::from([step.key.clone()]);
+            if let Some(user) = leading_to(model, &parts).next() {
+                return Err(fault(format!("{user} leads there")));
+            }
             if model.get(&step.key).is_some_and(|entry| can_be_removed(&entry.object)) {
                 remove(model, &step.key);
             }
@@ -46,7 +52,7 @@ pub fn apply_to_model(model: &mut Model, step: &Step) -> Result<(), Fault> {
 /// Whether an object has an absence that a step can bring about.
 pub(crate) fn can_be_removed(object: &Object) -> bool {
     match object {
-        Object::Sysctl(_) => false,
+        Object::Sysctl(_) | Object::NftValues(_) => false,
         Object::Link(link) => !matches!(link.kind, LinkKind::VethPeer | LinkKind::Loopback),
         _ => true,
     }

@@ -112,6 +112,8 @@ pub struct Decision {
     pub entry: Entry,
     /// What becomes of packets from this node and its pods, and by [`Entry::Cluster`] and [`Entry::Anywhere`] of all.
     pub inside: Target,
+    /// `inside` is about endpoints of this node only: the Service's internal policy is Local.
+    pub inside_is_local: bool,
     /// By [`Entry::Local`], what becomes of packets from elsewhere.
     pub outside: Option<Target>,
     /// Only packets from here are taken, in order and none within another; `None`: all are.
@@ -215,6 +217,7 @@ fn decision(node: &Node, service: &Service, port: &ServicePort, ip: IpAddr, kind
         port: port.name.clone(),
         entry,
         inside,
+        inside_is_local: kind == Kind::Cluster && service.internal_policy == TrafficPolicy::Local,
         outside,
         sources,
         affinity: service.affinity,

@@ -261,6 +261,7 @@ impl Core {
         let children: Vec<Key> = self.applied.children(parent).map(|(key, _)| key.clone()).collect();
         for child in children {
             self.applied.remove(&child);
+            self.forget_children(&child);
             if self.desired.model().get(&child).is_some() && !self.busy.contains(&child) {
                 self.dirty.insert(child);
             }

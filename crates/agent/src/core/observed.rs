@@ -29,7 +29,12 @@ impl Core {
             // What was written says more than what can be read: the other end of a pair, for one.
             if !self.applied.get(key).is_some_and(|there| there.object.satisfied_by(&entry.object)) {
                 self.dirty.insert(key.clone());
-                self.applied.insert_entry(entry.clone());
+                if key.kind() == Kind::NftValues {
+                    // Which others may come yet, nobody knows before it was written.
+                    self.applied.remove(key);
+                } else {
+                    self.applied.insert_entry(entry.clone());
+                }
             }
         }
         if kinds.contains(&Kind::Forwarder) {
@@ -165,7 +170,9 @@ pub(crate) fn host_kinds() -> BTreeSet<Kind> {
     BTreeSet::from([
         Kind::Sysctl,
         Kind::NftTable,
+        Kind::NftPart,
         Kind::NftElement,
+        Kind::NftValues,
         Kind::ForwardJump,
         Kind::Link,
         Kind::Address,

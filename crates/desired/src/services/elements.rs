@@ -1,19 +1,24 @@
 //! What a Service adds to the maps and sets.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
-use ripstop_netmodel::{Entry, Key, Model, NftElement, NftTable, Object, RESET_MARK, ServiceFlows};
+use ripstop_netmodel::{
+    Entry, Key, Model, NFT_SERVICES_TABLE, NftElement, NftPart, NftTable, Object, RESET_MARK, ServiceFlows,
+};
 use ripstop_nft::model::{
-    Data, ElementBody, ElementKey, Key as ElementValue, KeyPart, Name, Value, Verdict, build::Mark, build::Proto,
+    Data, ElementBody, ElementKey, Key as ElementValue, KeyPart, Name, Part as TablePart, Value, Verdict, build::Mark,
+    build::Proto,
 };
 use ripstop_services::{Backend, Decision, Entry as Entrance, Frontend, Node, Target, decide, slots};
 use ripstop_tables::ServiceTables;
 use ripstop_types::{Family, Owner, Prefix, ServiceName};
 
+use super::affinity::{Affinity, Reach};
+use super::table::{self, PREPARED, draw, masqueraded, masqueraded_own, table};
 use super::{Scope, chain_of, table_family, table_name};
 use crate::Part;
-use crate::services::table::{masqueraded, masqueraded_own, table};
 
 /// The objects of a Service. `before` is what was wanted or found before: an endpoint that stays keeps its slot.
 #[must_use]
@@ -26,14 +31,23 @@ pub fn objects(node: &Node, tables: &ServiceTables, name: &ServiceName, before: 
     for ip in &decided.others_ips {
         part.add(element(*ip, "others-ips", vec![(*ip).into()], None));
     }
-    let mut endpoints = BTreeSet::new();
+    let (mut endpoints, mut affinities) = (BTreeSet::new(), BTreeMap::new());
     for (frontend, decision) in &decided.frontends {
         of_frontend(&mut part, frontend, decision, before);
-        for target in [Some(&decision.inside), decision.outside.as_ref()].into_iter().flatten() {
-            if let Target::Backends(backends) = target {
-                endpoints.extend(backends.iter().map(|backend| backend.ip));
+        let affinity = Affinity::of(Family::of(frontend.ip), decision);
+        for (target, scope) in [(Some(&decision.inside), Scope::Inside), (decision.outside.as_ref(), Scope::Outside)] {
+            let Some(Target::Backends(backends)) = target else { continue };
+            endpoints.extend(backends.iter().map(|backend| backend.ip));
+            if let Some(affinity) = &affinity {
+                let reach = Reach::of(decision, scope);
+                affinities.insert((affinity.clone(), reach), backends.clone());
             }
         }
+    }
+    let nobody = Arc::default();
+    for affinity in affinities.keys().map(|(affinity, _)| affinity).collect::<BTreeSet<_>>() {
+        let of = |reach| affinities.get(&(affinity.clone(), reach)).unwrap_or(&nobody);
+        affinity.add_to(&mut part, of(Reach::Cluster), of(Reach::Local));
     }
     // A pod of this node that reaches itself has to see another source than its own.
     for ip in endpoints.into_iter().filter(|ip| node.pods.iter().any(|range| range.contains(*ip))) {
@@ -112,7 +126,27 @@ fn target(part: &mut Part, frontend: &Frontend, decision: &Decision, scope: Scop
         entry.body.comment.clone_from(&comment);
         part.add(entry);
     }
-    chain_of(slots.len(), scope).map_or(Verdict::Drop, Verdict::Goto)
+    let family = Family::of(frontend.ip);
+    let Some(draws) = drawing(part, family, slots.len(), scope).map(Verdict::Goto) else { return Verdict::Drop };
+    let reach = Reach::of(decision, scope);
+    let affinity = Affinity::of(family, decision);
+    let Some((chain, learning)) = affinity.and_then(|of| Some((of.chain(reach)?, of.learning(decision)?))) else {
+        return draws;
+    };
+    part.add(self::of(frontend, reach.chosen(), draws));
+    let key = vec![frontend.ip.into(), port(frontend.port)];
+    part.add(element(frontend.ip, table::learning(frontend.protocol), key, Some(Data::Verdict(learning))));
+    Verdict::Goto(chain)
+}
+
+/// The chain for so many endpoints, with the part it is in where the table has not got it.
+fn drawing(part: &mut Part, family: Family, count: usize, scope: Scope) -> Option<Name> {
+    let chain = chain_of(count, scope)?;
+    if count > PREPARED {
+        let drawing = TablePart::new(table_family(family), NFT_SERVICES_TABLE, &chain);
+        part.add(NftPart::from(drawing.chain(&chain, draw(family, count, scope))));
+    }
+    Some(chain)
 }
 
 fn assigned(frontend: &Frontend, scope: Scope, wanted: &BTreeSet<Backend>, before: &Model) -> Vec<Backend> {

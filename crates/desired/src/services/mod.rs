@@ -9,7 +9,9 @@
 //!
 //! - [`table`]: chains, sets and maps.
 //! - [`elements`]: what a Service adds to them.
+//! - [`affinity`]: what it adds where its clients keep their endpoints.
 
+mod affinity;
 mod elements;
 mod table;
 
@@ -85,13 +87,14 @@ fn table_name() -> Name {
     Name::from(NFT_SERVICES_TABLE)
 }
 
-/// The chain that draws one of so many endpoints of the cluster, or of this node.
+/// The chain that draws one of so many endpoints of the cluster, or of this node; of more than [`PREPARED`] the name of a part too.
 fn chain_of(count: usize, of: Scope) -> Option<Name> {
     let kind = match of {
         Scope::Inside => "endpoints",
         Scope::Outside => "local",
     };
-    format!("{kind}-{count}").parse().ok()
+    let separator = if count > PREPARED { '/' } else { '-' };
+    format!("{kind}{separator}{count}").parse().ok()
 }
 
 /// Which endpoints of a frontend a slot is about.

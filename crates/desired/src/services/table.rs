@@ -14,14 +14,15 @@ pub const PREPARED: usize = 128;
 #[must_use]
 pub fn table(family: Family, masquerade_all: bool) -> Table {
     let ip = address_type(family);
-    let frontend = [ip, Type::InetProto, Type::InetService];
-    let verdicts = || Set::vmap(frontend);
+    let verdicts = || Set::vmap([ip, Type::InetProto, Type::InetService]);
     let endpoints = Set::map([ip, Type::InetProto, Type::InetService, Type::Mark], [ip, Type::InetService]);
     let mut table = Table::new(table_family(family), NFT_SERVICES_TABLE)
         .set("frontends", verdicts().comment("what becomes of packets to a Service"))
         .set("permitted", verdicts().comment("the same, behind the look at where they come from"))
         .set("inside", verdicts().comment("external policy Local: for this node and its pods"))
         .set("outside", verdicts().comment("external policy Local: for all others"))
+        .set("chosen", verdicts().comment("session affinity: for a client without an entry"))
+        .set("chosen-local", verdicts().comment("the same, among endpoints of this node"))
         .set("endpoints", endpoints.comment("by frontend and slot"))
         .set("sources", Set::of([ip, Type::InetProto, Type::InetService, ip]).interval())
         .set("cluster-ips", Set::of([ip]))
@@ -31,6 +32,7 @@ pub fn table(family: Family, masquerade_all: bool) -> Table {
         .set("hairpin", Set::of([ip, ip]).comment("pods that reach themselves"));
     for protocol in Protocol::ALL {
         table = table
+            .set(learning(protocol), Set::vmap([ip, Type::InetService]))
             .set(masqueraded(protocol), Set::of([ip, Type::InetService]))
             .set(masqueraded_own(protocol), Set::of([ip, Type::InetService]));
     }
@@ -42,9 +44,17 @@ pub fn table(family: Family, masquerade_all: bool) -> Table {
         .chain("reject", Chain::regular().rule(Rule::new([reject()])))
         .chain("restricted", restricted(family))
         .chain("from-anywhere", from_anywhere(family))
-        .chain("from-inside", Chain::regular().rules([Rule::new([to(family).vmap("inside")]), Rule::new([drop()])]))
+        .chain(
+            "from-inside",
+            Chain::regular().rules([Rule::new([frontend(family).vmap("inside")]), Rule::new([drop()])]),
+        )
         .chain("forward", Chain::filter(Hook::Forward, priority::FILTER).rule(invalid()))
-        .chain("postrouting", Chain::nat(Hook::Postrouting, priority::SRCNAT).rule(translated()))
+        .chain(
+            "postrouting",
+            Chain::nat(Hook::Postrouting, priority::SRCNAT).rules(["learning", "masquerade"].map(translated)),
+        )
+        .chain("input", Chain::nat(Hook::Input, priority::SRCNAT).rule(translated("learning")))
+        .chain("learning", learning_chain(family))
         .chain("masquerade", masquerading(family, masquerade_all));
     for count in 1..=PREPARED {
         for scope in [Scope::Inside, Scope::Outside] {
@@ -65,6 +75,15 @@ pub(super) fn draw(family: Family, count: usize, scope: Scope) -> Chain {
     ])
 }
 
+/// The map of frontends with session affinity.
+pub(super) fn learning(protocol: Protocol) -> &'static str {
+    match protocol {
+        Protocol::Tcp => "learn-tcp",
+        Protocol::Udp => "learn-udp",
+        Protocol::Sctp => "learn-sctp",
+    }
+}
+
 /// The set of frontends whose packets all leave with the node's address.
 pub(super) fn masqueraded(protocol: Protocol) -> &'static str {
     match protocol {
@@ -83,7 +102,7 @@ pub(super) fn masqueraded_own(protocol: Protocol) -> &'static str {
     }
 }
 
-fn address_type(family: Family) -> Type {
+pub(super) fn address_type(family: Family) -> Type {
     match family {
         Family::V4 => Type::Ipv4Addr,
         Family::V6 => Type::Ipv6Addr,
@@ -91,18 +110,18 @@ fn address_type(family: Family) -> Type {
 }
 
 /// The frontend that a packet goes to.
-fn to(family: Family) -> Concat {
+pub(super) fn frontend(family: Family) -> Concat {
     concat((daddr(family), meta::l4proto(), th::dport()))
 }
 
 /// nft wants to know that a rule is about packets with ports.
-fn with_ports() -> ripstop_nft::model::Statement {
+pub(super) fn with_ports() -> ripstop_nft::model::Statement {
     meta::l4proto().one_of([Proto::TCP, Proto::UDP, Proto::SCTP])
 }
 
 fn services(family: Family) -> Chain {
     Chain::regular().rules([
-        Rule::new([to(family).vmap("frontends")]),
+        Rule::new([frontend(family).vmap("frontends")]),
         Rule::new([daddr(family).in_set("cluster-ips"), goto("reject")]).comment("no Service has this port"),
         Rule::new([daddr(family).in_set("service-ranges"), daddr(family).not_in_set("others-ips"), drop()])
             .comment("no Service has this address"),
@@ -113,7 +132,7 @@ fn services(family: Family) -> Chain {
 fn restricted(family: Family) -> Chain {
     let permitted = concat((daddr(family), meta::l4proto(), th::dport(), saddr(family))).in_set("sources");
     Chain::regular().rules([
-        Rule::new([permitted, to(family).vmap("permitted")]),
+        Rule::new([permitted, frontend(family).vmap("permitted")]),
         Rule::new([counter(), drop()]).comment("not within loadBalancerSourceRanges"),
     ])
 }
@@ -123,7 +142,7 @@ fn from_anywhere(family: Family) -> Chain {
     Chain::regular().rules([
         Rule::new([saddr(family).in_set("pods"), goto("from-inside")]),
         Rule::new([fib::saddr_type().is(FibAddrType::LOCAL), goto("from-inside")]),
-        Rule::new([to(family).vmap("outside")]),
+        Rule::new([frontend(family).vmap("outside")]),
         Rule::new([drop()]),
     ])
 }
@@ -133,8 +152,17 @@ fn invalid() -> Rule {
     Rule::new([ct::state().any(CtState::INVALID), drop()]).comment("would be passed on untranslated")
 }
 
-fn translated() -> Rule {
-    Rule::new([ct::status().any(CtStatus::DNAT), jump("masquerade")])
+/// What goes to an endpoint.
+fn translated(chain: &'static str) -> Rule {
+    Rule::new([ct::status().any(CtStatus::DNAT), jump(chain)])
+}
+
+/// What remembers where clients went, by where they wanted to go.
+fn learning_chain(family: Family) -> Chain {
+    Chain::regular().rules(Protocol::ALL.map(|protocol| {
+        let went_to = concat((original_daddr(family), ct::original_proto_dst()));
+        Rule::new([meta::l4proto().is(protocol.number()), went_to.vmap(learning(protocol))])
+    }))
 }
 
 fn masquerading(family: Family, all: bool) -> Chain {

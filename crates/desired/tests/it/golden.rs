@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use ripstop_desired::Desired;
-use ripstop_netmodel::{Link, LinkKind, Model, Object, RouteTarget};
+use ripstop_netmodel::{Link, LinkKind, Model, NftPart, Object, RouteTarget};
 use ripstop_nft::model::{ElementBody, ElementKey, Table};
 
 use crate::clusters;
@@ -24,12 +24,18 @@ pub fn told(model: &Model) -> String {
     out
 }
 
-/// The tables of a model with their elements.
+/// The tables of a model with their parts and elements.
 pub fn ruleset(model: &Model) -> (Vec<Table>, BTreeMap<ElementKey, ElementBody>) {
-    let (mut tables, mut elements) = (Vec::new(), BTreeMap::new());
+    let (mut tables, mut elements) = (Vec::<Table>::new(), BTreeMap::new());
     for (_, entry) in model.iter() {
         match &entry.object {
             Object::NftTable(table) => tables.push(table.table.clone()),
+            // Behind its table in the order of keys.
+            Object::NftPart(NftPart { part, .. }) => {
+                let its = |table: &&mut Table| (table.family, &table.name) == (part.family, &part.table);
+                let table = tables.iter_mut().find(its).unwrap();
+                *table = table.clone().with_part(part);
+            }
             Object::NftElement(element) => drop(elements.insert(element.key.clone(), element.body.clone())),
             _ => {}
         }
@@ -73,7 +79,8 @@ fn words(object: &Object) -> String {
         Object::Record(record) => format!("{} if {:?}", record.value, record.guard),
         Object::ForwardJump(_) => String::new(),
         // Their text follows below.
-        Object::NftTable(_) | Object::NftElement(_) | Object::ServiceFlows(_) => String::new(),
+        Object::NftTable(_) | Object::NftPart(_) | Object::NftElement(_) | Object::ServiceFlows(_) => String::new(),
+        Object::NftValues(values) => format!("{:?}", values.values),
     }
 }
 

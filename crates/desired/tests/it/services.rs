@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use ripstop_desired::{Desired, may_delete};
-use ripstop_netmodel::{Key, Model};
+use ripstop_netmodel::{Entry, Key, Model, Object};
 use ripstop_objects::service::{EndpointSlice, Service};
 use ripstop_objects::{AgentConfig, ClusterObject, ObjectKind};
 use ripstop_tables::{Change, ObjectInput, Start};
@@ -155,5 +155,135 @@ fn of_two_services_with_one_node_port_the_first_has_it_until_it_goes() {
     });
     desired.update(&scenario.tables, &changes);
     assert_eq!(slots(&desired), 2);
+    assert_eq!(desired.model(), Desired::of(&scenario.tables).model());
+}
+
+/// The parts, and the maps that are held to values, each with its owner.
+fn parts(model: &Model) -> Vec<String> {
+    let of = |key: &&Key| matches!(key, Key::NftPart { .. } | Key::NftValues { .. });
+    let owner = |key: &Key| model.get(key).and_then(|entry| entry.owner.clone()).unwrap();
+    model.keys().filter(of).map(|key| format!("{key} of {}", owner(key))).collect()
+}
+
+/// Every part suits its table, and what leads to one finds its chain.
+fn assert_whole(model: &Model) {
+    let table = |family, name: &ripstop_nft::model::Name| {
+        let entry = model.get(&Key::NftTable { family, name: name.clone() }).unwrap();
+        let Object::NftTable(table) = &entry.object else { panic!("{entry:?}") };
+        table.table.clone()
+    };
+    let mut tables = std::collections::BTreeMap::new();
+    for (_, entry) in model.iter() {
+        let Object::NftPart(part) = &entry.object else { continue };
+        assert_eq!(table(part.part.family, &part.part.table).check_part(&part.part), Ok(()));
+        let merged = tables.entry(part.part.family).or_insert_with(|| table(part.part.family, &part.part.table));
+        *merged = merged.clone().with_part(&part.part);
+    }
+    assert!(tables.values().all(|table| table.check().is_ok()));
+    let nothing = Model::new();
+    let plan = ripstop_plan::diff_all(&nothing, model, &|_: &Key, _: &Entry| Ok(()));
+    let mut made = nothing;
+    for step in &plan.steps {
+        let is_of_services = step.key.to_string().contains("ripstop-services");
+        assert_eq!(if is_of_services { ripstop_plan::apply_to_model(&mut made, step) } else { Ok(()) }, Ok(()));
+    }
+}
+
+#[test]
+fn chains_for_many_endpoints_come_and_go_with_who_needs_them() {
+    let mut scenario = serving();
+    for kind in [ObjectKind::Service, ObjectKind::EndpointSlice] {
+        synced(&mut scenario, kind);
+    }
+    for object in [service("b", "10.96.0.2"), slice("b", 1..=200), service("a", "10.96.0.1"), slice("a", 1..=200)] {
+        put(&mut scenario, object);
+    }
+    let mut desired = Desired::of(&scenario.tables);
+    assert_eq!(parts(desired.model()), ["nft part ip ripstop-services endpoints/200 of service/shop/a"]);
+    assert_whole(desired.model());
+    let changes = put(&mut scenario, slice("a", 1..=128));
+    let touched = texts(&desired.update(&scenario.tables, &changes));
+    assert!(touched.contains(&"nft part ip ripstop-services endpoints/200".to_owned()), "{touched:?}");
+    assert_eq!(parts(desired.model()), ["nft part ip ripstop-services endpoints/200 of service/shop/b"]);
+    let changes = put(&mut scenario, slice("b", 1..=129));
+    desired.update(&scenario.tables, &changes);
+    assert_eq!(parts(desired.model()), ["nft part ip ripstop-services endpoints/129 of service/shop/b"]);
+    assert_eq!(desired.model().len(), Desired::of(&scenario.tables).model().len());
+    assert_whole(desired.model());
+    let changes = put(&mut scenario, slice("b", 1..=3));
+    desired.update(&scenario.tables, &changes);
+    assert!(parts(desired.model()).is_empty());
+}
+
+fn sticky(name: &str, ip: &str, spec: serde_json::Value) -> ClusterObject {
+    let mut all = json!({"type": "NodePort", "clusterIP": ip, "sessionAffinity": "ClientIP",
+        "ports": [{"name": "http", "port": 80, "nodePort": 30080}]});
+    all.as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
+    let object = json!({"metadata": {"namespace": "shop", "name": name}, "spec": all});
+    ClusterObject::Service(Box::new(Service::from_value(object).unwrap().0))
+}
+
+fn named_slice(service: &str, hosts: impl IntoIterator<Item = u8>) -> ClusterObject {
+    let ClusterObject::EndpointSlice(mut slice) = slice(service, hosts) else { panic!() };
+    for port in &mut slice.ports {
+        port.name = "http".into();
+    }
+    ClusterObject::EndpointSlice(slice)
+}
+
+#[test]
+fn a_service_whose_clients_keep_their_endpoint_has_a_part_and_its_endpoints_as_values() {
+    let mut scenario = serving();
+    for kind in [ObjectKind::Service, ObjectKind::EndpointSlice] {
+        synced(&mut scenario, kind);
+    }
+    put(&mut scenario, sticky("web", "10.96.0.1", json!({})));
+    put(&mut scenario, named_slice("web", [7, 8]));
+    let mut desired = Desired::of(&scenario.tables);
+    assert_eq!(
+        parts(desired.model()),
+        [
+            "nft part ip ripstop-services affinity/shop_web_http of service/shop/web",
+            "nft values ip ripstop-services affinity/shop_web_http of service/shop/web",
+            "nft values ip ripstop-services affinity/shop_web_http/local of service/shop/web",
+        ]
+    );
+    assert_whole(desired.model());
+    let values = |desired: &Desired, map: &str| {
+        let key = |key: &&Key| matches!(key, Key::NftValues { map: of, .. } if of.as_str() == map);
+        let key = desired.model().keys().find(key).unwrap();
+        let Object::NftValues(values) = &desired.model().get(key).unwrap().object else { panic!() };
+        values.values.len()
+    };
+    assert_eq!(values(&desired, "affinity/shop_web_http"), 2);
+    assert_eq!(values(&desired, "affinity/shop_web_http/local"), 0);
+    for map in ["chosen { 10.96.0.1 . 6 . 80 }", "chosen { 172.30.1.11 . 6 . 30080 }", "learn-tcp { 10.96.0.1 . 80 }"] {
+        let key = format!("nft element ip ripstop-services {map}");
+        assert!(of_services(desired.model()).contains(&key), "{key}");
+    }
+    // An endpoint that leaves touches the values; nothing else of the part.
+    let changes = put(&mut scenario, named_slice("web", [8]));
+    let touched = texts(&desired.update(&scenario.tables, &changes));
+    assert!(touched.contains(&"nft values ip ripstop-services affinity/shop_web_http".to_owned()), "{touched:?}");
+    assert!(!touched.iter().any(|key| key.contains("part") || key.contains("frontends")), "{touched:?}");
+    assert_eq!(values(&desired, "affinity/shop_web_http"), 1);
+    // With many endpoints the part leads to another.
+    let changes = put(&mut scenario, named_slice("web", 1..=200));
+    desired.update(&scenario.tables, &changes);
+    assert_eq!(parts(desired.model()).len(), 4);
+    assert_eq!(values(&desired, "affinity/shop_web_http"), 200);
+    assert_whole(desired.model());
+    let changes = put(&mut scenario, named_slice("web", [8]));
+    desired.update(&scenario.tables, &changes);
+    // External policy Local: outside and inside have maps of their own.
+    let changes = put(&mut scenario, sticky("web", "10.96.0.1", json!({"externalTrafficPolicy": "Local"})));
+    desired.update(&scenario.tables, &changes);
+    assert_eq!(values(&desired, "affinity/shop_web_http"), 1);
+    assert_whole(desired.model());
+    // A Service without affinity has none of it.
+    let changes = put(&mut scenario, sticky("web", "10.96.0.1", json!({"sessionAffinity": "None"})));
+    desired.update(&scenario.tables, &changes);
+    assert!(parts(desired.model()).is_empty());
+    assert!(!of_services(desired.model()).iter().any(|key| key.contains("chosen") || key.contains("learn")));
     assert_eq!(desired.model(), Desired::of(&scenario.tables).model());
 }

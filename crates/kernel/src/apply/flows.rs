@@ -86,6 +86,9 @@ impl Run<'_> {
 
     /// Forgets the connections that lead there.
     pub(super) fn forget(&mut self, leads: &BTreeSet<Lead>) {
+        if !leads.is_empty() {
+            self.purge_all();
+        }
         let frontends: BTreeSet<(u8, End)> = leads.iter().map(|lead| (lead.protocol, lead.to)).collect();
         let is_over = |flow: &Flow| leads.contains(&Lead { protocol: flow.protocol, to: flow.to, endpoint: flow.from });
         for (protocol, to) in frontends {

@@ -3,20 +3,20 @@
 //! The kernel takes all of a batch or none, and refuses it for one element that is there with another value or is gone
 //! already. Then what is there is read, the batch is made to fit, and sent again.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use ripstop_netmodel::{Entry, Key, Object, is_own_table};
-use ripstop_nft::decode::{Answers, Refusal};
+use ripstop_netmodel::{Entry, Key, Kind, NftValues, Object, is_own_table};
+use ripstop_nft::decode::{Answers, ObservedPart, Refusal};
 use ripstop_nft::encode::{self, Batch, Encoded, Failure};
-use ripstop_nft::model::{ElementBody, ElementKey, Name, Table, TableFamily};
+use ripstop_nft::model::{Data, ElementBody, ElementKey, Name, Part, Table, TableFamily, part_of};
 use ripstop_plan::{Action, Step};
 
 use super::run::{Run, mismatch};
 use crate::error::Fault;
 use crate::netlink::uapi::NFNLGRP_NFTABLES;
 use crate::netlink::{NetlinkError, Socket};
-use crate::observe::nft::{elements_of, generation};
+use crate::observe::nft::{elements_of, generation, parts_of};
 use crate::own::Ear;
 
 /// One change, and the step it is for.
@@ -32,6 +32,10 @@ enum What<'a> {
     Table(&'a Table),
     /// No table of this name.
     NoTable(TableFamily, &'a Name),
+    /// A part, in the place of what is there of it.
+    Part(&'a Part),
+    /// No part of this name.
+    NoPart(TableFamily, &'a Name, &'a Name),
     Add(&'a ElementKey, &'a ElementBody),
     Remove(&'a ElementKey),
 }
@@ -41,6 +45,8 @@ impl What<'_> {
         match self {
             Self::Table(table) => (table.family, &table.name),
             Self::NoTable(family, name) => (*family, name),
+            Self::Part(part) => (part.family, &part.table),
+            Self::NoPart(family, table, _) => (*family, table),
             Self::Add(key, _) | Self::Remove(key) => (key.family, &key.table),
         }
     }
@@ -48,10 +54,21 @@ impl What<'_> {
     fn element(&self) -> Option<&ElementKey> {
         match self {
             Self::Add(key, _) | Self::Remove(key) => Some(key),
-            Self::Table(_) | Self::NoTable(..) => None,
+            Self::Table(_) | Self::NoTable(..) | Self::Part(_) | Self::NoPart(..) => None,
+        }
+    }
+
+    fn part(&self) -> Option<&Name> {
+        match self {
+            Self::Part(part) => Some(&part.name),
+            Self::NoPart(_, _, name) => Some(name),
+            _ => None,
         }
     }
 }
+
+/// The parts that are there.
+type Parts = BTreeMap<(TableFamily, Name, Name), ObservedPart>;
 
 /// Runs one transaction while monitors do not listen; `transact` says whether it was done. To tell them of an element takes
 /// the kernel longer than to add it, even where a filter of theirs lets nothing through. The kernel counts transactions: where
@@ -134,7 +151,15 @@ impl Run<'_> {
     }
 
     fn transact(&mut self, ops: &[Op<'_>]) -> Result<(), Refused> {
-        let batch = encode(ops)?;
+        let with_parts = ops.iter().filter(|op| op.what.part().is_some()).map(|op| op.what.table());
+        let tables: BTreeSet<(TableFamily, Name)> = with_parts.map(|(family, table)| (family, table.clone())).collect();
+        let unread = |error: NetlinkError| Refused::Other((everything(ops), Fault::refused(&error, None)));
+        let parts =
+            if tables.is_empty() { Parts::new() } else { parts_of(&mut self.applier.nft, &tables).map_err(unread)? };
+        let batch = encode(ops, parts)?;
+        if batch.is_empty() {
+            return Ok(());
+        }
         let socket = &mut self.applier.nft;
         let encoded = batch.finish(socket.next_seq());
         socket.set_seq(encoded.next_seq());
@@ -177,6 +202,7 @@ impl Run<'_> {
                     there.retain(|key, _| (key.family, &key.table) != table);
                     fitting.push(op);
                 }
+                What::Part(_) | What::NoPart(..) => fitting.push(op),
                 What::Remove(key) => match there.remove(*key) {
                     Some(_) => fitting.push(op),
                     None => self.settle(op.step, Ok(())),
@@ -198,6 +224,97 @@ impl Run<'_> {
     }
 }
 
+/// Elements of one transaction that takes some out of a map: packets may take others out meanwhile, and then it is refused.
+const PURGED_AT_ONCE: usize = 500;
+/// So often is a map read again of which elements expired while they were removed.
+const PURGES: usize = 20;
+
+/// The values that a map may have, where a step holds it to them.
+fn values(entry: Option<&Entry>) -> Option<&NftValues> {
+    match entry {
+        Some(Entry { object: Object::NftValues(values), .. }) => Some(values),
+        _ => None,
+    }
+}
+
+impl Run<'_> {
+    /// Holds maps that wait for it to the values they may have.
+    pub(super) fn flush_bounds(&mut self) {
+        let waiting = std::mem::take(&mut self.bounding);
+        if waiting.is_empty() || self.stopped() {
+            return;
+        }
+        let result = self.purge(&waiting);
+        for step in waiting {
+            self.settle(step, result.clone());
+            self.bounded.extend(result.is_ok().then_some(step));
+        }
+    }
+
+    /// Holds all maps of this run to their values before their turn: a connection that is forgotten must not come by an old entry to where
+    /// it was. What goes wrong is said when their turn comes.
+    pub(super) fn purge_all(&mut self) {
+        let steps = self.steps.iter().enumerate();
+        let bounds: Vec<usize> =
+            steps.filter(|(_, step)| step.key.kind() == Kind::NftValues).map(|(place, _)| place).collect();
+        if !bounds.is_empty() {
+            let _ = self.purge(&bounds);
+        }
+    }
+
+    /// Looks at them once more where an endpoint's slot went behind: a packet may have been on its way that had drawn it, and has put
+    /// it there.
+    pub(super) fn look_again(&mut self) {
+        let steps = self.steps;
+        let is_removal = |step: &Step| matches!(step.key, Key::NftElement(_)) && step.action == Action::Delete;
+        let last = steps.iter().rposition(is_removal);
+        let before: Vec<usize> = self.bounded.drain(..).filter(|step| Some(*step) < last).collect();
+        if before.is_empty() || self.stopped() {
+            return;
+        }
+        let result = self.purge(&before);
+        before.into_iter().for_each(|step| self.settle(step, result.clone()));
+    }
+
+    fn purge(&mut self, waiting: &[usize]) -> Result<(), Fault> {
+        let steps = self.steps;
+        let mut bounds = BTreeMap::new();
+        for step in waiting.iter().map(|step| &steps[*step]).filter(|step| step.action != Action::Delete) {
+            let wanted = values(step.after.as_deref()).ok_or_else(mismatch)?;
+            if !is_own_table(wanted.family, wanted.table.as_str()) {
+                return Err(Fault::Foreign { holder: format!("table {} {}", wanted.family, wanted.table).into() });
+            }
+            let only_grows = |was: &NftValues| !was.found && was.values.is_subset(&wanted.values);
+            if !values(step.before.as_deref()).is_some_and(only_grows) {
+                bounds.insert((wanted.family, wanted.table.clone(), wanted.map.clone()), wanted);
+            }
+        }
+        let maps: BTreeSet<(TableFamily, Name, Name)> = bounds.keys().cloned().collect();
+        for _ in 0..PURGES {
+            let there = elements_of(&mut self.applier.nft, &maps).map_err(|error| Fault::refused(&error, None))?;
+            let is_stray = |key: &ElementKey, body: &ElementBody| match &body.data {
+                Some(Data::Values(found)) => bounds
+                    .get(&(key.family, key.table.clone(), key.set.clone()))
+                    .is_some_and(|wanted| !wanted.values.contains(found)),
+                _ => false,
+            };
+            let stray: Vec<ElementKey> =
+                there.into_iter().filter(|(key, body)| is_stray(key, body)).map(|(key, _)| key).collect();
+            if stray.is_empty() {
+                return Ok(());
+            }
+            for some in stray.chunks(PURGED_AT_ONCE) {
+                let ops: Vec<Op<'_>> = some.iter().map(|key| Op { step: 0, what: What::Remove(key) }).collect();
+                match self.transact(&ops) {
+                    Ok(()) | Err(Refused::Element(_)) => {}
+                    Err(Refused::Other((_, fault))) => return Err(fault),
+                }
+            }
+        }
+        Err(Fault::Unsupported("elements of maps kept changing while some were removed".into()))
+    }
+}
+
 /// Steps at fault, and what is wrong with them.
 type Blame = (BTreeSet<usize>, Fault);
 
@@ -215,6 +332,7 @@ fn everything(ops: &[Op<'_>]) -> BTreeSet<usize> {
 fn op(step: &Step) -> Result<What<'_>, Fault> {
     let (family, table) = match &step.key {
         Key::NftTable { family, name } => (*family, name),
+        Key::NftPart { family, table, .. } => (*family, table),
         Key::NftElement(key) => (key.family, &key.table),
         _ => return Err(mismatch()),
     };
@@ -223,6 +341,10 @@ fn op(step: &Step) -> Result<What<'_>, Fault> {
     }
     match (&step.key, step.action, step.after.as_deref()) {
         (Key::NftTable { family, name }, Action::Delete, _) => Ok(What::NoTable(*family, name)),
+        (Key::NftPart { family, table, name }, Action::Delete, _) => Ok(What::NoPart(*family, table, name)),
+        (Key::NftPart { .. }, _, Some(Entry { object: Object::NftPart(part), .. })) if part.found.is_none() => {
+            Ok(What::Part(&part.part))
+        }
         (Key::NftElement(key), Action::Delete, _) => Ok(What::Remove(key)),
         (Key::NftTable { .. }, _, Some(Entry { object: Object::NftTable(table), .. })) => Ok(What::Table(&table.table)),
         (Key::NftElement(_), _, Some(Entry { object: Object::NftElement(element), .. })) => {
@@ -233,15 +355,26 @@ fn op(step: &Step) -> Result<What<'_>, Fault> {
 }
 
 /// The batch, or the step that cannot be written.
-fn encode(ops: &[Op<'_>]) -> Result<Batch, Refused> {
+fn encode(ops: &[Op<'_>], mut parts: Parts) -> Result<Batch, Refused> {
     let mut batch = Batch::new();
     for run in ops.chunk_by(|a, b| {
         matches!((&a.what, &b.what), (What::Add(..), What::Add(..)) | (What::Remove(_), What::Remove(_)))
     }) {
         let Some(first) = run.first() else { continue };
+        if matches!(first.what, What::Table(_) | What::NoTable(..)) {
+            let table = first.what.table();
+            parts.retain(|(family, of, _), _| (*family, of) != table);
+        }
         let written = match &first.what {
             What::Table(table) => batch.replace_table(table, []),
             What::NoTable(family, name) => batch.destroy_table(*family, name),
+            What::Part(part) => {
+                batch.write_part(part, parts.get(&(part.family, part.table.clone(), part.name.clone())))
+            }
+            What::NoPart(family, table, name) => match parts.remove(&(*family, (*table).clone(), (*name).clone())) {
+                Some(there) => batch.delete_part(&there),
+                None => Ok(()),
+            },
             What::Add(..) => batch.add_elements(run.iter().filter_map(|op| match op.what {
                 What::Add(key, body) => Some((key, body)),
                 _ => None,
@@ -264,6 +397,13 @@ fn of_table(ops: &[Op<'_>], table: (TableFamily, &Name)) -> BTreeSet<usize> {
     ops.iter().filter(|op| op.what.table() == table).map(|op| op.step).collect()
 }
 
+/// The steps for the part that a chain or set belongs to, or where it is none's those for the table.
+fn of_part_or_table(ops: &[Op<'_>], table: (TableFamily, &Name), name: &Name) -> BTreeSet<usize> {
+    let Some(part) = part_of(name) else { return of_table(ops, table) };
+    let of_it = |op: &&Op<'_>| op.what.table() == table && op.what.part() == Some(&part);
+    ops.iter().filter(of_it).map(|op| op.step).collect()
+}
+
 /// Which steps a refusal is about.
 fn refused(ops: &[Op<'_>], encoded: &Encoded, refusal: &Refusal) -> Refused {
     let failure = encoded.explain(refusal);
@@ -276,12 +416,14 @@ fn refused(ops: &[Op<'_>], encoded: &Encoded, refusal: &Refusal) -> Refused {
             let of_set = |key: &ElementKey| key.family == *family && key.table == *table && key.set == *set;
             ops.iter().filter(|op| op.what.element().is_some_and(of_set)).map(|op| op.step).collect()
         }
-        Some(
-            encode::Object::Table { family, table }
-            | encode::Object::Set { family, table, .. }
-            | encode::Object::Chain { family, table, .. }
-            | encode::Object::Rule { family, table, .. },
-        ) => of_table(ops, (*family, table)),
+        Some(encode::Object::Table { family, table }) => of_table(ops, (*family, table)),
+        Some(encode::Object::Chain { family, table, chain } | encode::Object::Rule { family, table, chain, .. }) => {
+            of_part_or_table(ops, (*family, table), chain)
+        }
+        Some(encode::Object::Set { family, table, set }) => match set.parse() {
+            Ok(set) => of_part_or_table(ops, (*family, table), &set),
+            Err(_) => of_table(ops, (*family, table)),
+        },
         None => everything(ops),
     };
     let culprits = if culprits.is_empty() { everything(ops) } else { culprits };

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ripstop_netmodel::{Entry, Key, LINK_PREFIX, Link, LinkKind, Ns, Object, RecordScope, Route, RouteTarget};
+use ripstop_netmodel::{Entry, Key, Kind, LINK_PREFIX, Link, LinkKind, Ns, Object, RecordScope, Route, RouteTarget};
 use ripstop_plan::{Action, Step};
 use ripstop_types::IfName;
 
@@ -24,6 +24,10 @@ pub(super) struct Run<'a> {
     pub(super) spaces: BTreeMap<Ns, Space>,
     /// nftables steps that will be one transaction.
     pub(super) nft: Vec<usize>,
+    /// Steps for maps that packets fill, which are held to their values together,
+    pub(super) bounding: Vec<usize>,
+    /// and those that were.
+    pub(super) bounded: Vec<usize>,
     /// Steps for the forwarder, which go to it together.
     pub(super) forwarder: Vec<usize>,
     /// Pairs just made that are still down: step and index.
@@ -52,6 +56,8 @@ impl<'a> Run<'a> {
             steps,
             spaces: BTreeMap::new(),
             nft: Vec::new(),
+            bounding: Vec::new(),
+            bounded: Vec::new(),
             forwarder: Vec::new(),
             starting: Vec::new(),
             departing: Vec::new(),
@@ -71,6 +77,8 @@ impl<'a> Run<'a> {
             }
         }
         self.flush_all();
+        self.flush_bounds();
+        self.look_again();
         self.wait_for_deferred_work();
         self.applier.own.end_links();
         let outcomes = self.results.into_iter().zip(self.steps).enumerate();
@@ -104,13 +112,20 @@ impl<'a> Run<'a> {
             // One that is made anew is removed and made by neighbours.
             is_of_an_endpoint(step) && self.steps.get(i + 1).is_none_or(|next| next.key != step.key)
         };
-        is_removal(i) && self.nft.last().is_some_and(|last| !is_removal(*last))
+        // Kernels before 6.2 keep a chain in the transaction in which the last element that leads there goes.
+        let is_part = |i: usize| {
+            self.steps.get(i).is_some_and(|step| step.action == Action::Delete && step.key.kind() == Kind::NftPart)
+        };
+        self.nft.last().is_some_and(|last| is_removal(i) && !is_removal(*last) || is_part(i) && !is_part(*last))
     }
 
     fn step(&mut self, i: usize) {
         let step = &self.steps[i];
         if step.action == Action::Refuse {
             return self.settle(i, Ok(()));
+        }
+        if !matches!(step.key, Key::NftValues { .. }) {
+            self.flush_bounds();
         }
         match &step.key {
             Key::Record { .. } => {
@@ -127,7 +142,11 @@ impl<'a> Run<'a> {
                 self.flush(&Ns::Host);
                 self.forwarder.push(i);
             }
-            Key::NftTable { .. } | Key::NftElement(_) => {
+            Key::NftValues { .. } => {
+                self.flush_nft();
+                self.bounding.push(i);
+            }
+            Key::NftTable { .. } | Key::NftPart { .. } | Key::NftElement(_) => {
                 self.flush_forwarder();
                 self.flush_links();
                 self.flush(&Ns::Host);
@@ -150,26 +169,30 @@ impl<'a> Run<'a> {
                     self.settle(i, result);
                 }
             }
+            _ => self.of_netlink(i),
+        }
+    }
+
+    /// A step for links, addresses, routes and what else is no object of nftables.
+    fn of_netlink(&mut self, i: usize) {
+        let step = &self.steps[i];
+        self.flush_nft();
+        self.flush_forwarder();
+        match (&step.key, step.action) {
+            (Key::Link { ns: Ns::Host, .. }, Action::Delete) => {}
+            // The tables at the ingress of links come behind the last of them.
+            (Key::Link { ns: Ns::Host, .. }, _) => self.flush_links(),
             _ => {
-                self.flush_nft();
-                self.flush_forwarder();
-                match (&step.key, step.action) {
-                    (Key::Link { ns: Ns::Host, .. }, Action::Delete) => {}
-                    // The tables at the ingress of links come behind the last of them.
-                    (Key::Link { ns: Ns::Host, .. }, _) => self.flush_links(),
-                    _ => {
-                        self.flush_links();
-                        self.start_links();
-                    }
-                }
-                if !self.stopped() {
-                    match self.begin(i) {
-                        Ok(true) => self.settle(i, Ok(())),
-                        Ok(false) => {}
-                        Err(fault) if step.action == Action::Delete && is_gone(&fault) => self.settle(i, Ok(())),
-                        Err(fault) => self.settle(i, Err(fault)),
-                    }
-                }
+                self.flush_links();
+                self.start_links();
+            }
+        }
+        if !self.stopped() {
+            match self.begin(i) {
+                Ok(true) => self.settle(i, Ok(())),
+                Ok(false) => {}
+                Err(fault) if step.action == Action::Delete && is_gone(&fault) => self.settle(i, Ok(())),
+                Err(fault) => self.settle(i, Err(fault)),
             }
         }
     }

@@ -194,7 +194,7 @@ impl Known {
         if is_own_table(family, table) {
             changed.kinds.insert(Kind::NftElement);
             if !matches!(kind, NFT_MSG_NEWSETELEM | NFT_MSG_DELSETELEM) {
-                changed.kinds.insert(Kind::NftTable);
+                changed.kinds.extend([Kind::NftTable, Kind::NftPart]);
             }
             return;
         }

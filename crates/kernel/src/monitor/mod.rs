@@ -50,7 +50,15 @@ impl Changed {
     /// Everything the kernel has events for.
     pub fn everything() -> Self {
         let mut kinds = BTreeSet::from(HANGS_ON_LINK);
-        kinds.extend([Kind::Link, Kind::Nexthop, Kind::Route, Kind::NftElement, Kind::ForwardJump]);
+        kinds.extend([
+            Kind::Link,
+            Kind::Nexthop,
+            Kind::Route,
+            Kind::NftPart,
+            Kind::NftElement,
+            Kind::NftValues,
+            Kind::ForwardJump,
+        ]);
         Self { kinds, facts: true }
     }
 }
@@ -163,7 +171,7 @@ impl Monitor {
         self.own.begin_look();
         if self.ear.has_missed() {
             self.nft.join(NFNLGRP_NFTABLES).map_err(|e| ObserveError::new("changes", e))?;
-            changed.kinds.extend([Kind::NftTable, Kind::NftElement, Kind::ForwardJump]);
+            changed.kinds.extend([Kind::NftTable, Kind::NftPart, Kind::NftElement, Kind::ForwardJump]);
             changed.facts = true;
             self.known.forward = forward_chains()?;
         }

@@ -1,4 +1,4 @@
-//! Tables of ours, and their elements: `ripstop`, and one a pod's link.
+//! Tables of ours, their parts and elements: `ripstop`, those of Services, and one a pod's link.
 //!
 //! A table cannot be read back rule by rule in the model's words, but it carries a digest of what was written, and the
 //! kernel's dump has a digest too: where both agree with the wanted table's, the wanted table is what is there. Where
@@ -8,11 +8,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ripstop_netmodel::{
-    Entry, Key, Kind, Model, NftElement, NftTable, Object, RESET_MARK, is_own_table, link_of_table,
+    Entry, Key, Kind, Model, NftElement, NftPart, NftTable, NftValues, Object, RESET_MARK, is_own_table, link_of_table,
 };
-use ripstop_nft::decode::{Message as Decoded, Observation, ObservedTable, messages};
+use ripstop_nft::decode::{Message as Decoded, Observation, ObservedPart, ObservedTable, messages};
 use ripstop_nft::encode;
-use ripstop_nft::model::{Comment, ElementBody, ElementKey, Name, Table, TableFamily};
+use ripstop_nft::model::{Chain, Comment, Data, ElementBody, ElementKey, Name, Part, Table, TableFamily};
 use ripstop_types::Owner;
 
 use crate::error::ObserveError;
@@ -24,29 +24,29 @@ const TRIES: usize = 20;
 /// The comment of the table that stands for one that is not as it was written.
 const ALTERED: &str = "not as it was written";
 
-/// Puts every table of ours and its elements into the model, whichever of both is asked for.
+/// Puts every table of ours and what is in it into the model, as far as it is asked for.
 pub(super) fn ours(
     socket: &mut Socket,
     asked: impl Fn(Kind) -> bool,
     desired: &Model,
     model: &mut Model,
 ) -> Result<(), ObserveError> {
-    let (tables, elements) = (asked(Kind::NftTable), asked(Kind::NftElement));
-    if !tables && !elements {
+    let (elements, values) = (asked(Kind::NftElement), asked(Kind::NftValues));
+    if !elements && !values && !asked(Kind::NftTable) && !asked(Kind::NftPart) {
         return Ok(());
     }
     let observed = stable(socket, |socket, observation| {
-        for table in read_definitions(socket, observation, None)?.iter().filter(|_| elements) {
-            for set in observation.sets(table.0, &table.1) {
-                read(socket, observation, |seq| encode::dump_elements(seq, table.0, &table.1, &set))?;
+        for (family, table) in read_definitions(socket, observation, None)? {
+            let mut sets = if elements { observation.sets(family, &table) } else { Vec::new() };
+            sets.extend(observation.dynamic_sets(family, &table).into_iter().filter(|_| values));
+            for set in sets {
+                read(socket, observation, |seq| encode::dump_elements(seq, family, &table, &set))?;
             }
         }
         Ok(())
     });
     for table in observed.map_err(fault)?.tables().into_iter().filter(is_ours) {
-        if tables {
-            insert_table(&table, desired, model);
-        }
+        insert(&table, &asked, desired, model);
         for (key, body) in table.elements {
             insert_element(key, body, model);
         }
@@ -63,17 +63,28 @@ pub(super) fn keys(
 ) -> Result<(), ObserveError> {
     let tables = keys.iter().filter_map(|key| match key {
         Key::NftTable { family, name } => Some((*family, name.clone())),
+        Key::NftPart { family, table, .. } | Key::NftValues { family, table, .. } => Some((*family, table.clone())),
         _ => None,
     });
     let tables: BTreeSet<(TableFamily, Name)> = tables.collect();
     if !tables.is_empty() {
-        let observed =
-            stable(socket, |socket, observation| read_definitions(socket, observation, Some(&tables)).map(|_| ()));
-        for table in observed.map_err(fault)?.tables().into_iter().filter(is_ours) {
-            if tables.contains(&(table.family, table.name.clone())) {
-                insert_table(&table, desired, model);
+        let is_asked = |family, table: &Name, map: &Name| {
+            keys.contains(&Key::NftValues { family, table: table.clone(), map: map.clone() })
+        };
+        let observed = stable(socket, |socket, observation| {
+            for (family, table) in read_definitions(socket, observation, Some(&tables))? {
+                for map in observation.dynamic_sets(family, &table).iter().filter(|map| is_asked(family, &table, map)) {
+                    read(socket, observation, |seq| encode::dump_elements(seq, family, &table, map))?;
+                }
             }
+            Ok(())
+        });
+        let mut found = Model::new();
+        for table in observed.map_err(fault)?.tables().into_iter().filter(is_ours) {
+            insert(&table, |_| true, desired, &mut found);
         }
+        let wanted = found.iter().filter(|(key, _)| keys.contains(key)).map(|(_, entry)| entry.clone());
+        wanted.for_each(|entry| drop(model.insert_entry(entry)));
     }
     let wanted = keys.iter().filter_map(|key| match key {
         Key::NftElement(key) => Some(key),
@@ -89,7 +100,27 @@ pub(super) fn keys(
     Ok(())
 }
 
-/// The elements of some sets; a set that is not there has none.
+/// The parts of tables of these families, by family, table and name, with their chains and sets; of their rules nothing is read.
+pub(crate) fn parts_of(
+    socket: &mut Socket,
+    tables: &BTreeSet<(TableFamily, Name)>,
+) -> Result<BTreeMap<(TableFamily, Name, Name), ObservedPart>, NetlinkError> {
+    let observation = stable(socket, |socket, observation| {
+        read(socket, observation, encode::dump_tables)?;
+        let there: BTreeSet<_> = observation.tables().into_iter().map(|t| (t.family, t.name)).collect();
+        for family in tables.iter().map(|(family, _)| *family).collect::<BTreeSet<_>>() {
+            read(socket, observation, |seq| encode::dump_chains(seq, family))?;
+        }
+        for (family, table) in tables.intersection(&there) {
+            read(socket, observation, |seq| encode::dump_sets(seq, *family, Some(table)))?;
+        }
+        Ok(())
+    })?;
+    let parts = observation.tables().into_iter().flat_map(|table| table.parts.into_values());
+    Ok(parts.map(|part| ((part.family, part.table.clone(), part.name.clone()), part)).collect())
+}
+
+/// The elements of some sets, also of those that packets fill; a set that is not there has none.
 pub(crate) fn elements_of(
     socket: &mut Socket,
     sets: &BTreeSet<(TableFamily, Name, Name)>,
@@ -106,13 +137,14 @@ pub(crate) fn elements_of(
             read(socket, observation, |seq| encode::dump_sets(seq, family, Some(table)))?;
         }
         for (family, table, set) in sets {
-            if observation.sets(*family, table).contains(set) {
+            if observation.has_set(*family, table, set) {
                 read(socket, observation, |seq| encode::dump_elements(seq, *family, table, set))?;
             }
         }
         Ok(())
     })?;
-    Ok(observation.tables().into_iter().flat_map(|table| table.elements).collect())
+    let tables = observation.tables().into_iter();
+    Ok(tables.flat_map(|table| table.elements.into_iter().chain(table.learned)).collect())
 }
 
 /// Reads until the ruleset has the same generation before and behind.
@@ -187,6 +219,40 @@ fn read(
 
 fn is_ours(table: &ObservedTable) -> bool {
     is_own_table(table.family, table.name.as_str())
+}
+
+/// Puts a table, its parts and the values of their maps into the model.
+fn insert(table: &ObservedTable, asked: impl Fn(Kind) -> bool, desired: &Model, model: &mut Model) {
+    if asked(Kind::NftTable) {
+        insert_table(table, desired, model);
+    }
+    for part in table.parts.values() {
+        if asked(Kind::NftPart) {
+            insert_part(part, desired, model);
+        }
+        for map in part.learning_maps().filter(|_| asked(Kind::NftValues)) {
+            let of_map = table.learned.iter().filter(|(key, _)| key.set == *map);
+            let values = of_map.filter_map(|(_, body)| match &body.data {
+                Some(Data::Values(values)) => Some(values.clone()),
+                _ => None,
+            });
+            let (family, table, values) = (part.family, part.table.clone(), values.collect());
+            model.insert(NftValues { family, table, map: map.clone(), values, found: true }, None);
+        }
+    }
+}
+
+fn insert_part(found: &ObservedPart, desired: &Model, model: &mut Model) {
+    let key = Key::NftPart { family: found.family, table: found.table.clone(), name: found.name.clone() };
+    let part = match desired.get(&key).map(|entry| &entry.object) {
+        Some(Object::NftPart(wanted)) if encode::part_digest(&wanted.part) == found.digest => wanted.clone(),
+        _ => {
+            let part = Part::new(found.family, &found.table, &found.name);
+            let chains = found.chains.iter().fold(part, |part, chain| part.chain(chain, Chain::regular()));
+            NftPart::found(chains, found.digest)
+        }
+    };
+    model.insert(part, found.comment.as_deref().map(Owner::from_mark));
 }
 
 fn insert_table(found: &ObservedTable, desired: &Model, model: &mut Model) {

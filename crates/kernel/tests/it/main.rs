@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
+mod affinity;
 mod errors;
 mod facts;
 mod foreign;

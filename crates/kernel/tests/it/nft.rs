@@ -3,8 +3,8 @@
 use ripstop_kernel::{Fault, OnError};
 use ripstop_netmodel::*;
 use ripstop_nft::model::{
-    Chain, ElementBody, ElementKey, Hook, Key as ElementValue, Name, Rule, Set, Table, TableFamily, Type, build,
-    priority,
+    Chain, Data, ElementBody, ElementKey, Hook, Key as ElementValue, Name, Part, Rule, Set, Table, TableFamily, Type,
+    Verdict, build, priority,
 };
 use ripstop_plan::Action;
 
@@ -164,5 +164,120 @@ fn ten_thousand_elements_are_written_and_read() {
         println!("read twice in {:?}", start.elapsed());
         node.remove(&objects[1..]);
         node.assert_gone(&objects[1..]);
+    });
+}
+
+/// The table with a map of verdicts, and a part that an element of it leads to.
+fn with_a_part(rules: usize, port: u16) -> Vec<Object> {
+    let table = table(rules).set("ways", Set::vmap([Type::Ipv4Addr]));
+    let map = Set::map([Type::Ipv4Addr], [Type::Ipv4Addr]).timeout().dynamic().size(100);
+    let rule = Rule::new([build::tcp::dport().is(port), build::ip::saddr().in_set("pods"), build::drop()]);
+    let part = Part::new(TableFamily::Inet, NFT_TABLE, "p/1").set("p/1", map);
+    let part = part.chain("p/1", Chain::regular().rule(rule).comment("service/shop/web"));
+    let way = ElementBody::data(Data::Verdict(Verdict::Goto("p/1".into())));
+    let values = NftValues {
+        family: TableFamily::Inet,
+        table: NFT_TABLE.into(),
+        map: "p/1".into(),
+        values: [vec![addr("10.244.1.5").into()]].into(),
+        found: false,
+    };
+    vec![
+        NftTable { table }.into(),
+        NftPart::from(part).into(),
+        pod("10.244.1.5"),
+        element("ways", ElementValue::new(false, [addr("10.96.0.1")]), way),
+        values.into(),
+    ]
+}
+
+#[test]
+fn a_part_is_made_changed_mended_and_removed_in_a_table_that_stays() {
+    on_a_node(|mut node| {
+        let objects = with_a_part(1, 80);
+        node.make(&objects);
+        node.assert_there(&objects);
+        let (table, part) = (&objects[0], &objects[1]);
+        let handle = || run("nft", &["-a", "list", "tables"]);
+        let first = handle();
+        // What is read stands for what was written, with its owner, and for nothing else.
+        let found = node.observer.host(&Model::new()).unwrap();
+        let entry = found.get(&part.key()).unwrap();
+        assert!(part.satisfied_by(&entry.object));
+        assert_eq!(entry.owner.as_ref().unwrap().as_str(), "service/shop/web");
+        let changed = with_a_part(1, 443);
+        assert!(!changed[1].satisfied_by(&entry.object));
+        node.make(&changed[1..2]);
+        node.assert_there(&changed);
+        // Another hand's rule, and its removal of one.
+        for words in
+            [&["insert", "rule", "inet", "ripstop", "p/1", "accept"][..], &["flush", "chain", "inet", "ripstop", "p/1"]]
+        {
+            run("nft", words);
+            let found = node.observe(&changed);
+            assert!(!changed[1].satisfied_by(&found.get(&part.key()).unwrap().object), "{words:?}");
+            assert!(table.satisfied_by(&found.get(&table.key()).unwrap().object), "{words:?}");
+            let steps = [step(Action::Update, Some(&found.get(&part.key()).unwrap().object), Some(&changed[1]))];
+            node.run(&steps).remove(0).result.unwrap();
+            node.assert_there(&changed);
+        }
+        assert_eq!(handle(), first);
+        // Not while an element leads there; others of the same run are done.
+        let steps = [step(Action::Create, None, Some(&pod("10.244.1.6"))), step(Action::Delete, Some(part), None)];
+        let outcomes = node.run(&steps);
+        assert!(outcomes[0].result.is_ok() && outcomes[1].result.is_err(), "{outcomes:?}");
+        node.assert_there(&changed);
+        node.remove(&objects[1..4]);
+        node.remove(&objects[1..4]);
+        node.assert_gone(&objects[1..4]);
+        node.assert_there(&objects[..1]);
+        assert_eq!(handle(), first);
+    });
+}
+
+#[test]
+fn a_table_is_replaced_with_its_parts() {
+    on_a_node(|mut node| {
+        node.make(&with_a_part(1, 80));
+        let wanted = with_a_part(2, 80);
+        let keys = wanted.iter().map(Resource::key).collect();
+        let found = node.observe(&wanted);
+        let plan = ripstop_plan::diff(&found, &model(&wanted), &keys, &|_: &Key, _: &Entry| Ok(()));
+        assert_eq!(plan.steps.len(), wanted.len(), "{plan:?}");
+        for outcome in node.run(&plan.steps) {
+            outcome.result.unwrap();
+        }
+        node.assert_there(&wanted);
+    });
+}
+
+#[test]
+fn a_map_that_packets_fill_is_held_to_the_values_it_may_have() {
+    on_a_node(|mut node| {
+        let objects = with_a_part(1, 80);
+        node.make(&objects);
+        let add = |from: &str, to: &str| {
+            run("nft", &["add", "element", "inet", "ripstop", "p/1", &format!("{{ {from} timeout 60s : {to} }}")])
+        };
+        add("192.0.2.1", "10.244.1.5");
+        add("192.0.2.2", "10.244.1.6");
+        let values = &objects[4];
+        let found = node.observe(&objects);
+        assert!(!values.satisfied_by(&found.get(&values.key()).unwrap().object));
+        let listed = || run("nft", &["list", "map", "inet", "ripstop", "p/1"]);
+        // Nothing is looked for where no value goes.
+        node.run(&[step(Action::Update, Some(values), Some(values))]).remove(0).result.unwrap();
+        assert!(listed().contains("192.0.2.2"));
+        node.run(&[step(Action::Update, Some(&found.get(&values.key()).unwrap().object), Some(values))])
+            .remove(0)
+            .result
+            .unwrap();
+        assert!(!listed().contains("192.0.2.2") && listed().contains("192.0.2.1"), "{}", listed());
+        node.assert_there(&objects);
+        // Many of them.
+        let many: Vec<String> = (0..99u8).map(|n| format!("198.51.100.{n} timeout 60s : 10.244.1.7")).collect();
+        run("nft", &["add", "element", "inet", "ripstop", "p/1", &format!("{{ {} }}", many.join(", "))]);
+        node.make(&objects[4..]);
+        assert!(!listed().contains("198.51.100"), "{}", listed());
     });
 }

@@ -15,13 +15,13 @@ use serde_json::{Value, json};
 
 use crate::support::*;
 
-const CLIENT: &str = "10.244.1.2";
-const SERVERS: [&str; 3] = ["10.244.1.11", "10.244.1.12", "10.244.1.13"];
+pub const CLIENT: &str = "10.244.1.2";
+pub const SERVERS: [&str; 3] = ["10.244.1.11", "10.244.1.12", "10.244.1.13"];
 
 /// A client and three servers, pods on one node, each with its own link.
-struct Scene {
-    node: Node,
-    pods: BTreeMap<&'static str, Pod>,
+pub struct Scene {
+    pub node: Node,
+    pub pods: BTreeMap<&'static str, Pod>,
     listeners: Vec<TcpListener>,
     tables: ServiceTables,
     base: Vec<Entry>,
@@ -29,7 +29,7 @@ struct Scene {
 }
 
 impl Scene {
-    fn new(node: Node) -> Self {
+    pub fn new(node: Node) -> Self {
         for name in ["net.ipv4.ip_forward", "net.ipv4.conf.all.forwarding"] {
             run("sysctl", &["-qw", &format!("{name}=1")]);
         }
@@ -73,16 +73,54 @@ impl Scene {
         scene
     }
 
-    /// A server that says its name, and whom it sees.
-    fn serve(&mut self, server: &'static str) {
-        let listener = self.pods[server].inside(|| TcpListener::bind((addr(server), 8080)).unwrap());
+    /// The last server has more addresses than fit into a table's prepared chains; at their port it says which one was asked.
+    fn crowd(&mut self) {
+        let server = *SERVERS.last().unwrap();
+        ip(&format!("route add 10.244.2.0/23 dev v{}", SERVERS.len()));
+        self.pods[server].run("ip", &["route", "add", "local", "10.244.2.0/23", "dev", "lo"]);
+        let listener = self.pods[server].inside(|| TcpListener::bind("0.0.0.0:8081").unwrap());
         let clone = listener.try_clone().unwrap();
         std::thread::spawn(move || {
-            while let Ok((mut stream, peer)) = clone.accept() {
-                let _ = write!(stream, "{server} {}", peer.ip());
+            while let Ok((mut stream, _)) = clone.accept() {
+                let _ = write!(stream, "{}", stream.local_addr().unwrap().ip());
             }
         });
         self.listeners.push(listener);
+    }
+
+    /// Connects from the client without a pause while `work` runs; gives what came of each connection.
+    pub fn under_load(&mut self, to: &str, work: impl FnOnce(&mut Self)) -> Vec<String> {
+        let to: SocketAddr = to.parse().unwrap();
+        let path = self.pods[CLIENT].path.clone();
+        let (stop, stopped) = std::sync::mpsc::channel::<()>();
+        let load = std::thread::spawn(move || {
+            let mut tried: Vec<String> = Vec::new();
+            ripstop_kernel::Netns::open(&path)
+                .unwrap()
+                .run(|| {
+                    while stopped.try_recv().is_err() && tried.len() < 100_000 {
+                        tried.push(connect(to));
+                    }
+                })
+                .unwrap();
+            tried
+        });
+        work(self);
+        stop.send(()).unwrap();
+        load.join().unwrap()
+    }
+
+    /// The one server that all connections come to.
+    pub fn sticks_to(&self, from: Option<&str>, to: &str) -> String {
+        let seen = self.ask(from, to);
+        let servers: BTreeSet<&str> = seen.iter().filter_map(|line| line.split(' ').next()).collect();
+        assert_eq!(servers.len(), 1, "{seen:?}");
+        servers.into_iter().next().unwrap().to_owned()
+    }
+
+    /// A server that says its name, and whom it sees.
+    fn serve(&mut self, server: &'static str) {
+        self.serve_at(server, server);
         let socket = self.pods[server].inside(|| UdpSocket::bind((addr(server), 8080)).unwrap());
         std::thread::spawn(move || {
             let mut buffer = [0; 64];
@@ -92,13 +130,25 @@ impl Scene {
         });
     }
 
+    /// The same for streams to one address of it.
+    pub fn serve_at(&mut self, server: &str, at: &'static str) {
+        let listener = self.pods[server].inside(|| TcpListener::bind((addr(at), 8080)).unwrap());
+        let clone = listener.try_clone().unwrap();
+        std::thread::spawn(move || {
+            while let Ok((mut stream, peer)) = clone.accept() {
+                let _ = write!(stream, "{at} {}", peer.ip());
+            }
+        });
+        self.listeners.push(listener);
+    }
+
     /// A client's socket, always the same, so that all it sends is one connection.
-    fn client(&self) -> UdpSocket {
+    pub fn client(&self) -> UdpSocket {
         self.pods[CLIENT].inside(|| UdpSocket::bind((addr(CLIENT), 4000)).unwrap())
     }
 
     /// Takes objects in and applies what follows.
-    fn change(&mut self, service: Option<Value>, slice: Option<Value>) {
+    pub fn change(&mut self, service: Option<Value>, slice: Option<Value>) {
         if let Some(service) = service {
             self.tables.put_service(Service::from_value(service).unwrap().0, Revision(1));
         }
@@ -119,7 +169,7 @@ impl Scene {
     }
 
     /// Carries a plan out that takes what is there to this.
-    fn follow(&mut self, wanted: Model) {
+    pub fn follow(&mut self, wanted: Model) {
         let plan = ripstop_plan::diff_all(&self.model, &wanted, &|_: &Key, _: &Entry| Ok(()));
         for outcome in self.node.run(&plan.steps) {
             outcome.result.unwrap();
@@ -133,7 +183,7 @@ impl Scene {
     }
 
     /// What connections from a pod, or the node itself, come to: who answered, and whom that saw.
-    fn ask(&self, from: Option<&str>, to: &str) -> BTreeSet<String> {
+    pub fn ask(&self, from: Option<&str>, to: &str) -> BTreeSet<String> {
         let to: SocketAddr = to.parse().unwrap();
         let work = move || (0..24).map(|_| connect(to)).collect();
         match from {
@@ -143,7 +193,7 @@ impl Scene {
     }
 }
 
-fn connect(to: SocketAddr) -> String {
+pub fn connect(to: SocketAddr) -> String {
     match TcpStream::connect_timeout(&to, Duration::from_millis(700)) {
         Ok(mut stream) => {
             let mut said = String::new();
@@ -157,20 +207,20 @@ fn connect(to: SocketAddr) -> String {
     }
 }
 
-fn service(spec: Value) -> Option<Value> {
+pub fn service(spec: Value) -> Option<Value> {
     let mut all = json!({"clusterIP": "10.96.0.10", "ports": [{"port": 80, "nodePort": 30080}]});
     all.as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
     Some(json!({"metadata": {"name": "web"}, "spec": all}))
 }
 
-fn slice(servers: &[&str]) -> Option<Value> {
+pub fn slice(servers: &[&str]) -> Option<Value> {
     let endpoints: Vec<Value> = servers.iter().map(|ip| json!({"addresses": [ip], "nodeName": "n1"})).collect();
     Some(json!({"metadata": {"name": "web-1", "labels": {"kubernetes.io/service-name": "web"}}, "addressType": "IPv4",
         "ports": [{"port": 8080}], "endpoints": endpoints}))
 }
 
 /// Who answers a datagram on this socket; nobody within half a second, or a refusal, is nobody.
-fn answers(socket: &UdpSocket, to: &str) -> Option<String> {
+pub fn answers(socket: &UdpSocket, to: &str) -> Option<String> {
     let mut buffer = [0; 64];
     socket.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
     socket.send_to(b"?", to).ok()?;
@@ -178,7 +228,7 @@ fn answers(socket: &UdpSocket, to: &str) -> Option<String> {
     Some(String::from_utf8_lossy(&buffer[..len]).into_owned())
 }
 
-fn udp(servers: &[&str]) -> Option<Value> {
+pub fn udp(servers: &[&str]) -> Option<Value> {
     let mut slice = slice(servers).unwrap();
     slice["ports"] = json!([{"port": 8080, "protocol": "UDP"}]);
     Some(slice)
@@ -321,30 +371,15 @@ fn while_endpoints_come_and_go_no_connection_fails() {
     on_a_node(|node| {
         let mut scene = Scene::new(node);
         scene.change(service(json!({})), slice(&SERVERS));
-        let to: SocketAddr = "10.96.0.10:80".parse().unwrap();
-        let path = scene.pods[CLIENT].path.clone();
-        let (stop, stopped) = std::sync::mpsc::channel::<()>();
-        let load = std::thread::spawn(move || {
-            let mut tried: Vec<String> = Vec::new();
-            ripstop_kernel::Netns::open(&path)
-                .unwrap()
-                .run(|| {
-                    while stopped.try_recv().is_err() && tried.len() < 100_000 {
-                        tried.push(connect(to));
-                    }
-                })
-                .unwrap();
-            tried
-        });
-        let end = Instant::now() + Duration::from_secs(2);
         let mut turn = 0;
-        while Instant::now() < end {
-            let left = [&SERVERS[..], &SERVERS[..2], &SERVERS[1..], &SERVERS[2..]][turn % 4];
-            scene.change(None, slice(left));
-            turn += 1;
-        }
-        stop.send(()).unwrap();
-        let tried = load.join().unwrap();
+        let tried = scene.under_load("10.96.0.10:80", |scene| {
+            let end = Instant::now() + Duration::from_secs(2);
+            while Instant::now() < end {
+                let left = [&SERVERS[..], &SERVERS[..2], &SERVERS[1..], &SERVERS[2..]][turn % 4];
+                scene.change(None, slice(left));
+                turn += 1;
+            }
+        });
         let failed: BTreeSet<&String> = tried.iter().filter(|line| !line.starts_with("10.244.1.")).collect();
         assert!(turn > 10 && tried.len() > 50, "{turn} changes, {} connections", tried.len());
         assert!(failed.is_empty(), "{failed:?} of {} connections in {turn} changes", tried.len());
@@ -432,9 +467,10 @@ fn thousands_of_services_are_made_and_one_endpoint_of_them_changed() {
             let parts = of(&tables, 7, &present);
             next.retain(|_, entry| entry.owner.as_ref().is_none_or(|owner| owner.as_str() != "service/default/s7"));
             parts.into_iter().for_each(|entry| drop(next.insert_entry(entry.into())));
-            let keys = present.iter().chain(next.iter()).filter(|(_, entry)| {
-                entry.owner.as_ref().is_some_and(|owner| owner.as_str() == "service/default/s7")
-            });
+            let keys = present
+                .iter()
+                .chain(next.iter())
+                .filter(|(_, entry)| entry.owner.as_ref().is_some_and(|owner| owner.as_str() == "service/default/s7"));
             let keys = keys.map(|(key, _)| key.clone()).collect();
             let plan = ripstop_plan::diff(&present, &next, &keys, &allow);
             // One endpoint in the place of another: its slot is removed and made anew.
@@ -445,9 +481,56 @@ fn thousands_of_services_are_made_and_one_endpoint_of_them_changed() {
             present = next;
         }
         took.sort();
-        println!("one endpoint changed in {:?} at the median, {:?} at most", took[took.len() / 2].0, took[took.len() - 1].0);
+        println!(
+            "one endpoint changed in {:?} at the median, {:?} at most",
+            took[took.len() / 2].0,
+            took[took.len() - 1].0
+        );
         let there = node.observer.host(&present).unwrap();
         let is_there = |key: &Key| matches!(key, Key::ServiceFlows) || there.get(key).is_some();
         assert!(present.keys().all(is_there));
+    });
+}
+
+/// So many of the crowd's addresses, from 10.244.2.1 on.
+fn crowd(count: u32) -> Option<Value> {
+    let ips = (1..=count).map(|n| std::net::Ipv4Addr::from_bits(0x0af4_0200 + n).to_string());
+    let endpoints: Vec<Value> = ips.map(|ip| json!({"addresses": [ip], "nodeName": "n1"})).collect();
+    let mut all = slice(&[]).unwrap();
+    all["ports"] = json!([{"port": 8081}]);
+    all["endpoints"] = json!(endpoints);
+    Some(all)
+}
+
+#[test]
+fn three_hundred_endpoints_are_all_reached_and_a_change_of_their_number_loses_no_connection() {
+    on_a_node(|node| {
+        let mut scene = Scene::new(node);
+        scene.crowd();
+        scene.change(service(json!({})), crowd(300));
+        let mut seen = BTreeSet::new();
+        for _ in 0..400 {
+            seen.extend(scene.ask(Some(CLIENT), "10.96.0.10:80"));
+            if seen.len() >= 300 {
+                break;
+            }
+        }
+        assert_eq!(seen.len(), 300, "{seen:?}");
+        let text = run("nft", &["list", "table", "ip", "ripstop-services"]);
+        assert!(text.contains("numgen random mod 300 map @endpoints"), "{text}");
+        let mut turns = 0;
+        let tried = scene.under_load("10.96.0.10:80", |scene| {
+            let end = Instant::now() + Duration::from_secs(2);
+            while Instant::now() < end || turns < 4 {
+                scene.change(None, crowd([100, 300, 299, 128, 129][turns % 5]));
+                turns += 1;
+            }
+        });
+        let failed: BTreeSet<&String> = tried.iter().filter(|line| !line.starts_with("10.244.")).collect();
+        assert!(tried.len() > 50, "{} connections", tried.len());
+        assert!(failed.is_empty(), "{failed:?} of {} connections in {turns} changes", tried.len());
+        scene.change(None, crowd(100));
+        let text = run("nft", &["list", "table", "ip", "ripstop-services"]);
+        assert!(!text.contains("endpoints/"), "the chains of other numbers went: {text}");
     });
 }

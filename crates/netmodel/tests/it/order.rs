@@ -1,10 +1,12 @@
 //! Which objects belong to which, and which comes first.
 
+use std::collections::BTreeSet;
+
 use ripstop_netmodel::{
-    Address, Entry, Fdb, Key, Kind, LinkKind, Model, Neighbour, Nexthop, NftElement, NftTable, Ns, Object, Qdisc,
-    Record, RecordGuard, RecordScope, Resource, Route, RouteTarget, Scope, Sysctl,
+    Address, Entry, Fdb, Key, Kind, LinkKind, Model, Neighbour, Nexthop, NftElement, NftPart, NftTable, NftValues, Ns,
+    Object, Qdisc, Record, RecordGuard, RecordScope, Resource, Route, RouteTarget, Scope, Sysctl,
 };
-use ripstop_nft::model::{ElementBody, Table, TableFamily, Value};
+use ripstop_nft::model::{ElementBody, Part, Table, TableFamily, Value};
 use ripstop_types::Owner;
 
 use crate::{element, ip, link, link_key, mac, name, pod, prefix};
@@ -82,6 +84,28 @@ fn children_of_a_table_are_the_elements_of_all_its_sets() {
     }
 }
 
+#[test]
+fn parts_are_children_of_their_table_and_have_their_maps_values() {
+    let mut model = Model::new();
+    let family = TableFamily::Ip;
+    for table in ["ripsto", "ripstop", "ripstop2"] {
+        model.insert(NftTable { table: Table::new(family, table) }, None);
+        for part in ["A/a", "a/1", "a/11", "z/z"] {
+            model.insert(NftPart::from(Part::new(family, table, part)), None);
+            for map in [part.to_owned(), format!("{part}/local")] {
+                let (table, map) = (table.into(), map.parse().unwrap());
+                model.insert(NftValues { family, table, map, values: BTreeSet::new(), found: false }, None);
+            }
+        }
+    }
+    let parent = Key::NftTable { family, name: "ripstop".into() };
+    assert_eq!(model.children(&parent).count(), 4);
+    let part = Key::NftPart { family, table: "ripstop".into(), name: "a/1".into() };
+    let values: Vec<&Key> = model.children(&part).map(|(key, _)| key).collect();
+    assert_eq!(values.len(), 2, "{values:?}");
+    assert!(values.iter().all(|key| key.parent().as_ref() == Some(&part)));
+}
+
 /// What has no children by name may still carry others (a nexthop its routes): that is no kinship.
 #[test]
 fn other_objects_have_no_children() {
@@ -117,7 +141,9 @@ fn parents_come_first() {
         Key::Record { scope: RecordScope::Boot("leases".into()), key: "z".into() },
         Key::Sysctl { ns: pod(9), path: "z".into() },
         Key::NftTable { family: TableFamily::Inet, name: "ripstop".into() },
+        Key::NftPart { family: TableFamily::Inet, table: "ripstop".into(), name: "p/1".into() },
         Key::NftElement(element(TableFamily::Inet, "ripstop", "pods4", vec![Value::Service(1).into()])),
+        Key::NftValues { family: TableFamily::Inet, table: "ripstop".into(), map: "p/1".into() },
         link,
         Key::LinkSysctl { ns: Ns::Host, link: name("a"), path: "a".into() },
         Key::Address { ns: Ns::Host, link: name("a"), ip: ip("0.0.0.0") },

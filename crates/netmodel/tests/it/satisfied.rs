@@ -1,10 +1,10 @@
 //! When what the kernel shows is what was asked for, and whether a change in place can make it so.
 
 use ripstop_netmodel::{
-    Address, BridgePort, Fdb, Link, LinkKind, Neighbour, Nexthop, NftElement, NftTable, Ns, Object, Qdisc, Record,
-    RecordGuard, RecordScope, Resource, Route, RouteTarget, Scope, Sysctl, Veth,
+    Address, BridgePort, Fdb, Link, LinkKind, Neighbour, Nexthop, NftElement, NftPart, NftTable, NftValues, Ns, Object,
+    Qdisc, Record, RecordGuard, RecordScope, Resource, Route, RouteTarget, Scope, Sysctl, Veth,
 };
-use ripstop_nft::model::{Chain, Data, ElementBody, Rule, Table, TableFamily, Value, build};
+use ripstop_nft::model::{Chain, Data, ElementBody, Part, Rule, Set, Table, TableFamily, Type, Value, build};
 
 use crate::{element, ip, link, mac, name, pod, prefix};
 
@@ -195,6 +195,39 @@ fn tables_are_replaced_whole_and_elements_one_by_one() {
     // Who caused an element is told by its comment; a change of that alone is not worth a moment without the element.
     assert_eq!(judge(marked(1, "pod/a/b"), marked(1, "pod/c/d")), Fine);
     assert_eq!(judge(marked(1, "x"), marked(2, "x")), Remake);
+}
+
+#[test]
+fn parts_are_what_they_are_made_of_and_change_in_place() {
+    let part = |port: u16, comment: &'static str, size: u32| {
+        let rule = Rule::new([build::udp::dport().is(port), build::drop()]);
+        let map = Set::map([Type::Ipv4Addr], [Type::Ipv4Addr]).dynamic().size(size);
+        let part = Part::new(TableFamily::Inet, "ripstop", "p/1").set("p/1", map);
+        NftPart::from(part.chain("p/1", Chain::regular().comment(comment).rule(rule)))
+    };
+    assert_eq!(judge(part(1, "a", 1), part(1, "b", 1)), Fine);
+    assert_eq!(judge(part(1, "a", 1), part(2, "a", 1)), Change);
+    assert_eq!(judge(part(1, "a", 1), part(1, "a", 2)), Change);
+    let bare = || Part::new(TableFamily::Inet, "ripstop", "p/1").chain("p/1", Chain::regular());
+    let found = |of: &NftPart| NftPart::found(bare(), ripstop_nft::encode::part_digest(&of.part));
+    assert_eq!(judge(part(1, "a", 1), found(&part(1, "a", 1))), Fine);
+    assert_eq!(judge(part(1, "a", 1), found(&part(2, "a", 1))), Change);
+}
+
+#[test]
+fn a_map_may_have_fewer_values_than_it_might_when_it_is_read() {
+    let values = |ports: &[u16], found| NftValues {
+        family: TableFamily::Ip,
+        table: "t".into(),
+        map: "p/1".into(),
+        values: ports.iter().map(|port| vec![Value::Service(*port)]).collect(),
+        found,
+    };
+    assert_eq!(judge(values(&[1, 2], false), values(&[1], true)), Fine);
+    assert_eq!(judge(values(&[1, 2], false), values(&[1, 3], true)), Change);
+    // What was written may have filled it since.
+    assert_eq!(judge(values(&[1, 2], false), values(&[1], false)), Change);
+    assert_eq!(judge(values(&[1], false), values(&[1, 2], false)), Change);
 }
 
 #[test]

@@ -1,7 +1,9 @@
 //! Keys as people read them, and objects as recordings keep them.
 
-use ripstop_netmodel::{Entry, Key, LinkKind, NftElement, Ns, Object, RecordScope, Route, RouteTarget, Veth};
-use ripstop_nft::model::{ElementBody, KeyPart, TableFamily, Value};
+use ripstop_netmodel::{
+    Entry, Key, LinkKind, NftElement, NftPart, NftValues, Ns, Object, RecordScope, Route, RouteTarget, Veth,
+};
+use ripstop_nft::model::{Chain, ElementBody, KeyPart, Part, TableFamily, Value};
 use ripstop_types::Owner;
 
 use crate::{element, ip, link, link_key, mac, name, pod, prefix};
@@ -19,6 +21,14 @@ fn keys_are_written_in_the_words_of_ip_and_nft() {
             "sysctl net.ipv6.conf.eth0.disable_ipv6 in /run/netns/p1",
         ),
         (Key::NftTable { family: TableFamily::Inet, name: "ripstop".into() }, "nft table inet ripstop"),
+        (
+            Key::NftPart { family: TableFamily::Ip, table: "ripstop-services".into(), name: "endpoints/300".into() },
+            "nft part ip ripstop-services endpoints/300",
+        ),
+        (
+            Key::NftValues { family: TableFamily::Ip, table: "ripstop-services".into(), map: "affinity/a_b_c".into() },
+            "nft values ip ripstop-services affinity/a_b_c",
+        ),
         (
             Key::NftElement(element(
                 TableFamily::Bridge,
@@ -73,6 +83,15 @@ fn objects_survive_json() {
         NftElement {
             key: element(TableFamily::Inet, "ripstop", "pods4", vec![Value::from(name("ripp1")).into()]),
             body: ElementBody::comment(&Owner::agent()),
+        }
+        .into(),
+        NftPart::from(Part::new(TableFamily::Ip, "t", "p/1").chain("p/1", Chain::regular())).into(),
+        NftValues {
+            family: TableFamily::Ip,
+            table: "t".into(),
+            map: "p/1".into(),
+            values: [vec![ip("10.0.0.1").into(), Value::Service(80)]].into(),
+            found: true,
         }
         .into(),
     ];

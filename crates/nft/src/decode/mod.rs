@@ -15,7 +15,7 @@ mod observe;
 pub use answers::{Answers, Refusal};
 use attr::{Attrs, Userdata, list};
 pub use element::{ElementInfo, ElementsInfo, RawData};
-pub use observe::{Observation, ObservedTable};
+pub use observe::{Observation, ObservedPart, ObservedTable};
 
 use crate::digest::Digest;
 use crate::model::TableFamily;
@@ -117,6 +117,8 @@ pub struct ChainInfo {
     pub handle: u64,
     pub base: Option<BaseInfo>,
     pub comment: Option<String>,
+    /// The part of its table that it is marked as one's of.
+    pub part: Option<String>,
 }
 
 /// Where the kernel calls a chain.
@@ -161,6 +163,8 @@ pub struct SetInfo {
     pub timeout_ms: u64,
     pub size: u32,
     pub comment: Option<String>,
+    /// The part of its table that it is marked as one's of.
+    pub part: Option<String>,
 }
 
 /// The ruleset's generation, and who made it.
@@ -255,6 +259,10 @@ fn digest(userdata: &Userdata<'_>) -> Option<Digest> {
     userdata.bytes(UDATA_DIGEST)?.try_into().ok().map(Digest)
 }
 
+fn part(userdata: &Userdata<'_>) -> Option<String> {
+    std::str::from_utf8(userdata.bytes(UDATA_PART)?).ok().map(str::to_owned)
+}
+
 fn generation(attrs: &Attrs<'_>) -> Result<GenerationInfo, DecodeError> {
     Ok(GenerationInfo {
         id: need(NFT_MSG_NEWGEN, NFTA_GEN_ID, attrs.be32(NFTA_GEN_ID))?,
@@ -287,13 +295,15 @@ fn chain(family: TableFamily, attrs: &Attrs<'_>) -> Result<ChainInfo, DecodeErro
             device: hook.text(NFTA_HOOK_DEV),
         }),
     };
+    let userdata = Userdata::parse(attrs.bytes(NFTA_CHAIN_USERDATA));
     Ok(ChainInfo {
         family,
         table: need(NFT_MSG_NEWCHAIN, NFTA_CHAIN_TABLE, attrs.text(NFTA_CHAIN_TABLE))?,
         name: need(NFT_MSG_NEWCHAIN, NFTA_CHAIN_NAME, attrs.text(NFTA_CHAIN_NAME))?,
         handle: attrs.be64(NFTA_CHAIN_HANDLE).unwrap_or(0),
         base,
-        comment: Userdata::parse(attrs.bytes(NFTA_CHAIN_USERDATA)).text(UDATA_COMMENT),
+        comment: userdata.text(UDATA_COMMENT),
+        part: part(&userdata),
     })
 }
 
@@ -316,6 +326,7 @@ fn rule(family: TableFamily, attrs: &Attrs<'_>) -> Result<RuleInfo, DecodeError>
 
 fn set(family: TableFamily, attrs: &Attrs<'_>) -> Result<SetInfo, DecodeError> {
     let number = |kind| attrs.be32(kind).unwrap_or(0);
+    let userdata = Userdata::parse(attrs.bytes(NFTA_SET_USERDATA));
     Ok(SetInfo {
         family,
         table: need(NFT_MSG_NEWSET, NFTA_SET_TABLE, attrs.text(NFTA_SET_TABLE))?,
@@ -328,6 +339,7 @@ fn set(family: TableFamily, attrs: &Attrs<'_>) -> Result<SetInfo, DecodeError> {
         data_len: number(NFTA_SET_DATA_LEN),
         timeout_ms: attrs.be64(NFTA_SET_TIMEOUT).unwrap_or(0),
         size: attrs.nested(NFTA_SET_DESC)?.be32(NFTA_SET_DESC_SIZE).unwrap_or(0),
-        comment: Userdata::parse(attrs.bytes(NFTA_SET_USERDATA)).text(UDATA_SET_COMMENT),
+        comment: userdata.text(UDATA_SET_COMMENT),
+        part: part(&userdata),
     })
 }

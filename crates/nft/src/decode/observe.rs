@@ -1,13 +1,13 @@
 //! What stands in the kernel, put together from dumps.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::element::Layout;
 use super::{ElementInfo, Message, SetInfo, TableInfo};
 use crate::digest::{Definition, Digest, HookShape, SetShape};
 use crate::encode;
 use crate::model::{ElementBody, ElementKey, Name, Table, TableFamily};
-use crate::uapi::{DATA_TYPE_VERDICT, NFT_SET_ANONYMOUS, NFT_SET_EVAL};
+use crate::uapi::{DATA_TYPE_VERDICT, NFT_SET_ANONYMOUS, NFT_SET_EVAL, NFT_SET_MAP};
 
 /// A table in the kernel, compared with what was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +28,10 @@ pub struct ObservedTable {
     pub elements: BTreeMap<ElementKey, ElementBody>,
     /// Elements that mean nothing in the model, such as a catch-all: another hand's.
     pub foreign_elements: usize,
+    /// The elements of sets that rules add to, as far as they were read.
+    pub learned: BTreeMap<ElementKey, ElementBody>,
+    /// What comes and goes in it, by name. The digest does not count these, nor do [`Self::chains`].
+    pub parts: BTreeMap<Name, ObservedPart>,
     awake: bool,
     definition: Definition,
 }
@@ -54,6 +58,35 @@ impl ObservedTable {
     }
 }
 
+/// A part of a table in the kernel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObservedPart {
+    /// The table's family.
+    pub family: TableFamily,
+    /// The table.
+    pub table: Name,
+    /// Its own name.
+    pub name: Name,
+    /// The digest of what is there; that of a definition ([`crate::encode::part_digest`]) exactly if that is what is there.
+    pub digest: Digest,
+    /// Its chains.
+    pub chains: BTreeSet<Name>,
+    /// What a chain says of itself, which names the owner.
+    pub comment: Option<String>,
+    /// Its sets.
+    pub(crate) sets: BTreeMap<Name, SetShape>,
+}
+
+impl ObservedPart {
+    /// Its maps that packets fill.
+    pub fn learning_maps(&self) -> impl Iterator<Item = &Name> {
+        self.sets
+            .iter()
+            .filter(|(_, set)| set.flags & NFT_SET_EVAL != 0 && set.flags & NFT_SET_MAP != 0)
+            .map(|(name, _)| name)
+    }
+}
+
 /// Collects messages of dumps into tables.
 ///
 /// A table is judged by all that was given: feed the dumps of tables, chains, rules and sets of one generation before
@@ -68,6 +101,8 @@ struct Partial {
     info: Option<TableInfo>,
     definition: Definition,
     sets: BTreeMap<String, SetInfo>,
+    /// The part of each chain that is marked.
+    parts: BTreeMap<String, String>,
     elements: BTreeMap<String, Vec<ElementInfo>>,
 }
 
@@ -93,7 +128,9 @@ impl Observation {
                     policy: base.policy,
                     device: base.device,
                 });
-                let chain = self.table(info.family, &info.table).definition.chains.entry(info.name).or_default();
+                let partial = self.table(info.family, &info.table);
+                partial.parts.extend(info.part.map(|part| (info.name.clone(), part)));
+                let chain = partial.definition.chains.entry(info.name).or_default();
                 chain.hook = hook;
                 chain.comment = info.comment;
             }
@@ -131,10 +168,25 @@ impl Observation {
         self.tables.entry((family, name.to_owned())).or_default()
     }
 
-    /// The named sets of a table seen so far, for which elements can be asked.
+    /// The named sets of a table seen so far whose elements are the model's: not those that rules add to.
     pub fn sets(&self, family: TableFamily, table: &Name) -> Vec<Name> {
+        self.sets_that(family, table, |flags| flags & NFT_SET_EVAL == 0)
+    }
+
+    /// The named sets of a table seen so far that rules add to.
+    pub fn dynamic_sets(&self, family: TableFamily, table: &Name) -> Vec<Name> {
+        self.sets_that(family, table, |flags| flags & NFT_SET_EVAL != 0)
+    }
+
+    /// Whether a named set of a table was seen so far.
+    pub fn has_set(&self, family: TableFamily, table: &Name, set: &Name) -> bool {
         let found = self.tables.get(&(family, table.to_string()));
-        found.into_iter().flat_map(|partial| partial.sets.keys()).filter_map(|name| name.parse().ok()).collect()
+        found.is_some_and(|partial| partial.sets.contains_key(set.as_str()))
+    }
+
+    fn sets_that(&self, family: TableFamily, table: &Name, are: impl Fn(u32) -> bool) -> Vec<Name> {
+        let found = self.tables.get(&(family, table.to_string())).into_iter().flat_map(|partial| &partial.sets);
+        found.filter(|(_, set)| are(set.flags)).filter_map(|(name, _)| name.parse().ok()).collect()
     }
 
     /// The tables, in order. Tables that were not dumped themselves, and tables whose name is none of the model's
@@ -150,33 +202,68 @@ impl Observation {
 impl Partial {
     fn observed(&self, family: TableFamily, name: Name) -> Option<ObservedTable> {
         let info = self.info.as_ref()?;
-        let mut elements = BTreeMap::new();
+        let (mut elements, mut learned) = (BTreeMap::new(), BTreeMap::new());
         let mut foreign_elements = 0;
         for (set_name, raw) in &self.elements {
-            let Some(set) = self.sets.get(set_name).filter(|set| set.flags & NFT_SET_EVAL == 0) else { continue };
+            let Some(set) = self.sets.get(set_name) else { continue };
             let (Some(layout), Ok(set_name)) = (Layout::of(set), set_name.parse::<Name>()) else {
                 foreign_elements += raw.len();
                 continue;
             };
             let (read, unreadable) = layout.read(raw);
-            foreign_elements += unreadable;
-            elements.extend(
-                read.into_iter()
-                    .map(|(key, body)| (ElementKey { family, table: name.clone(), set: set_name.clone(), key }, body)),
-            );
+            let is_dynamic = set.flags & NFT_SET_EVAL != 0;
+            foreign_elements += if is_dynamic { 0 } else { unreadable };
+            let of_set = |key| ElementKey { family, table: name.clone(), set: set_name.clone(), key };
+            let into = if is_dynamic { &mut learned } else { &mut elements };
+            into.extend(read.into_iter().map(|(key, body)| (of_set(key), body)));
         }
         let awake = info.flags == 0;
+        let (definition, parts) = self.parted();
+        let parts = parts.into_iter().filter_map(|(part, found)| {
+            let part: Name = part.parse().ok()?;
+            Some((part.clone(), observed_part(family, &name, part, found)))
+        });
         Some(ObservedTable {
             family,
-            name,
             handle: info.handle,
             digest: info.digest,
-            intact: awake && info.digest == Some(self.definition.digest()),
-            chains: self.definition.chains.iter().map(|(name, chain)| (name.clone(), chain.rules.len())).collect(),
+            intact: awake && info.digest == Some(definition.digest()),
+            chains: definition.chains.iter().map(|(name, chain)| (name.clone(), chain.rules.len())).collect(),
             elements,
             foreign_elements,
+            learned,
+            parts: parts.collect(),
             awake,
-            definition: self.definition.clone(),
+            definition,
+            name,
         })
+    }
+
+    /// The table's own chains and sets, and those of each part.
+    fn parted(&self) -> (Definition, BTreeMap<&str, Definition>) {
+        let mut own = Definition { comment: self.definition.comment.clone(), ..Definition::default() };
+        let mut parts: BTreeMap<&str, Definition> = BTreeMap::new();
+        for (name, chain) in &self.definition.chains {
+            let of = self.parts.get(name).map_or(&mut own, |part| parts.entry(part).or_default());
+            of.chains.insert(name.clone(), chain.clone());
+        }
+        for (name, shape) in &self.definition.sets {
+            let part = self.sets.get(name).and_then(|set| set.part.as_deref());
+            let of = part.map_or(&mut own, |part| parts.entry(part).or_default());
+            of.sets.insert(name.clone(), shape.clone());
+        }
+        (own, parts)
+    }
+}
+
+fn observed_part(family: TableFamily, table: &Name, name: Name, found: Definition) -> ObservedPart {
+    ObservedPart {
+        family,
+        table: table.clone(),
+        name,
+        chains: found.chains.keys().filter_map(|name| name.parse().ok()).collect(),
+        comment: found.chains.values().find_map(|chain| chain.comment.clone()),
+        sets: found.sets.iter().filter_map(|(name, set)| Some((name.parse().ok()?, set.clone()))).collect(),
+        digest: found.without_comments().digest(),
     }
 }

@@ -1,6 +1,6 @@
 //! Netlink attributes and userdata, written.
 
-use crate::uapi::{NFTA_DATA_VALUE, NLA_F_NESTED};
+use crate::uapi::{NFTA_DATA_VALUE, NLA_F_NESTED, UDATA_PART};
 
 /// A growing list of attributes.
 #[derive(Debug, Default, Clone)]
@@ -85,6 +85,14 @@ impl Userdata {
     pub(super) fn optional_text(self, kind: u8, text: Option<&crate::model::Comment>) -> Self {
         match text {
             Some(text) => self.text(kind, text.as_str()),
+            None => self,
+        }
+    }
+
+    /// The mark of a part's chains and sets.
+    pub(super) fn of_part(self, part: Option<&crate::model::Name>) -> Self {
+        match part {
+            Some(part) => self.bytes(UDATA_PART, part.as_str().as_bytes()),
             None => self,
         }
     }

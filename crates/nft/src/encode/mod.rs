@@ -11,15 +11,15 @@
 mod attr;
 mod expr;
 mod failure;
+mod part;
 mod request;
 mod set;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
-
 use attr::{Attrs, Userdata};
 pub use failure::{Action, Failure, Object};
+pub use part::part_digest;
 pub use request::{dump_chains, dump_elements, dump_rules, dump_sets, dump_tables, get_generation};
 pub(crate) use set::{flags as set_flags, type_number, types_number, width};
 
@@ -77,6 +77,21 @@ fn rule_digest(family: TableFamily, rule: &Rule) -> Digest {
     }
     hasher.part(rule.comment.as_ref().map_or(&[][..], |comment| comment.as_str().as_bytes()));
     hasher.finish()
+}
+
+/// Where a chain or set is written.
+#[derive(Debug, Clone, Copy)]
+struct Place<'a> {
+    family: TableFamily,
+    table: &'a Name,
+    /// The part that it is marked as one's of.
+    part: Option<&'a Name>,
+}
+
+impl<'a> Place<'a> {
+    fn of(table: &'a Table) -> Self {
+        Self { family: table.family, table: &table.name, part: None }
+    }
 }
 
 /// Messages that the kernel takes all together or not at all.
@@ -211,11 +226,6 @@ impl Batch {
 
     fn define(&mut self, table: &Table) -> Result<(), EncodeError> {
         let family = table.family;
-        let digests: BTreeMap<&Name, Vec<Digest>> = table
-            .chains
-            .iter()
-            .map(|(name, chain)| (name, chain.rules.iter().map(|rule| rule_digest(family, rule)).collect()))
-            .collect();
         let userdata = Userdata::default()
             .optional_text(UDATA_COMMENT, table.comment.as_ref())
             .bytes(UDATA_DIGEST, &digest(table).0);
@@ -224,68 +234,74 @@ impl Batch {
         attrs.bytes(NFTA_TABLE_USERDATA, &userdata.0);
         let flags = NLM_F_CREATE | NLM_F_EXCL;
         self.push(NFT_MSG_NEWTABLE, family, flags, attrs, Action::Add, Object::table(family, &table.name))?;
+        let place = Place::of(table);
         for (name, set) in &table.sets {
-            self.define_set(table, name, set)?;
+            self.define_set(place, name, set)?;
         }
         for (name, chain) in &table.chains {
-            self.define_chain(table, name, chain)?;
+            self.define_chain(place, name, chain)?;
         }
         for (name, chain) in &table.chains {
-            let digests = digests.get(name).map_or(&[][..], Vec::as_slice);
-            for (index, (rule, digest)) in chain.rules.iter().zip(digests).enumerate() {
-                self.define_rule(table, name, index, rule, digest)?;
-            }
+            self.define_rules(place, name, chain)?;
         }
         Ok(())
     }
 
-    fn define_set(&mut self, table: &Table, name: &Name, set: &Set) -> Result<(), EncodeError> {
-        let object = Object::Set { family: table.family, table: table.name.clone(), set: name.to_string() };
+    fn define_set(&mut self, place: Place<'_>, name: &Name, set: &Set) -> Result<(), EncodeError> {
+        let object = Object::Set { family: place.family, table: place.table.clone(), set: name.to_string() };
         let mut attrs = Attrs::default();
         let id = self.take_id();
-        let called = set::SetName { table: &table.name, set: name.as_str(), id, anonymous: false };
+        let called = set::SetName { table: place.table, set: name.as_str(), id, anonymous: false, part: place.part };
         set::declaration(&mut attrs, &called, set, 0);
         let flags = NLM_F_CREATE | NLM_F_EXCL;
-        self.push(NFT_MSG_NEWSET, table.family, flags, attrs, Action::Add, object.clone())?;
+        self.push(NFT_MSG_NEWSET, place.family, flags, attrs, Action::Add, object.clone())?;
         if !set::has_leading_end(set) {
             return Ok(());
         }
         let mut attrs = Attrs::default();
-        attrs.text(NFTA_SET_ELEM_LIST_TABLE, table.name.as_str()).text(NFTA_SET_ELEM_LIST_SET, name.as_str());
+        attrs.text(NFTA_SET_ELEM_LIST_TABLE, place.table.as_str()).text(NFTA_SET_ELEM_LIST_SET, name.as_str());
         attrs.be32(NFTA_SET_ELEM_LIST_SET_ID, id);
         attrs.nest(NFTA_SET_ELEM_LIST_ELEMENTS, |a| set::leading_end(a, set));
-        self.push(NFT_MSG_NEWSETELEM, table.family, NLM_F_CREATE, attrs, Action::Add, object)
+        self.push(NFT_MSG_NEWSETELEM, place.family, NLM_F_CREATE, attrs, Action::Add, object)
     }
 
-    fn define_chain(&mut self, table: &Table, name: &Name, chain: &Chain) -> Result<(), EncodeError> {
-        let object = Object::Chain { family: table.family, table: table.name.clone(), chain: name.clone() };
+    fn define_chain(&mut self, place: Place<'_>, name: &Name, chain: &Chain) -> Result<(), EncodeError> {
+        let object = Object::Chain { family: place.family, table: place.table.clone(), chain: name.clone() };
         let mut attrs = Attrs::default();
-        attrs.text(NFTA_CHAIN_TABLE, table.name.as_str()).text(NFTA_CHAIN_NAME, name.as_str());
+        attrs.text(NFTA_CHAIN_TABLE, place.table.as_str()).text(NFTA_CHAIN_NAME, name.as_str());
         if let Some(base) = &chain.base {
-            hook(&mut attrs, table.family, base);
+            hook(&mut attrs, place.family, base);
         }
-        if let Some(comment) = &chain.comment {
-            attrs.bytes(NFTA_CHAIN_USERDATA, &Userdata::default().text(UDATA_COMMENT, comment.as_str()).0);
+        let userdata = Userdata::default().optional_text(UDATA_COMMENT, chain.comment.as_ref()).of_part(place.part);
+        if !userdata.0.is_empty() {
+            attrs.bytes(NFTA_CHAIN_USERDATA, &userdata.0);
         }
-        self.push(NFT_MSG_NEWCHAIN, table.family, NLM_F_CREATE | NLM_F_EXCL, attrs, Action::Add, object)
+        self.push(NFT_MSG_NEWCHAIN, place.family, NLM_F_CREATE | NLM_F_EXCL, attrs, Action::Add, object)
+    }
+
+    fn define_rules(&mut self, place: Place<'_>, name: &Name, chain: &Chain) -> Result<(), EncodeError> {
+        for (index, rule) in chain.rules.iter().enumerate() {
+            self.define_rule(place, name, index, rule, &rule_digest(place.family, rule))?;
+        }
+        Ok(())
     }
 
     fn define_rule(
         &mut self,
-        table: &Table,
+        place: Place<'_>,
         chain: &Name,
         index: usize,
         rule: &Rule,
         digest: &Digest,
     ) -> Result<(), EncodeError> {
         let object = Object::Rule {
-            family: table.family,
-            table: table.name.clone(),
+            family: place.family,
+            table: place.table.clone(),
             chain: chain.clone(),
             index,
-            text: crate::text::rule(table.family, rule),
+            text: crate::text::rule(place.family, rule),
         };
-        let encoded = expr::rule(table.family, rule, &mut self.next_id);
+        let encoded = expr::rule(place.family, rule, &mut self.next_id);
         // The kernel's own structures must fit into 4095 bytes (`nft_rule.dlen`); no expression's is larger than its
         // message.
         let length = encoded.expressions.bytes.len();
@@ -293,25 +309,26 @@ impl Batch {
             return Err(EncodeError::RuleTooLong { object: object.to_string(), found: length, accepted: RULE_MAX });
         }
         for inline in &encoded.sets {
-            self.define_inline(table, &object, inline)?;
+            self.define_inline(place, &object, inline)?;
         }
         let userdata =
             Userdata::default().optional_text(UDATA_COMMENT, rule.comment.as_ref()).bytes(UDATA_DIGEST, &digest.0);
         let mut attrs = Attrs::default();
-        attrs.text(NFTA_RULE_TABLE, table.name.as_str()).text(NFTA_RULE_CHAIN, chain.as_str());
+        attrs.text(NFTA_RULE_TABLE, place.table.as_str()).text(NFTA_RULE_CHAIN, chain.as_str());
         attrs.nest(NFTA_RULE_EXPRESSIONS, |a| a.bytes.extend(&encoded.expressions.bytes));
         attrs.overflow |= encoded.expressions.overflow;
         attrs.bytes(NFTA_RULE_USERDATA, &userdata.0);
-        self.push(NFT_MSG_NEWRULE, table.family, NLM_F_CREATE | NLM_F_APPEND, attrs, Action::Add, object)
+        self.push(NFT_MSG_NEWRULE, place.family, NLM_F_CREATE | NLM_F_APPEND, attrs, Action::Add, object)
     }
 
-    fn define_inline(&mut self, table: &Table, rule: &Object, inline: &expr::InlineSet) -> Result<(), EncodeError> {
-        let called = set::SetName { table: &table.name, set: inline.name(), id: inline.id, anonymous: true };
+    fn define_inline(&mut self, place: Place<'_>, rule: &Object, inline: &expr::InlineSet) -> Result<(), EncodeError> {
+        let called =
+            set::SetName { table: place.table, set: inline.name(), id: inline.id, anonymous: true, part: None };
         let mut attrs = Attrs::default();
         set::declaration(&mut attrs, &called, &inline.declaration, inline.entries.len());
-        self.push(NFT_MSG_NEWSET, table.family, NLM_F_CREATE, attrs, Action::Add, rule.clone())?;
+        self.push(NFT_MSG_NEWSET, place.family, NLM_F_CREATE, attrs, Action::Add, rule.clone())?;
         let mut attrs = Attrs::default();
-        attrs.text(NFTA_SET_ELEM_LIST_TABLE, table.name.as_str()).text(NFTA_SET_ELEM_LIST_SET, inline.name());
+        attrs.text(NFTA_SET_ELEM_LIST_TABLE, place.table.as_str()).text(NFTA_SET_ELEM_LIST_SET, inline.name());
         attrs.be32(NFTA_SET_ELEM_LIST_SET_ID, inline.id);
         attrs.nest(NFTA_SET_ELEM_LIST_ELEMENTS, |a| {
             if set::has_leading_end(&inline.declaration) {
@@ -319,7 +336,7 @@ impl Batch {
             }
             set::inline_elements(a, &inline.declaration, &inline.entries);
         });
-        self.push(NFT_MSG_NEWSETELEM, table.family, NLM_F_CREATE, attrs, Action::Add, rule.clone())
+        self.push(NFT_MSG_NEWSETELEM, place.family, NLM_F_CREATE, attrs, Action::Add, rule.clone())
     }
 
     fn elements<'a>(

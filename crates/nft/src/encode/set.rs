@@ -73,6 +73,8 @@ pub(super) struct SetName<'a> {
     pub(super) set: &'a str,
     pub(super) id: u32,
     pub(super) anonymous: bool,
+    /// The part it is marked as one's of.
+    pub(super) part: Option<&'a Name>,
 }
 
 /// Writes the attributes of a `NEWSET` message.
@@ -106,7 +108,7 @@ pub(super) fn declaration(attrs: &mut Attrs, name: &SetName<'_>, set: &Set, coun
     if let Some(seconds) = set.default_timeout {
         attrs.be64(NFTA_SET_TIMEOUT, u64::from(seconds) * 1_000);
     }
-    attrs.bytes(NFTA_SET_USERDATA, &userdata(set).0);
+    attrs.bytes(NFTA_SET_USERDATA, &userdata(set).of_part(name.part).0);
 }
 
 fn fields(attrs: &mut Attrs, key: &[Type]) {

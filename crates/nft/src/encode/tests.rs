@@ -1,5 +1,7 @@
 //! Byte order, padding and lengths, without a kernel.
 
+use std::collections::BTreeMap;
+
 use std::net::Ipv4Addr;
 
 use super::*;

@@ -588,3 +588,9 @@ pub fn limit(rate: u64, unit: TimeUnit) -> Statement {
 pub fn update_set(set: impl Into<Name>, keys: impl Fields, timeout: Option<u32>) -> Statement {
     Statement::SetUpdate(SetUpdate { set: set.into(), key: keys.selectors(), data: Vec::new(), timeout, refresh: true })
 }
+
+/// Add or refresh an element of a dynamic map. The value of one that is there stays.
+pub fn update_map(map: impl Into<Name>, keys: impl Fields, data: impl Fields, timeout: Option<u32>) -> Statement {
+    let (key, data) = (keys.selectors(), data.selectors());
+    Statement::SetUpdate(SetUpdate { set: map.into(), key, data, timeout, refresh: true })
+}

@@ -74,6 +74,8 @@ impl Table {
         check_key(&key.parts, &declared.key, place).map_err(fault)?;
         match (&declared.data, &body.data) {
             (None, None) => {}
+            // Whether the part has that chain, its table does not know.
+            (Some(DataType::Verdict), Some(Data::Verdict(verdict))) if leads_to_a_part(verdict) => {}
             (Some(types), Some(data)) => check_data(self, data, types).map_err(fault)?,
             (None, Some(_)) => return Err(fault("has a value, but the set is not a map".to_owned())),
             (Some(_), None) => return Err(fault("has no value, but the set is a map".to_owned())),
@@ -86,9 +88,6 @@ impl Table {
 
     /// Jumps must not lead in circles, and not deeper than the kernel's stack of 16 (`NFT_JUMP_STACK_SIZE`).
     fn check_loops(&self) -> Result<(), String> {
-        let targets = |chain: &Chain| -> BTreeSet<super::Name> {
-            chain.rules.iter().flat_map(|rule| &rule.statements).flat_map(statement_targets).collect()
-        };
         // Repeatedly strip chains that lead only to stripped ones; what remains is a circle. Depth is the round.
         let mut open: std::collections::BTreeMap<_, _> =
             self.chains.iter().map(|(name, chain)| (name.clone(), targets(chain))).collect();
@@ -105,6 +104,15 @@ impl Table {
             Some(name) => Err(format!("chain {name} jumps in a circle or more than 16 chains deep")),
         }
     }
+}
+
+fn leads_to_a_part(verdict: &Verdict) -> bool {
+    matches!(verdict, Verdict::Jump(chain) | Verdict::Goto(chain) if super::part_of(chain).is_some())
+}
+
+/// The chains that a chain's rules lead to.
+pub(super) fn targets(chain: &Chain) -> BTreeSet<super::Name> {
+    chain.rules.iter().flat_map(|rule| &rule.statements).flat_map(statement_targets).collect()
 }
 
 fn statement_targets(statement: &Statement) -> Vec<super::Name> {

@@ -8,6 +8,7 @@ mod elements;
 mod fixture;
 mod hosts;
 mod kernel;
+mod parts;
 mod random;
 mod replace;
 mod robust;

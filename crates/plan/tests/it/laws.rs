@@ -5,8 +5,8 @@ use std::fmt;
 
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
-use ripstop_netmodel::{Entry, Key, Kind, Link, LinkKind, Model, Ns, Object, Resource};
-use ripstop_nft::model::TableFamily;
+use ripstop_netmodel::{Entry, Key, Kind, Link, LinkKind, Model, NftElement, Ns, Object, Resource};
+use ripstop_nft::model::{Data, TableFamily, Verdict};
 use ripstop_plan::{Action, Plan, Step, apply_to_model, diff, diff_all};
 
 use crate::cases::{allow, told};
@@ -71,7 +71,7 @@ fn run(model: &mut Model, plan: &Plan) -> Result<(), TestCaseError> {
 /// Settings, `lo` and second ends of pairs do not go because they are not wanted.
 fn has_absence(entry: &Entry) -> bool {
     match &entry.object {
-        Object::Sysctl(_) => false,
+        Object::Sysctl(_) | Object::NftValues(_) => false,
         Object::Link(link) => !matches!(link.kind, LinkKind::VethPeer | LinkKind::Loopback),
         _ => true,
     }
@@ -96,6 +96,11 @@ fn assert_reached(model: &Model, desired: &Model, keys: &BTreeSet<Key>) -> Resul
 
 fn everything(a: &Model, b: &Model) -> BTreeSet<Key> {
     a.keys().chain(b.keys()).cloned().collect()
+}
+
+fn part_led_to(element: &NftElement) -> Option<Key> {
+    let Some(Data::Verdict(Verdict::Goto(name))) = &element.body.data else { return None };
+    Some(Key::NftPart { family: element.key.family, table: element.key.table.clone(), name: name.clone() })
 }
 
 /// A change for these keys touches what they need too: a link with both its ends, an object with what it hangs on.
@@ -133,6 +138,7 @@ fn with_needs(desired: &Model, mut keys: BTreeSet<Key>) -> BTreeSet<Key> {
                 let sources = desired.keys().filter(|k| matches!(k, Key::Address { ip, .. } if Some(*ip) == route.src));
                 needs.extend(sources.cloned());
             }
+            Object::NftElement(element) => needs.extend(part_led_to(element)),
             Object::NftTable(table) => needs.extend(table.devices().map(|name| link(&Ns::Host, name.clone()))),
             _ => {}
         }
@@ -168,8 +174,15 @@ fn assert_refused_are_as_before(plan: &Plan, before: &Model, after: &Model) -> R
     for Step { key, .. } in plan.steps.iter().filter(|step| step.action == Action::Refuse) {
         let object = |entry: &std::sync::Arc<Entry>| entry.object.clone();
         let (was, is) = (before.get(key).map(object), after.get(key).map(object));
-        // An element cannot outlive the declaration of its set.
-        let lost_set = matches!(key, Key::NftElement(element) if element.set.as_str() == "ranges");
+        // An element cannot outlive the declaration of its set, nor a part, and what leads there, that of one it looks into.
+        let looks = |part: &Key| before.get(part).is_some_and(|is| format!("{is:?}").contains("ranges"));
+        let lost_set = match before.get(key).map(|is| &is.object) {
+            Some(Object::NftElement(element)) => {
+                element.key.set.as_str() == "ranges" || part_led_to(element).is_some_and(|part| looks(&part))
+            }
+            Some(Object::NftPart(_)) => looks(key),
+            _ => false,
+        };
         prop_assert!(is == was || is.is_none() && lost_set, "{key} was {was:?} and is {is:?}\n{}", told(plan));
     }
     Ok(())

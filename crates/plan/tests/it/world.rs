@@ -7,12 +7,12 @@ use std::net::IpAddr;
 
 use ripstop_netmodel::{
     Address, BridgePort, Entry, Fdb, Forwarder, ForwarderPeer, Key, Link, LinkKind, Model, Neighbour, Nexthop,
-    NftElement, NftTable, Ns, Object, Qdisc, Record, RecordGuard, RecordScope, Resource, Route, RouteTarget, Scope,
-    Sysctl, Veth, link_table,
+    NftElement, NftPart, NftTable, NftValues, Ns, Object, Qdisc, Record, RecordGuard, RecordScope, Resource, Route,
+    RouteTarget, Scope, Sysctl, Veth, link_table,
 };
 use ripstop_nft::model::{
-    Chain, ElementBody, ElementKey, Key as ElementValue, KeyPart, Name, Rule, Set, Table, TableFamily, Type, Value,
-    build,
+    Chain, ElementBody, ElementKey, Key as ElementValue, KeyPart, Name, Part, Rule, Set, Table, TableFamily, Type,
+    Value, build,
 };
 use ripstop_plan::{Action, Step, apply_to_model};
 use ripstop_types::{Family, IfName, Mac, Owner, Prefix};
@@ -125,7 +125,8 @@ pub fn model<const N: usize>(objects: [Object; N]) -> Model {
 pub fn table(family: TableFamily, variant: usize) -> Table {
     let mut table = Table::new(family, "ripstop")
         .set("ports", Set::of([Type::InetService]))
-        .set("map", Set::map([Type::InetService], [Type::Mark]));
+        .set("map", Set::map([Type::InetService], [Type::Mark]))
+        .set("ways", Set::vmap([Type::InetService]));
     if variant != 2 {
         table = table.set("ranges", Set::of([Type::Ipv4Addr]).interval());
     }
@@ -135,6 +136,17 @@ pub fn table(family: TableFamily, variant: usize) -> Table {
 
 pub fn element(family: TableFamily, set: &'static str, key: ElementValue, body: ElementBody) -> NftElement {
     NftElement { key: ElementKey { family, table: Name::from("ripstop"), set: Name::from(set), key }, body }
+}
+
+/// A part with a map that packets fill; the third variant's rules look into a set that not every table has.
+pub fn part(family: TableFamily, name: &'static str, variant: usize) -> NftPart {
+    let rule = match variant {
+        3 => Rule::new([build::ip::saddr().in_set("ranges"), build::drop()]),
+        _ => Rule::new([build::udp::dport().is(build::Port(u16::try_from(variant).unwrap())), build::drop()]),
+    };
+    let map = Set::map([Type::InetService], [Type::Mark]).dynamic().size(u32::try_from(variant / 2 + 1).unwrap());
+    let part = Part::new(family, "ripstop", name).chain(name, Chain::regular().rule(rule));
+    part.set(name, map).into()
 }
 
 /// A model of a kernel.
@@ -191,6 +203,28 @@ fn tables(model: &mut Model, dice: &mut Dice, family: TableFamily) {
             let key = ElementValue::new(false, [Value::Service(port)]);
             let mark = Value::Mark(u32::try_from(dice.below(3)).unwrap());
             put(model, element(family, "map", key, ElementBody::data(ripstop_nft::model::Data::Values(vec![mark]))));
+        }
+    }
+    for (port, name) in [(7, "p/1"), (8, "p/2")] {
+        let kind = dice.below(4);
+        if kind == 0 || (kind == 3 && variant == 2) {
+            continue;
+        }
+        put(model, part(family, name, kind));
+        let map = Name::from(name);
+        let values = (0..dice.below(3)).map(|n| vec![Value::Mark(u32::try_from(n).unwrap())]).collect();
+        put(model, NftValues { family, table: "ripstop".into(), map, values, found: false });
+        if dice.yes() {
+            let goto = ripstop_nft::model::Verdict::Goto(Name::from(if dice.yes() { "p/1" } else { name }));
+            let there = |to: &str| {
+                model.keys().any(
+                    |key| matches!(key, Key::NftPart { family: of, name, .. } if *of == family && name.as_str() == to),
+                )
+            };
+            if there("p/1") || goto == ripstop_nft::model::Verdict::Goto(Name::from(name)) {
+                let key = ElementValue::new(false, [Value::Service(port)]);
+                put(model, element(family, "ways", key, ElementBody::data(ripstop_nft::model::Data::Verdict(goto))));
+            }
         }
     }
     for range in ["10.0.0.0/8", "192.168.0.7/32"] {
@@ -394,6 +428,7 @@ pub fn vandalise(model: &mut Model, dice: &mut Dice) {
         let key = keys[(dice.below(256) * 256 + dice.below(256)) % keys.len()].clone();
         let step =
             Step { action: Action::Delete, key, after: None, before: None, owner: owner(), reason: "by hand".into() };
-        apply_to_model(model, &step).unwrap();
+        // The kernel may refuse it: a chain that something leads to stays.
+        let _ = apply_to_model(model, &step);
     }
 }

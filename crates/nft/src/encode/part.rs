@@ -1,0 +1,85 @@
+//! Parts of tables, written: made, changed where they stand, removed.
+
+use super::attr::Attrs;
+use super::{Action, Batch, EncodeError, Object, Place, rule_digest};
+use crate::decode::ObservedPart;
+use crate::digest::{Definition, Digest, SetShape};
+use crate::model::{Chain, Name, Part, Table};
+use crate::uapi::*;
+
+/// Digest of a part's definition; the one of [`ObservedPart::digest`] where the part is in the kernel as it was written. Comments of
+/// chains and sets do not count.
+pub fn part_digest(part: &Part) -> Digest {
+    let table = Table::new(part.family, &part.table).with_part(part);
+    Definition::of(&table, |rule| rule_digest(part.family, rule)).without_comments().digest()
+}
+
+impl Batch {
+    /// Writes a part into its table, in the place of what is there of it. Chains that are there stay, and what leads to them, and
+    /// get the new rules in one moment; sets that are declared otherwise are made anew without their elements. Chains the part no
+    /// longer has go: the batch fails where something leads there.
+    ///
+    /// # Errors
+    /// Something is too large for a message. That the part suits its table is for the caller to check ([`Table::check_part`]).
+    pub fn write_part(&mut self, part: &Part, there: Option<&ObservedPart>) -> Result<(), EncodeError> {
+        let place = Place { family: part.family, table: &part.table, part: Some(&part.name) };
+        let has_chain = |name: &Name| there.is_some_and(|there| there.chains.contains(name));
+        let stays = |name: &Name, set: &SetShape| {
+            part.sets.get(name).is_some_and(|wanted| SetShape::of(wanted).is_declared_like(set))
+        };
+        if let Some(there) = there {
+            self.clear(place, there, |name| part.chains.contains_key(name), stays)?;
+        }
+        for (name, set) in &part.sets {
+            if !there.and_then(|there| there.sets.get(name)).is_some_and(|set| stays(name, set)) {
+                self.define_set(place, name, set)?;
+            }
+        }
+        for (name, chain) in part.chains.iter().filter(|(name, _)| !has_chain(name)) {
+            self.define_chain(place, name, &Chain { base: None, ..chain.clone() })?;
+        }
+        for (name, chain) in &part.chains {
+            self.define_rules(place, name, chain)?;
+        }
+        Ok(())
+    }
+
+    /// Removes a part with all it has. The batch fails where something leads to it; kernels before 6.2 say so too where the last that
+    /// did goes in the same batch.
+    ///
+    /// # Errors
+    /// None today: names always fit.
+    pub fn delete_part(&mut self, there: &ObservedPart) -> Result<(), EncodeError> {
+        let place = Place { family: there.family, table: &there.table, part: Some(&there.name) };
+        self.clear(place, there, |_| false, |_, _| false)
+    }
+
+    /// Takes away all rules of a part, and the chains and sets that do not stay.
+    fn clear(
+        &mut self,
+        place: Place<'_>,
+        there: &ObservedPart,
+        chain_stays: impl Fn(&Name) -> bool,
+        set_stays: impl Fn(&Name, &SetShape) -> bool,
+    ) -> Result<(), EncodeError> {
+        let chain_object =
+            |name: &Name| Object::Chain { family: place.family, table: place.table.clone(), chain: name.clone() };
+        for name in &there.chains {
+            let mut attrs = Attrs::default();
+            attrs.text(NFTA_RULE_TABLE, place.table.as_str()).text(NFTA_RULE_CHAIN, name.as_str());
+            self.push(NFT_MSG_DELRULE, place.family, 0, attrs, Action::Delete, chain_object(name))?;
+        }
+        for name in there.chains.iter().filter(|name| !chain_stays(name)) {
+            let mut attrs = Attrs::default();
+            attrs.text(NFTA_CHAIN_TABLE, place.table.as_str()).text(NFTA_CHAIN_NAME, name.as_str());
+            self.push(NFT_MSG_DELCHAIN, place.family, 0, attrs, Action::Delete, chain_object(name))?;
+        }
+        for (name, _) in there.sets.iter().filter(|(name, set)| !set_stays(name, set)) {
+            let object = Object::Set { family: place.family, table: place.table.clone(), set: name.to_string() };
+            let mut attrs = Attrs::default();
+            attrs.text(NFTA_SET_TABLE, place.table.as_str()).text(NFTA_SET_NAME, name.as_str());
+            self.push(NFT_MSG_DELSET, place.family, 0, attrs, Action::Delete, object)?;
+        }
+        Ok(())
+    }
+}
