@@ -92,7 +92,7 @@ pub(crate) struct Differ<'a> {
     pub(crate) unjudged: BTreeSet<Key>,
     /// Refused objects that go with one that is made anew, and are written again as they were.
     pub(crate) kept: BTreeMap<Key, Arc<str>>,
-    /// Links whose removal makes room for one that is written.
+    /// Links, and elements of intervals, whose removal makes room for one that is written.
     pub(crate) room: BTreeSet<Key>,
     /// Links that give their alternative name up before another takes it.
     pub(crate) renamed: BTreeSet<Key>,
@@ -208,7 +208,24 @@ impl<'a> Differ<'a> {
         holder(self.observed, &Key::Link { ns: ns.clone(), name }).is_none()
     }
 
-    fn into_plan(self) -> Plan {
+    /// Intervals that go make room for those of the same set that come: the kernel refuses one that overlaps another, be it in the
+    /// same transaction.
+    fn make_room_in_sets(&mut self) {
+        let interval = |key: &Key| match key {
+            Key::NftElement(element) if element.key.interval => {
+                Some((element.family, element.table.clone(), element.set.clone()))
+            }
+            _ => None,
+        };
+        let written = self.verdicts.iter().filter(|(_, verdict)| verdict.writes());
+        let sets: BTreeSet<_> = written.filter_map(|(key, _)| interval(key)).collect();
+        let removed = self.verdicts.iter().filter(|(_, verdict)| **verdict == Verdict::Remove);
+        let room = removed.map(|(key, _)| key).filter(|key| interval(key).is_some_and(|set| sets.contains(&set)));
+        self.room.extend(room.cloned().collect::<Vec<_>>());
+    }
+
+    fn into_plan(mut self) -> Plan {
+        self.make_room_in_sets();
         let (mut make, mut remove, mut refuse) = (Vec::new(), Vec::new(), Vec::new());
         for (key, reason) in &self.kept {
             let Some(is) = self.observed.get(key) else { continue };

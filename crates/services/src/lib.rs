@@ -153,7 +153,8 @@ pub fn decide(node: &Node, tables: &ServiceTables, name: &ServiceName) -> Decide
                 match tables.holder(node.proxy_name.as_ref(), node.external_ips, &place) {
                     Some(holder) if holder != name => decided.lost.push((place, holder.clone())),
                     // An address said outright goes before all of the node's.
-                    _ if place.at == At::Node(family) && is_anothers(node, tables, &Place { at: At::Ip(ip), ..place }, name) => {}
+                    _ if place.at == At::Node(family)
+                        && is_anothers(node, tables, &Place { at: At::Ip(ip), ..place }, name) => {}
                     _ => {
                         let frontend = Frontend { ip, protocol: place.protocol, port: place.port };
                         decided.frontends.push((frontend, decision(node, service, port, ip, kind, &chosen)));

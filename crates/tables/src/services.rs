@@ -205,9 +205,11 @@ fn places(service: &Service) -> BTreeMap<Place, bool> {
     let ips: Vec<(IpAddr, bool)> = ips.filter(|(ip, _)| families.contains(&Family::of(*ip))).collect();
     for port in &service.ports {
         let protocol = port.protocol;
-        places.extend(ips.iter().map(|(ip, external)| (Place { at: At::Ip(*ip), protocol, port: port.port }, *external)));
+        places
+            .extend(ips.iter().map(|(ip, external)| (Place { at: At::Ip(*ip), protocol, port: port.port }, *external)));
         let Some(node_port) = port.node_port else { continue };
-        places.extend(families.iter().map(|family| (Place { at: At::Node(*family), protocol, port: node_port }, false)));
+        places
+            .extend(families.iter().map(|family| (Place { at: At::Node(*family), protocol, port: node_port }, false)));
     }
     places
 }

@@ -249,7 +249,8 @@ fn probing(d: &mut Decoder, node: &Node<'_>) -> Option<ProbingConfig> {
 }
 
 fn services(d: &mut Decoder, node: &Node<'_>) -> Option<ServicesConfig> {
-    let fields = d.map(node, &["proxy", "nodePortAddresses", "externalIPs", "masqueradeAll", "serviceCIDRs", "proxyName"])?;
+    let fields =
+        d.map(node, &["proxy", "nodePortAddresses", "externalIPs", "masqueradeAll", "serviceCIDRs", "proxyName"])?;
     let proxies = [("none", Proxy::None), ("nftables", Proxy::Nftables)];
     Some(ServicesConfig {
         proxy: fields

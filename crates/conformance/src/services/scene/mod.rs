@@ -120,6 +120,8 @@ impl<'a> Scene<'a> {
             let more = if ip.is_ipv6() { " nodad" } else { "" };
             lines.push_str(&format!("addr add {}/{} dev outside{more}\n", ip, Family::of(*ip).bits()));
         }
+        // With a link's last address of IPv4 go its neighbours.
+        lines.push_str(&neighbours(2));
         for range in &self.ranges {
             lines.push_str(&format!("route del {range} dev pods\n"));
         }
@@ -362,10 +364,14 @@ fn wiring(number: usize, name: &str, there: &Path) -> String {
         mac(2),
         there.display()
     );
-    for ip in gateways(number) {
-        lines.push_str(&format!("neigh replace {ip} lladdr {} dev {name} nud permanent\n", mac(2)));
-    }
+    lines.push_str(&neighbours(number));
     lines
+}
+
+fn neighbours(number: usize) -> String {
+    let there = mac(number, 2).map(|byte| format!("{byte:02x}")).join(":");
+    let of = |ip| format!("neigh replace {ip} lladdr {there} dev {} nud permanent\n", NETWORKS[number]);
+    gateways(number).map(of).concat()
 }
 
 /// Who stands for everybody behind a wire.
