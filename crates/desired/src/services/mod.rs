@@ -7,9 +7,9 @@
 //!
 //! Whether the source is rewritten is asked when the packet leaves, by where its connection went at first, so that packets need no mark.
 //!
-//! - [`table`]: chains, sets and maps.
-//! - [`elements`]: what a Service adds to them.
-//! - [`affinity`]: what it adds where its clients keep their endpoints.
+//! - `table`: chains, sets and maps.
+//! - `elements`: what a Service adds to them.
+//! - `affinity`: what it adds where its clients keep their endpoints.
 
 mod affinity;
 mod elements;

@@ -63,6 +63,30 @@ stateDir: /tmp/state
 }
 
 #[test]
+fn services_are_served_where_that_is_said() {
+    use ripstop_objects::{NodePortAddresses, Proxy, ServicesConfig};
+    assert_eq!(decode("services: {}").services, ServicesConfig::default());
+    let text = "services: {proxy: nftables, nodePortAddresses: [192.0.2.0/24, fd00::/64], externalIPs: true, masqueradeAll: true,
+        serviceCIDRs: [10.96.0.0/16], proxyName: ours}";
+    let services = decode(text).services;
+    assert_eq!((services.proxy, services.external_ips, services.masquerade_all), (Proxy::Nftables, true, true));
+    assert!(matches!(&services.node_port_addresses, NodePortAddresses::Within(ranges) if ranges.len() == 2));
+    assert_eq!((services.service_cidrs.len(), services.proxy_name.as_deref()), (1, Some("ours")));
+    assert_eq!(decode("services: {nodePortAddresses: all}").services.node_port_addresses, NodePortAddresses::All);
+    for (bad, named) in [
+        ("proxy: ipvs", "services.proxy: found ipvs, which is not available yet, accepted: none, nftables"),
+        ("proxy: nft", "services.proxy: found nft"),
+        ("nodePortAddresses: some", "services.nodePortAddresses: found some, accepted: primary, all"),
+        ("serviceCIDRs: [10.96.0.1/16]", "services.serviceCIDRs[0]: found 10.96.0.1/16"),
+        ("proxyName: 'a b'", "services.proxyName: found"),
+        ("proxies: 1", "services.proxies: found an unknown field"),
+    ] {
+        let faults = AgentConfig::decode(&format!("services: {{{bad}}}")).unwrap_err().to_string();
+        assert!(faults.contains(named), "{faults}");
+    }
+}
+
+#[test]
 fn the_store_file_follows_the_state_directory() {
     assert_eq!(decode("stateDir: /data").store, StoreConfig::Embedded { path: "/data/store.redb".into() });
 }
