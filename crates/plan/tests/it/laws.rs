@@ -342,9 +342,18 @@ proptest! {
         let gone = |key: &Key| desired.get(key).is_none();
         let last_made = plan.steps.iter().rposition(|step| !gone(&step.key)).map_or(0, |last| last + 1);
         let (before, removed) = plan.steps.split_at(last_made);
-        // A link that makes room for another goes early.
+        // A link that makes room for another goes early, and so do the intervals of a set that gets others.
         let (made, early): (Vec<_>, Vec<_>) = before.iter().partition(|step| !gone(&step.key));
-        prop_assert!(early.iter().all(|step| matches!(step.key, Key::Link { .. })), "{}", told(&plan));
+        let set = |key: &Key| match key {
+            Key::NftElement(element) if element.key.interval => Some((element.table.clone(), element.set.clone())),
+            _ => None,
+        };
+        let makes_room = |step: &&Step| match (&step.key, set(&step.key)) {
+            (Key::Link { .. }, _) => true,
+            (_, Some(of)) => made.iter().any(|made| set(&made.key).as_ref() == Some(&of)),
+            _ => false,
+        };
+        prop_assert!(early.iter().all(makes_room), "{}", told(&plan));
         // A link's own table comes with the links, and leaves behind them; a larger MTU comes behind the routes.
         let grows = |step: &Step| match (&step.before, &step.after) {
             (Some(is), Some(then)) => match (&is.object, &then.object) {
