@@ -142,7 +142,9 @@ pub struct Decided {
 pub fn decide(node: &Node, tables: &ServiceTables, name: &ServiceName) -> Decided {
     let Some(service) = tables.service(name) else { return Decided::default() };
     if !is_served(node, service) {
-        return Decided { others_ips: service.cluster_ips.clone(), ..Decided::default() };
+        // What nobody serves is left to nobody: it ends where an address ends that no Service has.
+        let others_ips = if service.headless { Vec::new() } else { service.cluster_ips.clone() };
+        return Decided { others_ips, ..Decided::default() };
     }
     let mut decided = Decided { cluster_ips: service.cluster_ips.clone(), ..Decided::default() };
     for port in &service.ports {

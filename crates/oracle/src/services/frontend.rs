@@ -63,10 +63,11 @@ pub fn is_cluster_ip(world: &World, ip: IpAddr) -> bool {
     served(world).iter().any(|service| service.cluster_ips.contains(&ip))
 }
 
-/// Whether an address lies where ClusterIPs come from, and no Service has it: none of ours and none that others serve.
+/// Whether an address lies where ClusterIPs come from, and nobody serves it: neither we nor another proxy. One that is labelled headless
+/// is served by none.
 pub fn is_unallocated(world: &World, ip: IpAddr) -> bool {
     world.service_cidrs.iter().any(|range| range.contains(ip))
-        && !world.services.iter().any(|service| service.cluster_ips.contains(&ip))
+        && !world.services.iter().any(|service| !service.headless && service.cluster_ips.contains(&ip))
 }
 
 fn entry_of(world: &World, service: &Service, ip: IpAddr) -> Option<Entry> {
