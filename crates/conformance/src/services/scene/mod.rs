@@ -33,7 +33,7 @@ use wire::Sign;
 /// The most time a packet may need, on a machine that has other things to do.
 const LIMIT: Duration = Duration::from_secs(2);
 /// How long is waited behind the packet that follows: another core may be a little late.
-const GRACE: Duration = Duration::from_millis(3);
+const GRACE: Duration = Duration::from_millis(15);
 /// Source ports, each in its turn: a connection is forgotten long before its port comes again.
 const FIRST_PORT: u16 = 10_000;
 const PORTS: u16 = 50_000;
