@@ -3,9 +3,7 @@
 use std::sync::Arc;
 
 use ripstop_fabric::wiring;
-use ripstop_netmodel::{
-    Entry, Key, NFT_SERVICES_TABLE, Ns, Object, RecordScope, Route, RouteTarget, TAKEN_MARK, link_of_table,
-};
+use ripstop_netmodel::{Entry, Key, Ns, Object, RecordScope, Route, RouteTarget, TAKEN_MARK, link_of_table};
 use ripstop_objects::{ObjectKind, Proxy};
 use ripstop_tables::{Knowledge, PodRow, PodState, StoreKind, Tables, Withdrawn};
 
@@ -21,7 +19,7 @@ pub fn may_delete(tables: &Tables, key: &Key, entry: &Entry) -> Result<(), Strin
     if tables.withdrawn == Withdrawn::Everything {
         return Ok(());
     }
-    if is_of_services(key) {
+    if key.is_of_services() {
         return may_delete_of_services(tables, key);
     }
     if let Some(Ns::Path(path)) = key.ns() {
@@ -70,16 +68,6 @@ pub fn may_delete(tables: &Tables, key: &Key, entry: &Entry) -> Result<(), Strin
         Some(kind) => {
             Err(format!("kept: {} have not been read yet, so nobody knows whether it is still wanted", kind.as_str()))
         }
-    }
-}
-
-fn is_of_services(key: &Key) -> bool {
-    match key {
-        Key::NftTable { name, .. } => name.as_str() == NFT_SERVICES_TABLE,
-        Key::NftElement(element) => element.table.as_str() == NFT_SERVICES_TABLE,
-        Key::ServiceFlows => true,
-        Key::NftPart { table, .. } | Key::NftValues { table, .. } => table.as_str() == NFT_SERVICES_TABLE,
-        _ => false,
     }
 }
 

@@ -92,8 +92,8 @@ impl Desired {
             self.own_ranges = own_ranges;
         }
         let mut sources = source::sources_of(tables, changes, self.keys_of.keys(), moved);
-        let services = services::node(tables);
-        if services != self.services {
+        let services = changes.iter().any(source::may_change_serving).then(|| services::node(tables));
+        if let Some(services) = services.filter(|services| *services != self.services) {
             self.services = services;
             sources.extend(source::every_service(tables));
             sources.extend(self.keys_of.keys().filter(|source| matches!(source, Source::Service(_))).cloned());

@@ -89,7 +89,7 @@ pub fn ruleset(tables: &Tables) -> Table {
     table.chain("postrouting", postrouting(networks.iter().any(|network| network.spec.masquerade.enabled)))
 }
 
-fn address_type(family: Family) -> Type {
+pub(crate) fn address_type(family: Family) -> Type {
     match family {
         Family::V4 => Type::Ipv4Addr,
         Family::V6 => Type::Ipv6Addr,

@@ -92,6 +92,21 @@ pub(crate) fn touches_all(tables: &Tables, change: &Change, moved: bool) -> bool
     }
 }
 
+/// Whether a change may be one of what decides about Services on this node. Most say nothing of the node itself.
+pub(crate) fn may_change_serving(change: &Change) -> bool {
+    !matches!(
+        change,
+        Change::Alive(_)
+            | Change::Service(_)
+            | Change::Pod(_)
+            | Change::Reach(_)
+            | Change::Tunnel(_)
+            | Change::Store
+            | Change::Realised
+            | Change::Migration(_)
+    )
+}
+
 fn changed_services(changes: &BTreeSet<Change>) -> impl Iterator<Item = Source> {
     changes.iter().filter_map(|change| match change {
         Change::Service(name) => Some(Source::Service(name.clone())),

@@ -131,6 +131,17 @@ impl Key {
         }
     }
 
+    /// Whether it is an object of Services: one of their tables, or in one.
+    pub fn is_of_services(&self) -> bool {
+        match self {
+            Self::NftTable { name, .. } => name.as_str() == crate::NFT_SERVICES_TABLE,
+            Self::NftPart { table, .. } | Self::NftValues { table, .. } => table.as_str() == crate::NFT_SERVICES_TABLE,
+            Self::NftElement(element) => element.table.as_str() == crate::NFT_SERVICES_TABLE,
+            Self::ServiceFlows => true,
+            _ => false,
+        }
+    }
+
     /// The namespace the object lives in; records live in none.
     pub fn ns(&self) -> Option<&Ns> {
         match self {

@@ -220,7 +220,8 @@ impl ClusterObject {
                 Self::Namespace(KubeNamespace { name: metadata.name.into(), labels: metadata.labels })
             }
             _ => Self::Pod(Box::new(KubePod {
-                name: PodName::new(&metadata.namespace, &metadata.name).map_err(unnamed)?,
+                name: PodName::new(metadata.namespace.as_deref().unwrap_or_default(), &metadata.name)
+                    .map_err(unnamed)?,
                 uid: metadata.uid.into(),
                 labels: metadata.labels,
                 node: spec.node_name.and_then(|name| name.parse().ok()),
@@ -244,18 +245,19 @@ struct Raw {
     status: RawStatus,
 }
 
+/// What every object of Kubernetes begins with.
 #[derive(Deserialize)]
-struct RawMetadata {
+pub(crate) struct RawMetadata {
     #[serde(default)]
-    namespace: String,
+    pub(crate) namespace: Option<String>,
     #[serde(default)]
-    name: String,
+    pub(crate) name: String,
     #[serde(default)]
-    uid: String,
+    pub(crate) uid: String,
     #[serde(default)]
-    labels: ObjectLabels,
+    pub(crate) labels: ObjectLabels,
     #[serde(default)]
-    annotations: ObjectLabels,
+    pub(crate) annotations: ObjectLabels,
 }
 
 #[derive(Default, Deserialize)]

@@ -52,7 +52,7 @@ use ripstop_desired::Desired;
 use ripstop_fabric::hygiene;
 use ripstop_ipam::ranges::{ClaimKey, Claimant, Liveness, RangeEngine, Slot, Stored};
 use ripstop_ipam::{Attachment, LeaseBook, LendingEngine, LendingEvent, OwnRange};
-use ripstop_netmodel::{Entry, Key, Kind, Model, NFT_SERVICES_TABLE, Ns, Resource};
+use ripstop_netmodel::{Entry, Key, Kind, Model, Ns, Resource};
 use ripstop_objects::{NetworkName, Notice, ObjectKind};
 use ripstop_plan::{Plan, Step};
 use ripstop_tables::{Change, ForeignDrop, Input, Moment, PodRow, SnapshotRows, Start, StoreKind, Tables};
@@ -315,9 +315,9 @@ impl Core {
 
     /// Which endpoint of a Service has which slot in the kernel.
     fn found_slots(&self) -> Model {
-        let of_services = |key: &Key| matches!(key, Key::NftElement(at) if at.table.as_str() == NFT_SERVICES_TABLE);
-        let found = self.applied.iter().filter(|(key, _)| of_services(key));
-        found.map(|(_, entry)| Entry::clone(entry)).collect()
+        let mut found = self.applied.clone();
+        found.retain(|key, _| key.is_of_services());
+        found
     }
 
     /// Takes in one input and says what to do.

@@ -15,9 +15,10 @@ use ripstop_nft::model::{Chain, Name, Part as TablePart, Rule, Set, Value, Verdi
 use ripstop_services::{Backend, Decision, Entry};
 use ripstop_types::Family;
 
-use super::table::{address_type, frontend, with_ports};
+use super::table::{frontend, with_ports};
 use super::{Scope, table_family, table_name};
 use crate::Part;
+use crate::ruleset::address_type;
 
 /// Clients that a map holds; of more the last ones have no affinity. Nobody can fill the kernel's memory with addresses.
 const CLIENTS: u32 = 65_536;

@@ -5,6 +5,8 @@ use ripstop_nft::model::{Chain, Hook, Rule, Set, Table, Type, build::*, priority
 use ripstop_objects::service::Protocol;
 use ripstop_types::Family;
 
+use crate::ruleset::address_type;
+
 use super::{Scope, chain_of, table_family};
 
 /// For up to so many endpoints the chains are there from the start: a chain that comes makes the kernel look at all maps again.
@@ -99,13 +101,6 @@ pub(super) fn masqueraded_own(protocol: Protocol) -> &'static str {
         Protocol::Tcp => "masquerade-own-tcp",
         Protocol::Udp => "masquerade-own-udp",
         Protocol::Sctp => "masquerade-own-sctp",
-    }
-}
-
-pub(super) fn address_type(family: Family) -> Type {
-    match family {
-        Family::V4 => Type::Ipv4Addr,
-        Family::V6 => Type::Ipv6Addr,
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::net::IpAddr;
 
+use ripstop_types::Family;
+
 use crate::netlink::uapi::*;
 use crate::netlink::{Attrs, Message, Reply, read_ip};
 
@@ -83,6 +85,5 @@ fn kind(message: u16) -> u16 {
 
 /// `struct nfgenmsg`
 fn header(family: IpAddr) -> [u8; 4] {
-    let family = if family.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
-    [u8::try_from(family).unwrap_or(0), 0, 0, 0]
+    [super::address_family(Family::of(family)), 0, 0, 0]
 }

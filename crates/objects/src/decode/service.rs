@@ -11,11 +11,12 @@ use ripstop_types::{Family, Prefix, ServiceName};
 use serde::Deserialize;
 
 use super::tree::shown;
+use crate::kubernetes::RawMetadata;
 use crate::service::{
     Endpoint, EndpointPort, EndpointSlice, HEADLESS_LABEL, Ingress, ON_REMOVAL_ANNOTATION, PROXY_NAME_LABEL, Protocol,
     SERVICE_NAME_LABEL, Service, ServiceKind, ServicePort, TrafficPolicy,
 };
-use crate::{Fault, Faults, ObjectLabels};
+use crate::{Fault, Faults};
 
 /// Longest affinity timeout that Kubernetes accepts: a day, in seconds.
 const MAX_AFFINITY: i64 = 86_400;
@@ -328,20 +329,6 @@ impl Judge {
         }
         endpoints
     }
-}
-
-#[derive(Deserialize)]
-struct RawMetadata {
-    #[serde(default)]
-    namespace: Option<String>,
-    #[serde(default)]
-    name: String,
-    #[serde(default)]
-    uid: String,
-    #[serde(default)]
-    labels: ObjectLabels,
-    #[serde(default)]
-    annotations: ObjectLabels,
 }
 
 impl RawMetadata {

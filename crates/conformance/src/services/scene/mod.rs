@@ -356,12 +356,15 @@ fn mac(number: usize, end: u8) -> [u8; 6] {
     [2, 0, 0, 0, u8::try_from(number).unwrap_or_default(), end]
 }
 
+fn shown(mac: [u8; 6]) -> String {
+    mac.map(|byte| format!("{byte:02x}")).join(":")
+}
+
 fn wiring(number: usize, name: &str, there: &Path) -> String {
-    let mac = |end| mac(number, end).map(|byte| format!("{byte:02x}")).join(":");
     let mut lines = format!(
         "link add {name} address {} type veth peer name eth0 address {} netns {}\nlink set {name} up\n",
-        mac(1),
-        mac(2),
+        shown(mac(number, 1)),
+        shown(mac(number, 2)),
         there.display()
     );
     lines.push_str(&neighbours(number));
@@ -369,7 +372,7 @@ fn wiring(number: usize, name: &str, there: &Path) -> String {
 }
 
 fn neighbours(number: usize) -> String {
-    let there = mac(number, 2).map(|byte| format!("{byte:02x}")).join(":");
+    let there = shown(mac(number, 2));
     let of = |ip| format!("neigh replace {ip} lladdr {there} dev {} nud permanent\n", NETWORKS[number]);
     gateways(number).map(of).concat()
 }
