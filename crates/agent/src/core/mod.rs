@@ -315,9 +315,8 @@ impl Core {
 
     /// Which endpoint of a Service has which slot in the kernel.
     fn found_slots(&self) -> Model {
-        let mut found = self.applied.clone();
-        found.retain(|key, _| key.is_of_services());
-        found
+        let found = self.applied.iter().filter(|(key, _)| key.is_of_services());
+        found.map(|(_, entry)| Entry::clone(entry)).collect()
     }
 
     /// Takes in one input and says what to do.
