@@ -49,7 +49,7 @@ impl Source {
             Self::Pod(attachment) => tables.pods.get(attachment).map_or_else(Vec::new, |row| pod::objects(tables, row)),
             Self::Services => services::of_node(tables),
             Self::Service(name) => {
-                services.map_or_else(Vec::new, |node| services::objects(node, &tables.cluster.services, name, before))
+                services.map_or_else(Vec::new, |node| services::of_service(tables, node, name, before))
             }
         }
     }

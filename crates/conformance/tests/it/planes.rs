@@ -44,11 +44,11 @@ fn wanted(world: &World, before: &Model) -> Model {
         external_ips: world.external_ips,
         proxy_name: world.proxy_name.clone(),
     };
-    let base = services::base(&world.pod_ranges, &world.service_cidrs, world.masquerade_all);
+    let base = services::nftables::base(&world.pod_ranges, &world.service_cidrs, world.masquerade_all);
     // As in the product: who comes first has a key that several want.
     let mut model: Model = base.into_iter().collect();
     for service in tables.services() {
-        for entry in services::objects(&node, &tables, &service.name, before) {
+        for entry in services::nftables::objects(&node, &tables, &service.name, before) {
             if model.get(&ripstop_netmodel::Resource::key(&entry.object)).is_none() {
                 model.insert_entry(entry.into());
             }

@@ -67,7 +67,7 @@ impl Scene {
         for server in SERVERS {
             scene.serve(server);
         }
-        scene.base = services::base(&[prefix("10.244.1.0/24")], &[prefix("10.96.0.0/16")], false);
+        scene.base = services::nftables::base(&[prefix("10.244.1.0/24")], &[prefix("10.96.0.0/16")], false);
         let wanted: Model = scene.base.iter().cloned().collect();
         scene.follow(wanted);
         scene
@@ -164,7 +164,7 @@ impl Scene {
             external_ips: false,
             proxy_name: None,
         };
-        let entries = services::objects(&node, &self.tables, &"web".parse().unwrap(), &self.model);
+        let entries = services::nftables::objects(&node, &self.tables, &"web".parse().unwrap(), &self.model);
         self.follow(self.base.iter().cloned().chain(entries).collect());
     }
 
@@ -454,7 +454,7 @@ impl Many {
     }
 
     fn objects(&self, n: u32, before: &Model) -> Vec<Entry> {
-        services::objects(&self.node, &self.tables, &format!("s{n}").parse().unwrap(), before)
+        services::nftables::objects(&self.node, &self.tables, &format!("s{n}").parse().unwrap(), before)
     }
 }
 
@@ -475,7 +475,7 @@ fn thousands_of_services_are_made_and_one_endpoint_of_them_changed() {
     on_a_node(|mut node| {
         let (mut many, empty) = (Many::new(), Model::default());
         let start = Instant::now();
-        let base = services::base(&[], &[], false).into_iter();
+        let base = services::nftables::base(&[], &[], false).into_iter();
         let mut present: Model = base.chain((0..SERVICES).flat_map(|n| many.objects(n, &empty))).collect();
         println!("{SERVICES} Services with {ENDPOINTS} endpoints each decided in {:?}", start.elapsed());
         let allow = |_: &Key, _: &Entry| Ok(());
