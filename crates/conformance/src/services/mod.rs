@@ -23,6 +23,6 @@ pub use generate::{Divergence, Scenario, compare, scenarios};
 pub use load::cases;
 pub use oracle::Oracle;
 pub use plane::{DataPlane, Fate, Knowledge, Seen};
-pub use run::run;
+pub use run::{run, run_case};
 
 pub use crate::case::Stop;

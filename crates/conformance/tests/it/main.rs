@@ -4,6 +4,7 @@
 
 mod faults;
 mod planes;
+mod planted;
 mod plugins;
 mod program;
 mod scene;

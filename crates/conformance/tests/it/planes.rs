@@ -11,7 +11,7 @@ use ripstop_conformance::services::{DataPlane, Fate, Oracle, Seen, Stop, cases, 
 use ripstop_desired::services;
 use ripstop_kernel::{Applier, BootFiles, Netns, OnError};
 use ripstop_netmodel::{Entry, Key, Model, Object};
-use ripstop_nft::model::{ElementBody, ElementKey, NumGen, Table, build::FibAddrType};
+use ripstop_nft::model::{Data, ElementBody, ElementKey, Name, NumGen, Table, Verdict, build::FibAddrType};
 use ripstop_nft::sim::{Connection, Host, Link, Packet as Wire, Route, Ruleset, Tracking, Transport, World as Around};
 use ripstop_objects::service::Protocol;
 use ripstop_oracle::services::{Origin, Outcome, Packet, Source, State, World};
@@ -26,7 +26,7 @@ const SIMULATED: u32 = 5_000;
 const REAL: u32 = 300;
 
 /// What the product wants in this world. Slots stay as they are.
-fn wanted(world: &World, before: &Model) -> Model {
+pub fn wanted(world: &World, before: &Model) -> Model {
     let mut tables = ServiceTables::default();
     for service in &world.services {
         tables.put_service(service.clone(), Revision(1));
@@ -72,21 +72,39 @@ fn not_yet(world: &World) -> Result<(), Stop> {
 
 /// The rules in the simulator.
 #[derive(Default)]
-struct Simulated {
+pub struct Simulated {
     world: Option<World>,
     model: Model,
+    /// The model as the simulator takes it.
+    tables: Vec<Table>,
+    elements: BTreeMap<ElementKey, ElementBody>,
     sent: usize,
+    /// What somebody did to the model.
+    fault: Option<Spoil>,
 }
 
+/// A change of a model that should not be.
+pub type Spoil = std::sync::Arc<dyn Fn(&mut Model) + Send + Sync>;
+
 impl Simulated {
+    /// The rules with a fault in them.
+    pub fn spoilt(fault: Spoil) -> Self {
+        Self { fault: Some(fault), ..Self::default() }
+    }
+
     fn take(&mut self, world: &World) {
         self.model = wanted(world, &self.model);
+        if let Some(fault) = &self.fault {
+            fault(&mut self.model);
+        }
+        self.load();
         self.world = Some(world.clone());
     }
 
-    /// What becomes of a packet whose endpoint is drawn by this number, and of how many numbers that is one.
-    fn walk(&self, world: &World, packet: &Packet, number: u32) -> (Outcome, u32) {
+    /// Rules and elements. Chains that draw one of more endpoints than there are here only cost time.
+    fn load(&mut self) {
         let mut tables: BTreeMap<_, Table> = BTreeMap::new();
+        self.elements.clear();
         for (_, entry) in self.model.iter() {
             match &entry.object {
                 Object::NftTable(table) => drop(tables.insert(table.table.family, table.table.clone())),
@@ -94,19 +112,26 @@ impl Simulated {
                     let table = tables.remove(&part.part.family).unwrap().with_part(&part.part);
                     tables.insert(part.part.family, table);
                 }
+                Object::NftElement(element) => {
+                    self.elements.insert(element.key.clone(), element.body.clone());
+                }
                 _ => {}
             }
         }
-        let elements: BTreeMap<ElementKey, ElementBody> = self
-            .model
-            .iter()
-            .filter_map(|(_, entry)| match &entry.object {
-                Object::NftElement(element) => Some((element.key.clone(), element.body.clone())),
-                _ => None,
-            })
-            .collect();
+        let counts = self.elements.values().filter_map(|body| match &body.data {
+            Some(Data::Verdict(Verdict::Goto(chain))) => drawn_by(chain),
+            _ => None,
+        });
+        let most = counts.max().unwrap_or(0);
+        self.tables = tables.into_values().collect();
+        for table in &mut self.tables {
+            table.chains.retain(|chain, _| drawn_by(chain).is_none_or(|count| count <= most));
+        }
+    }
+
+    /// What becomes of a packet whose endpoint is drawn by this number, and of how many numbers that is one.
+    fn walk(world: &World, ruleset: &Ruleset<'_>, packet: &Packet, number: u32) -> Result<(Outcome, u32), Stop> {
         let around = Surroundings::of(world, number);
-        let ruleset = Ruleset::new(tables.values(), &elements).unwrap();
         let transport = match packet.protocol {
             Protocol::Tcp => Transport::syn(40_000, packet.port),
             Protocol::Udp => Transport::Udp { src: 40_000, dst: packet.port },
@@ -124,7 +149,7 @@ impl Simulated {
             Origin::Outside => ruleset.receive(received(uplink()), &around),
             Origin::Node => ruleset.send(Wire { tracking, ..Wire::sent(packet.source, to.0, transport) }, &around),
         };
-        let walk = walk.unwrap_or_else(|error| panic!("{packet:?}: {error}"));
+        let walk = walk.map_err(|error| faulty(packet, &error))?;
         let now =
             (walk.transit.packet.destination().unwrap(), walk.transit.packet.transport().unwrap().ports().unwrap().1);
         let outcome = match walk.fate {
@@ -140,13 +165,13 @@ impl Simulated {
                 Outcome::To(BTreeMap::from([(SocketAddr::from(now), source)]))
             }
         };
-        (outcome, around.drawn.get())
+        Ok((outcome, around.drawn.get()))
     }
 }
 
 impl DataPlane for Simulated {
     fn install(&mut self, world: &World) -> Result<(), Stop> {
-        *self = Self::default();
+        *self = Self { fault: self.fault.take(), ..Self::default() };
         self.change(world)
     }
 
@@ -161,7 +186,8 @@ impl DataPlane for Simulated {
 
     fn send(&mut self, packet: &Packet) -> Result<Seen, Stop> {
         let Some(world) = self.world.clone() else { return Err(Stop::Skip("there is no world".into())) };
-        let (first, numbers) = self.walk(&world, packet, 0);
+        let ruleset = Ruleset::new(&self.tables, &self.elements).map_err(|error| faulty(packet, &error))?;
+        let (first, numbers) = Self::walk(&world, &ruleset, packet, 0)?;
         let Outcome::To(mut endpoints) = first.clone() else {
             let fate = match first {
                 Outcome::Rejected => Fate::Refused,
@@ -171,7 +197,7 @@ impl DataPlane for Simulated {
             return Ok(Seen { fate, outcome: Some(first) });
         };
         for number in 1..numbers {
-            match self.walk(&world, packet, number).0 {
+            match Self::walk(&world, &ruleset, packet, number)?.0 {
                 Outcome::To(more) => endpoints.extend(more),
                 other => return Err(Stop::Fail(format!("of {numbers} numbers {number} leads elsewhere: {other}"))),
             }
@@ -181,6 +207,15 @@ impl DataPlane for Simulated {
         let source = if *source == Source::Kept { packet.source } else { world.primary(packet.family()).unwrap() };
         Ok(Seen { fate: Fate::Arrived { endpoint: *endpoint, source }, outcome: Some(Outcome::To(endpoints)) })
     }
+}
+
+fn faulty(packet: &Packet, error: &dyn std::fmt::Display) -> Stop {
+    Stop::Fail(format!("{packet:?}: {error}"))
+}
+
+/// How many endpoints a chain draws one of, where that is what it does.
+pub fn drawn_by(chain: &Name) -> Option<usize> {
+    chain.as_str().strip_prefix("endpoints-").or_else(|| chain.as_str().strip_prefix("local-"))?.parse().ok()
 }
 
 fn link(name: &str, index: u32) -> Link {
@@ -272,15 +307,20 @@ fn the_rules_do_in_the_simulator_what_the_oracle_says() {
 
 /// The product's applier in a scene's node: each world is a plan away from the one before.
 #[derive(Default)]
-struct Applied {
+pub struct Applied {
     applier: Option<Applier>,
     model: Model,
+    /// What somebody does to what is wanted.
+    pub fault: Option<Spoil>,
 }
 
 impl Applied {
-    fn follow(&mut self, world: &World, place: &Place<'_>) -> Result<(), Stop> {
+    pub fn follow(&mut self, world: &World, place: &Place<'_>) -> Result<(), Stop> {
         not_yet(world)?;
-        let wanted = wanted(world, &self.model);
+        let mut wanted = wanted(world, &self.model);
+        if let Some(fault) = &self.fault {
+            fault(&mut wanted);
+        }
         let plan = ripstop_plan::diff_all(&self.model, &wanted, &|_: &Key, _: &Entry| Ok(()));
         let netns = Netns::open(place.path().to_str().unwrap()).unwrap();
         let files = tempfile::tempdir().unwrap();
