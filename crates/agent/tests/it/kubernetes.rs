@@ -143,9 +143,9 @@ fn a_node_lives_by_the_range_that_kubernetes_gives_it_and_on_without_the_api_ser
     let web = world.pod("web");
     assert!(web.ip().starts_with("10.244.7."), "{}", web.ip());
     assert!(reaches(&world, &web));
-    let claims = server.kubectl(&["get", "rangeclaims"]);
-    assert!(claims.contains("default.10.244.7.0-24") && claims.contains("held"), "{claims}");
-    assert!(server.kubectl(&["get", "nodestates"]).contains("172.30.1.11"));
+    let claims = || server.kubectl(&["get", "rangeclaims"]);
+    assert!(soon(|| claims().contains("default.10.244.7.0-24") && claims().contains("held")), "{}", claims());
+    assert!(soon(|| server.kubectl(&["get", "nodestates"]).contains("172.30.1.11")));
     assert!(soon(|| server.kubectl(&["get", "leases", "-n", "ripstop"]).contains("n1")));
 
     server.kill();

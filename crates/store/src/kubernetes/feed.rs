@@ -17,6 +17,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use super::fault::Status;
 use super::http::{Ask, Lines};
@@ -86,7 +87,8 @@ pub(super) async fn pump<R: Reader>(shared: Arc<Shared>, reader: R, events: mpsc
     let mut closed = shared.closed.subscribe();
     let (places, begun) = (vec![None; reader.topics().len()], vec![false; reader.topics().len()]);
     let streams = reader.topics().iter().map(|topic| topic.streaming).collect();
-    let pump = Pump { shared, reader, events: events.clone(), away: None, begun, places, streams };
+    let pump =
+        Pump { shared, reader, events: events.clone(), away: None, begun, places, streams, relist: Relist::default() };
     tokio::select! {
         Gone = pump.run() => {}
         () = events.closed() => {}
@@ -120,6 +122,23 @@ struct Pump<R: Reader> {
     places: Vec<Option<u64>>,
     /// Which topics are listed by a watch.
     streams: Vec<bool>,
+    /// When what the server has forgotten is listed.
+    relist: Relist,
+}
+
+/// When lists are asked for that all nodes need at once: a server that starts anew has forgotten what comes next of every kind.
+/// Nodes are spread, kinds are not: a node waits once for all of them.
+#[derive(Default)]
+struct Relist {
+    at: Option<Instant>,
+}
+
+impl Relist {
+    /// When to list; `part` says which part of the time that nodes are spread over is this node's.
+    fn at(&mut self, now: Instant, spread: Duration, part: f64) -> Instant {
+        let at = self.at.filter(|at| now < *at + spread).unwrap_or_else(|| now + spread.mul_f64(part));
+        *self.at.insert(at)
+    }
 }
 
 /// A list: its objects and its revision.
@@ -135,6 +154,8 @@ enum Heard {
     Ended(usize),
     /// The server has forgotten what comes next.
     Forgot(usize),
+    /// It was, and it is time to list.
+    Due(usize),
 }
 
 impl<R: Reader> Pump<R> {
@@ -197,7 +218,11 @@ impl<R: Reader> Pump<R> {
                         "the API server has forgotten what came next of {}",
                         self.reader.topics()[topic].name
                     );
-                    tokio::time::sleep(self.shared.options.spread.mul_f64(random())).await;
+                    let at = self.relist.at(Instant::now(), self.shared.options.spread, random());
+                    tasks.spawn(wait(at, topic, to_self.clone()));
+                    continue;
+                }
+                Heard::Due(topic) => {
                     self.places[topic] = None;
                     let listed = self.list(topic).await.map_err(End::Fault)?;
                     self.hand_over(topic, listed).await?;
@@ -308,6 +333,11 @@ async fn hear(topic: usize, mut lines: Lines, to: mpsc::Sender<Heard>) {
     let _ = to.send(end).await;
 }
 
+async fn wait(at: Instant, topic: usize, to: mpsc::Sender<Heard>) {
+    tokio::time::sleep_until(at).await;
+    let _ = to.send(Heard::Due(topic)).await;
+}
+
 async fn forgot(topic: usize, to: mpsc::Sender<Heard>) {
     let _ = to.send(Heard::Forgot(topic)).await;
 }
@@ -404,5 +434,23 @@ impl Shared {
     pub(super) async fn records(&self, kind: crate::Kind) -> Result<Vec<crate::Record>, StoreError> {
         let listed = self.list_by_pages(&super::records::topic(kind, &self.options.namespace)).await?;
         super::records::records(kind, &listed.objects).map_err(|cause| self.nonsense(cause))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_waits_once_for_all_that_was_forgotten() {
+        let (spread, now) = (Duration::from_secs(5), Instant::now());
+        let mut relist = Relist::default();
+        let at = relist.at(now, spread, 0.5);
+        assert_eq!(at, now + Duration::from_millis(2_500));
+        for later in [0, 2, 4, 7] {
+            assert_eq!(relist.at(now + Duration::from_secs(later), spread, 0.9), at, "{later} s later");
+        }
+        let next = now + Duration::from_secs(8);
+        assert_eq!(relist.at(next, spread, 0.2), next + Duration::from_secs(1), "another outage");
     }
 }

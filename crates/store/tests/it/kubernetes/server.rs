@@ -87,7 +87,11 @@ impl ApiServer {
         let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/ripstop.yaml");
         self.kubectl(&["apply", "-f", manifest.to_str().unwrap()]);
         self.kubectl(&["wait", "--for=condition=Established", "--timeout=60s", "crd", "--all"]);
-        // Established is said before it is served.
+        self.until_ours_are_served();
+    }
+
+    /// A server is ready, and a kind established, before the kind is served and known to clients.
+    fn until_ours_are_served(&self) {
         for kind in ["networks", "nodestates", "rangeclaims"] {
             self.until(&["get", kind], |output| output.status.success());
         }
@@ -106,7 +110,7 @@ impl ApiServer {
         for user in [OPERATOR, AGENT, NOBODY] {
             this.write_kubeconfig(user, &this.kubeconfig(user), this.address());
         }
-        this.restart();
+        this.launch();
         this
     }
 
@@ -137,8 +141,13 @@ impl ApiServer {
         std::fs::write(path, text).unwrap();
     }
 
-    /// Starts the API server that was ended, and waits until it is ready.
+    /// Starts the API server that was ended, and waits until it serves our kinds again.
     pub fn restart(&mut self) {
+        self.launch();
+        self.until_ours_are_served();
+    }
+
+    fn launch(&mut self) {
         let port = self.port.to_string();
         let bind = self.address.to_string();
         let file = |name: &str| self.file(name).display().to_string();
