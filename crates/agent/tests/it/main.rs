@@ -33,6 +33,7 @@ mod nodes;
 mod purge;
 mod repair;
 mod restart;
+mod services;
 mod spoof;
 mod status;
 mod swap;

@@ -190,11 +190,16 @@ impl Known {
             return;
         }
         let Some(table) = attrs.str(NFTA_RULE_TABLE) else { return };
-        let family = if header[0] == NFPROTO_NETDEV { TableFamily::Netdev } else { TableFamily::Inet };
+        let family = match header[0] {
+            NFPROTO_NETDEV => TableFamily::Netdev,
+            NFPROTO_IPV4 => TableFamily::Ip,
+            NFPROTO_IPV6 => TableFamily::Ip6,
+            _ => TableFamily::Inet,
+        };
         if is_own_table(family, table) {
             changed.kinds.insert(Kind::NftElement);
             if !matches!(kind, NFT_MSG_NEWSETELEM | NFT_MSG_DELSETELEM) {
-                changed.kinds.extend([Kind::NftTable, Kind::NftPart]);
+                changed.kinds.extend([Kind::NftTable, Kind::NftPart, Kind::NftValues]);
             }
             return;
         }
