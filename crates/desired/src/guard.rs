@@ -52,6 +52,8 @@ pub fn may_delete(tables: &Tables, key: &Key, entry: &Entry) -> Result<(), Strin
         | Key::NftElement(_)
         | Key::NftValues { .. }
         | Key::ServiceFlows
+        | Key::Iptables(_)
+        | Key::FrontendFlows { .. }
         | Key::Neighbour { .. }
         | Key::Fdb { .. }
         | Key::ForwarderPeer { .. }
@@ -71,13 +73,13 @@ pub fn may_delete(tables: &Tables, key: &Key, entry: &Entry) -> Result<(), Strin
     }
 }
 
-/// Parts and elements go once Services and endpoints are known, or none are served; with them their tables.
+/// Parts, elements and rules of iptables go once Services and endpoints are known, or none are served; tables whenever they may.
 fn may_delete_of_services(tables: &Tables, key: &Key) -> Result<(), String> {
     let served = tables.config.services.proxy != Proxy::None;
     let kinds = [ObjectKind::Service, ObjectKind::EndpointSlice];
     let unknown = kinds.into_iter().find(|kind| tables.cluster.knowledge(*kind) == Knowledge::Unknown);
     match (unknown, key) {
-        (Some(kind), Key::NftPart { .. } | Key::NftElement(_)) if served => {
+        (Some(kind), Key::NftPart { .. } | Key::NftElement(_) | Key::Iptables(_)) if served => {
             Err(format!("kept: {kind}s have not been read yet, so nobody knows whether it is still wanted"))
         }
         _ => Ok(()),

@@ -53,6 +53,8 @@ pub struct Desired {
     own_ranges: Vec<Vec<Prefix>>,
     /// What decided about Services when they were made last.
     services: Option<ripstop_services::Node>,
+    /// Where iptables wrote then.
+    place: services::iptables::Place,
     /// What was found at the start: an endpoint keeps its slot.
     found: Model,
     /// Parts of peers and Services that are to be made anew, and were not yet.
@@ -70,7 +72,8 @@ impl Desired {
     #[must_use]
     pub fn beside(tables: &Tables, found: Model) -> Self {
         let services = services::node(tables);
-        let mut desired = Self { own_ranges: own_ranges(tables), services, found, ..Self::default() };
+        let place = services::place(tables);
+        let mut desired = Self { own_ranges: own_ranges(tables), services, place, found, ..Self::default() };
         for source in source::all(tables).into_iter().chain(source::every_service(tables)) {
             desired.make(tables, &source);
         }
@@ -92,9 +95,11 @@ impl Desired {
             self.own_ranges = own_ranges;
         }
         let mut sources = source::sources_of(tables, changes, self.keys_of.keys(), moved);
-        let services = changes.iter().any(source::may_change_serving).then(|| services::node(tables));
-        if let Some(services) = services.filter(|services| *services != self.services) {
-            self.services = services;
+        let serving =
+            changes.iter().any(source::may_change_serving).then(|| (services::node(tables), services::place(tables)));
+        if let Some((services, place)) = serving.filter(|(node, place)| (node, place) != (&self.services, &self.place))
+        {
+            (self.services, self.place) = (services, place);
             sources.extend(source::every_service(tables));
             sources.extend(self.keys_of.keys().filter(|source| matches!(source, Source::Service(_))).cloned());
         }

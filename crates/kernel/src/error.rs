@@ -63,6 +63,9 @@ pub enum Fault {
     /// The forwarder of the backend `udp` does not do it.
     #[error("{0}")]
     Forwarder(Box<str>),
+    /// A program that has to be run does not do it.
+    #[error("{0}")]
+    Program(Box<str>),
     /// The step asks for something the kernel has no form for.
     #[error("{0}")]
     Unsupported(Box<str>),

@@ -4,6 +4,7 @@
 //! - [`Observer`] reads what is there, as the same values the plan is made of;
 //! - [`Monitor`] tells when something changed behind the agent's back;
 //! - [`BootFiles`] keeps the records of this boot in files;
+//! - [`Iptables`] is what the three share of iptables, whose rules are written by its own programs;
 //! - [`ProbeSocket`] sends and receives datagrams that are not fragmented;
 //! - [`netns`] opens and enters network namespaces.
 //!
@@ -19,6 +20,7 @@
 mod apply;
 mod error;
 mod ethtool;
+mod iptables;
 mod monitor;
 mod netlink;
 pub mod netns;
@@ -34,6 +36,7 @@ mod wire;
 
 pub use apply::{Applier, OnError, Outcome};
 pub use error::{Fault, ObserveError, StepError};
+pub use iptables::Iptables;
 pub use monitor::{Changed, Monitor};
 pub use netns::{Netns, NetnsError};
 pub use observe::Observer;

@@ -7,6 +7,8 @@ use std::sync::Arc;
 use ripstop_types::{Family, IfName, Mac};
 use serde::{Deserialize, Serialize};
 
+use crate::iptables::IptablesBackend;
+
 /// Everything observed about the host that is not ours.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostFacts {
@@ -29,6 +31,9 @@ pub struct HostFacts {
     /// Whether a forwarder of the backend `udp` answers, or did so a moment ago.
     #[serde(default)]
     pub forwarder: bool,
+    /// Where iptables' rules are on this node, as far as it can be told: kubelet's, or else anybody's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub iptables: Option<IptablesBackend>,
     /// Whether the kernel can make devices that shape what a link receives (ifb).
     #[serde(default)]
     pub ifb: bool,

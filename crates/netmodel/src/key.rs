@@ -8,6 +8,8 @@ use ripstop_nft::model::{ElementKey, Key as ElementValue, KeyPart, Name, TableFa
 use ripstop_types::{Family, IfName, Mac, Prefix};
 use serde::{Deserialize, Serialize};
 
+use crate::iptables::IptablesKey;
+
 /// The network namespace an object lives in.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Ns {
@@ -51,6 +53,8 @@ pub enum Kind {
     NftValues,
     ServiceFlows,
     ForwardJump,
+    Iptables,
+    FrontendFlows,
     Link,
     LinkSysctl,
     Address,
@@ -84,6 +88,10 @@ pub enum Key {
     ServiceFlows,
     /// The jump in a chain of iptables' table `filter`.
     ForwardJump { family: Family, chain: Arc<str> },
+    /// Rules in a chain of iptables. Behind the jump above, which accepts what these refuse: who comes last stands at the head.
+    Iptables(IptablesKey),
+    /// Where tracked connections to a frontend lead: behind the rules by which new ones go there.
+    FrontendFlows { protocol: u8, ip: IpAddr, port: u16 },
     /// A network interface.
     Link { ns: Ns, name: IfName },
     /// A sysctl that appears with a link; path below /proc/sys.
@@ -118,6 +126,8 @@ impl Key {
             Self::NftValues { .. } => Kind::NftValues,
             Self::ServiceFlows => Kind::ServiceFlows,
             Self::ForwardJump { .. } => Kind::ForwardJump,
+            Self::Iptables(_) => Kind::Iptables,
+            Self::FrontendFlows { .. } => Kind::FrontendFlows,
             Self::Link { .. } => Kind::Link,
             Self::LinkSysctl { .. } => Kind::LinkSysctl,
             Self::Address { .. } => Kind::Address,
@@ -137,7 +147,7 @@ impl Key {
             Self::NftTable { name, .. } => name.as_str() == crate::NFT_SERVICES_TABLE,
             Self::NftPart { table, .. } | Self::NftValues { table, .. } => table.as_str() == crate::NFT_SERVICES_TABLE,
             Self::NftElement(element) => element.table.as_str() == crate::NFT_SERVICES_TABLE,
-            Self::ServiceFlows => true,
+            Self::ServiceFlows | Self::Iptables(_) | Self::FrontendFlows { .. } => true,
             _ => false,
         }
     }
@@ -152,6 +162,8 @@ impl Key {
             | Self::NftValues { .. }
             | Self::ServiceFlows
             | Self::ForwardJump { .. }
+            | Self::Iptables(_)
+            | Self::FrontendFlows { .. }
             | Self::Fdb { .. }
             | Self::Forwarder { .. }
             | Self::ForwarderPeer { .. }
@@ -184,6 +196,8 @@ impl Key {
             | Self::NftTable { .. }
             | Self::ServiceFlows
             | Self::ForwardJump { .. }
+            | Self::Iptables(_)
+            | Self::FrontendFlows { .. }
             | Self::Link { .. }
             | Self::Forwarder { .. }
             | Self::ForwarderPeer { .. }
@@ -255,6 +269,10 @@ impl fmt::Display for Key {
             Self::NftValues { family, table, map } => write!(f, "nft values {family} {table} {map}")?,
             Self::ServiceFlows => f.write_str("flows of Services")?,
             Self::ForwardJump { family, chain } => write!(f, "jump in {} filter {chain}", table_family(*family))?,
+            Self::Iptables(key) => write!(f, "{key}")?,
+            Self::FrontendFlows { protocol, ip, port } => {
+                write!(f, "flows of protocol {protocol} to {}", std::net::SocketAddr::new(*ip, *port))?
+            }
             Self::Link { name, .. } => write!(f, "link {name}")?,
             Self::Address { link, ip, .. } => write!(f, "address {ip} dev {link}")?,
             Self::Neighbour { link, ip, .. } => write!(f, "neighbour {ip} dev {link}")?,
@@ -311,6 +329,7 @@ impl Key {
             Self::Address { ip, .. } | Self::Neighbour { ip, .. } => Some(Family::of(*ip)),
             Self::Route { dst, .. } => Some(dst.family()),
             Self::ForwardJump { family, .. } => Some(*family),
+            Self::Iptables(key) => Some(key.family),
             _ => None,
         }
     }

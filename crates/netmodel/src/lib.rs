@@ -8,11 +8,16 @@
 //! every run.
 
 mod facts;
+mod iptables;
 mod key;
 mod nft;
 mod resource;
 
 pub use facts::{ForeignDrop, HostFacts, HostLink, NeighbourLimits};
+pub use iptables::{
+    CLUSTER_IPS_CHAIN, FRONTENDS_CHAIN, FrontendFlows, HAIRPIN_CHAIN, IPTABLES_PREFIX, IptablesBackend, IptablesKey,
+    IptablesRules, IptablesTable, MASQUERADE_MARK, OTHERS_CHAIN, PORTS_CHAIN,
+};
 pub use key::{Key, Kind, Ns, RecordScope};
 pub use nft::{NftElement, NftPart, NftTable, NftValues};
 pub use resource::{

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use ripstop_types::{Family, IfName, Mac, Prefix};
 use serde::{Deserialize, Serialize};
 
+use crate::iptables::{FrontendFlows, IptablesRules};
 use crate::key::{Key, Ns, RecordScope};
 use crate::nft::{NftElement, NftPart, NftTable, NftValues};
 
@@ -325,6 +326,8 @@ pub enum Object {
     NftValues(NftValues),
     ServiceFlows(ServiceFlows),
     ForwardJump(ForwardJump),
+    IptablesRules(IptablesRules),
+    FrontendFlows(FrontendFlows),
     Link(Link),
     Address(Address),
     Neighbour(Neighbour),
@@ -375,6 +378,8 @@ each_resource!(
     NftValues,
     ServiceFlows,
     ForwardJump,
+    IptablesRules,
+    FrontendFlows,
     Link,
     Address,
     Neighbour,

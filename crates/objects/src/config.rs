@@ -339,6 +339,8 @@ pub struct ServicesConfig {
     /// has are dropped. Default none: they go where routes lead them.
     #[serde(rename = "serviceCIDRs")]
     pub service_cidrs: Vec<Prefix>,
+    /// With iptables: where its rules are written.
+    pub iptables_backend: IptablesChoice,
     /// Only Services whose label `service.kubernetes.io/service-proxy-name` is this are served; none: those without it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub proxy_name: Option<String>,
@@ -353,6 +355,21 @@ pub enum Proxy {
     None,
     /// Tables of nftables.
     Nftables,
+    /// Chains of iptables.
+    Iptables,
+}
+
+/// Which of the kernel's two machineries iptables writes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum IptablesChoice {
+    /// The one that kubelet and others use on this node.
+    #[default]
+    Auto,
+    /// `x_tables`.
+    Legacy,
+    /// Tables of nftables.
+    Nft,
 }
 
 /// At which of a node's addresses node ports are served.

@@ -11,12 +11,14 @@ mod kind;
 mod link;
 mod name;
 mod prefix;
+mod sha256;
 
 pub use fnv::Fnv1a;
 pub use kind::StoreKind;
 pub use link::{IfName, Mac};
 pub use name::{ContainerId, Labels, NamespacedName, NodeName, Owner, PodName, ServiceName, validate_dns_name};
 pub use prefix::{Family, Prefix};
+pub use sha256::sha256;
 
 use std::fmt;
 

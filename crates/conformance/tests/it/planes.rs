@@ -10,23 +10,33 @@ use ripstop_conformance::services::scene::{Node as Place, Scene};
 use ripstop_conformance::services::{DataPlane, Fate, Oracle, Seen, Stop, cases, compare, run};
 use ripstop_desired::services;
 use ripstop_kernel::{Applier, BootFiles, Netns, OnError};
-use ripstop_netmodel::{Entry, Key, Model, Object};
+use ripstop_netmodel::{Entry, IptablesBackend, Key, Model, Object};
 use ripstop_nft::model::{Data, ElementBody, ElementKey, Name, NumGen, Table, Verdict, build::FibAddrType};
 use ripstop_nft::sim::{Connection, Host, Link, Packet as Wire, Route, Ruleset, Tracking, Transport, World as Around};
 use ripstop_objects::service::Protocol;
 use ripstop_oracle::services::{Origin, Outcome, Packet, Source, State, World};
 use ripstop_services::Node;
 use ripstop_tables::ServiceTables;
-use ripstop_types::{Family, Revision};
+use ripstop_types::{Family, Revision, ServiceName};
 
 use crate::possible;
 
 /// Scenarios drawn, beside the oracle: in the simulator, and with real packets.
 const SIMULATED: u32 = 5_000;
 const REAL: u32 = 300;
+/// The same where each change runs a program or two.
+const BY_PROGRAM: u32 = 100;
+
+/// What the rules are written in.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Compiler {
+    #[default]
+    Nftables,
+    Iptables(IptablesBackend),
+}
 
 /// What the product wants in this world. Slots stay as they are.
-pub fn wanted(world: &World, before: &Model) -> Model {
+fn wanted(compiler: Compiler, world: &World, before: &Model) -> Model {
     let mut tables = ServiceTables::default();
     for service in &world.services {
         tables.put_service(service.clone(), Revision(1));
@@ -44,11 +54,24 @@ pub fn wanted(world: &World, before: &Model) -> Model {
         external_ips: world.external_ips,
         proxy_name: world.proxy_name.clone(),
     };
-    let base = services::nftables::base(&world.pod_ranges, &world.service_cidrs, world.masquerade_all);
+    let (pods, ranges, all) = (&world.pod_ranges, &world.service_cidrs, world.masquerade_all);
+    let base = match compiler {
+        Compiler::Nftables => services::nftables::base(pods, ranges, all),
+        Compiler::Iptables(backend) => {
+            let place = services::iptables::Place { backend, ipv6: true };
+            services::iptables::base(place, &node.node_port_addresses, pods, ranges, all)
+        }
+    };
+    let objects = |name: &ServiceName| match compiler {
+        Compiler::Nftables => services::nftables::objects(&node, &tables, name, before),
+        Compiler::Iptables(backend) => {
+            services::iptables::objects(services::iptables::Place { backend, ipv6: true }, &node, &tables, name)
+        }
+    };
     // As in the product: who comes first has a key that several want.
     let mut model: Model = base.into_iter().collect();
     for service in tables.services() {
-        for entry in services::nftables::objects(&node, &tables, &service.name, before) {
+        for entry in objects(&service.name) {
             if model.get(&ripstop_netmodel::Resource::key(&entry.object)).is_none() {
                 model.insert_entry(entry.into());
             }
@@ -93,7 +116,7 @@ impl Simulated {
     }
 
     fn take(&mut self, world: &World) {
-        self.model = wanted(world, &self.model);
+        self.model = wanted(Compiler::Nftables, world, &self.model);
         if let Some(fault) = &self.fault {
             fault(&mut self.model);
         }
@@ -308,6 +331,7 @@ fn the_rules_do_in_the_simulator_what_the_oracle_says() {
 /// The product's applier in a scene's node: each world is a plan away from the one before.
 #[derive(Default)]
 pub struct Applied {
+    compiler: Compiler,
     applier: Option<Applier>,
     model: Model,
     /// What somebody does to what is wanted.
@@ -317,7 +341,7 @@ pub struct Applied {
 impl Applied {
     pub fn follow(&mut self, world: &World, place: &Place<'_>) -> Result<(), Stop> {
         not_yet(world)?;
-        let mut wanted = wanted(world, &self.model);
+        let mut wanted = wanted(self.compiler, world, &self.model);
         if let Some(fault) = &self.fault {
             fault(&mut wanted);
         }
@@ -343,16 +367,30 @@ impl Applied {
 
 #[test]
 fn the_rules_do_in_the_kernel_what_cases_and_oracle_say() {
+    in_the_kernel(Compiler::Nftables, REAL);
+}
+
+#[test]
+fn the_chains_of_iptables_over_nftables_do_what_cases_and_oracle_say() {
+    in_the_kernel(Compiler::Iptables(IptablesBackend::Nft), BY_PROGRAM);
+}
+
+#[test]
+fn the_chains_of_legacy_iptables_do_what_cases_and_oracle_say() {
+    in_the_kernel(Compiler::Iptables(IptablesBackend::Legacy), BY_PROGRAM);
+}
+
+fn in_the_kernel(compiler: Compiler, scenarios: u32) {
     if !possible() {
         return;
     }
-    let applied = RefCell::new(Applied::default());
+    let applied = RefCell::new(Applied { compiler, ..Applied::default() });
     let install = |world: &World, place: &Place<'_>| applied.borrow_mut().follow(world, place);
     let mut scene = match Scene::new(Box::new(install)) {
         Ok(scene) => scene,
         Err(stop) => return println!("SKIPPED: {stop:?}"),
     };
     judged(&mut scene);
-    let outcome = compare(&mut Oracle::default(), &mut scene, 1, REAL);
+    let outcome = compare(&mut Oracle::default(), &mut scene, 1, scenarios);
     assert!(outcome.is_ok(), "{}", outcome.unwrap_err());
 }

@@ -1,14 +1,16 @@
 //! Services: who decides about them on this node, and the compilers of what is decided, of which a node uses one.
 //!
 //! - [`nftables`]: a table of each family.
+//! - [`iptables`]: chains in the tables of iptables.
 
+pub mod iptables;
 pub mod nftables;
 
 use std::net::IpAddr;
 
 use ripstop_fabric::host;
-use ripstop_netmodel::{Entry, Model};
-use ripstop_objects::{NodePortAddresses, ObjectKind, Proxy};
+use ripstop_netmodel::{Entry, IptablesBackend, Model};
+use ripstop_objects::{IptablesChoice, NodePortAddresses, ObjectKind, Proxy};
 use ripstop_services::Node;
 pub use ripstop_services::decide;
 use ripstop_tables::{Knowledge, Tables};
@@ -23,25 +25,44 @@ pub fn node(tables: &Tables) -> Option<Node> {
     if config.proxy == Proxy::None || !known(ObjectKind::Service) || !known(ObjectKind::EndpointSlice) {
         return None;
     }
-    let addresses: Vec<IpAddr> = host::addresses(tables).into_iter().map(|address| address.ip).collect();
+    Some(Node {
+        name: tables.node.clone(),
+        zone: tables.cluster.node.as_ref().and_then(|node| node.zone.clone()),
+        addresses: addresses(tables),
+        node_port_addresses: node_port_addresses(tables),
+        pods: pods(tables),
+        external_ips: config.external_ips,
+        proxy_name: config.proxy_name.as_deref().map(Into::into),
+    })
+}
+
+/// The node's addresses, the primary one of each family first.
+fn addresses(tables: &Tables) -> Vec<IpAddr> {
+    host::addresses(tables).into_iter().map(|address| address.ip).collect()
+}
+
+/// Those at which node ports are served.
+fn node_port_addresses(tables: &Tables) -> Vec<IpAddr> {
+    let addresses = addresses(tables);
     let first = |family| addresses.iter().copied().find(|ip| Family::of(*ip) == family);
     let every = || tables.facts.links.values().flat_map(|link| &link.addresses).map(|(ip, _)| *ip);
-    let node_port_addresses = match &config.node_port_addresses {
+    match &tables.config.services.node_port_addresses {
         NodePortAddresses::Primary => Family::BOTH.into_iter().filter_map(first).collect(),
         NodePortAddresses::All => every().filter(|ip| !ip.is_loopback()).collect(),
         NodePortAddresses::Within(ranges) => {
             every().filter(|ip| ranges.iter().any(|range| range.contains(*ip))).collect()
         }
+    }
+}
+
+/// Where iptables writes on this node.
+pub(crate) fn place(tables: &Tables) -> iptables::Place {
+    let backend = match tables.config.services.iptables_backend {
+        IptablesChoice::Auto => tables.facts.iptables.unwrap_or(IptablesBackend::Nft),
+        IptablesChoice::Legacy => IptablesBackend::Legacy,
+        IptablesChoice::Nft => IptablesBackend::Nft,
     };
-    Some(Node {
-        name: tables.node.clone(),
-        zone: tables.cluster.node.as_ref().and_then(|node| node.zone.clone()),
-        addresses,
-        node_port_addresses,
-        pods: pods(tables),
-        external_ips: config.external_ips,
-        proxy_name: config.proxy_name.as_deref().map(Into::into),
-    })
+    iptables::Place { backend, ipv6: tables.facts.ipv6 }
 }
 
 /// This node's own ranges.
@@ -55,6 +76,10 @@ pub(crate) fn of_node(tables: &Tables) -> Vec<Entry> {
     match config.proxy {
         Proxy::None => Vec::new(),
         Proxy::Nftables => nftables::base(&pods(tables), &config.service_cidrs, config.masquerade_all),
+        Proxy::Iptables => {
+            let own = node_port_addresses(tables);
+            iptables::base(place(tables), &own, &pods(tables), &config.service_cidrs, config.masquerade_all)
+        }
     }
 }
 
@@ -64,5 +89,6 @@ pub(crate) fn of_service(tables: &Tables, node: &Node, name: &ServiceName, befor
     match tables.config.services.proxy {
         Proxy::None => Vec::new(),
         Proxy::Nftables => nftables::objects(node, services, name, before),
+        Proxy::Iptables => iptables::objects(place(tables), node, services, name),
     }
 }

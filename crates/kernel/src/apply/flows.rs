@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use ripstop_netmodel::{Entry, Key, NFT_SERVICES_TABLE, Object, RESET_MARK};
+use ripstop_netmodel::{Entry, FrontendFlows, Key, NFT_SERVICES_TABLE, Object, RESET_MARK};
 use ripstop_nft::model::{Data, ElementBody, ElementKey, KeyPart, Name, TableFamily, Value};
 use ripstop_plan::{Action, Step};
 
@@ -119,6 +119,49 @@ impl Run<'_> {
         Ok(())
     }
 
+    /// Holds connections to frontends to where they may lead. Behind all rules of the run: nobody gets elsewhere any more.
+    pub(super) fn flush_leading(&mut self) {
+        let waiting = std::mem::take(&mut self.leading);
+        if waiting.is_empty() || self.stopped() {
+            return;
+        }
+        let steps = self.steps;
+        let mut frontends: BTreeMap<(u8, End), Right> = BTreeMap::new();
+        for step in waiting.iter().map(|step| &steps[*step]) {
+            let (before, after) = (leading(step.before.as_deref()), leading(step.after.as_deref()));
+            let Some(of) = after.or(before) else { continue };
+            let right = match (before, after) {
+                // What went to it before there was a frontend was sent to nobody.
+                (None, Some(after)) => Right::Only(&after.endpoints),
+                (Some(before), after) => {
+                    let stays = |end: &&End| after.is_some_and(|after| after.endpoints.contains(*end));
+                    Right::Not(before.endpoints.iter().filter(|end| !stays(end)).collect())
+                }
+                (None, None) => continue,
+            };
+            if !matches!(&right, Right::Not(gone) if gone.is_empty()) {
+                frontends.insert((of.protocol, of.to), right);
+            }
+        }
+        let is_over = |flow: &Flow| match frontends.get(&(flow.protocol, flow.to)) {
+            Some(Right::Only(right)) => !right.contains(&flow.from),
+            Some(Right::Not(gone)) => gone.contains(&flow.from),
+            None => false,
+        };
+        // Each look goes over the whole table: of many frontends one look is quicker.
+        let kinds: BTreeSet<(u8, bool)> = frontends.keys().map(|(kind, (ip, _))| (*kind, ip.is_ipv4())).collect();
+        for (protocol, is_v4) in kinds {
+            let mut of_kind = frontends.keys().filter(|(kind, (ip, _))| *kind == protocol && ip.is_ipv4() == is_v4);
+            let request = match (of_kind.next(), of_kind.next()) {
+                (Some((_, to)), None) => flow::dump_to(protocol, *to),
+                _ => flow::dump_all(protocol, if is_v4 { [0; 4].into() } else { [0u16; 8].into() }),
+            };
+            let found = read_flows(&mut self.applier.nft, &request);
+            self.forget_of(found, is_over);
+        }
+        waiting.into_iter().for_each(|step| self.settle(step, Ok(())));
+    }
+
     fn forget_of(&mut self, found: Result<Vec<Flow>, NetlinkError>, is_over: impl Fn(&Flow) -> bool) {
         let over = match found {
             Ok(flows) => flows.into_iter().filter(is_over).map(|flow| flow.delete()).collect(),
@@ -139,6 +182,19 @@ impl Run<'_> {
                  until their connection times out"
             );
         }
+    }
+}
+
+/// Where connections to a frontend may lead.
+enum Right<'a> {
+    Only(&'a BTreeSet<End>),
+    Not(BTreeSet<&'a End>),
+}
+
+fn leading(entry: Option<&Entry>) -> Option<&FrontendFlows> {
+    match &entry?.object {
+        Object::FrontendFlows(flows) => Some(flows),
+        _ => None,
     }
 }
 

@@ -11,6 +11,7 @@ mod deferred;
 mod flows;
 mod forwarder;
 mod hint;
+mod iptables;
 mod jump;
 mod link;
 mod nft;
@@ -29,6 +30,7 @@ use ripstop_plan::Step;
 use ripstop_types::IfName;
 
 use crate::error::{ObserveError, StepError};
+use crate::iptables::Iptables;
 use crate::netlink::{Protocol, Socket};
 use crate::netns::Netns;
 use crate::own::OwnTraffic;
@@ -66,6 +68,8 @@ pub struct Applier {
     forwarder: Option<PathBuf>,
     /// Keep the carrier of TUN devices, and with it nexthops, while no forwarder runs.
     holds: BTreeMap<IfName, OwnedFd>,
+    /// What is known of iptables.
+    iptables: Iptables,
     /// It was told that tracked connections cannot be looked at.
     told_of_flows: bool,
 }
@@ -84,7 +88,8 @@ impl Applier {
         own.add_port(route.port());
         own.add_port(nft.port());
         let reaper = Reaper::start(Arc::clone(&own)).map_err(|e| ObserveError::new("a netlink socket", e))?;
-        Ok(Self { host, route, nft, reaper, own, forwarder: None, holds: BTreeMap::new(), told_of_flows: false })
+        let (holds, iptables) = (BTreeMap::new(), Iptables::default());
+        Ok(Self { host, route, nft, reaper, own, forwarder: None, holds, iptables, told_of_flows: false })
     }
 
     /// Where a forwarder answers; without it steps for one fail. Holds the carrier of the devices that are there.
@@ -98,6 +103,11 @@ impl Applier {
     /// For [`crate::Monitor::open`]: lets it tell this applier's writes from changes by others.
     pub fn own(&self) -> Arc<OwnTraffic> {
         Arc::clone(&self.own)
+    }
+
+    /// What is known of iptables, for [`crate::Observer::with_iptables`].
+    pub fn iptables(&self) -> Iptables {
+        self.iptables.clone()
     }
 
     /// Executes steps in order and says of each what became of it.

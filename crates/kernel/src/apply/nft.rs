@@ -70,14 +70,14 @@ impl What<'_> {
 /// The parts that are there.
 type Parts = BTreeMap<(TableFamily, Name, Name), ObservedPart>;
 
-/// Runs one transaction while monitors do not listen; `transact` says whether it was done. To tell them of an element takes
+/// Runs transactions while monitors do not listen; `transact` says how many were done. To tell them of an element takes
 /// the kernel longer than to add it, even where a filter of theirs lets nothing through. The kernel counts transactions: where
 /// it counted another one, or cannot be asked, they are told to look.
-fn unheard(
+pub(super) fn unheard(
     socket: &mut Socket,
     ears: &[Arc<Ear>],
-    transact: impl FnOnce(&mut Socket) -> Result<bool, NetlinkError>,
-) -> Result<bool, NetlinkError> {
+    transact: impl FnOnce(&mut Socket) -> Result<u32, NetlinkError>,
+) -> Result<u32, NetlinkError> {
     if ears.is_empty() {
         return transact(socket);
     }
@@ -86,8 +86,8 @@ fn unheard(
     let deaf: Vec<&Arc<Ear>> = ears.iter().filter(|ear| ear.nft.leave(NFNLGRP_NFTABLES).is_ok()).collect();
     let result = transact(socket);
     let back: Vec<bool> = deaf.iter().map(|ear| ear.nft.join(NFNLGRP_NFTABLES).is_ok()).collect();
-    let is_done = result.as_ref().is_ok_and(|is_done| *is_done);
-    let ours = before.wrapping_add(u32::from(is_done));
+    let done = result.as_ref().map_or(0, |done| *done);
+    let ours = before.wrapping_add(done);
     let is_alone = result.is_ok() && generation(socket).ok().flatten() == Some(ours);
     for (ear, is_back) in deaf.into_iter().zip(back) {
         if !is_alone || !is_back {
@@ -172,7 +172,7 @@ impl Run<'_> {
                     unreadable = Some(error);
                 }
             })?;
-            Ok(answers.refusals().is_empty())
+            Ok(u32::from(answers.refusals().is_empty()))
         });
         let all = |text: String| Refused::Other((everything(ops), Fault::Unsupported(text.into())));
         sent.map_err(|error| Refused::Other((everything(ops), Fault::refused(&error, None))))?;

@@ -28,6 +28,10 @@ pub(super) struct Run<'a> {
     pub(super) bounding: Vec<usize>,
     /// and those that were.
     pub(super) bounded: Vec<usize>,
+    /// Steps for rules of iptables, which are written together.
+    pub(super) iptables: Vec<usize>,
+    /// Steps for frontends whose connections are looked at when the rules are written.
+    pub(super) leading: Vec<usize>,
     /// Steps for the forwarder, which go to it together.
     pub(super) forwarder: Vec<usize>,
     /// Pairs just made that are still down: step and index.
@@ -58,6 +62,8 @@ impl<'a> Run<'a> {
             nft: Vec::new(),
             bounding: Vec::new(),
             bounded: Vec::new(),
+            iptables: Vec::new(),
+            leading: Vec::new(),
             forwarder: Vec::new(),
             starting: Vec::new(),
             departing: Vec::new(),
@@ -78,6 +84,8 @@ impl<'a> Run<'a> {
         }
         self.flush_all();
         self.flush_bounds();
+        self.flush_iptables();
+        self.flush_leading();
         self.look_again();
         self.wait_for_deferred_work();
         self.applier.own.end_links();
@@ -162,6 +170,8 @@ impl<'a> Run<'a> {
                     self.settle(i, result);
                 }
             }
+            Key::Iptables(_) => self.iptables.push(i),
+            Key::FrontendFlows { .. } => self.leading.push(i),
             Key::ForwardJump { .. } => {
                 self.flush_all();
                 if !self.stopped() {

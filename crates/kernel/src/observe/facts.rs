@@ -51,6 +51,7 @@ pub(super) fn read(route: &mut Socket, nft: &mut Socket, ifb: bool) -> Result<Ho
     facts.bridge_netfilter = bridge_netfilter(ipv6);
     facts.foreign_drops = foreign_drops(nft)?;
     facts.legacy_filters = Family::BOTH.into_iter().filter(|family| has_legacy_filter(*family)).collect();
+    facts.iptables = crate::iptables::preferred(nft);
     facts.neighbour_limits =
         Family::BOTH.into_iter().filter_map(|family| Some((family, neighbour_limits(family)?))).collect();
     Ok(facts)

@@ -5,6 +5,7 @@
 
 pub(crate) mod facts;
 mod forwarder;
+mod iptables;
 pub(crate) mod jump;
 pub(crate) mod nft;
 mod space;
@@ -15,6 +16,7 @@ use std::path::PathBuf;
 use ripstop_netmodel::{HostFacts, Key, Kind, Model, Ns, Object, Sysctl};
 
 use crate::error::ObserveError;
+use crate::iptables::Iptables;
 use crate::netlink::{Protocol, Socket};
 use crate::netns::Netns;
 use crate::sysctl;
@@ -26,6 +28,7 @@ pub struct Observer {
     route: Socket,
     nft: Socket,
     forwarder: Option<PathBuf>,
+    iptables: Iptables,
     /// Whether the kernel has devices that shape what a link receives. It is asked once: a "no" may have looked for a module.
     ifb: bool,
 }
@@ -41,13 +44,21 @@ impl Observer {
         let host = Netns::current().map_err(|e| ObserveError::netns(&e))?;
         let mut route = open(Protocol::Route)?;
         let ifb = facts::can_make(&mut route, "ifb");
-        Ok(Self { host, route, nft: open(Protocol::Netfilter)?, forwarder: None, ifb })
+        let nft = open(Protocol::Netfilter)?;
+        Ok(Self { host, route, nft, forwarder: None, iptables: Iptables::default(), ifb })
     }
 
     /// Where a forwarder answers; without it none is asked.
     #[must_use]
     pub fn with_forwarder(mut self, socket: PathBuf) -> Self {
         self.forwarder = Some(socket);
+        self
+    }
+
+    /// Shares with an applier what is known of iptables ([`crate::Applier::iptables`]).
+    #[must_use]
+    pub fn with_iptables(mut self, iptables: Iptables) -> Self {
+        self.iptables = iptables;
         self
     }
 
@@ -78,6 +89,9 @@ impl Observer {
         nft::ours(&mut self.nft, &asked, desired, &mut model)?;
         if asked(Kind::ForwardJump) {
             jump::read(&mut self.nft, &mut model)?;
+        }
+        if asked(Kind::Iptables) {
+            iptables::read(&mut self.nft, &self.iptables, &mut model);
         }
         if let Some(socket) = self.forwarder.as_deref().filter(|_| forwarder::KINDS.into_iter().any(&asked)) {
             forwarder::read(socket, &mut model);
@@ -112,6 +126,12 @@ impl Observer {
                         let mut jumps = Model::new();
                         jump::read(&mut self.nft, &mut jumps)?;
                         let wanted = jumps.iter().filter(|(key, _)| keys.contains(key));
+                        wanted.for_each(|(_, entry)| drop(model.insert_entry(entry.clone())));
+                    }
+                    if keys.iter().any(|key| key.kind() == Kind::Iptables) {
+                        let mut rules = Model::new();
+                        iptables::read(&mut self.nft, &self.iptables, &mut rules);
+                        let wanted = rules.iter().filter(|(key, _)| keys.contains(key));
                         wanted.for_each(|(_, entry)| drop(model.insert_entry(entry.clone())));
                     }
                     read_settings(ns, keys, &mut model)?;

@@ -8,8 +8,8 @@ use ripstop_types::{Family, IfName, Prefix};
 use super::tree::{Tree, shown};
 use super::{Decoder, Fields, Node, etcd, flannel, kubernetes, network};
 use crate::{
-    AgentConfig, LogConfig, LogFormat, LogLevel, Network, NetworkName, NodePortAddresses, ProbingConfig, Proxy,
-    ServicesConfig, StoreConfig, Timings, UplinkConfig, check_networks,
+    AgentConfig, IptablesChoice, LogConfig, LogFormat, LogLevel, Network, NetworkName, NodePortAddresses,
+    ProbingConfig, Proxy, ServicesConfig, StoreConfig, Timings, UplinkConfig, check_networks,
 };
 
 const FIELDS: &[&str] = &[
@@ -249,13 +249,16 @@ fn probing(d: &mut Decoder, node: &Node<'_>) -> Option<ProbingConfig> {
 }
 
 fn services(d: &mut Decoder, node: &Node<'_>) -> Option<ServicesConfig> {
-    let fields =
-        d.map(node, &["proxy", "nodePortAddresses", "externalIPs", "masqueradeAll", "serviceCIDRs", "proxyName"])?;
-    let proxies = [("none", Proxy::None), ("nftables", Proxy::Nftables)];
+    const KEYS: [&str; 7] =
+        ["proxy", "iptablesBackend", "nodePortAddresses", "externalIPs", "masqueradeAll", "serviceCIDRs", "proxyName"];
+    let fields = d.map(node, &KEYS)?;
+    let proxies = [("none", Proxy::None), ("nftables", Proxy::Nftables), ("iptables", Proxy::Iptables)];
+    let backends = [("auto", IptablesChoice::Auto), ("legacy", IptablesChoice::Legacy), ("nft", IptablesChoice::Nft)];
     Some(ServicesConfig {
-        proxy: fields
-            .get("proxy")
-            .and_then(|node| d.choice(&node, &proxies, &["iptables", "ipvs"]))
+        proxy: fields.get("proxy").and_then(|node| d.choice(&node, &proxies, &["ipvs"])).unwrap_or_default(),
+        iptables_backend: fields
+            .get("iptablesBackend")
+            .and_then(|node| d.choice(&node, &backends, &[]))
             .unwrap_or_default(),
         node_port_addresses: fields
             .get("nodePortAddresses")

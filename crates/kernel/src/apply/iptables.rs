@@ -1,0 +1,88 @@
+//! Steps for rules of iptables: all of a run that concern one backend and family are one input of its program, which has each table changed
+//! whole or not at all.
+//!
+//! What is there is known from the last reading or writing, so only chains that differ are written. Where that fails, somebody may have
+//! been there meanwhile: it is read, and tried once more.
+
+use std::collections::BTreeMap;
+
+use ripstop_netmodel::{Entry, IptablesBackend, IptablesKey, Key, Object};
+use ripstop_plan::Action;
+
+use super::nft::unheard;
+use super::run::{Run, mismatch};
+use crate::error::Fault;
+use crate::iptables::state::Touched;
+use crate::iptables::{At, text, write};
+
+impl Run<'_> {
+    /// Sends the steps for rules of iptables that wait.
+    pub(super) fn flush_iptables(&mut self) {
+        let waiting = std::mem::take(&mut self.iptables);
+        let mut by_place: BTreeMap<At, Vec<usize>> = BTreeMap::new();
+        for step in waiting {
+            match &self.steps[step].key {
+                Key::Iptables(IptablesKey { backend, family, .. }) => {
+                    by_place.entry((*backend, *family)).or_default().push(step);
+                }
+                _ => self.settle(step, Err(mismatch())),
+            }
+        }
+        for (at, steps) in by_place {
+            if self.stopped() {
+                return;
+            }
+            let result = self.write_iptables(at, &steps);
+            steps.into_iter().for_each(|step| self.settle(step, result.clone()));
+        }
+    }
+
+    fn write_iptables(&mut self, at: At, steps: &[usize]) -> Result<(), Fault> {
+        let shared = self.applier.iptables.clone();
+        let mut known = shared.known();
+        let was_known = known.is_known(at);
+        let first = self.try_iptables(&mut known, at, steps);
+        let result = match first {
+            Err(_) if was_known => {
+                known.forget(at);
+                self.try_iptables(&mut known, at, steps)
+            }
+            result => result,
+        };
+        if result.is_err() {
+            known.forget(at);
+        }
+        result
+    }
+
+    fn try_iptables(&mut self, known: &mut crate::iptables::Known, at: At, steps: &[usize]) -> Result<(), Fault> {
+        let mut state = known.state(&mut self.applier.nft, at)?.clone();
+        let mut touched = Touched::default();
+        for step in steps.iter().map(|step| &self.steps[*step]) {
+            match (&step.key, step.action, step.after.as_deref()) {
+                (Key::Iptables(key), Action::Delete, _) => state.remove(key, &mut touched),
+                (Key::Iptables(_), _, Some(Entry { object: Object::IptablesRules(rules), owner })) => {
+                    state.put(rules, owner.as_ref(), &mut touched);
+                }
+                _ => return Err(mismatch()),
+            }
+        }
+        let (input, tables) = text::input(&state, &touched);
+        if tables > 0 {
+            let mut done = Ok(());
+            match at.0 {
+                IptablesBackend::Legacy => done = write(at, &input),
+                IptablesBackend::Nft => {
+                    let ears = self.applier.own.ears();
+                    unheard(&mut self.applier.nft, &ears, |_| {
+                        done = write(at, &input);
+                        Ok(if done.is_ok() { tables } else { 0 })
+                    })?;
+                }
+            }
+            done?;
+        }
+        known.set(at, state);
+        Ok(())
+    }
+}
