@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use ripstop_kernel::{Applier, BootFiles, Changed, Fault, Monitor, Observer, OnError, OwnTraffic, StepError};
+use ripstop_kernel::{Applier, BootFiles, Changed, Fault, Iptables, Monitor, Observer, OnError, OwnTraffic, StepError};
 use ripstop_netmodel::{Entry, HostFacts, Key, Kind, Model, Ns, Object, Sysctl};
 use ripstop_plan::{Plan, Step};
 use ripstop_tables::{FaultCause, Input, StepFault};
@@ -98,7 +98,8 @@ pub fn start(
             let settings = Settings::default();
             settings.set(&reference);
             forwarder::watch(forwarder, worker.forwarder, to_self.clone());
-            watch(own, to_self, queue.clone(), settings.clone());
+            let iptables = worker.applier.iptables();
+            watch(own, iptables, to_self, queue.clone(), settings.clone());
             worker.reference = reference;
             worker.settings = settings;
             worker.files = Some(files);
@@ -113,7 +114,8 @@ type Opened = (Worker, Found, Arc<OwnTraffic>);
 
 fn open(wanted: impl FnOnce(&HostFacts) -> Wanted, socket: &Path) -> anyhow::Result<Opened> {
     let applier = Applier::open()?.with_forwarder(socket.to_owned());
-    let mut observer = Observer::open()?.with_forwarder(socket.to_owned());
+    let iptables = applier.iptables();
+    let mut observer = Observer::open()?.with_forwarder(socket.to_owned()).with_iptables(iptables);
     let forwarder = forwarder::answers(socket);
     let facts = HostFacts { forwarder, ..observer.facts()? };
     let Wanted { reference, pods } = wanted(&facts);
@@ -332,7 +334,13 @@ fn wait(monitor: &Monitor, time: Duration) -> bool {
 }
 
 /// Waits for notifications and asks for what changed to be read.
-fn watch(own: Arc<OwnTraffic>, jobs: mpsc::Sender<Job>, queue: UnboundedSender<Message>, settings: Settings) {
+fn watch(
+    own: Arc<OwnTraffic>,
+    iptables: Iptables,
+    jobs: mpsc::Sender<Job>,
+    queue: UnboundedSender<Message>,
+    settings: Settings,
+) {
     let work = move || {
         let mut monitor = None;
         let (mut looked, mut odd, mut silent) = (Instant::now(), Vec::new(), silent_facts());
@@ -356,6 +364,7 @@ fn watch(own: Arc<OwnTraffic>, jobs: mpsc::Sender<Job>, queue: UnboundedSender<M
                 odd = found;
                 let found = silent_facts();
                 changed.facts |= found != silent;
+                changed.kinds.extend(iptables.has_legacy_changed().then_some(Kind::Iptables));
                 silent = found;
             }
             if !tell(&jobs, changed) {

@@ -14,6 +14,9 @@ use super::{Core, Level, Output};
 /// Longest pause between two tries, in milliseconds.
 const LONGEST_PAUSE_MS: u64 = 5_000;
 
+/// The try at which the log is told that something still fails.
+pub(super) const STUBBORN: u32 = 8;
+
 /// A plan that is under way.
 #[derive(Debug)]
 pub(super) struct Running {
@@ -200,13 +203,16 @@ impl Core {
                 }
                 Some(Err(why)) => {
                     self.journal.settle(number, "failed", Some(why.text.clone()));
+                    // Rules of iptables are written together and fail together: one says why.
+                    let is_repeated = step.key.kind() == Kind::Iptables && kinds.contains(&Kind::Iptables);
                     kinds.insert(step.key.kind());
                     if step.key.kind() == Kind::Route {
                         // It may be what it leads to that went.
                         kinds.insert(Kind::Nexthop);
                     }
                     if running.purpose == Purpose::Model {
-                        self.note_failure(step, why.text.clone(), false);
+                        let told: &[u32] = if is_repeated { &[] } else { &[1, STUBBORN] };
+                        self.note_failure(step, why.text.clone(), told);
                     }
                     fault.get_or_insert(why);
                 }
@@ -277,12 +283,12 @@ impl Core {
         self.forget_children(&end);
     }
 
-    /// A step failed; of what is `usual`, the log is told only when it goes on.
-    pub(super) fn note_failure(&mut self, step: &Step, why: String, usual: bool) {
+    /// A step failed; the log is told at these tries.
+    pub(super) fn note_failure(&mut self, step: &Step, why: String, told: &[u32]) {
         let attempts = self.failed.get(&step.key).map_or(0, |failure| failure.attempts) + 1;
         // The first pause is that of reading what is there: most failures are of what went meanwhile.
         let pause = (25u64 << attempts.min(8)).min(LONGEST_PAUSE_MS);
-        if (attempts == 1 && !usual) || attempts == 8 {
+        if told.contains(&attempts) {
             self.log(Level::Warn, format!("{} ({}): {why}; trying again", step.key, step.owner));
         }
         self.failed.insert(step.key.clone(), Failure { why, attempts, due: self.at.now.plus(pause) });

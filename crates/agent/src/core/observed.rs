@@ -174,6 +174,7 @@ pub(crate) fn host_kinds() -> BTreeSet<Kind> {
         Kind::NftElement,
         Kind::NftValues,
         Kind::ForwardJump,
+        Kind::Iptables,
         Kind::Link,
         Kind::Address,
         Kind::Neighbour,

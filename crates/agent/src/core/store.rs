@@ -9,7 +9,7 @@ use ripstop_plan::{Action, Step};
 use ripstop_tables::{Change, Moment, StoreInput, StoreKind, StoreResult, StoreState, StoreValue, Withdrawn};
 use ripstop_types::{Millis, NodeName, Owner, Revision};
 
-use super::dispatch::Purpose;
+use super::dispatch::{Purpose, STUBBORN};
 use super::{Core, Level};
 
 /// This node's sign of life.
@@ -162,7 +162,9 @@ impl Core {
                 Some(failed) => {
                     let why = why_not(Some(failed)).unwrap_or_default();
                     self.journal.settle(number, "failed", Some(why.clone()));
-                    self.note_failure(step, why, matches!(failed, StoreResult::Conflict(_)));
+                    // Of what is usual the log is told only when it goes on.
+                    let is_usual = matches!(failed, StoreResult::Conflict(_));
+                    self.note_failure(step, why, if is_usual { &[STUBBORN] } else { &[1, STUBBORN] });
                 }
                 None => {
                     self.dirty.insert(step.key.clone());

@@ -2,7 +2,7 @@
 //! whole or not at all.
 //!
 //! What is there is known from the last reading or writing, so only chains that differ are written. Where that fails, somebody may have
-//! been there meanwhile: it is read, and tried once more.
+//! been there meanwhile: it is read, and where it is not what was believed, tried once more.
 
 use std::collections::BTreeMap;
 
@@ -40,15 +40,14 @@ impl Run<'_> {
     fn write_iptables(&mut self, at: At, steps: &[usize]) -> Result<(), Fault> {
         let shared = self.applier.iptables.clone();
         let mut known = shared.known();
-        let was_known = known.is_known(at);
-        let first = self.try_iptables(&mut known, at, steps);
-        let result = match first {
-            Err(_) if was_known => {
-                known.forget(at);
-                self.try_iptables(&mut known, at, steps)
+        let believed = known.get(at).cloned();
+        let mut result = self.try_iptables(&mut known, at, steps);
+        if let (Err(_), Some(believed)) = (&result, believed) {
+            known.forget(at);
+            if known.state(&mut self.applier.nft, at).is_ok_and(|there| *there != believed) {
+                result = self.try_iptables(&mut known, at, steps);
             }
-            result => result,
-        };
+        }
         if result.is_err() {
             known.forget(at);
         }

@@ -36,7 +36,10 @@ impl Run<'_> {
         let handles = there.handles.get(chain).into_iter().flatten();
         messages.extend(handles.map(|handle| wire::delete_rule(family, chain, Some(*handle))));
         messages.push(wire::create_jump(family, chain));
-        self.send_jump(messages)
+        self.send_jump(messages)?;
+        // It stands at the head now, where Services' jump may have been, which refuses some of what this one lets pass.
+        self.applier.own.ears().iter().for_each(|ear| ear.missed());
+        Ok(())
     }
 
     fn remove_jump(&mut self, family: Family, chain: &str) -> Result<(), Fault> {

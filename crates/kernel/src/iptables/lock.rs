@@ -12,7 +12,8 @@ pub(super) fn holder() -> Option<String> {
     let meta = fs::metadata(path).ok()?;
     let device = meta.dev();
     let file = format!("{:02x}:{:02x}:{}", libc::major(device), libc::minor(device), meta.ino());
-    let pid = of(&fs::read_to_string("/proc/locks").ok()?, &file)?;
+    let locks = fs::read_to_string("/proc/locks").unwrap_or_default();
+    let pid = of(&locks, &file).or_else(|| heir(&file))?;
     let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     let command = String::from_utf8_lossy(&command).replace('\0', " ");
     let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
@@ -29,6 +30,17 @@ fn of(locks: &str, file: &str) -> Option<u32> {
             _ => None,
         }
     })
+}
+
+/// Who has the lock of one that has ended: the lock belongs to the open file, which a child goes on having.
+fn heir(file: &str) -> Option<u32> {
+    let has = |pid: u32| {
+        let open = fs::read_dir(format!("/proc/{pid}/fdinfo")).into_iter().flatten().flatten();
+        let infos = open.filter_map(|entry| fs::read_to_string(entry.path()).ok());
+        infos.into_iter().any(|info| info.lines().any(|line| line.starts_with("lock:") && line.contains(file)))
+    };
+    let all = fs::read_dir("/proc").ok()?.flatten();
+    all.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).find(|pid| has(*pid))
 }
 
 #[cfg(test)]

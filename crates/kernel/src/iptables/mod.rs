@@ -69,9 +69,9 @@ impl Known {
         self.states.get_mut(&at).ok_or_else(|| Fault::Program("iptables' rules are not known".into()))
     }
 
-    /// Whether it is known what is there.
-    pub(crate) fn is_known(&self, at: At) -> bool {
-        self.states.contains_key(&at)
+    /// What is there, as far as it is known.
+    pub(crate) fn get(&self, at: At) -> Option<&State> {
+        self.states.get(&at)
     }
 
     pub(crate) fn set(&mut self, at: At, state: State) {

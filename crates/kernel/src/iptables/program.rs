@@ -45,7 +45,7 @@ pub(super) fn restore(at: At, input: &str) -> Result<(), Fault> {
     }
     let said = said(&output);
     if at.0 == IptablesBackend::Legacy && (output.status.code() == Some(BUSY) && said.contains("lock")) {
-        let holder = lock::holder().unwrap_or_else(|| "another program, which has just let go of it".into());
+        let holder = lock::holder().unwrap_or_else(|| "a program that cannot be told, or has just let go of it".into());
         return Err(Fault::Program(format!("{name}: the lock of iptables is held by {holder}").into()));
     }
     let line = line_of(&said).and_then(|line| input.lines().nth(line.checked_sub(1)?));

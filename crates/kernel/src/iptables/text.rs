@@ -34,7 +34,9 @@ pub(super) fn read(saved: &str) -> Result<State, String> {
         if let Some(rest) = line.strip_prefix(':') {
             let chain = rest.split(' ').next().unwrap_or_default();
             if is_ours(chain) {
-                state.chains.entry((table, chain.into())).or_default().whole = Some(Vec::new());
+                // A branch is there for what is in it.
+                let is_branch = root_of(chain).is_some_and(|root| root != chain);
+                state.chains.entry((table, chain.into())).or_default().whole = (!is_branch).then(Vec::new);
             }
         } else if let Some(rest) = line.strip_prefix("-A ") {
             let (chain, written) = rest.split_once(' ').unwrap_or((rest, ""));

@@ -6,7 +6,7 @@ use ripstop_nft::model::TableFamily;
 use super::{Changed, HANGS_ON_LINK, Known, Touched};
 use crate::netlink::Reply;
 use crate::netlink::uapi::*;
-use crate::observe::{facts, jump};
+use crate::observe::{facts, iptables, jump};
 use crate::own::{LinkState, OwnTraffic};
 use crate::wire::AF_BRIDGE;
 use crate::wire::address::RawAddress;
@@ -202,6 +202,9 @@ impl Known {
                 changed.kinds.extend([Kind::NftTable, Kind::NftPart, Kind::NftValues]);
             }
             return;
+        }
+        if iptables::concerns(header[0], kind, attrs) {
+            changed.kinds.insert(Kind::Iptables);
         }
         if jump::concerns(header[0], kind, attrs) {
             changed.kinds.insert(Kind::ForwardJump);

@@ -58,6 +58,7 @@ impl Changed {
             Kind::NftElement,
             Kind::NftValues,
             Kind::ForwardJump,
+            Kind::Iptables,
         ]);
         Self { kinds, facts: true }
     }
@@ -171,7 +172,7 @@ impl Monitor {
         self.own.begin_look();
         if self.ear.has_missed() {
             self.nft.join(NFNLGRP_NFTABLES).map_err(|e| ObserveError::new("changes", e))?;
-            changed.kinds.extend([Kind::NftTable, Kind::NftPart, Kind::NftElement, Kind::ForwardJump]);
+            changed.kinds.extend([Kind::NftTable, Kind::NftPart, Kind::NftElement, Kind::ForwardJump, Kind::Iptables]);
             changed.facts = true;
             self.known.forward = forward_chains()?;
         }

@@ -5,7 +5,7 @@
 
 pub(crate) mod facts;
 mod forwarder;
-mod iptables;
+pub(crate) mod iptables;
 pub(crate) mod jump;
 pub(crate) mod nft;
 mod space;

@@ -6,6 +6,7 @@ mod affinity;
 mod errors;
 mod facts;
 mod foreign;
+mod iptables;
 mod monitor;
 mod nft;
 mod plan;

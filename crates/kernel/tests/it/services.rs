@@ -6,7 +6,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
 use ripstop_desired::services;
-use ripstop_netmodel::{Entry, Key, Model, Object};
+use ripstop_netmodel::{Entry, IptablesBackend, Key, Model, Object};
 use ripstop_objects::service::{EndpointSlice, Service};
 use ripstop_services::Node as ServiceNode;
 use ripstop_tables::ServiceTables;
@@ -23,13 +23,20 @@ pub struct Scene {
     pub node: Node,
     pub pods: BTreeMap<&'static str, Pod>,
     listeners: Vec<TcpListener>,
-    tables: ServiceTables,
+    pub tables: ServiceTables,
+    /// Of iptables; without one rules are nftables'.
+    place: Option<services::iptables::Place>,
     base: Vec<Entry>,
-    model: Model,
+    pub model: Model,
 }
 
 impl Scene {
     pub fn new(node: Node) -> Self {
+        Self::by(node, None)
+    }
+
+    /// The same by iptables.
+    pub fn by(node: Node, backend: Option<IptablesBackend>) -> Self {
         for name in ["net.ipv4.ip_forward", "net.ipv4.conf.all.forwarding"] {
             run("sysctl", &["-qw", &format!("{name}=1")]);
         }
@@ -61,13 +68,18 @@ impl Scene {
             pods,
             listeners: Vec::new(),
             tables: ServiceTables::default(),
+            place: backend.map(|backend| services::iptables::Place { backend, ipv6: true }),
             base: Vec::new(),
             model: Model::default(),
         };
         for server in SERVERS {
             scene.serve(server);
         }
-        scene.base = services::nftables::base(&[prefix("10.244.1.0/24")], &[prefix("10.96.0.0/16")], false);
+        let (pods, ranges) = ([prefix("10.244.1.0/24")], [prefix("10.96.0.0/16")]);
+        scene.base = match scene.place {
+            None => services::nftables::base(&pods, &ranges, false),
+            Some(place) => services::iptables::base(place, &[addr("192.0.2.1")], &pods, &ranges, false),
+        };
         let wanted: Model = scene.base.iter().cloned().collect();
         scene.follow(wanted);
         scene
@@ -164,7 +176,11 @@ impl Scene {
             external_ips: false,
             proxy_name: None,
         };
-        let entries = services::nftables::objects(&node, &self.tables, &"web".parse().unwrap(), &self.model);
+        let name = "web".parse().unwrap();
+        let entries = match self.place {
+            None => services::nftables::objects(&node, &self.tables, &name, &self.model),
+            Some(place) => services::iptables::objects(place, &node, &self.tables, &name),
+        };
         self.follow(self.base.iter().cloned().chain(entries).collect());
     }
 
@@ -236,39 +252,44 @@ pub fn udp(servers: &[&str]) -> Option<Value> {
 
 #[test]
 fn datagrams_leave_an_endpoint_that_is_gone_at_once_and_no_other() {
-    on_a_node(|node| {
-        let mut scene = Scene::new(node);
-        let ports = json!({"ports": [{"port": 53, "protocol": "UDP", "nodePort": 30053}]});
-        scene.change(service(ports.clone()), udp(&SERVERS));
-        let (socket, to) = (scene.client(), "10.96.0.10:53");
-        for _ in 0..4 {
-            let first = answers(&socket, to).unwrap();
-            assert_eq!(answers(&socket, to).as_deref(), Some(&*first), "one connection has one endpoint");
-            // Others come and go, and where they take other slots it stays.
-            let others: Vec<&str> = SERVERS.into_iter().filter(|server| *server != first).collect();
-            scene.change(None, udp(&[&*first, others[1]]));
-            assert_eq!(answers(&socket, to).as_deref(), Some(&*first));
-            scene.change(None, udp(&SERVERS));
-            assert_eq!(answers(&socket, to).as_deref(), Some(&*first));
-            scene.change(None, udp(&others));
-            let next = answers(&socket, to).unwrap();
-            assert!(others.contains(&&*next), "{next} instead of {first}");
-            scene.change(None, udp(&SERVERS));
-        }
-        // Without endpoints it is refused, and with one again served.
-        scene.change(None, udp(&[]));
-        assert_eq!(answers(&socket, to), None);
-        scene.change(None, udp(&SERVERS[1..2]));
-        // The refusal of before waits at the socket.
-        let _ = answers(&socket, to);
-        assert_eq!(answers(&socket, to).as_deref(), Some(SERVERS[1]));
-        // The Service goes: whoever has the endpoint's address next hears nothing of its clients.
-        scene.change(None, udp(&SERVERS[1..2]));
-        scene.tables.remove_service(&"web".parse().unwrap());
-        scene.change(None, None);
-        assert_eq!(answers(&socket, to), None);
-        assert_eq!(run("nft", &["list", "map", "ip", "ripstop-services", "endpoints"]).matches(" : 10.").count(), 0);
-    });
+    on_a_node(|node| datagrams_leave(node, None));
+}
+
+pub fn datagrams_leave(node: Node, backend: Option<IptablesBackend>) {
+    let mut scene = Scene::by(node, backend);
+    let ports = json!({"ports": [{"port": 53, "protocol": "UDP", "nodePort": 30053}]});
+    scene.change(service(ports.clone()), udp(&SERVERS));
+    let (socket, to) = (scene.client(), "10.96.0.10:53");
+    for _ in 0..4 {
+        let first = answers(&socket, to).unwrap();
+        assert_eq!(answers(&socket, to).as_deref(), Some(&*first), "one connection has one endpoint");
+        // Others come and go, and where they take other slots it stays.
+        let others: Vec<&str> = SERVERS.into_iter().filter(|server| *server != first).collect();
+        scene.change(None, udp(&[&*first, others[1]]));
+        assert_eq!(answers(&socket, to).as_deref(), Some(&*first));
+        scene.change(None, udp(&SERVERS));
+        assert_eq!(answers(&socket, to).as_deref(), Some(&*first));
+        scene.change(None, udp(&others));
+        let next = answers(&socket, to).unwrap();
+        assert!(others.contains(&&*next), "{next} instead of {first}");
+        scene.change(None, udp(&SERVERS));
+    }
+    // Without endpoints it is refused, and with one again served.
+    scene.change(None, udp(&[]));
+    assert_eq!(answers(&socket, to), None);
+    scene.change(None, udp(&SERVERS[1..2]));
+    // The refusal of before waits at the socket.
+    let _ = answers(&socket, to);
+    assert_eq!(answers(&socket, to).as_deref(), Some(SERVERS[1]));
+    // The Service goes: whoever has the endpoint's address next hears nothing of its clients.
+    scene.change(None, udp(&SERVERS[1..2]));
+    scene.tables.remove_service(&"web".parse().unwrap());
+    scene.change(None, None);
+    assert_eq!(answers(&socket, to), None);
+    if backend.is_none() {
+        let left = run("nft", &["list", "map", "ip", "ripstop-services", "endpoints"]);
+        assert_eq!(left.matches(" : 10.").count(), 0);
+    }
 }
 
 #[test]
@@ -326,7 +347,7 @@ fn streams_to_an_endpoint_that_goes_end_as_they_please_or_are_reset() {
     });
 }
 
-fn said<const N: usize>(lines: [&str; N]) -> BTreeSet<String> {
+pub fn said<const N: usize>(lines: [&str; N]) -> BTreeSet<String> {
     lines.into_iter().map(str::to_owned).collect()
 }
 
@@ -361,7 +382,7 @@ fn connections_go_to_endpoints_and_nowhere_else() {
     });
 }
 
-fn connect_from(scene: &Scene, to: &str) -> String {
+pub fn connect_from(scene: &Scene, to: &str) -> String {
     let to = to.parse().unwrap();
     scene.pods[CLIENT].inside(move || connect(to))
 }

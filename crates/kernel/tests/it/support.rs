@@ -106,9 +106,10 @@ pub struct Node {
 impl Node {
     pub fn new() -> Self {
         let root = tempfile::tempdir().unwrap();
+        let applier = Applier::open().unwrap();
         Self {
-            applier: Applier::open().unwrap(),
-            observer: Observer::open().unwrap(),
+            observer: Observer::open().unwrap().with_iptables(applier.iptables()),
+            applier,
             files: BootFiles::new(root.path()),
             _root: root,
         }
@@ -153,7 +154,7 @@ impl Node {
         let whole = self.observer.host(&model(objects)).unwrap();
         for object in objects {
             let key = object.key();
-            if matches!(key.kind(), Kind::Record | Kind::ServiceFlows) {
+            if matches!(key.kind(), Kind::Record | Kind::ServiceFlows | Kind::FrontendFlows) {
                 continue;
             }
             let found = by_key.get(&key).unwrap_or_else(|| panic!("{key} is not there"));
