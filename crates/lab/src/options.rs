@@ -125,6 +125,19 @@ pub enum Proxy {
     KubeProxy,
     /// The product's agents, by nftables. There is no kube-proxy.
     Nftables,
+    /// The same, by iptables.
+    Iptables,
+}
+
+impl Proxy {
+    /// The word for it in the product's configuration; none where the product serves no Services.
+    pub fn of_product(self) -> Option<&'static str> {
+        match self {
+            Self::KubeProxy => None,
+            Self::Nftables => Some("nftables"),
+            Self::Iptables => Some("iptables"),
+        }
+    }
 }
 
 /// A real Kubernetes on the machines of a lab.

@@ -2,7 +2,7 @@
 //! whole or not at all.
 //!
 //! What is there is known from the last reading or writing, so only chains that differ are written. Where that fails, somebody may have
-//! been there meanwhile: it is read, and where it is not what was believed, tried once more.
+//! been there meanwhile: it is read, and tried once more.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ use super::nft::unheard;
 use super::run::{Run, mismatch};
 use crate::error::Fault;
 use crate::iptables::state::Touched;
-use crate::iptables::{At, text, write};
+use crate::iptables::{At, Known, Refusal, text, write};
 
 impl Run<'_> {
     /// Sends the steps for rules of iptables that wait.
@@ -40,22 +40,18 @@ impl Run<'_> {
     fn write_iptables(&mut self, at: At, steps: &[usize]) -> Result<(), Fault> {
         let shared = self.applier.iptables.clone();
         let mut known = shared.known();
-        let believed = known.get(at).cloned();
-        let mut result = self.try_iptables(&mut known, at, steps);
-        if let (Err(_), Some(believed)) = (&result, believed) {
-            known.forget(at);
-            if known.state(&mut self.applier.nft, at).is_ok_and(|there| *there != believed) {
-                result = self.try_iptables(&mut known, at, steps);
-            }
+        let was_known = known.is_known(at);
+        match self.try_iptables(&mut known, at, steps) {
+            // What was known may not be so any more.
+            Err(Refusal { is_of_rules: true, .. }) if was_known => self.try_iptables(&mut known, at, steps),
+            result => result,
         }
-        if result.is_err() {
-            known.forget(at);
-        }
-        result
+        .map_err(|refusal| refusal.fault)
     }
 
-    fn try_iptables(&mut self, known: &mut crate::iptables::Known, at: At, steps: &[usize]) -> Result<(), Fault> {
-        let mut state = known.state(&mut self.applier.nft, at)?.clone();
+    /// Changes what is known, and the kernel with it; after a failure nothing is known.
+    fn try_iptables(&mut self, known: &mut Known, at: At, steps: &[usize]) -> Result<(), Refusal> {
+        let mut state = known.take(&mut self.applier.nft, at)?;
         let mut touched = Touched::default();
         for step in steps.iter().map(|step| &self.steps[*step]) {
             match (&step.key, step.action, step.after.as_deref()) {
@@ -63,7 +59,7 @@ impl Run<'_> {
                 (Key::Iptables(_), _, Some(Entry { object: Object::IptablesRules(rules), owner })) => {
                     state.put(rules, owner.as_ref(), &mut touched);
                 }
-                _ => return Err(mismatch()),
+                _ => return Err(mismatch().into()),
             }
         }
         let (input, tables) = text::input(&state, &touched);
@@ -73,10 +69,11 @@ impl Run<'_> {
                 IptablesBackend::Legacy => done = write(at, &input),
                 IptablesBackend::Nft => {
                     let ears = self.applier.own.ears();
-                    unheard(&mut self.applier.nft, &ears, |_| {
+                    let heard = unheard(&mut self.applier.nft, &ears, |_| {
                         done = write(at, &input);
                         Ok(if done.is_ok() { tables } else { 0 })
-                    })?;
+                    });
+                    heard.map_err(Fault::from)?;
                 }
             }
             done?;

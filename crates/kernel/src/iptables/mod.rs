@@ -60,18 +60,16 @@ impl Iptables {
 }
 
 impl Known {
-    /// What is there, as it was read or written last; read where that is not known.
-    pub(crate) fn state(&mut self, nft: &mut Socket, at: At) -> Result<&mut State, Fault> {
-        if !self.states.contains_key(&at) {
-            let state = read(nft, at)?;
-            self.set(at, state);
-        }
-        self.states.get_mut(&at).ok_or_else(|| Fault::Program("iptables' rules are not known".into()))
+    /// What is there, as it was read or written last, for who changes it; read where that is not known. Until it is set again nothing is.
+    pub(crate) fn take(&mut self, nft: &mut Socket, at: At) -> Result<State, Fault> {
+        let known = self.states.remove(&at);
+        self.forget(at);
+        known.map_or_else(|| read(nft, at), Ok)
     }
 
-    /// What is there, as far as it is known.
-    pub(crate) fn get(&self, at: At) -> Option<&State> {
-        self.states.get(&at)
+    /// Whether it is known what is there.
+    pub(crate) fn is_known(&self, at: At) -> bool {
+        self.states.contains_key(&at)
     }
 
     pub(crate) fn set(&mut self, at: At, state: State) {
@@ -107,8 +105,22 @@ pub(crate) fn read(nft: &mut Socket, at: At) -> Result<State, Fault> {
 }
 
 /// Writes; all that one table is given is done, or nothing.
-pub(crate) fn write(at: At, input: &str) -> Result<(), Fault> {
+pub(crate) fn write(at: At, input: &str) -> Result<(), Refusal> {
     program::restore(at, input)
+}
+
+/// Why something was not written.
+#[derive(Debug)]
+pub(crate) struct Refusal {
+    pub(crate) fault: Fault,
+    /// Something that is there, or not there, may be in the way.
+    pub(crate) is_of_rules: bool,
+}
+
+impl From<Fault> for Refusal {
+    fn from(fault: Fault) -> Self {
+        Self { fault, is_of_rules: false }
+    }
 }
 
 /// Whether a chain is of Services, by its name.

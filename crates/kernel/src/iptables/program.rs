@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use ripstop_netmodel::IptablesBackend;
 use ripstop_types::Family;
 
-use super::{At, lock};
+use super::{At, Refusal, lock};
 use crate::error::Fault;
 
 /// So many seconds are waited for the lock of legacy iptables. Meanwhile pods wait as well.
@@ -37,7 +37,7 @@ pub(super) fn save(at: At) -> Result<String, Fault> {
 }
 
 /// Has a program change the tables.
-pub(super) fn restore(at: At, input: &str) -> Result<(), Fault> {
+pub(super) fn restore(at: At, input: &str) -> Result<(), Refusal> {
     let name = name(at, "restore");
     let output = run(&name, &["--noflush", "-w", LOCK_WAIT], input)?;
     if output.status.success() {
@@ -46,11 +46,11 @@ pub(super) fn restore(at: At, input: &str) -> Result<(), Fault> {
     let said = said(&output);
     if at.0 == IptablesBackend::Legacy && (output.status.code() == Some(BUSY) && said.contains("lock")) {
         let holder = lock::holder().unwrap_or_else(|| "a program that cannot be told, or has just let go of it".into());
-        return Err(Fault::Program(format!("{name}: the lock of iptables is held by {holder}").into()));
+        return Err(Fault::Program(format!("{name}: the lock of iptables is held by {holder}").into()).into());
     }
     let line = line_of(&said).and_then(|line| input.lines().nth(line.checked_sub(1)?));
     let line = line.map(|line| format!("; the line is: {line}")).unwrap_or_default();
-    Err(Fault::Program(format!("{name}: {said}{line}").into()))
+    Err(Refusal { fault: Fault::Program(format!("{name}: {said}{line}").into()), is_of_rules: true })
 }
 
 /// The number behind the word "line" in what a program says.

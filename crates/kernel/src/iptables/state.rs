@@ -291,3 +291,121 @@ fn by_address(root: &str, to: IpAddr) -> (Vec<Way>, Arc<str>) {
     let ways = vec![(root.into(), of(low, 0x0f).into(), branch.clone()), (branch, of(high, 0xf0).into(), leaf.clone())];
     (ways, leaf)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use ripstop_netmodel::{Entry, IptablesBackend, Object};
+    use ripstop_objects::service::{EndpointSlice, Service};
+    use ripstop_services::Node;
+    use ripstop_tables::ServiceTables;
+    use ripstop_types::{Family, Revision};
+    use serde_json::json;
+
+    use super::*;
+    use crate::iptables::text;
+
+    const AT: At = (IptablesBackend::Nft, Family::V4);
+    const MANY: u32 = 2_000;
+
+    fn tables() -> ServiceTables {
+        let mut tables = ServiceTables::default();
+        (0..MANY).for_each(|n| put(&mut tables, n, 4));
+        tables
+    }
+
+    fn put(tables: &mut ServiceTables, n: u32, endpoints: u32) {
+        let spec = json!({"type": "NodePort", "clusterIP": Ipv4Addr::from_bits(0x0a60_0001 + n),
+            "ports": [{"port": 80, "nodePort": 30_000 + n}]});
+        let service = json!({"metadata": {"namespace": "shop", "name": format!("s{n}")}, "spec": spec});
+        tables.put_service(Service::from_value(service).unwrap().0, Revision(1));
+        let ips = (0..endpoints).map(|e| json!({"addresses": [Ipv4Addr::from_bits(0x0af4_0100 + n * 8 + e)]}));
+        let labels = json!({"kubernetes.io/service-name": format!("s{n}")});
+        let slice = json!({"metadata": {"namespace": "shop", "name": format!("s{n}-1"), "labels": labels},
+            "addressType": "IPv4", "ports": [{"port": 8080}], "endpoints": ips.collect::<Vec<_>>()});
+        tables.put_slice(EndpointSlice::from_value(slice).unwrap().0);
+    }
+
+    fn objects(tables: &ServiceTables, n: u32) -> Vec<Entry> {
+        let node_ip = "192.0.2.1".parse().unwrap();
+        let node = Node {
+            name: "n1".parse().unwrap(),
+            zone: None,
+            addresses: vec![node_ip],
+            node_port_addresses: vec![node_ip],
+            pods: Vec::new(),
+            external_ips: false,
+            proxy_name: None,
+        };
+        let place = ripstop_desired::services::iptables::Place { backend: AT.0, ipv6: false };
+        let name = format!("shop/s{n}").parse().unwrap();
+        ripstop_desired::services::iptables::objects(place, &node, tables, &name)
+    }
+
+    fn write(state: &mut State, entries: &[Entry]) -> Touched {
+        let mut touched = Touched::default();
+        for entry in entries {
+            if let Object::IptablesRules(rules) = &entry.object {
+                state.put(rules, entry.owner.as_ref(), &mut touched);
+            }
+        }
+        touched
+    }
+
+    fn whole(tables: &ServiceTables) -> State {
+        let mut state = State::default();
+        let (nat, filter) = (IptablesTable::Nat, IptablesTable::Filter);
+        for (table, chain) in [(nat, FRONTENDS_CHAIN), (nat, PORTS_CHAIN), (filter, CLUSTER_IPS_CHAIN)] {
+            let key = IptablesKey { backend: AT.0, family: AT.1, table, chain: chain.into(), entry: None };
+            state.put(&IptablesRules { key, rules: Vec::new() }, None, &mut Touched::default());
+        }
+        (0..MANY).for_each(|n| drop(write(&mut state, &objects(tables, n))));
+        state
+    }
+
+    #[test]
+    fn one_endpoint_less_is_one_chain_whatever_the_number_of_services() {
+        let mut tables = tables();
+        let mut state = whole(&tables);
+        let before = objects(&tables, 7);
+        put(&mut tables, 7, 3);
+        let changed: Vec<Entry> = objects(&tables, 7).into_iter().filter(|entry| !before.contains(entry)).collect();
+        let touched = write(&mut state, &changed);
+        let (input, tables) = text::input(&state, &touched);
+        assert_eq!(tables, 1);
+        let lines: Vec<&str> = input.lines().collect();
+        // The table, the chain, its three rules, and the end.
+        assert!(lines.len() == 6 && lines[1].starts_with(":RIPSTOP-ALL-"), "{input}");
+    }
+
+    #[test]
+    fn a_packet_passes_few_rules_however_many_services_there_are() {
+        let state = whole(&tables());
+        let longest = |prefix: &str| {
+            let of_tree = state.chains.iter().filter(|((_, name), _)| name.starts_with(prefix));
+            of_tree.map(|(_, chain)| chain.entries.len()).max().unwrap()
+        };
+        assert!(longest(FRONTENDS_CHAIN) <= 16, "{}", longest(FRONTENDS_CHAIN));
+        assert!(longest(CLUSTER_IPS_CHAIN) <= 16);
+        assert!(longest(PORTS_CHAIN) <= 64);
+    }
+
+    #[test]
+    fn what_is_written_is_read_back_and_what_is_removed_leaves_nothing() {
+        let tables = tables();
+        let mut state = whole(&tables);
+        let touched = Touched { chains: state.chains.keys().cloned().collect(), ..Touched::default() };
+        let (input, _) = text::input(&state, &touched);
+        let read = text::read(&input).unwrap();
+        assert_eq!(read.objects(AT).len(), state.objects(AT).len());
+        let rules = |state: &State| -> BTreeMap<IptablesKey, Vec<Arc<str>>> {
+            state.objects(AT).into_iter().map(|(rules, _)| (rules.key, rules.rules)).collect()
+        };
+        assert_eq!(rules(&read), rules(&state));
+        let mut gone = Touched::default();
+        state.objects(AT).iter().rev().for_each(|(rules, _)| state.remove(&rules.key, &mut gone));
+        assert!(state.is_empty(), "{:?}", state.chains.keys());
+        assert_eq!(gone.chains, touched.chains);
+    }
+}

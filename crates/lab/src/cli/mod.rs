@@ -146,7 +146,7 @@ pub struct K8sUpArgs {
     /// How pods are attached to their node, with --cni ripstop
     #[arg(long, value_enum, default_value = "routed")]
     pub wiring: Wiring,
-    /// What serves Services; nftables is the product's, with --cni ripstop
+    /// What serves Services; nftables and iptables are the product's, with --cni ripstop
     #[arg(long, value_enum, default_value = "kube-proxy")]
     pub proxy: Proxy,
     /// Address families of nodes, pods and Services

@@ -88,19 +88,23 @@ pub fn archive(cache: &Path, programs: &Programs) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// Writes an archive of the product's image: its two programs, and the libraries that they load where they are not static.
+/// Writes an archive of the product's image: its two programs, and the libraries that they load where they are not static; with them
+/// iptables, where the host has it.
 pub fn product(path: &Path, ripstop: &Path, plugin: &Path) -> Result<()> {
     let doing = || format!("write {}", path.display());
     let (programs, mut loaded) = ([(ripstop, "ripstop"), (plugin, "ripstop-cni")], BTreeSet::new());
     for (program, _) in programs {
         loaded.extend(root::libraries(program)?);
     }
+    let iptables = root::Iptables::find()?;
+    loaded.extend(iptables.libraries.iter().cloned());
     let mut archive = Archive::create(path).attempt(doing)?;
     let layer = archive
         .layer(|layer| {
             for (program, name) in programs {
                 layer.program(program, &format!("usr/local/bin/{name}"))?;
             }
+            iptables.write(layer)?;
             loaded.iter().try_for_each(|library| layer.library(library))
         })
         .attempt(doing)?;

@@ -89,6 +89,53 @@ impl Tools {
     }
 }
 
+/// The programs of iptables, of each backend that the host has: one file that goes by many names, and its extensions.
+#[derive(Debug, Default)]
+pub(super) struct Iptables {
+    programs: Vec<(&'static str, PathBuf)>,
+    pub(super) libraries: BTreeSet<PathBuf>,
+}
+
+impl Iptables {
+    /// Finds what the host has; which may be nothing.
+    pub(super) fn find() -> Result<Self> {
+        let mut found = Self::default();
+        for backend in ["nft", "legacy"] {
+            let path = Path::new("/usr/sbin").join(format!("xtables-{backend}-multi"));
+            if path.is_file() {
+                found.libraries.extend(libraries(&path)?);
+                found.programs.push((backend, path));
+            }
+        }
+        // Extensions are beside the library, where it looks for them.
+        let folders = found.libraries.iter().filter_map(|library| library.parent());
+        let in_usr = |folder: &Path| match folder.strip_prefix("/usr") {
+            Ok(_) => folder.to_owned(),
+            Err(_) => Path::new("/usr").join(folder.strip_prefix("/").unwrap_or(folder)),
+        };
+        let folders: BTreeSet<PathBuf> = folders.map(in_usr).collect();
+        for folder in folders {
+            let extensions = std::fs::read_dir(folder.join("xtables")).into_iter().flatten().flatten();
+            found.libraries.extend(extensions.map(|entry| entry.path()).filter(|path| path.is_file()));
+        }
+        Ok(found)
+    }
+
+    /// Writes the programs, not what they load.
+    pub(super) fn write(&self, layer: &mut Content) -> io::Result<()> {
+        for (backend, path) in &self.programs {
+            let program = format!("usr/sbin/xtables-{backend}-multi");
+            layer.program(path, &program)?;
+            for (word, verb) in
+                [("iptables", "restore"), ("iptables", "save"), ("ip6tables", "restore"), ("ip6tables", "save")]
+            {
+                layer.link(&format!("/{program}"), &format!("usr/sbin/{word}-{backend}-{verb}"))?;
+            }
+        }
+        Ok(())
+    }
+}
+
 /// The libraries that a program loads, the loader among them, by the paths under which it looks for them.
 pub(super) fn libraries(program: &Path) -> Result<BTreeSet<PathBuf>> {
     let listed = Command::new("ldd").arg(program).output().attempt(|| "run ldd".into())?;

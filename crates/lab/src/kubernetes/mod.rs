@@ -153,7 +153,7 @@ impl Options {
     pub fn served_by(mut self, proxy: Proxy) -> Result<Self> {
         if let Some(kubernetes) = &mut self.kubernetes {
             if proxy != Proxy::KubeProxy && kubernetes.cni != Cni::Ripstop {
-                return Err(LabError::usage("--proxy nftables is the product's, so it is for --cni ripstop"));
+                return Err(LabError::usage("a --proxy of the product's is for --cni ripstop"));
             }
             kubernetes.proxy = proxy;
         }

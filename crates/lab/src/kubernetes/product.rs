@@ -16,7 +16,7 @@ use crate::error::{Attempt, LabError, Result};
 use crate::images;
 use crate::lab::Lab;
 use crate::layout::{CONTROL, node_name};
-use crate::options::{Cni, Proxy};
+use crate::options::Cni;
 use crate::state::State;
 
 /// Where the product's pods are.
@@ -42,10 +42,10 @@ impl Cluster<'_> {
             .attempt(|| format!("write {}", config.display()))?;
         let mut command = Command::new(&lab.programs().ripstop);
         command.args(["install", "--cluster", "--dry-run", "--image", images::RIPSTOP, "--config"]).arg(&config);
-        if self.kubernetes.proxy == Proxy::Nftables {
+        if let Some(proxy) = self.kubernetes.proxy.of_product() {
             let server = Network(self.options.families).server();
             let address = server.trim_start_matches("https://");
-            command.args(["--proxy", "nftables", "--api-server", address]);
+            command.args(["--proxy", proxy, "--api-server", address]);
         }
         let output = command.stdin(Stdio::null()).output().attempt(|| "run ripstop install".into())?;
         if !output.status.success() {

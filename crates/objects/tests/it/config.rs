@@ -64,7 +64,7 @@ stateDir: /tmp/state
 
 #[test]
 fn services_are_served_where_that_is_said() {
-    use ripstop_objects::{NodePortAddresses, Proxy, ServicesConfig};
+    use ripstop_objects::{IptablesChoice, NodePortAddresses, Proxy, ServicesConfig};
     assert_eq!(decode("services: {}").services, ServicesConfig::default());
     let text = "services: {proxy: nftables, nodePortAddresses: [192.0.2.0/24, fd00::/64], externalIPs: true, masqueradeAll: true,
         serviceCIDRs: [10.96.0.0/16], proxyName: ours}";
@@ -73,9 +73,13 @@ fn services_are_served_where_that_is_said() {
     assert!(matches!(&services.node_port_addresses, NodePortAddresses::Within(ranges) if ranges.len() == 2));
     assert_eq!((services.service_cidrs.len(), services.proxy_name.as_deref()), (1, Some("ours")));
     assert_eq!(decode("services: {nodePortAddresses: all}").services.node_port_addresses, NodePortAddresses::All);
+    let services = decode("services: {proxy: iptables, iptablesBackend: legacy}").services;
+    assert_eq!((services.proxy, services.iptables_backend), (Proxy::Iptables, IptablesChoice::Legacy));
+    assert_eq!(decode("services: {}").services.iptables_backend, IptablesChoice::Auto);
     for (bad, named) in [
-        ("proxy: ipvs", "services.proxy: found ipvs, which is not available yet, accepted: none, nftables"),
+        ("proxy: ipvs", "services.proxy: found ipvs, which is not available yet, accepted: none, nftables, iptables"),
         ("proxy: nft", "services.proxy: found nft"),
+        ("iptablesBackend: xtables", "services.iptablesBackend: found xtables, accepted: auto, legacy, nft"),
         ("nodePortAddresses: some", "services.nodePortAddresses: found some, accepted: primary, all"),
         ("serviceCIDRs: [10.96.0.1/16]", "services.serviceCIDRs[0]: found 10.96.0.1/16"),
         ("proxyName: 'a b'", "services.proxyName: found"),

@@ -64,6 +64,12 @@ fn the_chart_makes_the_objects_of_the_manifest() {
     };
     assert_eq!(agent(&changed), agent(&manifest(&serving)));
     assert_eq!(agent(&changed)["containers"][0]["env"].as_array().unwrap().len(), 3);
+    let services = |objects: Vec<Value>| {
+        let map = objects.into_iter().find(|object| object["kind"] == "ConfigMap").unwrap();
+        serde_saphyr::from_str::<Value>(map["data"]["config.yaml"].as_str().unwrap()).unwrap()["services"].clone()
+    };
+    let by_iptables = ["--proxy", "iptables", "--api-server", "192.0.2.1:6443"];
+    assert_eq!(services(render(&["--set", "proxy=iptables"])), services(manifest(&by_iptables)));
     let spec = serde_json::json!({
         "ranges": ["10.9.0.0/16", "fd00:9::/48"], "rangeMode": "pod-cidr", "wiring": "bridge", "backend": {"type": "udp"},
     });

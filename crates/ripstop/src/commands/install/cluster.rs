@@ -94,11 +94,11 @@ pub struct IntoCluster {
     /// Their addresses: a range, or one of each family
     #[arg(long = "cidr", value_name = "RANGE", value_delimiter = ',', requires = "cluster")]
     ranges: Vec<Prefix>,
-    /// What serves Services: nftables, in the place of kube-proxy, or none of ours
-    #[arg(long, value_name = "PROXY", value_parser = ["none", "nftables"], requires = "cluster")]
+    /// What serves Services: nftables or iptables, in the place of kube-proxy, or none of ours
+    #[arg(long, value_name = "PROXY", value_parser = ["none", "nftables", "iptables"], requires = "cluster")]
     proxy: Option<String>,
     /// How agents reach the API server, HOST:PORT: where they serve Services, nobody else serves its own to them
-    /// [default: with --proxy nftables the kubeconfig's server, else its Service]
+    /// [default: with a --proxy of ours the kubeconfig's server, else its Service]
     #[arg(long, value_name = "ADDRESS", value_parser = address, requires = "cluster")]
     api_server: Option<(String, u16)>,
     /// How long its nodes may take to be ready
@@ -180,7 +180,7 @@ impl IntoCluster {
         let ranges: Vec<String> = self.ranges.iter().map(ToString::to_string).collect();
         let api_server = match (&self.api_server, self.proxy.as_deref()) {
             (Some(address), _) => Some(address.clone()),
-            (None, Some("nftables")) => Some(self.access.open()?.server()?),
+            (None, Some(proxy)) if proxy != "none" => Some(self.access.open()?.server()?),
             (None, _) => None,
         };
         let objects = manifest::objects(&Changes {
