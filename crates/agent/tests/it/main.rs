@@ -24,6 +24,7 @@ mod http;
 mod hygiene;
 mod idle;
 mod in_cluster;
+mod iptables;
 mod kubernetes;
 mod logs;
 mod many;

@@ -21,7 +21,7 @@ pub(super) fn read(nft: &mut Socket, shared: &Iptables, model: &mut Model) {
                 }
                 Err(fault) => {
                     known.forget(at);
-                    tracing::warn!("{fault}");
+                    tracing::debug!("{fault}");
                 }
             }
         }

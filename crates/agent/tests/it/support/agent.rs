@@ -42,6 +42,8 @@ pub struct How {
     pub log: Option<&'static str>,
     /// As this user, in the test's own namespace.
     pub user: Option<u32>,
+    /// Where it looks for programs, and nowhere else.
+    pub programs: Option<PathBuf>,
     /// As in a pod: the folder of its service account, and the API's address.
     pub account: Option<(PathBuf, std::net::SocketAddr)>,
 }
@@ -100,6 +102,9 @@ impl Agent {
             .stderr(stderr);
         if let Some(record) = &how.record {
             command.env(RECORD, record);
+        }
+        if let Some(programs) = &how.programs {
+            command.env("PATH", programs);
         }
         if how.hold {
             command.env(HOLD, "1");
