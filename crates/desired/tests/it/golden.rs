@@ -81,6 +81,8 @@ fn words(object: &Object) -> String {
         // Their text follows below.
         Object::NftTable(_) | Object::NftPart(_) | Object::NftElement(_) | Object::ServiceFlows(_) => String::new(),
         Object::NftValues(values) => format!("{:?}", values.values),
+        Object::IptablesRules(rules) => rules.rules.join("; "),
+        Object::FrontendFlows(flows) => format!("{:?}", flows.endpoints),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use ripstop_desired::{Desired, may_delete};
-use ripstop_netmodel::{Entry, Key, Model, Object};
+use ripstop_netmodel::{Entry, IptablesBackend, Key, Kind, Model, Object};
 use ripstop_objects::service::{EndpointSlice, Service};
 use ripstop_objects::{AgentConfig, ClusterObject, ObjectKind};
 use ripstop_tables::{Change, ObjectInput, Start};
@@ -13,7 +13,12 @@ use serde_json::json;
 use crate::scenario::*;
 
 fn serving() -> Scenario {
-    let (config, _) = AgentConfig::decode("services: {proxy: nftables, serviceCIDRs: [10.96.0.0/16]}").unwrap();
+    serving_by("proxy: nftables")
+}
+
+fn serving_by(how: &str) -> Scenario {
+    let text = format!("services: {{{how}, serviceCIDRs: [10.96.0.0/16]}}");
+    let (config, _) = AgentConfig::decode(&text).unwrap();
     let mut scenario = Scenario::with(Start { config, ..start(facts()) });
     scenario.sync_all();
     scenario.network("default", &["10.244.0.0/16"], |_| ()).own("default", "10.244.1.0/24")
@@ -285,5 +290,72 @@ fn a_service_whose_clients_keep_their_endpoint_has_a_part_and_its_endpoints_as_v
     desired.update(&scenario.tables, &changes);
     assert!(parts(desired.model()).is_empty());
     assert!(!of_services(desired.model()).iter().any(|key| key.contains("chosen") || key.contains("learn")));
+    assert_eq!(desired.model(), Desired::of(&scenario.tables).model());
+}
+
+/// Chains and entries of one Service.
+fn of_web(model: &Model) -> Vec<String> {
+    let is_its = |entry: &Entry| entry.owner.as_ref().is_some_and(|owner| owner.as_str() == "service/shop/web");
+    model.iter().filter(|(_, entry)| is_its(entry)).map(|(key, _)| key.to_string()).collect()
+}
+
+#[test]
+fn by_iptables_a_changed_endpoint_touches_one_chain_and_chains_stay_until_all_is_known() {
+    let mut scenario = serving_by("proxy: iptables, iptablesBackend: nft");
+    let mut desired = Desired::of(&scenario.tables);
+    let key_of = |model: &Model, text: &str| model.keys().find(|key| key.to_string() == text).cloned();
+    // The node's address leads to node ports before anything is known, as it did for the agent before.
+    let base = key_of(desired.model(), "iptables-nft nat RIPSTOP-SERVICES").unwrap();
+    let Object::IptablesRules(rules) = &desired.model().get(&base).unwrap().object else { panic!() };
+    assert_eq!(rules.rules[0].as_ref(), "-d 172.30.1.11/32 -j RIPSTOP-PORTS");
+    for object in [service("web", "10.96.0.1"), slice("web", [7])] {
+        let changes = put(&mut scenario, object);
+        desired.update(&scenario.tables, &changes);
+    }
+    let changes = synced(&mut scenario, ObjectKind::Service);
+    desired.update(&scenario.tables, &changes);
+    assert!(of_web(desired.model()).is_empty());
+    let whole = {
+        let mut whole = scenario.clone();
+        synced(&mut whole, ObjectKind::EndpointSlice);
+        Desired::of(&whole.tables)
+    };
+    for (key, entry) in whole.model().iter().filter(|(key, _)| key.kind() == Kind::Iptables) {
+        assert!(
+            may_delete(&scenario.tables, key, entry).unwrap_err().contains("EndpointSlices have not been read yet")
+        );
+    }
+    let changes = synced(&mut scenario, ObjectKind::EndpointSlice);
+    desired.update(&scenario.tables, &changes);
+    let names = of_web(desired.model());
+    let with = |part: &str| names.iter().filter(|name| name.contains(part)).count();
+    assert_eq!((with("RIPSTOP-SVC-"), with("RIPSTOP-EXT-"), with("RIPSTOP-ALL-")), (1, 1, 1), "{names:?}");
+    assert!(names.contains(&"iptables-nft nat RIPSTOP-FRONTENDS -d 10.96.0.1/32 -p tcp --dport 80".to_owned()));
+    assert!(names.contains(&"iptables-nft nat RIPSTOP-PORTS -d 172.30.1.11/32 -p tcp --dport 30080".to_owned()));
+    assert_eq!(names.len(), 7, "{names:?}");
+    // One endpoint more: the chain that draws, and that a pod of this node may reach itself.
+    let changes = put(&mut scenario, slice("web", [7, 8]));
+    let touched = texts(&desired.update(&scenario.tables, &changes));
+    let expected = "iptables-nft nat RIPSTOP-HAIRPIN -s 10.244.1.8/32 -d 10.244.1.8/32";
+    assert!(touched.len() == 2 && touched.iter().any(|key| key.contains("RIPSTOP-ALL-")), "{touched:?}");
+    assert!(touched.contains(&expected.to_owned()), "{touched:?}");
+    assert_eq!(desired.model(), Desired::of(&scenario.tables).model());
+}
+
+#[test]
+fn iptables_follows_the_backend_that_the_node_uses() {
+    let mut scenario = serving_by("proxy: iptables").facts(|facts| facts.iptables = Some(IptablesBackend::Legacy));
+    for kind in [ObjectKind::Service, ObjectKind::EndpointSlice] {
+        synced(&mut scenario, kind);
+    }
+    put(&mut scenario, service("web", "10.96.0.1"));
+    put(&mut scenario, slice("web", [7]));
+    let mut desired = Desired::of(&scenario.tables);
+    assert!(of_web(desired.model()).iter().all(|key| key.starts_with("iptables-legacy ")));
+    scenario.tables.facts.iptables = Some(IptablesBackend::Nft);
+    scenario.tables.facts.ipv6 = false;
+    desired.update(&scenario.tables, &BTreeSet::from([Change::Facts]));
+    assert!(of_web(desired.model()).iter().all(|key| key.starts_with("iptables-nft ")));
+    assert!(!desired.model().keys().any(|key| key.to_string().contains("ip6tables")), "without IPv6 there is none");
     assert_eq!(desired.model(), Desired::of(&scenario.tables).model());
 }
