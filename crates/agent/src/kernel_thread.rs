@@ -29,6 +29,10 @@ const DEAF: Duration = Duration::from_secs(1);
 /// Settings below /proc/sys change without a notification: they are looked at this often.
 const LOOK: Duration = Duration::from_millis(500);
 
+/// Nor does IPVS tell of changes: its virtual servers are read this often where it has any of ours. Ten thousand with ten destinations
+/// each cost some hundredths of a core.
+const IPVS_LOOK: Duration = Duration::from_secs(10);
+
 /// So many steps of a plan are done before a call may have its turn.
 const SLICE: usize = 512;
 
@@ -172,6 +176,12 @@ impl Settings {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = wanted.collect();
     }
 
+    /// Whether IPVS is told something, as it is where Services are served by it.
+    fn is_of_ipvs(&self) -> bool {
+        let wanted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        wanted.iter().any(|setting| setting.path.starts_with("net/ipv4/vs/"))
+    }
+
     /// Paths and values of those that are not as wanted.
     fn odd(&self) -> Vec<(Arc<str>, Option<String>)> {
         let wanted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -286,6 +296,7 @@ fn send(queue: &UnboundedSender<Message>, input: Input) {
 fn slices(steps: &[Step]) -> impl Iterator<Item = &[Step]> {
     let replaces = steps.iter().any(|step| step.key.kind() == Kind::NftTable);
     let may_begin = move |step: &Step| match step.key.kind() {
+        Kind::IpvsService | Kind::IpvsDestination => true,
         Kind::Neighbour | Kind::Fdb | Kind::Nexthop | Kind::Route => step.key.ns() == Some(&Ns::Host),
         Kind::NftElement => !replaces,
         _ => false,
@@ -344,6 +355,7 @@ fn watch(
     let work = move || {
         let mut monitor = None;
         let (mut looked, mut odd, mut silent) = (Instant::now(), Vec::new(), silent_facts());
+        let mut ipvs_looked = Instant::now();
         while !queue.is_closed() {
             let changed = hear(&mut monitor, &own, LOOK.saturating_sub(looked.elapsed()));
             let mut changed = changed.unwrap_or_else(|error| {
@@ -367,6 +379,12 @@ fn watch(
                 changed.kinds.extend(iptables.has_legacy_changed().then_some(Kind::Iptables));
                 silent = found;
             }
+            if ipvs_looked.elapsed() >= IPVS_LOOK {
+                ipvs_looked = Instant::now();
+                if settings.is_of_ipvs() {
+                    changed.kinds.extend([Kind::IpvsService, Kind::IpvsDestination]);
+                }
+            }
             if !tell(&jobs, changed) {
                 break;
             }
@@ -377,16 +395,17 @@ fn watch(
     }
 }
 
-/// What the host's facts speak of and the kernel tells no change of: whether bridged packets pass netfilter, and which
-/// tables legacy iptables has.
-fn silent_facts() -> [Option<String>; 4] {
-    [
+/// What the host's facts speak of and the kernel tells no change of: whether bridged packets pass netfilter, which
+/// tables legacy iptables has, and whether there is IPVS.
+fn silent_facts() -> ([Option<String>; 4], bool) {
+    let texts = [
         "sys/net/bridge/bridge-nf-call-iptables",
         "sys/net/bridge/bridge-nf-call-ip6tables",
         "net/ip_tables_names",
         "net/ip6_tables_names",
     ]
-    .map(|name| std::fs::read_to_string(Path::new("/proc").join(name)).ok())
+    .map(|name| std::fs::read_to_string(Path::new("/proc").join(name)).ok());
+    (texts, Path::new("/proc/net/ip_vs").exists())
 }
 
 /// What changed within a time, and until it is quiet for a moment. Who listens anew has missed something.

@@ -89,6 +89,10 @@ pub fn run(options: &AgentOptions) -> anyhow::Result<ExitCode> {
     logging::start(config.log);
     let node = options.node.clone().map_or_else(|| node_name(&config), Ok)?;
     let lock = files::lock(&config)?;
+    if config.services.proxy == Proxy::Ipvs {
+        // Whether it is there then is a fact of the host.
+        ripstop_kernel::load_ipvs();
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         // From here on, so that who ends it while it starts ends it as ever.

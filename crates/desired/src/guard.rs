@@ -48,7 +48,9 @@ pub fn may_delete(tables: &Tables, key: &Key, entry: &Entry) -> Result<(), Strin
             &[StoreKind::Networks]
         }
         Key::Address { .. } => &[StoreKind::Networks, StoreKind::Claims],
-        Key::NftPart { .. }
+        Key::IpvsService { .. }
+        | Key::IpvsDestination { .. }
+        | Key::NftPart { .. }
         | Key::NftElement(_)
         | Key::NftValues { .. }
         | Key::ServiceFlows
@@ -75,13 +77,22 @@ pub fn may_delete(tables: &Tables, key: &Key, entry: &Entry) -> Result<(), Strin
 
 /// Parts, elements and rules of iptables go once Services and endpoints are known, or none are served; tables whenever they may.
 fn may_delete_of_services(tables: &Tables, key: &Key) -> Result<(), String> {
+    if let Some(missing) = crate::services::missing(tables) {
+        return Err(format!("kept: {missing}"));
+    }
     let served = tables.config.services.proxy != Proxy::None;
     let kinds = [ObjectKind::Service, ObjectKind::EndpointSlice];
     let unknown = kinds.into_iter().find(|kind| tables.cluster.knowledge(*kind) == Knowledge::Unknown);
     match (unknown, key) {
-        (Some(kind), Key::NftPart { .. } | Key::NftElement(_) | Key::Iptables(_)) if served => {
-            Err(format!("kept: {kind}s have not been read yet, so nobody knows whether it is still wanted"))
-        }
+        (
+            Some(kind),
+            Key::NftPart { .. }
+            | Key::NftElement(_)
+            | Key::Iptables(_)
+            | Key::IpvsService { .. }
+            | Key::IpvsDestination { .. }
+            | Key::Route { .. },
+        ) if served => Err(format!("kept: {kind}s have not been read yet, so nobody knows whether it is still wanted")),
         _ => Ok(()),
     }
 }
@@ -92,7 +103,7 @@ fn is_on(row: &PodRow, key: &Key, entry: &Entry) -> bool {
         (Key::Link { name, .. }, _) => *name == row.attachment.ifname,
         (_, Object::Route(route)) => match &route.target {
             RouteTarget::Via { link, .. } | RouteTarget::Link(link) => *link == row.attachment.ifname,
-            RouteTarget::Nexthop(_) | RouteTarget::Unreachable => false,
+            RouteTarget::Nexthop(_) | RouteTarget::Unreachable | RouteTarget::Local => false,
         },
         _ => false,
     }

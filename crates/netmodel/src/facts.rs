@@ -37,6 +37,9 @@ pub struct HostFacts {
     /// Whether the kernel can make devices that shape what a link receives (ifb).
     #[serde(default)]
     pub ifb: bool,
+    /// Whether the kernel has IPVS (the module ip_vs is loaded, or built in).
+    #[serde(default)]
+    pub ipvs: bool,
 }
 
 /// A link that is not ours.

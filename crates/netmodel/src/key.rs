@@ -1,7 +1,7 @@
 //! What identifies an object, and in which order objects depend on each other.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use ripstop_nft::model::{ElementKey, Key as ElementValue, KeyPart, Name, TableFamily, Value, part_of};
@@ -9,6 +9,8 @@ use ripstop_types::{Family, IfName, Mac, Prefix};
 use serde::{Deserialize, Serialize};
 
 use crate::iptables::IptablesKey;
+use crate::ipvs::VirtualServer;
+use crate::{LOCAL_METRIC, LOCAL_TABLE};
 
 /// The network namespace an object lives in.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -47,6 +49,8 @@ pub enum RecordScope {
 pub enum Kind {
     Record,
     Sysctl,
+    IpvsService,
+    IpvsDestination,
     NftTable,
     NftPart,
     NftElement,
@@ -76,6 +80,10 @@ pub enum Key {
     Record { scope: RecordScope, key: Arc<str> },
     /// A sysctl of the namespace; path below /proc/sys with '/'.
     Sysctl { ns: Ns, path: Arc<str> },
+    /// A virtual server of IPVS: before the rules that send packets there.
+    IpvsService { server: VirtualServer },
+    /// Where it may send a connection.
+    IpvsDestination { server: VirtualServer, to: SocketAddr },
     /// A whole nftables table without the elements of its named sets.
     NftTable { family: TableFamily, name: Name },
     /// Chains and sets that come and go in a table.
@@ -120,6 +128,8 @@ impl Key {
         match self {
             Self::Record { .. } => Kind::Record,
             Self::Sysctl { .. } => Kind::Sysctl,
+            Self::IpvsService { .. } => Kind::IpvsService,
+            Self::IpvsDestination { .. } => Kind::IpvsDestination,
             Self::NftTable { .. } => Kind::NftTable,
             Self::NftPart { .. } => Kind::NftPart,
             Self::NftElement(_) => Kind::NftElement,
@@ -141,13 +151,18 @@ impl Key {
         }
     }
 
-    /// Whether it is an object of Services: one of their tables, or in one.
+    /// Whether it is an object of Services: one of their tables or in one, of IPVS, or what makes an address of theirs local.
     pub fn is_of_services(&self) -> bool {
         match self {
             Self::NftTable { name, .. } => name.as_str() == crate::NFT_SERVICES_TABLE,
             Self::NftPart { table, .. } | Self::NftValues { table, .. } => table.as_str() == crate::NFT_SERVICES_TABLE,
             Self::NftElement(element) => element.table.as_str() == crate::NFT_SERVICES_TABLE,
-            Self::ServiceFlows | Self::Iptables(_) | Self::FrontendFlows { .. } => true,
+            Self::ServiceFlows
+            | Self::Iptables(_)
+            | Self::FrontendFlows { .. }
+            | Self::IpvsService { .. }
+            | Self::IpvsDestination { .. } => true,
+            Self::Route { table, .. } => *table == LOCAL_TABLE,
             _ => false,
         }
     }
@@ -156,7 +171,9 @@ impl Key {
     pub fn ns(&self) -> Option<&Ns> {
         match self {
             Self::Record { .. } => None,
-            Self::NftTable { .. }
+            Self::IpvsService { .. }
+            | Self::IpvsDestination { .. }
+            | Self::NftTable { .. }
             | Self::NftPart { .. }
             | Self::NftElement(_)
             | Self::NftValues { .. }
@@ -186,6 +203,7 @@ impl Key {
             | Self::LinkSysctl { ns, link, .. }
             | Self::Qdisc { ns, link } => Some(Self::Link { ns: ns.clone(), name: link.clone() }),
             Self::Fdb { link, .. } => Some(Self::Link { ns: Ns::Host, name: link.clone() }),
+            Self::IpvsDestination { server, .. } => Some(Self::IpvsService { server: *server }),
             Self::NftPart { family, table, .. } => Some(Self::NftTable { family: *family, name: table.clone() }),
             Self::NftElement(element) => Some(Self::NftTable { family: element.family, name: element.table.clone() }),
             Self::NftValues { family, table, map } => {
@@ -193,6 +211,7 @@ impl Key {
             }
             Self::Record { .. }
             | Self::Sysctl { .. }
+            | Self::IpvsService { .. }
             | Self::NftTable { .. }
             | Self::ServiceFlows
             | Self::ForwardJump { .. }
@@ -219,6 +238,9 @@ impl Key {
                     Self::Fdb { link: link.clone(), mac: Mac([0; 6]) },
                     Self::Qdisc { ns, link },
                 ]
+            }
+            Self::IpvsService { server } => {
+                vec![Self::IpvsDestination { server: *server, to: SocketAddr::new(LOWEST, 0) }]
             }
             Self::NftTable { family, name } => {
                 // 'A' sorts before every other first letter of a name.
@@ -263,6 +285,8 @@ impl fmt::Display for Key {
             Self::Sysctl { path, .. } | Self::LinkSysctl { path, .. } => {
                 write!(f, "sysctl {}", path.replace('/', "."))?
             }
+            Self::IpvsService { server } => write!(f, "ipvs service {server}")?,
+            Self::IpvsDestination { server, to } => write!(f, "ipvs destination {to} of {server}")?,
             Self::NftTable { family, name } => write!(f, "nft table {family} {name}")?,
             Self::NftPart { family, table, name } => write!(f, "nft part {family} {table} {name}")?,
             Self::NftElement(element) => write_element(f, element)?,
@@ -280,6 +304,9 @@ impl fmt::Display for Key {
             Self::Forwarder { link } => write!(f, "forwarder dev {link}")?,
             Self::ForwarderPeer { link, peer } => write!(f, "peer {peer} of the forwarder dev {link}")?,
             Self::Nexthop { id } => write!(f, "nexthop id {id}")?,
+            Self::Route { dst, table: LOCAL_TABLE, metric: LOCAL_METRIC, .. } => {
+                write!(f, "local address {}", dst.addr())?
+            }
             Self::Route { dst, table: 254, metric: 0, .. } => write!(f, "route {dst}")?,
             Self::Route { dst, table, metric, .. } => write!(f, "route {dst} table {table} metric {metric}")?,
             Self::Qdisc { link, .. } => write!(f, "qdisc dev {link}")?,
@@ -328,6 +355,7 @@ impl Key {
         match self {
             Self::Address { ip, .. } | Self::Neighbour { ip, .. } => Some(Family::of(*ip)),
             Self::Route { dst, .. } => Some(dst.family()),
+            Self::IpvsService { server } | Self::IpvsDestination { server, .. } => Some(Family::of(server.ip)),
             Self::ForwardJump { family, .. } => Some(*family),
             Self::Iptables(key) => Some(key.family),
             _ => None,

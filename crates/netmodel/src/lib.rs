@@ -9,6 +9,7 @@
 
 mod facts;
 mod iptables;
+mod ipvs;
 mod key;
 mod nft;
 mod resource;
@@ -18,6 +19,7 @@ pub use iptables::{
     CLUSTER_IPS_CHAIN, FRONTENDS_CHAIN, FrontendFlows, HAIRPIN_CHAIN, IPTABLES_PREFIX, IptablesBackend, IptablesKey,
     IptablesRules, IptablesTable, MASQUERADE_MARK, OTHERS_CHAIN, PORTS_CHAIN,
 };
+pub use ipvs::{IpvsDestination, IpvsService, VirtualServer};
 pub use key::{Key, Kind, Ns, RecordScope};
 pub use nft::{NftElement, NftPart, NftTable, NftValues};
 pub use resource::{
@@ -50,6 +52,12 @@ pub const NFT_TABLE: &str = "ripstop";
 
 /// Name of the tables of Services, one in family `ip` and one in `ip6`.
 pub const NFT_SERVICES_TABLE: &str = "ripstop-services";
+
+/// The kernel's table of local addresses (`RT_TABLE_LOCAL`, linux/rtnetlink.h).
+pub const LOCAL_TABLE: u32 = 255;
+
+/// Metric of the routes that make an address local: behind those that the kernel makes for addresses of links.
+pub const LOCAL_METRIC: u32 = 82;
 
 /// What the comment of an endpoint's element begins with where connections to it are reset when it goes; the owner follows.
 pub const RESET_MARK: &str = "reset ";

@@ -7,8 +7,10 @@ use ripstop_types::{Family, IfName, Mac, Prefix};
 use serde::{Deserialize, Serialize};
 
 use crate::iptables::{FrontendFlows, IptablesRules};
+use crate::ipvs::{IpvsDestination, IpvsService};
 use crate::key::{Key, Ns, RecordScope};
 use crate::nft::{NftElement, NftPart, NftTable, NftValues};
+use crate::{LOCAL_METRIC, LOCAL_TABLE};
 
 /// What every resource can say of itself.
 pub trait Resource: Sized {
@@ -231,6 +233,25 @@ pub enum RouteTarget {
     Link(IfName),
     /// To nowhere, with an ICMP error.
     Unreachable,
+    /// To this host.
+    Local,
+}
+
+impl Route {
+    /// What makes an address this host's without a link that has it: nothing answers for it in ARP where links answer for their
+    /// own addresses alone, and nothing that is sent takes it for its source by chance.
+    #[must_use]
+    pub fn local(ip: IpAddr) -> Self {
+        Self {
+            ns: Ns::Host,
+            table: LOCAL_TABLE,
+            dst: Prefix::host(ip),
+            metric: LOCAL_METRIC,
+            target: RouteTarget::Local,
+            src: None,
+            mtu: None,
+        }
+    }
 }
 
 /// The encapsulation a path uses, as status shows it.
@@ -320,6 +341,8 @@ pub enum RecordGuard {
 pub enum Object {
     Record(Record),
     Sysctl(Sysctl),
+    IpvsService(IpvsService),
+    IpvsDestination(IpvsDestination),
     NftTable(NftTable),
     NftPart(NftPart),
     NftElement(NftElement),
@@ -372,6 +395,8 @@ macro_rules! each_resource {
 each_resource!(
     Record,
     Sysctl,
+    IpvsService,
+    IpvsDestination,
     NftTable,
     NftPart,
     NftElement,

@@ -344,6 +344,51 @@ pub struct ServicesConfig {
     /// Only Services whose label `service.kubernetes.io/service-proxy-name` is this are served; none: those without it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub proxy_name: Option<String>,
+    /// How IPVS serves them, where `proxy` is `ipvs`.
+    pub ipvs: IpvsConfig,
+}
+
+/// How IPVS serves Services.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct IpvsConfig {
+    /// By which an endpoint is chosen. Default `rr`.
+    pub scheduler: IpvsScheduler,
+    /// Whether links of the node answer for their own addresses alone (`net.ipv4.conf.all.arp_ignore` 1, `arp_announce` 2). Default
+    /// false. Only ClusterIPs are addresses of the node, so that announcers of load balancers' addresses do without.
+    #[serde(rename = "strictARP")]
+    pub strict_arp: bool,
+}
+
+/// The schedulers of IPVS that choose among endpoints of equal weight as someone may want it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum IpvsScheduler {
+    /// One after the other.
+    #[default]
+    Rr,
+    /// The same, by weight: all have the same.
+    Wrr,
+    /// The one with the fewest connections from this node.
+    Lc,
+    /// By the client's address.
+    Sh,
+    /// By the client's address, so that few clients move when an endpoint comes or goes (Maglev).
+    Mh,
+}
+
+impl IpvsScheduler {
+    /// The kernel's name for it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Rr => "rr",
+            Self::Wrr => "wrr",
+            Self::Lc => "lc",
+            Self::Sh => "sh",
+            Self::Mh => "mh",
+        }
+    }
 }
 
 /// What serves Services.
@@ -357,6 +402,8 @@ pub enum Proxy {
     Nftables,
     /// Chains of iptables.
     Iptables,
+    /// The kernel's load balancer (IPVS), with tables of nftables for what it cannot do.
+    Ipvs,
 }
 
 /// Which of the kernel's two machineries iptables writes to.

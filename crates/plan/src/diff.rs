@@ -201,7 +201,7 @@ impl<'a> Differ<'a> {
             (_, Some(Key::Link { name, .. })) => name,
             (Object::Route(route), _) => match &route.target {
                 RouteTarget::Via { link, .. } | RouteTarget::Link(link) => link.clone(),
-                RouteTarget::Nexthop(_) | RouteTarget::Unreachable => return false,
+                RouteTarget::Nexthop(_) | RouteTarget::Unreachable | RouteTarget::Local => return false,
             },
             _ => return false,
         };
@@ -322,6 +322,8 @@ pub(crate) fn place(key: &Key, entry: &Entry) -> (Kind, Stage) {
         Object::Link(Link { kind: LinkKind::VethPeer | LinkKind::Loopback, .. }) => Stage::Third,
         Object::Link(Link { master: Some(_), .. }) => Stage::Second,
         Object::Route(route) if matches!(route.target, RouteTarget::Via { .. }) => Stage::Second,
+        // An address is local before its virtual servers are, which are ours by that.
+        Object::Route(route) if route.target == RouteTarget::Local => return (Kind::IpvsService, Stage::Room),
         Object::Sysctl(setting) if *setting.path == *"net/ipv6/conf/all/forwarding" => Stage::Second,
         Object::NftTable(table) if table.devices().next().is_some() => return (Kind::Link, Stage::Guard),
         _ => Stage::First,
@@ -346,10 +348,13 @@ fn grown(wanted: &Entry) -> (Kind, Stage) {
 }
 
 /// Where an object comes, counted from the last, among those that are removed: in the reverse of the order in which it
-/// was made. But a link goes before the table that guards it, or what it still brings would pass.
+/// was made. But a link goes before the table that guards it, or what it still brings would pass; and a destination of a virtual
+/// server that stays goes first of all.
 fn removal_place(key: &Key, entry: &Entry) -> (Kind, Stage) {
     match key.kind() {
         Kind::NftTable => (Kind::NftTable, Stage::First),
+        // Nobody gets there any more when connections are forgotten that did.
+        Kind::IpvsDestination => (Kind::Qdisc, Stage::GrownBridge),
         _ => place(key, entry),
     }
 }

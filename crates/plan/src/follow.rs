@@ -149,7 +149,9 @@ impl Differ<'_> {
         let removed: Vec<Key> = self
             .verdicts
             .iter()
-            .filter(|(key, v)| **v == Verdict::Remove && matches!(key.kind(), Kind::Link | Kind::NftTable))
+            .filter(|(key, v)| {
+                **v == Verdict::Remove && matches!(key.kind(), Kind::Link | Kind::NftTable | Kind::IpvsService)
+            })
             .map(|(key, _)| key.clone())
             .collect();
         for key in removed {
@@ -164,7 +166,16 @@ impl Differ<'_> {
 
 /// Whether something may go with an object of a kind, or change.
 fn is_leant_on(kind: Kind) -> bool {
-    matches!(kind, Kind::Link | Kind::NftTable | Kind::NftPart | Kind::Address | Kind::Forwarder | Kind::Nexthop)
+    matches!(
+        kind,
+        Kind::Link
+            | Kind::NftTable
+            | Kind::NftPart
+            | Kind::Address
+            | Kind::IpvsService
+            | Kind::Forwarder
+            | Kind::Nexthop
+    )
 }
 
 /// For a verdict that makes an object from nothing: whether there is an old one that goes first. A table is always

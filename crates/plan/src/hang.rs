@@ -24,7 +24,7 @@ pub(crate) fn hangs_on(object: &Object) -> Vec<Key> {
         Object::Route(route) => match &route.target {
             RouteTarget::Nexthop(id) => keys.push(Key::Nexthop { id: *id }),
             RouteTarget::Via { link, .. } | RouteTarget::Link(link) => keys.push(link_key(&route.ns, link)),
-            RouteTarget::Unreachable => {}
+            RouteTarget::Unreachable | RouteTarget::Local => {}
         },
         Object::NftTable(table) => keys.extend(table.devices().map(|link| link_key(&Ns::Host, link))),
         Object::NftElement(element) => keys.extend(destination(element).map(|(part, _)| part)),

@@ -169,6 +169,8 @@ pub(crate) fn reference(desired: &Model) -> Model {
 pub(crate) fn host_kinds() -> BTreeSet<Kind> {
     BTreeSet::from([
         Kind::Sysctl,
+        Kind::IpvsService,
+        Kind::IpvsDestination,
         Kind::NftTable,
         Kind::NftPart,
         Kind::NftElement,

@@ -109,6 +109,9 @@ impl Core {
 
     /// Why nothing, or not all, is done for a Service here.
     fn unserved(&self, decided: &Decided, serves: bool) -> Option<String> {
+        if let Some(missing) = services::missing(&self.tables) {
+            return Some(missing.into());
+        }
         if !serves {
             let none = self.tables.config.services.proxy == ripstop_objects::Proxy::None;
             return Some(if none { "this node serves no Services" } else { "Services have not been read yet" }.into());

@@ -288,6 +288,7 @@ impl Core {
                 format!("the jump in {chain} that let pods' packets pass was taken out (`ripstop uninstall`)")
             }));
         }
+        warnings.extend(ripstop_desired::services::missing(&self.tables).map(str::to_owned));
         warnings.extend(self.tables.facts.legacy_filters.iter().map(|family| legacy_sentence(*family)));
         warnings.extend(self.probe_warnings());
         for ((kind, key), fault) in &self.tables.faults {

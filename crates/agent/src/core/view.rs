@@ -302,7 +302,7 @@ impl Core {
                     RouteTarget::Nexthop(id) => nexthop(id),
                     RouteTarget::Via { link, gateway, .. } => (Some(*gateway), Some(link.to_string())),
                     RouteTarget::Link(link) => (None, Some(link.to_string())),
-                    RouteTarget::Unreachable => (None, None),
+                    RouteTarget::Unreachable | RouteTarget::Local => (None, None),
                 };
                 let owner = entry.owner.clone().or_else(|| self.desired.model().get(key)?.owner.clone());
                 RouteView {
@@ -311,7 +311,12 @@ impl Core {
                     via,
                     dev,
                     owner: owner.map(|owner| owner.to_string()),
-                    kind: if route.target == RouteTarget::Unreachable { "unreachable" } else { "unicast" }.into(),
+                    kind: match route.target {
+                        RouteTarget::Unreachable => "unreachable",
+                        RouteTarget::Local => "local",
+                        _ => "unicast",
+                    }
+                    .into(),
                 }
             })
             .collect()

@@ -158,3 +158,23 @@ fn held() {
     world.del(&pod);
     assert!(!pod.ns.has_link("eth0"));
 }
+
+#[test]
+fn a_kernel_without_ipvs() {
+    if !is_root() {
+        return;
+    }
+    if std::path::Path::new("/proc/net/ip_vs").exists() {
+        return println!("SKIPPED: this kernel has IPVS");
+    }
+    let config = vec!["services: {proxy: ipvs}".to_owned()];
+    let mut world = World::make(Plan { config, ..Plan::default() });
+    world.start_agent();
+    world.wait_ready();
+    let status = world.get("/v1/status");
+    assert_eq!(status["warnings"].to_string().matches("modprobe ip_vs").count(), 1, "{status}");
+    let (one, other) = (world.pod("one"), world.pod("other"));
+    assert_eq!(status["failed"], serde_json::json!([]));
+    assert!(soon(|| one.ns.tried("ping", &["-c", "1", "-W", "5", &other.ip()]).0), "pods have their network");
+    assert_eq!(world.node.run("nft", &["list", "tables"]).matches("ripstop-services").count(), 0);
+}

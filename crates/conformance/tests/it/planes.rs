@@ -14,6 +14,7 @@ use ripstop_netmodel::{Entry, IptablesBackend, Key, Model, Object};
 use ripstop_nft::model::{Data, ElementBody, ElementKey, Name, NumGen, Table, Verdict, build::FibAddrType};
 use ripstop_nft::sim::{Connection, Host, Link, Packet as Wire, Route, Ruleset, Tracking, Transport, World as Around};
 use ripstop_objects::service::Protocol;
+use ripstop_objects::IpvsConfig;
 use ripstop_oracle::services::{Origin, Outcome, Packet, Source, State, World};
 use ripstop_services::Node;
 use ripstop_tables::ServiceTables;
@@ -33,6 +34,7 @@ enum Compiler {
     #[default]
     Nftables,
     Iptables(IptablesBackend),
+    Ipvs,
 }
 
 /// What the product wants in this world. Slots stay as they are.
@@ -55,18 +57,19 @@ fn wanted(compiler: Compiler, world: &World, before: &Model) -> Model {
         proxy_name: world.proxy_name.clone(),
     };
     let (pods, ranges, all) = (&world.pod_ranges, &world.service_cidrs, world.masquerade_all);
+    let place = |backend| services::iptables::Place { backend, ipv6: true };
+    let ipvs = IpvsConfig::default();
     let base = match compiler {
         Compiler::Nftables => services::nftables::base(pods, ranges, all),
         Compiler::Iptables(backend) => {
-            let place = services::iptables::Place { backend, ipv6: true };
-            services::iptables::base(place, &node.node_port_addresses, pods, ranges, all)
+            services::iptables::base(place(backend), &node.node_port_addresses, pods, ranges, all)
         }
+        Compiler::Ipvs => services::ipvs::base(ipvs, pods, ranges, all),
     };
     let objects = |name: &ServiceName| match compiler {
         Compiler::Nftables => services::nftables::objects(&node, &tables, name, before),
-        Compiler::Iptables(backend) => {
-            services::iptables::objects(services::iptables::Place { backend, ipv6: true }, &node, &tables, name)
-        }
+        Compiler::Iptables(backend) => services::iptables::objects(place(backend), &node, &tables, name),
+        Compiler::Ipvs => services::ipvs::objects(ipvs, &node, &tables, name),
     };
     // As in the product: who comes first has a key that several want.
     let mut model: Model = base.into_iter().collect();
@@ -365,6 +368,16 @@ impl Applied {
     }
 }
 
+/// A scene in whose node the product serves by one of its compilers.
+fn scene(compiler: Compiler) -> Option<Scene<'static>> {
+    if !possible() {
+        return None;
+    }
+    let applied = RefCell::new(Applied { compiler, ..Applied::default() });
+    let install = move |world: &World, place: &Place<'_>| applied.borrow_mut().follow(world, place);
+    Scene::new(Box::new(install)).map_err(|stop| println!("SKIPPED: {stop:?}")).ok()
+}
+
 #[test]
 fn the_rules_do_in_the_kernel_what_cases_and_oracle_say() {
     in_the_kernel(Compiler::Nftables, REAL);
@@ -381,16 +394,17 @@ fn the_chains_of_legacy_iptables_do_what_cases_and_oracle_say() {
 }
 
 fn in_the_kernel(compiler: Compiler, scenarios: u32) {
-    if !possible() {
-        return;
-    }
-    let applied = RefCell::new(Applied { compiler, ..Applied::default() });
-    let install = |world: &World, place: &Place<'_>| applied.borrow_mut().follow(world, place);
-    let mut scene = match Scene::new(Box::new(install)) {
-        Ok(scene) => scene,
-        Err(stop) => return println!("SKIPPED: {stop:?}"),
-    };
+    let Some(mut scene) = scene(compiler) else { return };
     judged(&mut scene);
     let outcome = compare(&mut Oracle::default(), &mut scene, 1, scenarios);
     assert!(outcome.is_ok(), "{}", outcome.unwrap_err());
+}
+
+#[test]
+fn ipvs_does_in_the_kernel_what_cases_and_oracle_say() {
+    if !std::path::Path::new("/proc/net/ip_vs").exists() {
+        return println!("SKIPPED: this kernel has no IPVS, or its module ip_vs is not loaded");
+    }
+    let is_long = std::env::var("RIPSTOP_TEST_TIER").is_ok_and(|tier| tier == "long");
+    in_the_kernel(Compiler::Ipvs, if is_long { 10 * REAL } else { REAL });
 }

@@ -2,8 +2,13 @@
 //!
 //! - [`nftables`]: a table of each family.
 //! - [`iptables`]: chains in the tables of iptables.
+//! - [`ipvs`]: virtual servers of the kernel's load balancer, with tables for what it cannot do.
+//! - `frame`, `elements`: what tables of nftables have in common, and what a Service adds to them.
 
+mod elements;
+mod frame;
 pub mod iptables;
+pub mod ipvs;
 pub mod nftables;
 
 use std::net::IpAddr;
@@ -11,8 +16,8 @@ use std::net::IpAddr;
 use ripstop_fabric::host;
 use ripstop_netmodel::{Entry, IptablesBackend, Model};
 use ripstop_objects::{IptablesChoice, NodePortAddresses, ObjectKind, Proxy};
-use ripstop_services::Node;
 pub use ripstop_services::decide;
+use ripstop_services::{Decision, Node};
 use ripstop_tables::{Knowledge, Tables};
 use ripstop_types::{Family, Prefix, ServiceName};
 
@@ -23,6 +28,9 @@ pub fn node(tables: &Tables) -> Option<Node> {
     let config = &tables.config.services;
     let known = |kind| tables.cluster.knowledge(kind) != Knowledge::Unknown;
     if config.proxy == Proxy::None || !known(ObjectKind::Service) || !known(ObjectKind::EndpointSlice) {
+        return None;
+    }
+    if missing(tables).is_some() {
         return None;
     }
     Some(Node {
@@ -65,6 +73,12 @@ pub(crate) fn place(tables: &Tables) -> iptables::Place {
     iptables::Place { backend, ipv6: tables.facts.ipv6 }
 }
 
+/// What this node's kernel lacks to serve Services as it is asked to, with what to do about it.
+#[must_use]
+pub fn missing(tables: &Tables) -> Option<&'static str> {
+    (tables.config.services.proxy == Proxy::Ipvs && !tables.facts.ipvs).then_some(ipvs::MISSING)
+}
+
 /// This node's own ranges.
 fn pods(tables: &Tables) -> Vec<Prefix> {
     tables.networks.keys().flat_map(|name| crate::network::own_ranges(tables, name)).collect()
@@ -73,22 +87,61 @@ fn pods(tables: &Tables) -> Vec<Prefix> {
 /// What is there whatever the Services, where they are served.
 pub(crate) fn of_node(tables: &Tables) -> Vec<Entry> {
     let config = &tables.config.services;
+    if missing(tables).is_some() {
+        return Vec::new();
+    }
+    let (pods, ranges, all) = (pods(tables), &config.service_cidrs, config.masquerade_all);
     match config.proxy {
         Proxy::None => Vec::new(),
-        Proxy::Nftables => nftables::base(&pods(tables), &config.service_cidrs, config.masquerade_all),
-        Proxy::Iptables => {
-            let own = node_port_addresses(tables);
-            iptables::base(place(tables), &own, &pods(tables), &config.service_cidrs, config.masquerade_all)
-        }
+        Proxy::Nftables => nftables::base(&pods, ranges, all),
+        Proxy::Iptables => iptables::base(place(tables), &node_port_addresses(tables), &pods, ranges, all),
+        Proxy::Ipvs => ipvs::base(config.ipvs, &pods, ranges, all),
     }
 }
 
 /// The objects of a Service. `before` is what was wanted or found before.
 pub(crate) fn of_service(tables: &Tables, node: &Node, name: &ServiceName, before: &Model) -> Vec<Entry> {
     let services = &tables.cluster.services;
-    match tables.config.services.proxy {
+    let config = &tables.config.services;
+    match config.proxy {
         Proxy::None => Vec::new(),
         Proxy::Nftables => nftables::objects(node, services, name, before),
         Proxy::Iptables => iptables::objects(place(tables), node, services, name),
+        Proxy::Ipvs => ipvs::objects(config.ipvs, node, services, name),
+    }
+}
+
+/// Which endpoints of a frontend a packet may go to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Scope {
+    /// Those for packets from this node and its pods, and as a rule for all.
+    Inside,
+    /// Those for packets from elsewhere to a Service whose external policy is Local.
+    Outside,
+}
+
+impl Scope {
+    /// The number of its first slot.
+    fn first(self) -> u32 {
+        match self {
+            Self::Inside => 0,
+            Self::Outside => 1 << 16,
+        }
+    }
+}
+
+/// Which of a Service's endpoints some of its packets go to. Whatever the address they arrive at, those of one reach are the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Reach {
+    /// Any.
+    Cluster,
+    /// Those of this node.
+    Local,
+}
+
+impl Reach {
+    /// Of what a decision says of packets.
+    fn of(decision: &Decision, scope: Scope) -> Self {
+        if scope == Scope::Outside || decision.inside_is_local { Self::Local } else { Self::Cluster }
     }
 }

@@ -67,6 +67,7 @@ fn words(object: &Object) -> String {
                 }
                 RouteTarget::Link(link) => format!("dev {link}"),
                 RouteTarget::Unreachable => "unreachable".into(),
+                RouteTarget::Local => "local".into(),
             };
             let src = route.src.map_or(String::new(), |src| format!(" src {src}"));
             let mtu = route.mtu.map_or(String::new(), |mtu| format!(" mtu {mtu}"));
@@ -80,6 +81,8 @@ fn words(object: &Object) -> String {
         Object::ForwardJump(_) => String::new(),
         // Their text follows below.
         Object::NftTable(_) | Object::NftPart(_) | Object::NftElement(_) | Object::ServiceFlows(_) => String::new(),
+        Object::IpvsService(service) => format!("{} {:?}", service.scheduler, service.persistence),
+        Object::IpvsDestination(destination) => format!("weight {}", destination.weight),
         Object::NftValues(values) => format!("{:?}", values.values),
         Object::IptablesRules(rules) => rules.rules.join("; "),
         Object::FrontendFlows(flows) => format!("{:?}", flows.endpoints),

@@ -13,6 +13,7 @@ mod clusters;
 mod golden;
 mod guard;
 mod hygiene;
+mod ipvs;
 mod rules;
 #[path = "../../../tables/tests/scenario/mod.rs"]
 mod scenario;

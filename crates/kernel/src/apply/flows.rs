@@ -30,18 +30,23 @@ pub(super) struct Lead {
     endpoint: End,
 }
 
-/// What an element of the map of endpoints says, and whether its connections are to be forgotten when it goes.
+/// What an element of the endpoints says, and whether its connections are to be forgotten when it goes. They are a map from slots, or
+/// a set where something else draws.
 fn read(key: &ElementKey, body: &ElementBody) -> Option<(Lead, bool)> {
     if key.table.as_str() != NFT_SERVICES_TABLE || key.set.as_str() != "endpoints" {
         return None;
     }
-    let [ip, KeyPart::Value(Value::Proto(protocol)), KeyPart::Value(Value::Service(port)), _] = &key.key.parts[..]
-    else {
-        return None;
+    let value = |part: &KeyPart| if let KeyPart::Value(value) = part { Some(value.clone()) } else { None };
+    let parts: Vec<Value> = key.key.parts.iter().filter_map(value).collect();
+    let [ip, Value::Proto(protocol), Value::Service(port), behind @ ..] = &parts[..] else { return None };
+    let (endpoint, endpoint_port) = match (&body.data, behind) {
+        (Some(Data::Values(values)), [_]) => match &values[..] {
+            [endpoint, Value::Service(port)] => (endpoint, port),
+            _ => return None,
+        },
+        (None, [endpoint, Value::Service(port)]) => (endpoint, port),
+        _ => return None,
     };
-    let KeyPart::Value(ip) = ip else { return None };
-    let Some(Data::Values(values)) = &body.data else { return None };
-    let [endpoint, Value::Service(endpoint_port)] = &values[..] else { return None };
     let lead = Lead { protocol: *protocol, to: (address(ip)?, *port), endpoint: (address(endpoint)?, *endpoint_port) };
     let is_reset = body.comment.as_ref().is_some_and(|comment| comment.as_str().starts_with(RESET_MARK));
     Some((lead, *protocol == UDP || *protocol == TCP && is_reset))

@@ -12,6 +12,7 @@ mod flows;
 mod forwarder;
 mod hint;
 mod iptables;
+mod ipvs;
 mod jump;
 mod link;
 mod nft;
@@ -62,6 +63,8 @@ pub struct Applier {
     host: Netns,
     route: Socket,
     nft: Socket,
+    /// Opened with the first step for it.
+    ipvs: Option<crate::observe::ipvs::Ipvs>,
     reaper: Reaper,
     own: Arc<OwnTraffic>,
     /// The forwarder's control socket.
@@ -89,7 +92,7 @@ impl Applier {
         own.add_port(nft.port());
         let reaper = Reaper::start(Arc::clone(&own)).map_err(|e| ObserveError::new("a netlink socket", e))?;
         let (holds, iptables) = (BTreeMap::new(), Iptables::default());
-        Ok(Self { host, route, nft, reaper, own, forwarder: None, holds, iptables, told_of_flows: false })
+        Ok(Self { host, route, nft, ipvs: None, reaper, own, forwarder: None, holds, iptables, told_of_flows: false })
     }
 
     /// Where a forwarder answers; without it steps for one fail. Holds the carrier of the devices that are there.

@@ -16,6 +16,9 @@ use crate::netlink::{Message, NetlinkError, Socket};
 use crate::records::Records;
 use crate::{sysctl, wire};
 
+/// The index of `lo` in every namespace (`LOOPBACK_IFINDEX`, include/net/flow.h).
+const LOOPBACK: u32 = 1;
+
 /// The state of a run. A step without a result has not been begun, or waits to be sent.
 pub(super) struct Run<'a> {
     pub(super) applier: &'a mut Applier,
@@ -24,6 +27,8 @@ pub(super) struct Run<'a> {
     pub(super) spaces: BTreeMap<Ns, Space>,
     /// nftables steps that will be one transaction.
     pub(super) nft: Vec<usize>,
+    /// Steps for IPVS that will go out together.
+    pub(super) ipvs: Vec<usize>,
     /// Steps for maps that packets fill, which are held to their values together,
     pub(super) bounding: Vec<usize>,
     /// and those that were.
@@ -60,6 +65,7 @@ impl<'a> Run<'a> {
             steps,
             spaces: BTreeMap::new(),
             nft: Vec::new(),
+            ipvs: Vec::new(),
             bounding: Vec::new(),
             bounded: Vec::new(),
             iptables: Vec::new(),
@@ -135,6 +141,9 @@ impl<'a> Run<'a> {
         if !matches!(step.key, Key::NftValues { .. }) {
             self.flush_bounds();
         }
+        if !matches!(step.key, Key::IpvsService { .. } | Key::IpvsDestination { .. }) {
+            self.flush_ipvs();
+        }
         match &step.key {
             Key::Record { .. } => {
                 self.flush_all();
@@ -149,6 +158,11 @@ impl<'a> Run<'a> {
                 self.start_links();
                 self.flush(&Ns::Host);
                 self.forwarder.push(i);
+            }
+            Key::IpvsService { .. } | Key::IpvsDestination { .. } => {
+                self.flush_nft();
+                self.flush(&Ns::Host);
+                self.ipvs.push(i);
             }
             Key::NftValues { .. } => {
                 self.flush_nft();
@@ -323,6 +337,7 @@ impl<'a> Run<'a> {
         self.space(&route.ns)?;
         match &route.target {
             RouteTarget::Via { link, .. } | RouteTarget::Link(link) => self.index(&route.ns, link).map(Some),
+            RouteTarget::Local => Ok(Some(LOOPBACK)),
             RouteTarget::Nexthop(_) | RouteTarget::Unreachable => Ok(None),
         }
     }
@@ -382,6 +397,7 @@ impl<'a> Run<'a> {
     /// Sends everything that waits: the agent's own namespace first.
     pub(super) fn flush_all(&mut self) {
         self.flush_nft();
+        self.flush_ipvs();
         self.flush_forwarder();
         self.flush_links();
         self.start_links();

@@ -38,6 +38,11 @@ impl Message {
         self.bytes(kind, &[value])
     }
 
+    /// An attribute of 16 bits in host order.
+    pub(crate) fn u16(self, kind: u16, value: u16) -> Self {
+        self.bytes(kind, &value.to_ne_bytes())
+    }
+
     /// An attribute of 16 bits in network order.
     pub(crate) fn be16(self, kind: u16, value: u16) -> Self {
         self.bytes(kind, &value.to_be_bytes())
@@ -179,6 +184,10 @@ impl<'a> Attrs<'a> {
         self.get(kind).and_then(|data| data.first().copied())
     }
 
+    pub(crate) fn u16(self, kind: u16) -> Option<u16> {
+        self.get(kind).and_then(|data| data.first_chunk().copied()).map(u16::from_ne_bytes)
+    }
+
     pub(crate) fn u32(self, kind: u16) -> Option<u32> {
         self.get(kind).and_then(|data| data.first_chunk().copied()).map(u32::from_ne_bytes)
     }
@@ -271,6 +280,18 @@ impl Replies {
     pub(crate) fn first(&self) -> Option<Reply<'_>> {
         self.iter().next()
     }
+}
+
+/// A message's type, and what stands behind its header.
+#[cfg(test)]
+pub(crate) fn message_bytes(message: &Message) -> (u16, Vec<u8>) {
+    (u16::from_ne_bytes([message.bytes[4], message.bytes[5]]), message.bytes[HEADER..].to_vec())
+}
+
+/// What a kernel might answer.
+#[cfg(test)]
+pub(crate) fn reply_to(kind: u16, body: &[u8]) -> Reply<'_> {
+    Reply { kind, flags: 0, port: 0, body }
 }
 
 #[cfg(test)]

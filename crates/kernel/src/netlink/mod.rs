@@ -12,4 +12,6 @@ mod socket;
 pub(crate) mod uapi;
 
 pub(crate) use message::{Attrs, Message, Replies, Reply, ip_bytes, read_ip};
+#[cfg(test)]
+pub(crate) use message::{message_bytes, reply_to};
 pub(crate) use socket::{Membership, NetlinkError, Protocol, Socket, drop_events_of, each_message, parse_ack};

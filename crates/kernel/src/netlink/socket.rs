@@ -3,7 +3,7 @@
 use std::fmt;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd};
 
-use netlink_sys::constants::{NETLINK_NETFILTER, NETLINK_ROUTE};
+use netlink_sys::constants::{NETLINK_GENERIC, NETLINK_NETFILTER, NETLINK_ROUTE};
 use netlink_sys::{Socket as Raw, SocketAddr};
 
 use crate::error::errno_text;
@@ -33,6 +33,8 @@ pub(crate) enum Protocol {
     Route,
     /// nftables.
     Netfilter,
+    /// Families with names, IPVS among them.
+    Generic,
 }
 
 /// What the kernel, or the way to it, refuses.
@@ -121,6 +123,7 @@ impl Socket {
         let mut raw = Raw::new(match protocol {
             Protocol::Route => NETLINK_ROUTE,
             Protocol::Netfilter => NETLINK_NETFILTER,
+            Protocol::Generic => NETLINK_GENERIC,
         })?;
         raw.bind(&SocketAddr::new(0, 0))?;
         let mut address = SocketAddr::new(0, 0);

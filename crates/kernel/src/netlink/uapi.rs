@@ -244,3 +244,42 @@ pub(crate) const NFPROTO_IPV6: u8 = 10;
 pub(crate) const NF_DROP: u32 = 0;
 pub(crate) const NF_ACCEPT: u32 = 1;
 pub(crate) const NF_INET_FORWARD: u32 = 2;
+
+// genetlink.h
+pub(crate) const GENL_ID_CTRL: u16 = 0x10;
+pub(crate) const CTRL_CMD_GETFAMILY: u8 = 3;
+pub(crate) const CTRL_ATTR_FAMILY_ID: u16 = 1;
+pub(crate) const CTRL_ATTR_FAMILY_NAME: u16 = 2;
+
+// ip_vs.h
+pub(crate) const IPVS_GENL_NAME: &str = "IPVS";
+pub(crate) const IPVS_GENL_VERSION: u8 = 1;
+pub(crate) const IPVS_CMD_NEW_SERVICE: u8 = 1;
+pub(crate) const IPVS_CMD_SET_SERVICE: u8 = 2;
+pub(crate) const IPVS_CMD_DEL_SERVICE: u8 = 3;
+pub(crate) const IPVS_CMD_GET_SERVICE: u8 = 4;
+pub(crate) const IPVS_CMD_NEW_DEST: u8 = 5;
+pub(crate) const IPVS_CMD_SET_DEST: u8 = 6;
+pub(crate) const IPVS_CMD_DEL_DEST: u8 = 7;
+pub(crate) const IPVS_CMD_GET_DEST: u8 = 8;
+pub(crate) const IPVS_CMD_ATTR_SERVICE: u16 = 1;
+pub(crate) const IPVS_CMD_ATTR_DEST: u16 = 2;
+pub(crate) const IPVS_SVC_ATTR_AF: u16 = 1;
+pub(crate) const IPVS_SVC_ATTR_PROTOCOL: u16 = 2;
+pub(crate) const IPVS_SVC_ATTR_ADDR: u16 = 3;
+pub(crate) const IPVS_SVC_ATTR_PORT: u16 = 4;
+pub(crate) const IPVS_SVC_ATTR_SCHED_NAME: u16 = 6;
+pub(crate) const IPVS_SVC_ATTR_FLAGS: u16 = 7;
+pub(crate) const IPVS_SVC_ATTR_TIMEOUT: u16 = 8;
+pub(crate) const IPVS_SVC_ATTR_NETMASK: u16 = 9;
+pub(crate) const IPVS_DEST_ATTR_ADDR: u16 = 1;
+pub(crate) const IPVS_DEST_ATTR_PORT: u16 = 2;
+pub(crate) const IPVS_DEST_ATTR_FWD_METHOD: u16 = 3;
+pub(crate) const IPVS_DEST_ATTR_WEIGHT: u16 = 4;
+pub(crate) const IPVS_DEST_ATTR_U_THRESH: u16 = 5;
+pub(crate) const IPVS_DEST_ATTR_L_THRESH: u16 = 6;
+pub(crate) const IPVS_DEST_ATTR_ADDR_FAMILY: u16 = 11;
+pub(crate) const IP_VS_SVC_F_PERSISTENT: u32 = 1;
+pub(crate) const IP_VS_CONN_F_FWD_MASK: u32 = 7;
+pub(crate) const IP_VS_CONN_F_MASQ: u32 = 0;
+pub(crate) const IP_VS_CONN_F_DROUTE: u32 = 3;

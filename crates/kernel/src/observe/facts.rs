@@ -32,7 +32,7 @@ pub(super) fn read(route: &mut Socket, nft: &mut Socket, ifb: bool) -> Result<Ho
     for master in links.values().filter_map(|link| link.master) {
         *ports.entry(master).or_default() += 1;
     }
-    let mut facts = HostFacts { ipv6, ifb, ..HostFacts::default() };
+    let mut facts = HostFacts { ipv6, ifb, ipvs: super::ipvs::is_there(), ..HostFacts::default() };
     for link in links.values().filter(|link| is_foreign(link)) {
         let addresses = by_link.remove(&link.index).unwrap_or_default().into_iter().collect();
         let running = is_running(link);

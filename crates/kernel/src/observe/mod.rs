@@ -6,6 +6,7 @@
 pub(crate) mod facts;
 mod forwarder;
 pub(crate) mod iptables;
+pub(crate) mod ipvs;
 pub(crate) mod jump;
 pub(crate) mod nft;
 mod space;
@@ -29,6 +30,8 @@ pub struct Observer {
     nft: Socket,
     forwarder: Option<PathBuf>,
     iptables: Iptables,
+    /// Opened when something of it is there.
+    ipvs: Option<ipvs::Ipvs>,
     /// Whether the kernel has devices that shape what a link receives. It is asked once: a "no" may have looked for a module.
     ifb: bool,
 }
@@ -45,7 +48,7 @@ impl Observer {
         let mut route = open(Protocol::Route)?;
         let ifb = facts::can_make(&mut route, "ifb");
         let nft = open(Protocol::Netfilter)?;
-        Ok(Self { host, route, nft, forwarder: None, iptables: Iptables::default(), ifb })
+        Ok(Self { host, route, nft, forwarder: None, iptables: Iptables::default(), ipvs: None, ifb })
     }
 
     /// Where a forwarder answers; without it none is asked.
@@ -64,7 +67,8 @@ impl Observer {
 
     /// Everything of ours in the agent's namespace: links named `rip*` that carry a mark, with their addresses, permanent
     /// neighbours, forwarding entries and queueing discipline; nexthop objects of our ids and routes of our protocol; tables named
-    /// `ripstop` with their elements, and links' own; jumps of ours in iptables' tables; what the forwarder goes by, where one
+    /// `ripstop` with their elements, and links' own; jumps of ours in iptables' tables; virtual servers of
+    /// IPVS at addresses that a route of ours makes local; what the forwarder goes by, where one
     /// answers. Owners are read from the links'
     /// alternative names and the comments of elements and links' tables; what hangs on a link has its link's owner.
     ///
@@ -92,6 +96,9 @@ impl Observer {
         }
         if asked(Kind::Iptables) {
             iptables::read(&mut self.nft, &self.iptables, &mut model);
+        }
+        if ipvs::KINDS.into_iter().any(&asked) {
+            ipvs::ours(&mut self.route, &mut self.ipvs, &asked, &mut model)?;
         }
         if let Some(socket) = self.forwarder.as_deref().filter(|_| forwarder::KINDS.into_iter().any(&asked)) {
             forwarder::read(socket, &mut model);
@@ -134,6 +141,12 @@ impl Observer {
                         let wanted = rules.iter().filter(|(key, _)| keys.contains(key));
                         wanted.for_each(|(_, entry)| drop(model.insert_entry(entry.clone())));
                     }
+                    if keys.iter().any(|key| ipvs::KINDS.contains(&key.kind())) {
+                        let mut found = Model::new();
+                        ipvs::ours(&mut self.route, &mut self.ipvs, |_| true, &mut found)?;
+                        let wanted = found.iter().filter(|(key, _)| keys.contains(key));
+                        wanted.for_each(|(_, entry)| drop(model.insert_entry(entry.clone())));
+                    }
                     read_settings(ns, keys, &mut model)?;
                 }
                 Ns::Path(path) => self.pod(ns, path, keys, desired, &mut model)?,
@@ -172,6 +185,14 @@ impl Observer {
             read_settings(ns, keys, model)
         });
         inside.map_err(|error| ObserveError::netns(&error))?
+    }
+}
+
+/// Has the kernel load the module of IPVS, if it is not there and it can.
+pub fn load_ipvs() {
+    if !ipvs::is_there() {
+        // Whether it could shows when it is looked for again.
+        let _ = ipvs::Ipvs::open();
     }
 }
 

@@ -4,6 +4,7 @@
 
 pub(crate) mod address;
 pub(crate) mod flow;
+pub(crate) mod ipvs;
 pub(crate) mod jump;
 pub(crate) mod link;
 pub(crate) mod neighbour;

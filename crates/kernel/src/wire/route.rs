@@ -73,6 +73,7 @@ impl RawRoute {
     pub(crate) fn to_route(&self, ns: &Ns, names: &Names) -> Option<Route> {
         let target = match (self.kind, self.nexthop, self.gateway) {
             (RTN_UNREACHABLE, ..) => RouteTarget::Unreachable,
+            (RTN_LOCAL, ..) => RouteTarget::Local,
             (RTN_UNICAST, Some(id), _) => RouteTarget::Nexthop(id),
             (RTN_UNICAST, None, Some(gateway)) => {
                 RouteTarget::Via { link: names.get(&self.index?)?.clone(), gateway, onlink: self.onlink }
@@ -114,6 +115,7 @@ pub(crate) fn create(route: &Route, index: Option<u32>, flags: u16) -> Message {
     let family = route.dst.family();
     let (kind, scope, onlink) = match &route.target {
         RouteTarget::Unreachable => (RTN_UNREACHABLE, RT_SCOPE_UNIVERSE, false),
+        RouteTarget::Local => (RTN_LOCAL, RT_SCOPE_HOST, false),
         RouteTarget::Link(_) if family == Family::V4 => (RTN_UNICAST, RT_SCOPE_LINK, false),
         RouteTarget::Via { onlink, .. } => (RTN_UNICAST, RT_SCOPE_UNIVERSE, *onlink),
         RouteTarget::Link(_) | RouteTarget::Nexthop(_) => (RTN_UNICAST, RT_SCOPE_UNIVERSE, false),
@@ -134,7 +136,7 @@ pub(crate) fn create(route: &Route, index: Option<u32>, flags: u16) -> Message {
             via.extend_from_slice(&bytes[..len]);
             message = message.bytes(RTA_VIA, &via);
         }
-        RouteTarget::Link(_) | RouteTarget::Unreachable => {}
+        RouteTarget::Link(_) | RouteTarget::Unreachable | RouteTarget::Local => {}
     }
     if let Some(index) = index {
         message = message.u32(RTA_OIF, index);

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::services::{CLIENT, SERVERS, Scene, answers, connect, service, slice, udp};
+use crate::services::{By, CLIENT, SERVERS, Scene, answers, connect, service, slice, udp};
 use crate::support::*;
 
 const CLUSTER_IP: &str = "10.96.0.10:80";
@@ -35,8 +35,13 @@ fn entries(map: &str) -> Vec<(String, u64)> {
 
 #[test]
 fn a_client_keeps_its_endpoint_whatever_address_it_asks() {
-    on_a_node(|node| {
-        let mut scene = Scene::new(node);
+    a_client_keeps(By::Nftables);
+}
+
+/// The same by a compiler.
+pub fn a_client_keeps(by: By) {
+    on_a_node(move |node| {
+        let mut scene = Scene::by(node, by);
         scene.change(sticky(10_800, json!({})), slice(&SERVERS));
         let server = scene.sticks_to(Some(CLIENT), CLUSTER_IP);
         assert_eq!(scene.sticks_to(Some(CLIENT), NODE_PORT), server);
@@ -48,6 +53,9 @@ fn a_client_keeps_its_endpoint_whatever_address_it_asks() {
         let own = scene.sticks_to(None, CLUSTER_IP);
         assert_eq!(scene.sticks_to(None, CLUSTER_IP), own);
         assert_eq!(scene.sticks_to(Some(CLIENT), CLUSTER_IP), server);
+        if by != By::Nftables {
+            return;
+        }
         let text = run("nft", &["list", "table", "ip", "ripstop-services"]);
         for line in [
             "10.96.0.10 . tcp . 80 comment \"service/default/web\" : goto affinity/default_web_",
@@ -64,8 +72,13 @@ fn a_client_keeps_its_endpoint_whatever_address_it_asks() {
 
 #[test]
 fn who_loses_its_endpoint_gets_another_at_once_and_keeps_that() {
-    on_a_node(|node| {
-        let mut scene = Scene::new(node);
+    who_loses_its_endpoint(By::Nftables);
+}
+
+/// The same by a compiler.
+pub fn who_loses_its_endpoint(by: By) {
+    on_a_node(move |node| {
+        let mut scene = Scene::by(node, by);
         scene.change(sticky(10_800, json!({})), slice(&SERVERS));
         let first = scene.sticks_to(Some(CLIENT), CLUSTER_IP);
         let left = others(&first);

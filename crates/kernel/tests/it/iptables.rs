@@ -13,7 +13,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 use serde_json::json;
 
-use crate::services::{CLIENT, SERVERS, Scene, connect_from, datagrams_leave, said, service, slice};
+use crate::services::{By, CLIENT, SERVERS, Scene, connect_from, datagrams_leave, said, service, slice};
 use crate::support::{Node, run};
 
 const BOTH: [IptablesBackend; 2] = IptablesBackend::BOTH;
@@ -84,7 +84,7 @@ fn everything() -> Option<serde_json::Value> {
 fn connections_go_to_endpoints_and_nowhere_else() {
     for backend in BOTH {
         on_a_node(move |node| {
-            let mut scene = Scene::by(node, Some(backend));
+            let mut scene = Scene::by(node, By::Iptables(backend));
             scene.change(service(json!({})), slice(&SERVERS));
             let seen = scene.ask(Some(CLIENT), "10.96.0.10:80");
             assert_eq!(seen, said(SERVERS.map(|ip| format!("{ip} {CLIENT}")).each_ref().map(String::as_str)));
@@ -113,7 +113,7 @@ fn connections_go_to_endpoints_and_nowhere_else() {
 fn an_agent_that_starts_rewrites_nothing_that_is_right() {
     for backend in BOTH {
         on_a_node(move |node| {
-            let mut scene = Scene::by(node, Some(backend));
+            let mut scene = Scene::by(node, By::Iptables(backend));
             scene.change(everything(), slice(&SERVERS));
             scene.change(None, slice(&SERVERS[..2]));
             let steps = to_do(&scene).steps;
@@ -133,7 +133,7 @@ fn an_agent_that_starts_rewrites_nothing_that_is_right() {
 fn what_others_undo_comes_back_and_what_they_have_stays() {
     for backend in BOTH {
         on_a_node(move |node| {
-            let mut scene = Scene::by(node, Some(backend));
+            let mut scene = Scene::by(node, By::Iptables(backend));
             tables(backend, "-t nat -N OTHERS");
             tables(backend, "-t nat -A PREROUTING -j OTHERS");
             scene.change(everything(), slice(&SERVERS));
@@ -180,7 +180,7 @@ fn all_of_ours_goes_and_nothing_of_others() {
             tables(backend, "-t nat -A PREROUTING -j OTHERS");
             tables(backend, "-t filter -A FORWARD -s 192.0.2.7/32 -j DROP");
             let before = saved(backend);
-            let mut scene = Scene::by(node, Some(backend));
+            let mut scene = Scene::by(node, By::Iptables(backend));
             scene.change(everything(), slice(&SERVERS));
             assert!(saved(backend).contains("RIPSTOP-"));
             scene.follow(Model::new());
@@ -199,14 +199,14 @@ fn all_of_ours_goes_and_nothing_of_others() {
 
 #[test]
 fn datagrams_leave_an_endpoint_that_is_gone_at_once_and_no_other() {
-    BOTH.into_iter().for_each(|backend| on_a_node(move |node| datagrams_leave(node, Some(backend))));
+    BOTH.into_iter().for_each(|backend| datagrams_leave(By::Iptables(backend)));
 }
 
 #[test]
 fn while_endpoints_come_and_go_no_connection_fails() {
     for backend in BOTH {
         on_a_node(move |node| {
-            let mut scene = Scene::by(node, Some(backend));
+            let mut scene = Scene::by(node, By::Iptables(backend));
             scene.change(service(json!({})), slice(&SERVERS));
             let mut turn = 0;
             let tried = scene.under_load("10.96.0.10:80", |scene| {
@@ -236,7 +236,7 @@ impl Drop for Holder {
 #[test]
 fn a_failure_is_said_and_who_holds_the_lock_is_named() {
     on_a_node(|node| {
-        let mut scene = Scene::by(node, Some(IptablesBackend::Legacy));
+        let mut scene = Scene::by(node, By::Iptables(IptablesBackend::Legacy));
         scene.change(service(json!({})), slice(&SERVERS));
         let before = saved(IptablesBackend::Legacy);
         let wait = ["--exclusive", "--no-fork", "/run/xtables.lock", "sleep", "30"];
@@ -272,7 +272,7 @@ fn a_failure_is_said_and_who_holds_the_lock_is_named() {
 #[test]
 fn others_writes_are_heard_and_ours_are_not() {
     on_a_node(|node| {
-        let mut scene = Scene::by(node, Some(IptablesBackend::Nft));
+        let mut scene = Scene::by(node, By::Iptables(IptablesBackend::Nft));
         scene.change(service(json!({})), slice(&SERVERS));
         let mut monitor = Monitor::open(scene.node.applier.own()).unwrap();
         let hear = |monitor: &mut Monitor| -> BTreeSet<Kind> {
@@ -295,7 +295,7 @@ fn others_writes_are_heard_and_ours_are_not() {
         assert_eq!(hear(&mut monitor), BTreeSet::new(), "others' rules are no business of ours");
     });
     on_a_node(|node| {
-        let mut scene = Scene::by(node, Some(IptablesBackend::Legacy));
+        let mut scene = Scene::by(node, By::Iptables(IptablesBackend::Legacy));
         let iptables = scene.node.applier.iptables();
         scene.change(service(json!({})), slice(&SERVERS));
         assert!(!iptables.has_legacy_changed());
@@ -311,7 +311,7 @@ fn others_writes_are_heard_and_ours_are_not() {
 #[test]
 fn the_jump_of_services_stands_before_the_one_that_accepts() {
     on_a_node(|node| {
-        let mut scene = Scene::by(node, Some(IptablesBackend::Nft));
+        let mut scene = Scene::by(node, By::Iptables(IptablesBackend::Nft));
         scene.change(service(json!({})), slice(&[]));
         assert_eq!(connect_from(&scene, "10.96.0.10:80"), "refused");
         scene.node.make(&[ForwardJump { family: Family::V4, chain: "FORWARD".into(), whole: true }.into()]);

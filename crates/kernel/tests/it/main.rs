@@ -7,6 +7,7 @@ mod errors;
 mod facts;
 mod foreign;
 mod iptables;
+mod ipvs;
 mod monitor;
 mod nft;
 mod plan;

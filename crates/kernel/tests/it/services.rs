@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use ripstop_desired::services;
 use ripstop_netmodel::{Entry, IptablesBackend, Key, Model, Object};
+use ripstop_objects::IpvsConfig;
 use ripstop_objects::service::{EndpointSlice, Service};
 use ripstop_services::Node as ServiceNode;
 use ripstop_tables::ServiceTables;
@@ -18,25 +19,36 @@ use crate::support::*;
 pub const CLIENT: &str = "10.244.1.2";
 pub const SERVERS: [&str; 3] = ["10.244.1.11", "10.244.1.12", "10.244.1.13"];
 
+/// A compiler.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum By {
+    Nftables,
+    Iptables(IptablesBackend),
+    Ipvs,
+}
+
+fn place(backend: IptablesBackend) -> services::iptables::Place {
+    services::iptables::Place { backend, ipv6: true }
+}
+
 /// A client and three servers, pods on one node, each with its own link.
 pub struct Scene {
+    by: By,
     pub node: Node,
     pub pods: BTreeMap<&'static str, Pod>,
     listeners: Vec<TcpListener>,
     pub tables: ServiceTables,
-    /// Of iptables; without one rules are nftables'.
-    place: Option<services::iptables::Place>,
     base: Vec<Entry>,
     pub model: Model,
 }
 
 impl Scene {
     pub fn new(node: Node) -> Self {
-        Self::by(node, None)
+        Self::by(node, By::Nftables)
     }
 
-    /// The same by iptables.
-    pub fn by(node: Node, backend: Option<IptablesBackend>) -> Self {
+    /// By one of the compilers.
+    pub fn by(node: Node, by: By) -> Self {
         for name in ["net.ipv4.ip_forward", "net.ipv4.conf.all.forwarding"] {
             run("sysctl", &["-qw", &format!("{name}=1")]);
         }
@@ -64,11 +76,11 @@ impl Scene {
             pods.insert(address, pod);
         }
         let mut scene = Self {
+            by,
             node,
             pods,
             listeners: Vec::new(),
             tables: ServiceTables::default(),
-            place: backend.map(|backend| services::iptables::Place { backend, ipv6: true }),
             base: Vec::new(),
             model: Model::default(),
         };
@@ -76,9 +88,12 @@ impl Scene {
             scene.serve(server);
         }
         let (pods, ranges) = ([prefix("10.244.1.0/24")], [prefix("10.96.0.0/16")]);
-        scene.base = match scene.place {
-            None => services::nftables::base(&pods, &ranges, false),
-            Some(place) => services::iptables::base(place, &[addr("192.0.2.1")], &pods, &ranges, false),
+        scene.base = match by {
+            By::Nftables => services::nftables::base(&pods, &ranges, false),
+            By::Iptables(backend) => {
+                services::iptables::base(place(backend), &[addr("192.0.2.1")], &pods, &ranges, false)
+            }
+            By::Ipvs => services::ipvs::base(IpvsConfig::default(), &pods, &ranges, false),
         };
         let wanted: Model = scene.base.iter().cloned().collect();
         scene.follow(wanted);
@@ -177,9 +192,10 @@ impl Scene {
             proxy_name: None,
         };
         let name = "web".parse().unwrap();
-        let entries = match self.place {
-            None => services::nftables::objects(&node, &self.tables, &name, &self.model),
-            Some(place) => services::iptables::objects(place, &node, &self.tables, &name),
+        let entries = match self.by {
+            By::Nftables => services::nftables::objects(&node, &self.tables, &name, &self.model),
+            By::Iptables(backend) => services::iptables::objects(place(backend), &node, &self.tables, &name),
+            By::Ipvs => services::ipvs::objects(IpvsConfig::default(), &node, &self.tables, &name),
         };
         self.follow(self.base.iter().cloned().chain(entries).collect());
     }
@@ -252,44 +268,50 @@ pub fn udp(servers: &[&str]) -> Option<Value> {
 
 #[test]
 fn datagrams_leave_an_endpoint_that_is_gone_at_once_and_no_other() {
-    on_a_node(|node| datagrams_leave(node, None));
+    datagrams_leave(By::Nftables);
 }
 
-pub fn datagrams_leave(node: Node, backend: Option<IptablesBackend>) {
-    let mut scene = Scene::by(node, backend);
-    let ports = json!({"ports": [{"port": 53, "protocol": "UDP", "nodePort": 30053}]});
-    scene.change(service(ports.clone()), udp(&SERVERS));
-    let (socket, to) = (scene.client(), "10.96.0.10:53");
-    for _ in 0..4 {
-        let first = answers(&socket, to).unwrap();
-        assert_eq!(answers(&socket, to).as_deref(), Some(&*first), "one connection has one endpoint");
-        // Others come and go, and where they take other slots it stays.
-        let others: Vec<&str> = SERVERS.into_iter().filter(|server| *server != first).collect();
-        scene.change(None, udp(&[&*first, others[1]]));
-        assert_eq!(answers(&socket, to).as_deref(), Some(&*first));
-        scene.change(None, udp(&SERVERS));
-        assert_eq!(answers(&socket, to).as_deref(), Some(&*first));
-        scene.change(None, udp(&others));
-        let next = answers(&socket, to).unwrap();
-        assert!(others.contains(&&*next), "{next} instead of {first}");
-        scene.change(None, udp(&SERVERS));
-    }
-    // Without endpoints it is refused, and with one again served.
-    scene.change(None, udp(&[]));
-    assert_eq!(answers(&socket, to), None);
-    scene.change(None, udp(&SERVERS[1..2]));
-    // The refusal of before waits at the socket.
-    let _ = answers(&socket, to);
-    assert_eq!(answers(&socket, to).as_deref(), Some(SERVERS[1]));
-    // The Service goes: whoever has the endpoint's address next hears nothing of its clients.
-    scene.change(None, udp(&SERVERS[1..2]));
-    scene.tables.remove_service(&"web".parse().unwrap());
-    scene.change(None, None);
-    assert_eq!(answers(&socket, to), None);
-    if backend.is_none() {
-        let left = run("nft", &["list", "map", "ip", "ripstop-services", "endpoints"]);
-        assert_eq!(left.matches(" : 10.").count(), 0);
-    }
+/// The same by a compiler.
+pub fn datagrams_leave(by: By) {
+    on_a_node(move |node| {
+        let mut scene = Scene::by(node, by);
+        let ports = json!({"ports": [{"port": 53, "protocol": "UDP", "nodePort": 30053}]});
+        scene.change(service(ports.clone()), udp(&SERVERS));
+        let (socket, to) = (scene.client(), "10.96.0.10:53");
+        for _ in 0..4 {
+            let first = answers(&socket, to).unwrap();
+            assert_eq!(answers(&socket, to).as_deref(), Some(&*first), "one connection has one endpoint");
+            // Others come and go, and where they take other slots it stays.
+            let others: Vec<&str> = SERVERS.into_iter().filter(|server| *server != first).collect();
+            scene.change(None, udp(&[&*first, others[1]]));
+            assert_eq!(answers(&socket, to).as_deref(), Some(&*first));
+            scene.change(None, udp(&SERVERS));
+            assert_eq!(answers(&socket, to).as_deref(), Some(&*first));
+            scene.change(None, udp(&others));
+            let next = answers(&socket, to).unwrap();
+            assert!(others.contains(&&*next), "{next} instead of {first}");
+            scene.change(None, udp(&SERVERS));
+        }
+        // Without endpoints it is refused, and with one again served.
+        scene.change(None, udp(&[]));
+        assert_eq!(answers(&socket, to), None);
+        scene.change(None, udp(&SERVERS[1..2]));
+        // The refusal of before waits at the socket.
+        let _ = answers(&socket, to);
+        assert_eq!(answers(&socket, to).as_deref(), Some(SERVERS[1]));
+        // The Service goes: whoever has the endpoint's address next hears nothing of its clients.
+        scene.change(None, udp(&SERVERS[1..2]));
+        scene.tables.remove_service(&"web".parse().unwrap());
+        scene.change(None, None);
+        assert_eq!(answers(&socket, to), None);
+        let kind = match by {
+            By::Nftables => "map",
+            By::Ipvs => "set",
+            By::Iptables(_) => return,
+        };
+        let listed = run("nft", &["list", kind, "ip", "ripstop-services", "endpoints"]);
+        assert!(!listed.contains("10.244."), "{listed}");
+    });
 }
 
 #[test]
@@ -315,8 +337,13 @@ fn what_changed_while_nobody_looked_is_found_at_the_start() {
 
 #[test]
 fn streams_to_an_endpoint_that_goes_end_as_they_please_or_are_reset() {
-    on_a_node(|node| {
-        let mut scene = Scene::new(node);
+    streams_end(By::Nftables);
+}
+
+/// The same by a compiler.
+pub fn streams_end(by: By) {
+    on_a_node(move |node| {
+        let mut scene = Scene::by(node, by);
         scene.change(service(json!({})), slice(&SERVERS[..1]));
         for is_reset in [false, true] {
             let mut object = service(json!({})).unwrap();
@@ -353,8 +380,13 @@ pub fn said<const N: usize>(lines: [&str; N]) -> BTreeSet<String> {
 
 #[test]
 fn connections_go_to_endpoints_and_nowhere_else() {
-    on_a_node(|node| {
-        let mut scene = Scene::new(node);
+    connections_go(By::Nftables);
+}
+
+/// The same by a compiler.
+pub fn connections_go(by: By) {
+    on_a_node(move |node| {
+        let mut scene = Scene::by(node, by);
         scene.change(service(json!({})), slice(&SERVERS));
         let seen = scene.ask(Some(CLIENT), "10.96.0.10:80");
         assert_eq!(seen, said(SERVERS.map(|ip| format!("{ip} {CLIENT}")).each_ref().map(String::as_str)));
@@ -377,7 +409,7 @@ fn connections_go_to_endpoints_and_nowhere_else() {
         assert_eq!(connect_from(&scene, "10.96.0.10:80"), "refused");
         assert_eq!(connect_from(&scene, "192.0.2.1:30080"), "refused");
         let text = run("nft", &["list", "table", "ip", "ripstop-services"]);
-        assert!(text.contains("numgen random mod 3 map @endpoints"), "{text}");
+        assert!(by != By::Nftables || text.contains("numgen random mod 3 map @endpoints"), "{text}");
         assert!(text.contains("10.96.0.10 . tcp . 80 comment \"service/default/web\" : goto reject"), "{text}");
     });
 }
@@ -389,13 +421,18 @@ pub fn connect_from(scene: &Scene, to: &str) -> String {
 
 #[test]
 fn while_endpoints_come_and_go_no_connection_fails() {
-    on_a_node(|node| {
-        let mut scene = Scene::new(node);
+    no_connection_fails(By::Nftables);
+}
+
+/// The same by a compiler.
+pub fn no_connection_fails(by: By) {
+    on_a_node(move |node| {
+        let mut scene = Scene::by(node, by);
         scene.change(service(json!({})), slice(&SERVERS));
         let mut turn = 0;
         let tried = scene.under_load("10.96.0.10:80", |scene| {
-            let end = Instant::now() + Duration::from_secs(2);
-            while Instant::now() < end {
+            let begun = Instant::now();
+            while turn <= 10 || begun.elapsed() < Duration::from_secs(2) {
                 let left = [&SERVERS[..], &SERVERS[..2], &SERVERS[1..], &SERVERS[2..]][turn % 4];
                 scene.change(None, slice(left));
                 turn += 1;
@@ -409,8 +446,13 @@ fn while_endpoints_come_and_go_no_connection_fails() {
 
 #[test]
 fn sources_policies_and_families_count() {
-    on_a_node(|node| {
-        let mut scene = Scene::new(node);
+    sources_count(By::Nftables);
+}
+
+/// The same by a compiler.
+pub fn sources_count(by: By) {
+    on_a_node(move |node| {
+        let mut scene = Scene::by(node, by);
         let balanced = |ranges: Value| {
             let mut service = service(json!({"type": "LoadBalancer", "loadBalancerSourceRanges": ranges})).unwrap();
             service["status"] = json!({"loadBalancer": {"ingress": [{"ip": "198.51.100.7"}]}});

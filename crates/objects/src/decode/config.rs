@@ -8,8 +8,8 @@ use ripstop_types::{Family, IfName, Prefix};
 use super::tree::{Tree, shown};
 use super::{Decoder, Fields, Node, etcd, flannel, kubernetes, network};
 use crate::{
-    AgentConfig, IptablesChoice, LogConfig, LogFormat, LogLevel, Network, NetworkName, NodePortAddresses,
-    ProbingConfig, Proxy, ServicesConfig, StoreConfig, Timings, UplinkConfig, check_networks,
+    AgentConfig, IptablesChoice, IpvsConfig, IpvsScheduler, LogConfig, LogFormat, LogLevel, Network, NetworkName,
+    NodePortAddresses, ProbingConfig, Proxy, ServicesConfig, StoreConfig, Timings, UplinkConfig, check_networks,
 };
 
 const FIELDS: &[&str] = &[
@@ -249,13 +249,22 @@ fn probing(d: &mut Decoder, node: &Node<'_>) -> Option<ProbingConfig> {
 }
 
 fn services(d: &mut Decoder, node: &Node<'_>) -> Option<ServicesConfig> {
-    const KEYS: [&str; 7] =
-        ["proxy", "iptablesBackend", "nodePortAddresses", "externalIPs", "masqueradeAll", "serviceCIDRs", "proxyName"];
+    const KEYS: [&str; 8] = [
+        "proxy",
+        "iptablesBackend",
+        "nodePortAddresses",
+        "externalIPs",
+        "masqueradeAll",
+        "serviceCIDRs",
+        "proxyName",
+        "ipvs",
+    ];
     let fields = d.map(node, &KEYS)?;
-    let proxies = [("none", Proxy::None), ("nftables", Proxy::Nftables), ("iptables", Proxy::Iptables)];
+    let proxies =
+        [("none", Proxy::None), ("nftables", Proxy::Nftables), ("iptables", Proxy::Iptables), ("ipvs", Proxy::Ipvs)];
     let backends = [("auto", IptablesChoice::Auto), ("legacy", IptablesChoice::Legacy), ("nft", IptablesChoice::Nft)];
     Some(ServicesConfig {
-        proxy: fields.get("proxy").and_then(|node| d.choice(&node, &proxies, &["ipvs"])).unwrap_or_default(),
+        proxy: fields.get("proxy").and_then(|node| d.choice(&node, &proxies, &[])).unwrap_or_default(),
         iptables_backend: fields
             .get("iptablesBackend")
             .and_then(|node| d.choice(&node, &backends, &[]))
@@ -277,6 +286,17 @@ fn services(d: &mut Decoder, node: &Node<'_>) -> Option<ServicesConfig> {
             }
             ok.then(|| text.to_owned())
         }),
+        ipvs: fields.get("ipvs").and_then(|node| ipvs(d, &node)).unwrap_or_default(),
+    })
+}
+
+fn ipvs(d: &mut Decoder, node: &Node<'_>) -> Option<IpvsConfig> {
+    use IpvsScheduler::{Lc, Mh, Rr, Sh, Wrr};
+    let fields = d.map(node, &["scheduler", "strictARP"])?;
+    let schedulers = [Rr, Wrr, Lc, Sh, Mh].map(|scheduler| (scheduler.as_str(), scheduler));
+    Some(IpvsConfig {
+        scheduler: fields.get("scheduler").and_then(|node| d.choice(&node, &schedulers, &[])).unwrap_or_default(),
+        strict_arp: fields.get("strictARP").and_then(|node| d.bool(&node)).unwrap_or_default(),
     })
 }
 

@@ -76,8 +76,13 @@ fn services_are_served_where_that_is_said() {
     let services = decode("services: {proxy: iptables, iptablesBackend: legacy}").services;
     assert_eq!((services.proxy, services.iptables_backend), (Proxy::Iptables, IptablesChoice::Legacy));
     assert_eq!(decode("services: {}").services.iptables_backend, IptablesChoice::Auto);
+    let by_ipvs = decode("services: {proxy: ipvs, ipvs: {scheduler: mh, strictARP: true}}").services;
+    assert_eq!((by_ipvs.proxy, by_ipvs.ipvs.scheduler.as_str(), by_ipvs.ipvs.strict_arp), (Proxy::Ipvs, "mh", true));
+    assert_eq!(decode("services: {proxy: ipvs}").services.ipvs.scheduler.as_str(), "rr");
     for (bad, named) in [
-        ("proxy: ipvs", "services.proxy: found ipvs, which is not available yet, accepted: none, nftables, iptables"),
+        ("proxy: ebpf", "services.proxy: found ebpf, accepted: none, nftables, iptables, ipvs"),
+        ("ipvs: {scheduler: dh}", "services.ipvs.scheduler: found dh, accepted: rr, wrr, lc, sh, mh"),
+        ("ipvs: {strictArp: true}", "services.ipvs.strictArp: found an unknown field"),
         ("proxy: nft", "services.proxy: found nft"),
         ("iptablesBackend: xtables", "services.iptablesBackend: found xtables, accepted: auto, legacy, nft"),
         ("nodePortAddresses: some", "services.nodePortAddresses: found some, accepted: primary, all"),

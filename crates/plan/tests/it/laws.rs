@@ -133,7 +133,7 @@ fn with_needs(desired: &Model, mut keys: BTreeSet<Key>) -> BTreeSet<Key> {
                         needs.extend(desired.keys().filter(|k| k.ns() == Some(&route.ns) && !*onlink).cloned());
                     }
                     ripstop_netmodel::RouteTarget::Link(name) => needs.push(link(&route.ns, name.clone())),
-                    ripstop_netmodel::RouteTarget::Unreachable => {}
+                    ripstop_netmodel::RouteTarget::Unreachable | ripstop_netmodel::RouteTarget::Local => {}
                 }
                 let sources = desired.keys().filter(|k| matches!(k, Key::Address { ip, .. } if Some(*ip) == route.src));
                 needs.extend(sources.cloned());

@@ -31,7 +31,17 @@ const PROGRAM: &str = "crates/kernel/src/iptables/program.rs";
 
 /// Flags that only a change carries, and the types of messages that change something.
 const MODIFYING_FLAGS: &[&str] = &["NLM_F_CREATE", "NLM_F_EXCL", "NLM_F_REPLACE", "NLM_F_APPEND"];
-const MODIFYING_TYPES: &[&str] = &["RTM_NEW", "RTM_DEL", "RTM_SET", "NFT_MSG_NEW", "NFT_MSG_DEL", "NFT_MSG_DESTROY"];
+const MODIFYING_TYPES: &[&str] = &[
+    "RTM_NEW",
+    "RTM_DEL",
+    "RTM_SET",
+    "NFT_MSG_NEW",
+    "NFT_MSG_DEL",
+    "NFT_MSG_DESTROY",
+    "IPVS_CMD_NEW",
+    "IPVS_CMD_SET",
+    "IPVS_CMD_DEL",
+];
 
 /// Methods of the netlink socket that only changes need.
 const MODIFYING_CALLS: &[&str] = &["batch", "transact", "transact_all"];
@@ -48,7 +58,7 @@ const ENCODERS: &[&str] = &["crates/nft/", "crates/kernel/src/wire/", "crates/ke
 
 /// The module of encoders, and how those of its functions are called that make no change.
 const WIRE: &str = "crate::wire::";
-const READERS: &[&str] = &["get", "dump", "bridge_port", "protocol_name", "scope_number"];
+const READERS: &[&str] = &["get", "dump", "read", "bridge_port", "protocol_name", "scope_number"];
 
 /// Every place outside the runners and outside tests that names a way to start a program.
 #[must_use]

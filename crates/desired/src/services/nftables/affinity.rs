@@ -15,29 +15,15 @@ use ripstop_nft::model::{Chain, Name, Part as TablePart, Rule, Set, Value, Verdi
 use ripstop_services::{Backend, Decision, Entry};
 use ripstop_types::Family;
 
-use super::table::{frontend, with_ports};
-use super::{Scope, table_family, table_name};
 use crate::Part;
 use crate::ruleset::address_type;
+use crate::services::Reach;
+use crate::services::frame::{frontend, table_family, table_name, with_ports};
 
 /// Clients that a map holds; of more the last ones have no affinity. Nobody can fill the kernel's memory with addresses.
 const CLIENTS: u32 = 65_536;
 
-/// Which of a Service's endpoints an entry is about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Reach {
-    /// Any.
-    Cluster,
-    /// Those of this node.
-    Local,
-}
-
 impl Reach {
-    /// Of what a decision says of packets.
-    pub(super) fn of(decision: &Decision, scope: Scope) -> Self {
-        if scope == Scope::Outside || decision.inside_is_local { Self::Local } else { Self::Cluster }
-    }
-
     /// The map of the table that says which chain draws.
     pub(super) fn chosen(self) -> &'static str {
         match self {

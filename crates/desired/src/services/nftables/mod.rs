@@ -18,21 +18,9 @@ mod table;
 pub use elements::{base, objects};
 pub use table::PREPARED;
 
-use ripstop_netmodel::NFT_SERVICES_TABLE;
-use ripstop_nft::model::{Name, TableFamily};
-use ripstop_types::Family;
+use ripstop_nft::model::Name;
 
-/// The family of the table for a family's packets.
-fn table_family(family: Family) -> TableFamily {
-    match family {
-        Family::V4 => TableFamily::Ip,
-        Family::V6 => TableFamily::Ip6,
-    }
-}
-
-fn table_name() -> Name {
-    Name::from(NFT_SERVICES_TABLE)
-}
+use super::Scope;
 
 /// The chain that draws one of so many endpoints of the cluster, or of this node; of more than [`PREPARED`] the name of a part too.
 fn chain_of(count: usize, of: Scope) -> Option<Name> {
@@ -42,23 +30,4 @@ fn chain_of(count: usize, of: Scope) -> Option<Name> {
     };
     let separator = if count > PREPARED { '/' } else { '-' };
     format!("{kind}{separator}{count}").parse().ok()
-}
-
-/// Which endpoints of a frontend a slot is about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Scope {
-    /// Those for packets from this node and its pods, and as a rule for all.
-    Inside,
-    /// Those for packets from elsewhere to a Service whose external policy is Local.
-    Outside,
-}
-
-impl Scope {
-    /// The number of its first slot.
-    fn first(self) -> u32 {
-        match self {
-            Self::Inside => 0,
-            Self::Outside => 1 << 16,
-        }
-    }
 }

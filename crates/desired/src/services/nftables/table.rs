@@ -1,13 +1,13 @@
-//! Chains, sets and maps of Services.
+//! Chains, sets and maps by which endpoints are drawn.
 
-use ripstop_netmodel::NFT_SERVICES_TABLE;
 use ripstop_nft::model::{Chain, Hook, Rule, Set, Table, Type, build::*, priority};
 use ripstop_objects::service::Protocol;
 use ripstop_types::Family;
 
+use super::chain_of;
 use crate::ruleset::address_type;
-
-use super::{Scope, chain_of, table_family};
+use crate::services::Scope;
+use crate::services::frame::{frame, translated, with_ports};
 
 /// For up to so many endpoints the chains are there from the start: a chain that comes makes the kernel look at all maps again.
 pub const PREPARED: usize = 128;
@@ -18,46 +18,15 @@ pub fn table(family: Family, masquerade_all: bool) -> Table {
     let ip = address_type(family);
     let verdicts = || Set::vmap([ip, Type::InetProto, Type::InetService]);
     let endpoints = Set::map([ip, Type::InetProto, Type::InetService, Type::Mark], [ip, Type::InetService]);
-    let mut table = Table::new(table_family(family), NFT_SERVICES_TABLE)
-        .set("frontends", verdicts().comment("what becomes of packets to a Service"))
-        .set("permitted", verdicts().comment("the same, behind the look at where they come from"))
-        .set("inside", verdicts().comment("external policy Local: for this node and its pods"))
-        .set("outside", verdicts().comment("external policy Local: for all others"))
+    let mut table = frame(family, masquerade_all, &["learning"])
         .set("chosen", verdicts().comment("session affinity: for a client without an entry"))
         .set("chosen-local", verdicts().comment("the same, among endpoints of this node"))
         .set("endpoints", endpoints.comment("by frontend and slot"))
-        .set("sources", Set::of([ip, Type::InetProto, Type::InetService, ip]).interval())
-        .set("cluster-ips", Set::of([ip]))
-        .set("others-ips", Set::of([ip]).comment("ClusterIPs that are no business of this proxy"))
-        .set("service-ranges", Set::of([ip]).interval())
-        .set("pods", Set::of([ip]).interval().comment("this node's pods"))
-        .set("hairpin", Set::of([ip, ip]).comment("pods that reach themselves"));
-    for protocol in Protocol::ALL {
-        table = table
-            .set(learning(protocol), Set::vmap([ip, Type::InetService]))
-            .set(masqueraded(protocol), Set::of([ip, Type::InetService]))
-            .set(masqueraded_own(protocol), Set::of([ip, Type::InetService]));
-    }
-    for (hook, chain) in [(Hook::Prerouting, "prerouting"), (Hook::Output, "output")] {
-        table = table.chain(chain, Chain::nat(hook, priority::DSTNAT).rule(Rule::new([jump("services")])));
-    }
-    table = table
-        .chain("services", services(family))
-        .chain("reject", Chain::regular().rule(Rule::new([reject()])))
-        .chain("restricted", restricted(family))
-        .chain("from-anywhere", from_anywhere(family))
-        .chain(
-            "from-inside",
-            Chain::regular().rules([Rule::new([frontend(family).vmap("inside")]), Rule::new([drop()])]),
-        )
-        .chain("forward", Chain::filter(Hook::Forward, priority::FILTER).rule(invalid()))
-        .chain(
-            "postrouting",
-            Chain::nat(Hook::Postrouting, priority::SRCNAT).rules(["learning", "masquerade"].map(translated)),
-        )
         .chain("input", Chain::nat(Hook::Input, priority::SRCNAT).rule(translated("learning")))
-        .chain("learning", learning_chain(family))
-        .chain("masquerade", masquerading(family, masquerade_all));
+        .chain("learning", learning_chain(family));
+    for protocol in Protocol::ALL {
+        table = table.set(learning(protocol), Set::vmap([ip, Type::InetService]));
+    }
     for count in 1..=PREPARED {
         for scope in [Scope::Inside, Scope::Outside] {
             let Some(name) = chain_of(count, scope) else { continue };
@@ -86,96 +55,10 @@ pub(super) fn learning(protocol: Protocol) -> &'static str {
     }
 }
 
-/// The set of frontends whose packets all leave with the node's address.
-pub(super) fn masqueraded(protocol: Protocol) -> &'static str {
-    match protocol {
-        Protocol::Tcp => "masquerade-tcp",
-        Protocol::Udp => "masquerade-udp",
-        Protocol::Sctp => "masquerade-sctp",
-    }
-}
-
-/// The set of frontends of which only the node's own packets do.
-pub(super) fn masqueraded_own(protocol: Protocol) -> &'static str {
-    match protocol {
-        Protocol::Tcp => "masquerade-own-tcp",
-        Protocol::Udp => "masquerade-own-udp",
-        Protocol::Sctp => "masquerade-own-sctp",
-    }
-}
-
-/// The frontend that a packet goes to.
-pub(super) fn frontend(family: Family) -> Concat {
-    concat((daddr(family), meta::l4proto(), th::dport()))
-}
-
-/// nft wants to know that a rule is about packets with ports.
-pub(super) fn with_ports() -> ripstop_nft::model::Statement {
-    meta::l4proto().one_of([Proto::TCP, Proto::UDP, Proto::SCTP])
-}
-
-fn services(family: Family) -> Chain {
-    Chain::regular().rules([
-        Rule::new([frontend(family).vmap("frontends")]),
-        Rule::new([daddr(family).in_set("cluster-ips"), goto("reject")]).comment("no Service has this port"),
-        Rule::new([daddr(family).in_set("service-ranges"), daddr(family).not_in_set("others-ips"), drop()])
-            .comment("no Service has this address"),
-    ])
-}
-
-/// Frontends that take packets from some sources only.
-fn restricted(family: Family) -> Chain {
-    let permitted = concat((daddr(family), meta::l4proto(), th::dport(), saddr(family))).in_set("sources");
-    Chain::regular().rules([
-        Rule::new([permitted, frontend(family).vmap("permitted")]),
-        Rule::new([counter(), drop()]).comment("not within loadBalancerSourceRanges"),
-    ])
-}
-
-/// Frontends of Services whose external policy is Local.
-fn from_anywhere(family: Family) -> Chain {
-    Chain::regular().rules([
-        Rule::new([saddr(family).in_set("pods"), goto("from-inside")]),
-        Rule::new([fib::saddr_type().is(FibAddrType::LOCAL), goto("from-inside")]),
-        Rule::new([frontend(family).vmap("outside")]),
-        Rule::new([drop()]),
-    ])
-}
-
-/// What connection tracking takes for out of its window reaches the client untranslated, which then resets the connection.
-fn invalid() -> Rule {
-    Rule::new([ct::state().any(CtState::INVALID), drop()]).comment("would be passed on untranslated")
-}
-
-/// What goes to an endpoint.
-fn translated(chain: &'static str) -> Rule {
-    Rule::new([ct::status().any(CtStatus::DNAT), jump(chain)])
-}
-
 /// What remembers where clients went, by where they wanted to go.
 fn learning_chain(family: Family) -> Chain {
     Chain::regular().rules(Protocol::ALL.map(|protocol| {
         let went_to = concat((original_daddr(family), ct::original_proto_dst()));
         Rule::new([meta::l4proto().is(protocol.number()), went_to.vmap(learning(protocol))])
     }))
-}
-
-fn masquerading(family: Family, all: bool) -> Chain {
-    let cluster = || original_daddr(family).in_set("cluster-ips");
-    let hairpin = concat((saddr(family), daddr(family))).in_set("hairpin");
-    let mut chain = Chain::regular().rule(Rule::new([hairpin, masquerade_fully_random()]));
-    if !all {
-        chain = chain.rule(Rule::new([cluster(), saddr(family).in_set("pods"), ret()]));
-    }
-    chain = chain.rule(Rule::new([cluster(), masquerade_fully_random()]).comment("to a ClusterIP"));
-    for protocol in Protocol::ALL {
-        let is = || meta::l4proto().is(protocol.number());
-        let of = |set: &'static str| concat((original_daddr(family), ct::original_proto_dst())).in_set(set);
-        let own = fib::saddr_type().is(FibAddrType::LOCAL);
-        chain = chain.rules([
-            Rule::new([is(), of(masqueraded(protocol)), masquerade_fully_random()]),
-            Rule::new([is(), of(masqueraded_own(protocol)), own, masquerade_fully_random()]),
-        ]);
-    }
-    chain
 }

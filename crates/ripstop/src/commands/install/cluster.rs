@@ -94,8 +94,8 @@ pub struct IntoCluster {
     /// Their addresses: a range, or one of each family
     #[arg(long = "cidr", value_name = "RANGE", value_delimiter = ',', requires = "cluster")]
     ranges: Vec<Prefix>,
-    /// What serves Services: nftables or iptables, in the place of kube-proxy, or none of ours
-    #[arg(long, value_name = "PROXY", value_parser = ["none", "nftables", "iptables"], requires = "cluster")]
+    /// What serves Services: nftables, iptables or ipvs, in the place of kube-proxy, or none of ours
+    #[arg(long, value_name = "PROXY", value_parser = ["none", "nftables", "iptables", "ipvs"], requires = "cluster")]
     proxy: Option<String>,
     /// How agents reach the API server, HOST:PORT: where they serve Services, nobody else serves its own to them
     /// [default: with a --proxy of ours the kubeconfig's server, else its Service]
