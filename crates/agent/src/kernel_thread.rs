@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use ripstop_kernel::{Applier, BootFiles, Changed, Fault, Iptables, Monitor, Observer, OnError, OwnTraffic, StepError};
-use ripstop_netmodel::{Entry, HostFacts, Key, Kind, Model, Ns, Object, Sysctl};
+use ripstop_netmodel::{Entry, HostFacts, Key, Kind, Model, Ns, Object, Resource, Sysctl};
 use ripstop_plan::{Plan, Step};
 use ripstop_tables::{FaultCause, Input, StepFault};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -189,7 +189,10 @@ impl Settings {
             let text = std::fs::read_to_string(Path::new("/proc/sys").join(&*setting.path)).ok();
             (setting.path.clone(), text.map(|text| text.trim().to_owned()))
         };
-        let differs = |setting: &&Sysctl| read(setting).1.as_deref() != Some(&*setting.value);
+        let differs = |setting: &&Sysctl| {
+            let there = read(setting).1.map(|value| Sysctl { value: value.into(), ..(*setting).clone() });
+            there.is_none_or(|there| !setting.satisfied_by(&there))
+        };
         wanted.iter().filter(differs).map(read).collect()
     }
 }

@@ -15,6 +15,7 @@
 pub mod core;
 mod files;
 mod forwarder;
+pub mod health;
 mod http;
 mod kernel_thread;
 mod lists;

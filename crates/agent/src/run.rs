@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufWriter, Write};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, mpsc};
@@ -24,7 +25,7 @@ use crate::kernel_thread::{self, Job, Wanted};
 use crate::metrics::Metrics;
 use crate::snapshot_lane::Writer;
 use crate::store_lane::{self, Lane, StoreCell, Write as StoreWrite};
-use crate::{files, http, lists, logging, prober, socket};
+use crate::{files, health, http, lists, logging, prober, socket};
 
 /// So much of what the store says is acted upon at once: in its list there are thousands of records, and each would have a
 /// plan of its own. Not more, so that a call waits for some milliseconds at most.
@@ -131,6 +132,7 @@ struct Shell {
     writes: UnboundedSender<StoreWrite>,
     prober: UnboundedSender<ProbePlan>,
     notices: watch::Sender<Arc<Vec<Notice>>>,
+    health: watch::Sender<Arc<ripstop_services::health::Plan>>,
     recording: Option<BufWriter<File>>,
     calls: BTreeMap<u64, oneshot::Sender<Response>>,
     answers: BTreeMap<u64, oneshot::Sender<Result<(), String>>>,
@@ -151,10 +153,7 @@ impl Shell {
         let mut start = left_behind(&config, &node, at, &boot_files, lock)?;
         // What the last run wanted, so that what it left is recognised.
         let last = start.clone();
-        let wanted = move |facts: &HostFacts| {
-            let (core, _) = Core::start(at, Start { facts: facts.clone(), ..last });
-            Wanted { reference: reference(core.desired()), pods: core.pod_keys() }
-        };
+        let wanted = move |facts: &HostFacts| wanted(at, Start { facts: facts.clone(), ..last });
         let (found, jobs) =
             kernel_thread::start(boot_files, files::forwarder_socket(&config), wanted, to_self.clone())?;
         let reference = found.reference;
@@ -181,6 +180,7 @@ impl Shell {
         tokio::spawn(socket::serve_plugins(plugins, to_self.clone()));
         let prober = prober::start(config.probing, to_self.clone());
         lists::watch(config.cni_conf_dir.clone(), to_self.clone());
+        let health = answer_health(config.services.healthz_listen.clone(), to_self.clone());
         http::start(&config, to_self, store)?;
         tracing::info!("agent {} of node {node} is up", env!("CARGO_PKG_VERSION"));
         let mut shell = Self {
@@ -192,6 +192,7 @@ impl Shell {
             writes,
             prober,
             notices,
+            health,
             recording,
             calls: BTreeMap::new(),
             answers: BTreeMap::new(),
@@ -316,6 +317,7 @@ impl Shell {
                 Output::Probe(plan) => drop(self.prober.send(*plan)),
                 // Who is slow sees the last of them.
                 Output::Notices(notices) => drop(self.notices.send_replace(notices)),
+                Output::Health(plan) => drop(self.health.send_replace(plan)),
                 Output::Log { level, text } => match level {
                     Level::Warn => tracing::warn!("{text}"),
                     Level::Info => tracing::info!("{text}"),
@@ -364,6 +366,24 @@ impl Shell {
     }
 }
 
+/// Starts the lane that answers health checks; it says what it cannot do whenever that is news.
+fn answer_health(
+    healthz: Vec<SocketAddr>,
+    queue: UnboundedSender<Message>,
+) -> watch::Sender<Arc<ripstop_services::health::Plan>> {
+    let (plans, told) = watch::channel(Arc::default());
+    let mut last = health::Faults::new();
+    let settled = move |faults: &health::Faults| {
+        if last != *faults {
+            last.clone_from(faults);
+            // Nobody listens any more where this fails.
+            let _ = queue.send(Message::Input(Input::Unheard { faults: last.clone() }));
+        }
+    };
+    tokio::spawn(async move { health::serve(&healthz, told, settled).await });
+    plans
+}
+
 /// What the last run and the machine left, as far as files tell: a start without its view of the kernel.
 fn left_behind(
     config: &AgentConfig,
@@ -392,6 +412,12 @@ fn left_behind(
         snapshot,
         held: true,
     })
+}
+
+/// What of the kernel has to be known to an agent that starts like this.
+fn wanted(at: Moment, start: Start) -> Wanted {
+    let (core, _) = Core::start(at, start);
+    Wanted { reference: reference(core.desired()), pods: core.pod_keys() }
 }
 
 /// The file that inputs are written to, with the first in it.

@@ -48,11 +48,13 @@ pub enum Code {
     Incomplete,
     /// 108: the agent lacks a permission.
     NotPermitted,
+    /// 109: a port of the host that was asked for is another pod's.
+    PortTaken,
     /// Any other number, as another plugin or a later release may send it.
     Other(u32),
 }
 
-const CODES: [(Code, u32, &str); 19] = [
+const CODES: [(Code, u32, &str); 20] = [
     (Code::IncompatibleVersion, 1, "incompatible CNI version"),
     (Code::UnsupportedField, 2, "unsupported field in the network configuration"),
     (Code::UnknownContainer, 3, "unknown container"),
@@ -72,6 +74,7 @@ const CODES: [(Code, u32, &str); 19] = [
     (Code::Kernel, 106, "the kernel refused a change"),
     (Code::Incomplete, 107, "done in part"),
     (Code::NotPermitted, 108, "not permitted"),
+    (Code::PortTaken, 109, "the host's port is taken"),
 ];
 
 impl Code {

@@ -14,7 +14,8 @@ use crate::fault::{Faults, Object};
 use crate::result::Dns;
 
 /// The capabilities that Ripstop has.
-pub const CAPABILITIES: [&str; 6] = ["bandwidth", "dns", "io.kubernetes.cri.pod-annotations", "ipRanges", "ips", "mac"];
+pub const CAPABILITIES: [&str; 7] =
+    ["bandwidth", "dns", "io.kubernetes.cri.pod-annotations", "ipRanges", "ips", "mac", "portMappings"];
 
 /// What the runtime asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -30,8 +31,23 @@ pub struct RuntimeConfig {
     pub dns: Dns,
     /// `bandwidth`.
     pub bandwidth: Bandwidth,
+    /// `portMappings`: ports of the host that lead to the pod.
+    pub port_mappings: Vec<PortMapping>,
     /// `io.kubernetes.cri.pod-annotations`, which containerd fills in. [`IP_ANNOTATION`] stands for `ips` where that is empty.
     pub annotations: BTreeMap<String, String>,
+}
+
+/// A port of the host that leads to one of the pod.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortMapping {
+    /// At this address of the host; none: at all of them. `0.0.0.0` and `::` are all of a family.
+    pub host_ip: Option<IpAddr>,
+    /// The host's port.
+    pub host_port: u16,
+    /// The pod's port.
+    pub container_port: u16,
+    /// `tcp`, `udp` or `sctp`.
+    pub protocol: String,
 }
 
 /// An address somebody asks for, with or without its prefix length.
@@ -122,9 +138,7 @@ impl fmt::Display for RequestedIp {
 impl RuntimeConfig {
     pub(crate) fn read(object: Object<'_>, faults: &mut Faults) -> Self {
         for (key, value) in object.keys() {
-            if key == "portMappings" {
-                refuse_port_mappings(&object.path(key), value, faults);
-            } else if !CAPABILITIES.contains(&key) {
+            if !CAPABILITIES.contains(&key) {
                 let accepted = format!("supported are {}", CAPABILITIES.join(", "));
                 faults.unsupported(object.path(key), value, accepted);
             }
@@ -132,6 +146,7 @@ impl RuntimeConfig {
         let mut config =
             Self { ips: read_ips(object, "ips", faults), mac: read_mac(object, faults), ..Self::default() };
         config.ip_ranges = read_ranges(object, faults);
+        config.port_mappings = read_port_mappings(object, faults);
         if let Some(map) = object.object("dns", faults) {
             config.dns = read_dns(Object::new(map, &object.path("dns")), faults);
         }
@@ -170,16 +185,63 @@ fn annotated_ips(annotations: &BTreeMap<String, String>, faults: &mut Faults) ->
     }
 }
 
-fn refuse_port_mappings(path: &str, value: &Value, faults: &mut Faults) {
-    if value.as_array().is_some_and(Vec::is_empty) {
-        return;
+/// What has no port of the host leads nowhere and is passed over, as the reference plugin does.
+fn read_port_mappings(object: Object<'_>, faults: &mut Faults) -> Vec<PortMapping> {
+    let mut mappings: Vec<PortMapping> = Vec::new();
+    for (n, item) in object.list("portMappings", faults).iter().enumerate() {
+        let path = format!("{}[{n}]", object.path("portMappings"));
+        let Some(map) = item.as_object() else {
+            faults.add(path, Some(item), "an object with hostPort, containerPort, protocol and hostIP");
+            continue;
+        };
+        let of = Object::new(map, &path);
+        let host_port = of.number("hostPort", 0, 65_535, faults).unwrap_or_default();
+        if host_port == 0 {
+            continue;
+        }
+        let container_port = of.number("containerPort", 1, 65_535, faults);
+        if of.get("containerPort").is_none() {
+            faults.add(of.path("containerPort"), None, "a port of the pod, from 1 to 65535");
+        }
+        let protocol = read_protocol(of, faults);
+        let host_ip = read_host_ip(of, faults);
+        let (Some(container_port), Some(protocol), Some(host_ip)) = (container_port, protocol, host_ip) else {
+            continue;
+        };
+        let port = |number: u64| u16::try_from(number).unwrap_or_default();
+        let mapping =
+            PortMapping { host_ip, host_port: port(host_port), container_port: port(container_port), protocol };
+        let same = |other: &&PortMapping| {
+            (other.host_ip, other.host_port, &other.protocol) == (mapping.host_ip, mapping.host_port, &mapping.protocol)
+        };
+        match mappings.iter().find(same) {
+            Some(_) => faults.add(of.path("hostPort"), of.get("hostPort"), "a port that no mapping before has"),
+            None => mappings.push(mapping),
+        }
     }
-    faults.unsupported(
-        path,
-        value,
-        "Ripstop does not map host ports yet; take the capability portMappings from its entry in the network \
-         configuration, and put the plugin portmap behind it",
-    );
+    mappings
+}
+
+/// `tcp` where nothing is said.
+fn read_protocol(of: Object<'_>, faults: &mut Faults) -> Option<String> {
+    let said = match of.get("protocol") {
+        None | Some(Value::Null) => return Some("tcp".into()),
+        Some(said) => said.as_str().map(str::to_lowercase),
+    };
+    let known = said.filter(|said| matches!(said.as_str(), "tcp" | "udp" | "sctp"));
+    if known.is_none() {
+        faults.add(of.path("protocol"), of.get("protocol"), "tcp, udp or sctp");
+    }
+    known
+}
+
+/// Empty text is none.
+fn read_host_ip(of: Object<'_>, faults: &mut Faults) -> Option<Option<IpAddr>> {
+    match of.get("hostIP") {
+        None | Some(Value::Null) => Some(None),
+        Some(Value::String(text)) if text.is_empty() => Some(None),
+        Some(_) => of.parsed("hostIP", "an address of the host, as 192.0.2.1", faults).map(Some),
+    }
 }
 
 pub(crate) fn read_ips(object: Object<'_>, key: &str, faults: &mut Faults) -> Vec<RequestedIp> {

@@ -3,9 +3,11 @@
 use std::sync::Arc;
 
 use ripstop_fabric::wiring;
-use ripstop_netmodel::{Entry, Key, Ns, Object, RecordScope, Route, RouteTarget, TAKEN_MARK, link_of_table};
+use ripstop_netmodel::{Entry, Key, NFT_TABLE, Ns, Object, RecordScope, Route, RouteTarget, TAKEN_MARK, link_of_table};
 use ripstop_objects::{ObjectKind, Proxy};
 use ripstop_tables::{Knowledge, PodRow, PodState, StoreKind, Tables, Withdrawn};
+
+use crate::host_ports;
 
 /// Whether an object that no part of the model wants may go.
 ///
@@ -125,6 +127,9 @@ fn is_of_a_pod(key: &Key, entry: &Entry) -> bool {
     };
     let by_object = match (key, &entry.object) {
         (_, Object::Route(route)) => matches!(&route.target, RouteTarget::Link(link) if is_pods(link.as_str())),
+        (Key::NftElement(element), _) => {
+            element.table.as_str() == NFT_TABLE && host_ports::is_one_of(element.set.as_str())
+        }
         (Key::NftTable { family, name }, _) => {
             link_of_table(*family, name.as_str()).is_some_and(|link| is_pods(link.as_str()))
         }

@@ -10,6 +10,7 @@
 //! other gets it when that lets go); the same tables give the same model, whatever the order of changes.
 
 mod guard;
+mod host_ports;
 mod network;
 mod node;
 mod peer;
@@ -97,7 +98,10 @@ impl Desired {
         let mut sources = source::sources_of(tables, changes, self.keys_of.keys(), moved);
         let serving =
             changes.iter().any(source::may_change_serving).then(|| (services::node(tables), services::place(tables)));
-        if let Some((services, place)) = serving.filter(|(node, place)| (node, place) != (&self.services, &self.place))
+        // What is taken out is Services', too.
+        let is_withdrawn = changes.contains(&Change::Withdrawn);
+        if let Some((services, place)) =
+            serving.filter(|(node, place)| is_withdrawn || (node, place) != (&self.services, &self.place))
         {
             (self.services, self.place) = (services, place);
             sources.extend(source::every_service(tables));
@@ -122,6 +126,11 @@ impl Desired {
             self.found = Model::new();
         }
         touched
+    }
+
+    /// What decides about Services; `None` where they are not served, or not yet.
+    pub fn serving(&self) -> Option<&ripstop_services::Node> {
+        self.services.as_ref()
     }
 
     /// Makes parts of peers and Services that were put off; answers with the keys to compare anew.

@@ -45,7 +45,7 @@ pub(crate) fn objects(tables: &Tables) -> Vec<Entry> {
     part.entries
 }
 
-fn setting(path: &str, value: &str) -> Sysctl {
+pub(crate) fn setting(path: &str, value: &str) -> Sysctl {
     Sysctl { ns: Ns::Host, link: None, path: path.into(), value: value.into() }
 }
 

@@ -13,7 +13,7 @@ use ripstop_objects::Wiring;
 use ripstop_tables::{PodRow, PodState, Shaping, StoreKind, Tables};
 use ripstop_types::{Family, IfName, Prefix};
 
-use crate::{LEASES, Part, network, ruleset};
+use crate::{LEASES, Part, host_ports, network, ruleset};
 
 /// The kernel objects to read when a pod is checked, its namespace's included.
 pub fn inspect_keys(tables: &Tables, row: &PodRow) -> BTreeSet<Key> {
@@ -57,6 +57,7 @@ pub fn objects(tables: &Tables, row: &PodRow) -> Vec<Entry> {
         }
     }
     shapers(&mut part, tables, row);
+    host_ports::add(&mut part, row);
     if row.netns.is_empty() {
         // Nobody knows where it is; what is in there stays as it is.
         part.entries.retain(|entry| !matches!(entry.object.key().ns(), Some(Ns::Path(_))));

@@ -22,6 +22,8 @@ use ripstop_objects::{Encapsulation, Network, Wiring};
 use ripstop_tables::{PodRow, Tables};
 use ripstop_types::{Family, Mac, Owner, Prefix};
 
+use crate::host_ports;
+
 /// Sets of the node's table.
 pub(crate) struct Sets {
     /// Addresses from which tunnel packets are taken.
@@ -86,7 +88,8 @@ pub fn ruleset(tables: &Tables) -> Table {
         let own = host::addresses(tables).into_iter().map(|address| address.ip).collect();
         table = tunnel_guard(table, &tunnel_ports, &own);
     }
-    table.chain("postrouting", postrouting(networks.iter().any(|network| network.spec.masquerade.enabled)))
+    host_ports::add_to(table)
+        .chain("postrouting", postrouting(networks.iter().any(|network| network.spec.masquerade.enabled)))
 }
 
 pub(crate) fn address_type(family: Family) -> Type {
@@ -133,7 +136,7 @@ fn tunnel_guard(table: Table, ports: &BTreeSet<Port>, own: &BTreeSet<IpAddr>) ->
 }
 
 fn postrouting(masquerade: bool) -> Chain {
-    let mut chain = Chain::nat(Hook::Postrouting, priority::SRCNAT);
+    let mut chain = Chain::nat(Hook::Postrouting, priority::SRCNAT).rules(host_ports::masqueraded());
     if masquerade {
         for family in Family::BOTH {
             let names = sets(family);

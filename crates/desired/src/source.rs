@@ -24,6 +24,8 @@ pub enum Source {
     Peer(NetworkName, NodeName),
     /// A pod's interface.
     Pod(Attachment),
+    /// What lets packets from 127.0.0.1 leave, and guards it.
+    Loopback,
     /// What all Services need.
     Services,
     /// A Service.
@@ -47,6 +49,8 @@ impl Source {
                 _ => Vec::new(),
             },
             Self::Pod(attachment) => tables.pods.get(attachment).map_or_else(Vec::new, |row| pod::objects(tables, row)),
+            Self::Loopback if services::wants_loopback(tables) => services::loopback(),
+            Self::Loopback => Vec::new(),
             Self::Services => services::of_node(tables),
             Self::Service(name) => {
                 services.map_or_else(Vec::new, |node| services::of_service(tables, node, name, before))
@@ -62,7 +66,7 @@ impl Source {
 
 /// Every part there is, except peers and Services.
 fn own(tables: &Tables) -> BTreeSet<Source> {
-    let mut sources = BTreeSet::from([Source::Node, Source::Records, Source::Services]);
+    let mut sources = BTreeSet::from([Source::Node, Source::Records, Source::Loopback, Source::Services]);
     sources.extend(tables.networks.keys().cloned().map(Source::Network));
     sources.extend(tables.pods.keys().cloned().map(Source::Pod));
     sources
@@ -154,7 +158,7 @@ pub(crate) fn sources_of<'a>(
                 sources.append(&mut own(tables));
             }
             Change::Pod(attachment) => {
-                sources.insert(Source::Pod(attachment.clone()));
+                sources.extend([Source::Loopback, Source::Pod(attachment.clone())]);
                 // One pod's interfaces share its routes and may send from each other's addresses.
                 sources.extend(tables.interfaces_of(attachment).map(|row| Source::Pod(row.attachment.clone())));
             }

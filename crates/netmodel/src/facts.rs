@@ -28,6 +28,13 @@ pub struct HostFacts {
     /// The kernel's limits of neighbour tables, by family; none where they cannot be changed here.
     #[serde(default)]
     pub neighbour_limits: BTreeMap<Family, NeighbourLimits>,
+    /// Settings of connection tracking (`net.netfilter.nf_conntrack_*`) that some raise, by what follows in their names; none where the
+    /// kernel has no connection tracking.
+    #[serde(default)]
+    pub conntrack: BTreeMap<Arc<str>, Limit>,
+    /// Count of CPUs.
+    #[serde(default)]
+    pub cpus: u64,
     /// Whether a forwarder of the backend `udp` answers, or did so a moment ago.
     #[serde(default)]
     pub forwarder: bool,
@@ -81,6 +88,15 @@ pub struct ForeignDrop {
     /// Whether it jumps to DOCKER-USER, the chain of that table in which Docker leaves room for others.
     #[serde(default)]
     pub docker_user: bool,
+}
+
+/// A setting that is a number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limit {
+    /// How great it is.
+    pub value: u64,
+    /// Whether it can be set here: some are the whole machine's, and not every namespace has them.
+    pub writable: bool,
 }
 
 /// Counts of learned neighbours (`net.ipv4.neigh.default.gc_thresh1` to `3`): below the first none is forgotten, above the

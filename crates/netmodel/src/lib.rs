@@ -14,7 +14,7 @@ mod key;
 mod nft;
 mod resource;
 
-pub use facts::{ForeignDrop, HostFacts, HostLink, NeighbourLimits};
+pub use facts::{ForeignDrop, HostFacts, HostLink, Limit, NeighbourLimits};
 pub use iptables::{
     CLUSTER_IPS_CHAIN, FRONTENDS_CHAIN, FrontendFlows, HAIRPIN_CHAIN, IPTABLES_PREFIX, IptablesBackend, IptablesKey,
     IptablesRules, IptablesTable, MASQUERADE_MARK, OTHERS_CHAIN, PORTS_CHAIN,
@@ -59,6 +59,15 @@ pub const LOCAL_TABLE: u32 = 255;
 /// Metric of the routes that make an address local: behind those that the kernel makes for addresses of links.
 pub const LOCAL_METRIC: u32 = 82;
 
+/// Name of the table, in family `ip`, that keeps packets for loopback addresses out while [`ROUTE_LOCALNET`] lets them in.
+pub const NFT_LOOPBACK_TABLE: &str = "ripstop-loopback";
+
+/// The setting by which packets from loopback addresses may leave, and answers to them come in (ip-sysctl.rst).
+pub const ROUTE_LOCALNET: &str = "net/ipv4/conf/all/route_localnet";
+
+/// What paths of settings of connection tracking begin with. They are raised, never lowered: a greater value is as good as the wanted one.
+pub const CONNTRACK_SETTINGS: &str = "net/netfilter/nf_conntrack_";
+
 /// What the comment of an endpoint's element begins with where connections to it are reset when it goes; the owner follows.
 pub const RESET_MARK: &str = "reset ";
 
@@ -82,7 +91,8 @@ pub fn link_of_table(family: TableFamily, name: &str) -> Option<IfName> {
 /// Whether a table is ours by its name.
 pub fn is_own_table(family: TableFamily, name: &str) -> bool {
     let services = name == NFT_SERVICES_TABLE && matches!(family, TableFamily::Ip | TableFamily::Ip6);
-    name == NFT_TABLE || services || link_of_table(family, name).is_some()
+    let loopback = name == NFT_LOOPBACK_TABLE && family == TableFamily::Ip;
+    name == NFT_TABLE || services || loopback || link_of_table(family, name).is_some()
 }
 
 /// An object with the object that caused it.

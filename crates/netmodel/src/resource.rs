@@ -6,6 +6,7 @@ use std::sync::Arc;
 use ripstop_types::{Family, IfName, Mac, Prefix};
 use serde::{Deserialize, Serialize};
 
+use crate::CONNTRACK_SETTINGS;
 use crate::iptables::{FrontendFlows, IptablesRules};
 use crate::ipvs::{IpvsDestination, IpvsService};
 use crate::key::{Key, Ns, RecordScope};
@@ -535,8 +536,12 @@ impl Resource for Sysctl {
         }
     }
 
+    /// What is raised may be greater.
     fn satisfied_by(&self, observed: &Self) -> bool {
-        self.value == observed.value
+        let number = |setting: &Self| setting.value.parse::<u64>().ok();
+        let is_raised =
+            self.path.starts_with(CONNTRACK_SETTINGS) && number(self).is_some() && number(self) <= number(observed);
+        self.value == observed.value || is_raised
     }
 }
 

@@ -1,6 +1,6 @@
 //! The agent's configuration, `/etc/ripstop/config.yaml`.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
 use ripstop_types::{IfName, Labels, NodeName, Prefix};
@@ -322,7 +322,7 @@ impl Default for ProbingConfig {
 }
 
 /// How Services are served on this node.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ServicesConfig {
     /// By what. Default `none`.
@@ -341,6 +341,12 @@ pub struct ServicesConfig {
     pub service_cidrs: Vec<Prefix>,
     /// With iptables: where its rules are written.
     pub iptables_backend: IptablesChoice,
+    /// How far settings of connection tracking are raised.
+    pub conntrack: ConntrackConfig,
+    /// By what packets of this node's pods are told from others.
+    pub detect_local: DetectLocal,
+    /// Where `/healthz` and `/livez` are answered. Default port 10256 at all addresses of both families; none: nowhere.
+    pub healthz_listen: Vec<SocketAddr>,
     /// Only Services whose label `service.kubernetes.io/service-proxy-name` is this are served; none: those without it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub proxy_name: Option<String>,
@@ -391,6 +397,68 @@ impl IpvsScheduler {
     }
 }
 
+impl Default for ServicesConfig {
+    fn default() -> Self {
+        Self {
+            iptables_backend: IptablesChoice::default(),
+            ipvs: IpvsConfig::default(),
+            proxy: Proxy::default(),
+            node_port_addresses: NodePortAddresses::default(),
+            external_ips: false,
+            masquerade_all: false,
+            service_cidrs: Vec::new(),
+            conntrack: ConntrackConfig::default(),
+            detect_local: DetectLocal::default(),
+            healthz_listen: [IpAddr::from(Ipv4Addr::UNSPECIFIED), Ipv6Addr::UNSPECIFIED.into()]
+                .map(|ip| SocketAddr::new(ip, HEALTHZ_PORT))
+                .into(),
+            proxy_name: None,
+        }
+    }
+}
+
+/// The port of `/healthz` and `/livez`, that of kube-proxy.
+const HEALTHZ_PORT: u16 = 10_256;
+
+/// How far settings of connection tracking are raised where Services are served, as kube-proxy's `conntrack` says it. Zero leaves a
+/// setting alone; none is ever lowered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ConntrackConfig {
+    /// Entries for each CPU. Default 32768.
+    pub max_per_core: u32,
+    /// Entries at least, unless `max_per_core` is zero. Default 131072.
+    pub min: u32,
+    /// How long an idle established connection is kept, in milliseconds. Default 24 h.
+    #[serde(serialize_with = "duration")]
+    pub tcp_established_timeout: u64,
+    /// How long a half-closed one is kept. Default 1 h.
+    #[serde(serialize_with = "duration")]
+    pub tcp_close_wait_timeout: u64,
+    /// Whether packets outside of their connection's window pass. Default false: they are dropped, or they would reset it.
+    pub tcp_be_liberal: bool,
+    /// How long a flow of UDP with packets in one direction is kept. Default zero.
+    #[serde(serialize_with = "duration")]
+    pub udp_timeout: u64,
+    /// How long one with packets in both directions is kept. Default zero.
+    #[serde(serialize_with = "duration")]
+    pub udp_stream_timeout: u64,
+}
+
+impl Default for ConntrackConfig {
+    fn default() -> Self {
+        Self {
+            max_per_core: 32_768,
+            min: 131_072,
+            tcp_established_timeout: 86_400_000,
+            tcp_close_wait_timeout: 3_600_000,
+            tcp_be_liberal: false,
+            udp_timeout: 0,
+            udp_stream_timeout: 0,
+        }
+    }
+}
+
 /// What serves Services.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -419,18 +487,48 @@ pub enum IptablesChoice {
     Nft,
 }
 
-/// At which of a node's addresses node ports are served.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum NodePortAddresses {
-    /// The first of each family at which peers reach the node.
-    #[default]
-    Primary,
+/// At which of a node's addresses node ports are served. In documents a word, or a list of words and ranges.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodePortAddresses {
+    /// The first of each family at which peers reach the node. Alone the default.
+    pub primary: bool,
     /// Every one but loopback addresses.
-    All,
+    pub all: bool,
+    /// `127.0.0.1` and, TCP alone, `::1`.
+    pub localhost: bool,
     /// Those in these ranges.
-    #[serde(untagged)]
-    Within(Vec<Prefix>),
+    pub ranges: Vec<Prefix>,
+}
+
+impl Default for NodePortAddresses {
+    fn default() -> Self {
+        Self { primary: true, all: false, localhost: false, ranges: Vec::new() }
+    }
+}
+
+impl Serialize for NodePortAddresses {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let words = [("primary", self.primary), ("all", self.all), ("localhost", self.localhost)];
+        let words = words.into_iter().filter(|(_, is)| *is).map(|(word, _)| word.to_owned());
+        serializer.collect_seq(words.chain(self.ranges.iter().map(ToString::to_string)))
+    }
+}
+
+/// By what packets of this node's pods are told from others (kube-proxy's `detectLocalMode`): they keep their source on the way to a
+/// ClusterIP, and reach all endpoints of a Service whose external policy is Local.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum DetectLocal {
+    /// Their source is in a range of this node.
+    #[default]
+    NodeRanges,
+    /// Their source is in one of these ranges, of whichever node's pods.
+    #[serde(rename = "clusterCIDR")]
+    ClusterCidr(Vec<Prefix>),
+    /// They come in by this bridge.
+    Bridge(IfName),
+    /// They come in by a link whose name begins so.
+    InterfacePrefix(IfName),
 }
 
 /// Writes milliseconds as a document has them.

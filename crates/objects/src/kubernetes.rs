@@ -86,6 +86,10 @@ pub struct KubeNode {
     /// Label `topology.kubernetes.io/zone`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub zone: Option<Arc<str>>,
+    /// Whether it is about to go: it is being deleted, or the autoscaler has tainted it as one that will be
+    /// (`ToBeDeletedByClusterAutoscaler`).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub leaving: bool,
     /// What flanneld says of it, by annotations.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub flannel: Option<FlannelNode>,
@@ -214,7 +218,9 @@ impl ClusterObject {
                 let (name, uid) = (metadata.name.parse().map_err(unnamed)?, metadata.uid.into());
                 let flannel = FlannelNode::of(&metadata.annotations);
                 let zone = metadata.labels.get(ZONE_LABEL).filter(|zone| !zone.is_empty()).cloned();
-                Self::Node(KubeNode { name, uid, pod_cidrs, zone, flannel })
+                let leaving =
+                    metadata.deletion_timestamp.is_some() || spec.taints.iter().any(|taint| taint.key == LEAVING_TAINT);
+                Self::Node(KubeNode { name, uid, pod_cidrs, zone, leaving, flannel })
             }
             ObjectKind::Namespace => {
                 Self::Namespace(KubeNamespace { name: metadata.name.into(), labels: metadata.labels })
@@ -232,6 +238,9 @@ impl ClusterObject {
         })
     }
 }
+
+/// Taint of a node that the cluster autoscaler takes away.
+const LEAVING_TAINT: &str = "ToBeDeletedByClusterAutoscaler";
 
 /// Label of a node that names its zone.
 const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
@@ -258,6 +267,8 @@ pub(crate) struct RawMetadata {
     pub(crate) labels: ObjectLabels,
     #[serde(default)]
     pub(crate) annotations: ObjectLabels,
+    #[serde(default, rename = "deletionTimestamp")]
+    pub(crate) deletion_timestamp: Option<String>,
 }
 
 #[derive(Default, Deserialize)]
@@ -271,6 +282,14 @@ struct RawSpec {
     node_name: Option<String>,
     #[serde(default)]
     host_network: bool,
+    #[serde(default)]
+    taints: Vec<RawTaint>,
+}
+
+#[derive(Deserialize)]
+struct RawTaint {
+    #[serde(default)]
+    key: String,
 }
 
 #[derive(Default, Deserialize)]
@@ -311,6 +330,24 @@ mod tests {
         for bad in ["", "{}", r#"{"metadata": {"name": "N 1"}}"#, r#"{"metadata": {"name": 1}}"#] {
             assert!(ClusterObject::decode(ObjectKind::Node, bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_node_leaves_that_is_tainted_so_or_being_deleted() {
+        let leaving = |more: &str| {
+            let text = format!(r#"{{"metadata": {{"name": "n1"}}, {more}}}"#);
+            let (ClusterObject::Node(node), _) = ClusterObject::decode(ObjectKind::Node, &text).unwrap() else {
+                panic!()
+            };
+            node.leaving
+        };
+        assert!(leaving(
+            r#""spec": {"taints": [{"key": "a", "effect": "NoSchedule"}, {"key": "ToBeDeletedByClusterAutoscaler"}]}"#
+        ));
+        assert!(!leaving(r#""spec": {"taints": [{"key": "node.kubernetes.io/unschedulable"}]}"#));
+        let deleted = r#"{"metadata": {"name": "n1", "deletionTimestamp": "2030-01-01T00:00:00Z"}}"#;
+        let (node, _) = ClusterObject::decode(ObjectKind::Node, deleted).unwrap();
+        assert!(matches!(node, ClusterObject::Node(KubeNode { leaving: true, .. })));
     }
 
     #[test]

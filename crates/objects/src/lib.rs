@@ -22,9 +22,9 @@ pub mod service;
 
 pub use check::{check_change, check_network_against_host, check_networks, check_node_name, check_pod_cidrs};
 pub use config::{
-    AgentConfig, EtcdConfig, EtcdTlsConfig, FlannelConfig, FlannelNodesConfig, IptablesChoice, IpvsConfig,
-    IpvsScheduler, KubernetesConfig, LogConfig, LogFormat, LogLevel, NodePortAddresses, ProbingConfig, Proxy,
-    ServicesConfig, StoreConfig, Timings, UplinkConfig,
+    AgentConfig, ConntrackConfig, DetectLocal, EtcdConfig, EtcdTlsConfig, FlannelConfig, FlannelNodesConfig,
+    IptablesChoice, IpvsConfig, IpvsScheduler, KubernetesConfig, LogConfig, LogFormat, LogLevel, NodePortAddresses,
+    ProbingConfig, Proxy, ServicesConfig, StoreConfig, Timings, UplinkConfig,
 };
 pub use decode::kubeconfig::{Kubeconfig, Pem, Token};
 pub use documents::Manifest;

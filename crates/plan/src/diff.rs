@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use ripstop_netmodel::{Entry, Key, Kind, Link, LinkKind, Model, Ns, Object, Resource, RouteTarget};
+use ripstop_netmodel::{Entry, Key, Kind, Link, LinkKind, Model, Ns, Object, ROUTE_LOCALNET, Resource, RouteTarget};
 use ripstop_types::Owner;
 
 use crate::hang::{hangs_on, holder, leading_to, master, other_end};
@@ -325,6 +325,8 @@ pub(crate) fn place(key: &Key, entry: &Entry) -> (Kind, Stage) {
         // An address is local before its virtual servers are, which are ours by that.
         Object::Route(route) if route.target == RouteTarget::Local => return (Kind::IpvsService, Stage::Room),
         Object::Sysctl(setting) if *setting.path == *"net/ipv6/conf/all/forwarding" => Stage::Second,
+        // Behind the table that guards it.
+        Object::Sysctl(setting) if *setting.path == *ROUTE_LOCALNET => return (Kind::NftTable, Stage::Second),
         Object::NftTable(table) if table.devices().next().is_some() => return (Kind::Link, Stage::Guard),
         _ => Stage::First,
     };

@@ -4,6 +4,9 @@
 //! from where they come, and whether they keep their source. nftables, iptables and IPVS are compilers of these two.
 //!
 //! - [`choice`]: which of a Service's endpoints count: conditions, topology, traffic policies.
+//! - [`conntrack`]: how far settings of connection tracking are raised.
+//! - [`health`]: what is answered who asks how Services are here.
+//! - [`relay`]: node ports that no rule of the kernel can serve.
 //! - [`slots`]: an order of endpoints that a change moves as little as it can.
 //!
 //! Not here: how a packet is matched or rewritten, and what is in the kernel now.
@@ -14,6 +17,9 @@
 //! Source of what is right: the API's documentation of Service and EndpointSlice; KEP-1669, KEP-2086, KEP-2433, KEP-3015, KEP-1860.
 
 pub mod choice;
+pub mod conntrack;
+pub mod health;
+pub mod relay;
 pub mod slots;
 
 use std::collections::BTreeSet;
@@ -38,12 +44,24 @@ pub struct Node {
     pub addresses: Vec<IpAddr>,
     /// Those of them at which node ports are served.
     pub node_port_addresses: Vec<IpAddr>,
+    /// Whether node ports are served at loopback addresses: 127.0.0.1 is among those then, and `::1` has [`relay`].
+    pub localhost: bool,
     /// The ranges of its pods.
     pub pods: Vec<Prefix>,
+    /// Its pods are told by the links that their packets come by, and not by those ranges.
+    pub pods_by_link: bool,
     /// Whether `spec.externalIPs` are served. Whoever may make a Service can take anybody's address by them (CVE-2020-8554).
     pub external_ips: bool,
     /// The name of this proxy: Services labelled with another are another's.
     pub proxy_name: Option<Arc<str>>,
+}
+
+impl Node {
+    /// Whether an endpoint may be a pod of this node.
+    #[must_use]
+    pub fn may_be_here(&self, ip: IpAddr) -> bool {
+        self.pods_by_link || self.pods.iter().any(|range| range.contains(ip))
+    }
 }
 
 /// Where packets arrive.

@@ -1,6 +1,7 @@
 //! Everything that can enter an agent.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use ripstop_cni_spec::wire::Request;
@@ -95,6 +96,11 @@ pub enum Input {
     Lists {
         /// In the order in which it takes them: the first is that of new pods.
         lists: Vec<NetworkList>,
+    },
+    /// Where health checks cannot be listened for now.
+    Unheard {
+        /// Why, by address.
+        faults: BTreeMap<SocketAddr, String>,
     },
     /// What became of writing notices.
     Noticed {
@@ -280,6 +286,7 @@ impl Input {
             Self::Withdraw { .. } => "withdraw",
             Self::Probe(_) => "probe",
             Self::Lists { .. } => "lists",
+            Self::Unheard { .. } => "unheard",
             Self::Noticed { .. } => "noticed",
             Self::Tick => "tick",
         }

@@ -26,7 +26,7 @@ pub use input::{
     FaultCause, Input, Moment, NetworkList, ProbeInput, Start, StepFault, StoreInput, StoreResult, Withdrawn,
 };
 pub use nexthop::NexthopIds;
-pub use pod::{Bandwidth, PodRow, PodState, Shaping};
+pub use pod::{Bandwidth, HostPort, PodRow, PodState, Shaping};
 pub use record::{Recording, RecordingFault, Stamped};
 pub use ripstop_netmodel::{ForeignDrop, HostFacts, HostLink};
 pub use ripstop_probe::{Checksums, Reach, Report, Target, Tunnel};

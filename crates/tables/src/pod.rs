@@ -1,12 +1,14 @@
 //! A pod's interface on this node, as the file in /run/ripstop/leases holds it.
 
-use std::net::IpAddr;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use ripstop_ipam::Attachment;
 use ripstop_netmodel::{Key, Ns};
+use ripstop_objects::service::Protocol;
 use ripstop_objects::{NetworkName, Wiring};
-use ripstop_types::{IfName, Mac, Millis, Owner, PodName, Prefix};
+use ripstop_types::{Family, IfName, Mac, Millis, Owner, PodName, Prefix};
 use serde::{Deserialize, Serialize};
 
 /// One interface of one pod.
@@ -45,6 +47,9 @@ pub struct PodRow {
     /// Limits.
     #[serde(default, skip_serializing_if = "Bandwidth::is_none")]
     pub bandwidth: Bandwidth,
+    /// Ports of the host that lead to it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub host_ports: Vec<HostPort>,
     /// How far the ADD has come.
     pub state: PodState,
     /// The request that made it: a resend of the same is answered, another ADD is refused.
@@ -86,6 +91,58 @@ impl Bandwidth {
     }
 }
 
+/// A port of the host that leads to one of a pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HostPort {
+    /// At this address of the host; none: at all of them. The unspecified one is all of its family.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ip: Option<IpAddr>,
+    /// The protocol.
+    pub protocol: Protocol,
+    /// The host's port.
+    pub port: u16,
+    /// The pod's.
+    pub to: u16,
+}
+
+impl HostPort {
+    /// Whether it is at addresses of this family.
+    pub fn is_of(&self, family: Family) -> bool {
+        self.ip.is_none_or(|ip| Family::of(ip) == family)
+    }
+
+    /// The one address that it is at.
+    pub fn only_at(&self) -> Option<IpAddr> {
+        self.ip.filter(|ip| !ip.is_unspecified())
+    }
+
+    /// Whether it is at 127.0.0.1, as one of all addresses or alone.
+    pub fn is_at_loopback(&self) -> bool {
+        self.is_of(Family::V4) && self.only_at().is_none_or(|ip| ip.is_loopback())
+    }
+
+    /// Whether a packet could be for both.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        let families = Family::BOTH.into_iter().any(|family| self.is_of(family) && other.is_of(family));
+        let same = match (self.only_at(), other.only_at()) {
+            (Some(a), Some(b)) => a == b,
+            _ => true,
+        };
+        (self.protocol, self.port) == (other.protocol, other.port) && families && same
+    }
+}
+
+/// `8080/TCP`, `192.0.2.1:8080/TCP`
+impl fmt::Display for HostPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.ip {
+            Some(ip) => write!(f, "{}/{}", SocketAddr::new(ip, self.port), self.protocol),
+            None => write!(f, "{}/{}", self.port, self.protocol),
+        }
+    }
+}
+
 /// One direction's limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Shaping {
@@ -117,5 +174,21 @@ impl PodRow {
     /// Name of its file.
     pub fn file_key(&self) -> Arc<str> {
         format!("{}.{}", self.attachment.container, self.attachment.ifname).into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_overlap_where_one_packet_could_be_for_both() {
+        let at = |ip: &str, protocol| HostPort { ip: ip.parse().ok(), protocol, port: 80, to: 8080 };
+        let tcp = |ip| at(ip, Protocol::Tcp);
+        assert!(tcp("").overlaps(&tcp("192.0.2.1")) && tcp("").overlaps(&tcp("")));
+        assert!(!tcp("").overlaps(&at("", Protocol::Udp)));
+        assert!(!tcp("127.0.0.1").overlaps(&tcp("192.0.2.1")) && !tcp("0.0.0.0").overlaps(&tcp("::")));
+        assert!(tcp("0.0.0.0").overlaps(&tcp("192.0.2.1")) && !tcp("::").overlaps(&tcp("192.0.2.1")));
+        assert!(tcp("").is_at_loopback() && !tcp("::").is_at_loopback() && !tcp("192.0.2.1").is_at_loopback());
     }
 }

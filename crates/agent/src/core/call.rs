@@ -15,9 +15,10 @@ use ripstop_ipam::{Attachment, Lease, LeaseFault, LeaseRequest, Window};
 use ripstop_netmodel::{Entry, Key, Kind, Model, NFT_TABLE, Ns, RecordScope, Resource};
 use ripstop_objects::{Network, NetworkName};
 use ripstop_plan::{Action, Step};
-use ripstop_tables::{Bandwidth, Change, FaultCause, PodRow, PodState, Shaping, StepFault, StoreKind, Withdrawn};
+use ripstop_tables::{Change, FaultCause, PodRow, PodState, StepFault, StoreKind, Withdrawn};
 use ripstop_types::Millis;
 
+use super::asked::{bandwidth, host_ports};
 use super::blocks::Lack;
 use super::{CALL_PATIENCE_MS, Core, Level, Output, pods, status};
 
@@ -139,6 +140,9 @@ impl Core {
         if let Err(error) = clashes(typed, attachment) {
             return Begun::Answer(Response::failed(error));
         }
+        if let Some(error) = self.taken_port(typed, attachment) {
+            return Begun::Answer(Response::failed(error));
+        }
         let network = match self.network_of(typed) {
             Ok(network) => network,
             Err(error) if error.code == Code::TryAgainLater => return Begun::Wait(error),
@@ -211,6 +215,7 @@ impl Core {
             fixed_mtu: typed.conf.mtu.is_some(),
             wiring: network.spec.wiring,
             bandwidth: bandwidth(typed),
+            host_ports: host_ports(typed),
             state: PodState::Adding,
             request: typed.id.as_str().into(),
             since: lease.since,
@@ -533,16 +538,6 @@ fn lease_request(typed: &TypedCall, attachment: &Attachment, network: &Network) 
         within: windows.collect(),
         mac: typed.requested_mac(),
     }
-}
-
-fn bandwidth(typed: &TypedCall) -> Bandwidth {
-    let shaping = |rate: &ripstop_cni_spec::runtime_config::Rate| Shaping {
-        rate: rate.bits_per_second,
-        // Without a burst, what passes in 10 ms: enough for a timer tick at full rate.
-        burst: rate.burst_bits.unwrap_or(rate.bits_per_second / 100),
-    };
-    let asked = &typed.conf.runtime.bandwidth;
-    Bandwidth { ingress: asked.ingress.as_ref().map(shaping), egress: asked.egress.as_ref().map(shaping) }
 }
 
 fn lease_error(fault: &LeaseFault) -> Error {

@@ -28,6 +28,10 @@ pub(super) struct Running {
     pub scope: BTreeSet<Key>,
     /// On whose behalf it runs.
     pub purpose: Purpose,
+    /// When it was sent out.
+    pub since: Millis,
+    /// Whether something of it is of Services.
+    pub is_of_services: bool,
 }
 
 impl Running {
@@ -55,6 +59,8 @@ pub(super) enum Purpose {
 pub(super) struct Failure {
     pub why: String,
     pub attempts: u32,
+    /// When it failed first.
+    pub since: Millis,
     pub due: Millis,
 }
 
@@ -181,7 +187,8 @@ impl Core {
         let plan = self.next_plan;
         self.next_plan += 1;
         let steps = Arc::new(Plan { steps: sent });
-        self.running.insert(plan, Running { plan: steps.clone(), numbers, scope, purpose });
+        let (since, is_of_services) = (self.at.now, scope.iter().any(Key::is_of_services));
+        self.running.insert(plan, Running { plan: steps.clone(), numbers, scope, purpose, since, is_of_services });
         self.outputs.push(if of_store {
             Output::Store { plan, steps }
         } else {
@@ -285,13 +292,15 @@ impl Core {
 
     /// A step failed; the log is told at these tries.
     pub(super) fn note_failure(&mut self, step: &Step, why: String, told: &[u32]) {
-        let attempts = self.failed.get(&step.key).map_or(0, |failure| failure.attempts) + 1;
+        let before = self.failed.get(&step.key);
+        let attempts = before.map_or(0, |failure| failure.attempts) + 1;
+        let since = before.map_or(self.at.now, |failure| failure.since);
         // The first pause is that of reading what is there: most failures are of what went meanwhile.
         let pause = (25u64 << attempts.min(8)).min(LONGEST_PAUSE_MS);
         if told.contains(&attempts) {
             self.log(Level::Warn, format!("{} ({}): {why}; trying again", step.key, step.owner));
         }
-        self.failed.insert(step.key.clone(), Failure { why, attempts, due: self.at.now.plus(pause) });
+        self.failed.insert(step.key.clone(), Failure { why, attempts, since, due: self.at.now.plus(pause) });
         self.dirty.insert(step.key.clone());
     }
 

@@ -9,6 +9,7 @@
 //!
 //! Not here: sockets, files, netlink, clocks. The shell in `crate::run` carries outputs out.
 
+mod asked;
 mod blocks;
 mod borrowing;
 mod call;
@@ -16,6 +17,7 @@ mod claims;
 mod describe;
 mod dispatch;
 mod fixed;
+mod health;
 mod journal;
 mod migration;
 mod namesake;
@@ -49,7 +51,6 @@ use std::sync::Arc;
 
 use ripstop_cni_spec::wire::Response;
 use ripstop_desired::Desired;
-use ripstop_fabric::hygiene;
 use ripstop_ipam::ranges::{ClaimKey, Claimant, Liveness, RangeEngine, Slot, Stored};
 use ripstop_ipam::{Attachment, LeaseBook, LendingEngine, LendingEvent, OwnRange};
 use ripstop_netmodel::{Entry, Key, Kind, Model, Ns, Resource};
@@ -61,6 +62,7 @@ use ripstop_types::{Millis, NodeName, Prefix, Revision};
 use self::blocks::Blocks;
 use self::call::{Pending, Stage};
 use self::dispatch::{Failure, Running};
+use self::health::Health;
 use self::journal::Journal;
 use self::nodes::Deletion;
 use self::notices::Notices;
@@ -129,6 +131,8 @@ pub enum Output {
     Forget,
     /// What the prober probes and answers from now on.
     Probe(Box<ProbePlan>),
+    /// What health checks are answered from now on.
+    Health(Arc<ripstop_services::health::Plan>),
     /// What people are told on objects of Kubernetes from now on.
     Notices(Arc<Vec<Notice>>),
     /// Something for the log.
@@ -210,6 +214,7 @@ pub struct Core {
     /// What of it waits until something may be planned.
     put_off: BTreeSet<Change>,
     probes: Probes,
+    health: Health,
     notices: Notices,
     outputs: Vec<Output>,
     at: Moment,
@@ -290,6 +295,7 @@ impl Core {
             changes: BTreeSet::new(),
             put_off: BTreeSet::new(),
             probes: Probes::default(),
+            health: Health::default(),
             notices: Notices::default(),
             outputs: Vec::new(),
             at,
@@ -333,15 +339,7 @@ impl Core {
             Input::Start(_) => BTreeSet::new(),
             Input::Store(input) => self.take_store(&input),
             Input::Object(input) => self.tables.apply_object(&input),
-            Input::Facts(facts) => {
-                let changes = self.tables.apply_facts(facts);
-                self.tell_foreign_drops();
-                if !changes.is_empty() {
-                    // A cable that is plugged in again, for one.
-                    self.retry_at_once();
-                }
-                changes
-            }
+            Input::Facts(facts) => self.take_facts(facts),
             Input::Observed { kinds, entries } => self.take_observed(&kinds, entries),
             Input::Inspected { call, found } => {
                 self.finish_check(call, found);
@@ -377,6 +375,10 @@ impl Core {
             Input::Probe(input) => self.take_probe(input),
             Input::Lists { lists } => {
                 self.take_lists(lists);
+                BTreeSet::new()
+            }
+            Input::Unheard { faults } => {
+                self.take_unheard(faults);
                 BTreeSet::new()
             }
             Input::Noticed { fault } => {
@@ -486,6 +488,7 @@ impl Core {
                 self.reconsider_after(&changes);
             }
             self.note_for_prober(&changes);
+            self.note_for_health(&changes);
             changes.append(&mut self.sync_ranges());
             if self.refresh_realised() {
                 changes.insert(Change::Realised);
@@ -512,6 +515,7 @@ impl Core {
         }
         self.dispatch();
         self.refresh_probes();
+        self.refresh_health();
         self.advance_withdrawal();
         self.refresh_notices();
     }
@@ -555,17 +559,6 @@ impl Core {
             self.outputs.push(Output::Observe { kinds: host_kinds() });
         }
         changes
-    }
-
-    /// Names chains of others that drop what pods forward, each once.
-    fn tell_foreign_drops(&mut self) {
-        let drops: BTreeSet<ForeignDrop> = self.tables.facts.foreign_drops.iter().cloned().collect();
-        for drop in drops.difference(&self.told_drops).cloned().collect::<Vec<_>>() {
-            let level = if hygiene::jump_chain(&drop).is_some() { Level::Info } else { Level::Warn };
-            self.log(level, status::foreign_drop_sentence(&drop));
-        }
-        // One that went and comes again is news again.
-        self.told_drops = drops;
     }
 }
 

@@ -5,15 +5,15 @@
 //!
 //! Not here: repeats, rates, and the writing itself; nothing waits for it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use ripstop_cni_spec::call::Call;
 use ripstop_cni_spec::wire::Response;
 use ripstop_cni_spec::{Code, TypedCall};
-use ripstop_fabric::host;
+use ripstop_fabric::{host, hygiene};
 use ripstop_objects::{About, Notice, StoreConfig, check_network_against_host};
-use ripstop_tables::{Knowledge, NetworkList, StoreKind, StoreState};
+use ripstop_tables::{ForeignDrop, Knowledge, NetworkList, StoreKind, StoreState};
 use ripstop_types::{Millis, PodName};
 
 use super::call::own;
@@ -63,6 +63,17 @@ impl Notices {
 }
 
 impl Core {
+    /// Names chains of others that drop what pods forward, each once.
+    pub(super) fn tell_foreign_drops(&mut self) {
+        let drops: BTreeSet<ForeignDrop> = self.tables.facts.foreign_drops.iter().cloned().collect();
+        for drop in drops.difference(&self.told_drops).cloned().collect::<Vec<_>>() {
+            let level = if hygiene::jump_chain(&drop).is_some() { Level::Info } else { Level::Warn };
+            self.log(level, status::foreign_drop_sentence(&drop));
+        }
+        // One that went and comes again is news again.
+        self.told_drops = drops;
+    }
+
     /// What the container runtime finds has changed.
     pub(super) fn take_lists(&mut self, lists: Vec<NetworkList>) {
         let before = self.lists_sentence();
@@ -87,6 +98,7 @@ impl Core {
         let reason = match error.code {
             Code::NoFreeAddress => "NoFreeAddress",
             Code::AddressRefused => "AddressRefused",
+            Code::PortTaken => "HostPortTaken",
             Code::TryAgainLater => "NetworkNotReady",
             // What is wrong with a request is the runtime's to say.
             _ => return,

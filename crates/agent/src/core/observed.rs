@@ -4,13 +4,26 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use ripstop_fabric::forwarder;
-use ripstop_netmodel::{Entry, Key, Kind, LinkKind, Model, Ns, Object, Record, RecordGuard, RecordScope, Resource};
+use ripstop_netmodel::{
+    Entry, HostFacts, Key, Kind, LinkKind, Model, Ns, Object, Record, RecordGuard, RecordScope, Resource,
+};
 use ripstop_tables::{Change, PodRow, PodState};
 use ripstop_types::IfName;
 
 use super::{Core, Level, pods};
 
 impl Core {
+    /// What the host is given has been read.
+    pub(super) fn take_facts(&mut self, facts: HostFacts) -> BTreeSet<Change> {
+        let changes = self.tables.apply_facts(facts);
+        self.tell_foreign_drops();
+        if !changes.is_empty() {
+            // A cable that is plugged in again, for one.
+            self.retry_at_once();
+        }
+        changes
+    }
+
     /// The kernel as it stands, for whole kinds.
     pub(super) fn take_observed(&mut self, kinds: &BTreeSet<Kind>, entries: Vec<Entry>) -> BTreeSet<Change> {
         let found: Model = entries.into_iter().collect();

@@ -3,14 +3,15 @@
 //! Such a pod keeps its interface and addresses, and its addresses are nobody else's, until DEL. What only the file knew
 //! is gone: CHECK finds another namespace, and GC passes it over.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ripstop_fabric::wiring;
 use ripstop_ipam::Attachment;
-use ripstop_netmodel::{Key, Link, Model, Ns, Object, link_table};
-use ripstop_nft::model::TableFamily;
+use ripstop_netmodel::{Key, Link, Model, NFT_TABLE, NftElement, Ns, Object, link_table};
+use ripstop_nft::model::{Data, KeyPart, TableFamily, Value};
+use ripstop_objects::service::Protocol;
 use ripstop_objects::{Network, NetworkName, Wiring};
-use ripstop_tables::{Bandwidth, PodRow, PodState, Shaping, Tables};
+use ripstop_tables::{Bandwidth, HostPort, PodRow, PodState, Shaping, Tables};
 use ripstop_types::{IfName, Mac, Millis, PodName};
 
 /// The row of a pod whose file has this name, where its interface stands.
@@ -27,6 +28,7 @@ pub(super) fn row(key: &str, tables: &Tables, observed: &Model) -> Option<PodRow
         _ => None,
     };
     let bandwidth = Bandwidth { ingress: shaped(link.name.clone()), egress: shaped(wiring::shaper_link(&link.name)) };
+    let host_ports = host_ports(observed, &ips);
     Some(PodRow {
         pod: link.altname.as_deref().and_then(|name| pod_name(name, &attachment, &link.name)),
         network: network(tables, link, &ips),
@@ -41,6 +43,7 @@ pub(super) fn row(key: &str, tables: &Tables, observed: &Model) -> Option<PodRow
         fixed_mtu: false,
         wiring,
         bandwidth,
+        host_ports,
         state: PodState::Ready,
         request: "".into(),
         // Older than all others: whoever else has the address got it wrongly.
@@ -48,6 +51,37 @@ pub(super) fn row(key: &str, tables: &Tables, observed: &Model) -> Option<PodRow
         boot_id: tables.identity.boot_id.as_str().into(),
         attachment,
     })
+}
+
+/// The ports of the host that lead to these addresses, each by itself.
+fn host_ports(observed: &Model, ips: &[IpAddr]) -> Vec<HostPort> {
+    let elements = observed.iter().filter_map(|(_, entry)| match &entry.object {
+        Object::NftElement(element) if element.key.table.as_str() == NFT_TABLE => Some(element),
+        _ => None,
+    });
+    let address = |value: &Value| match value {
+        Value::Ipv4(ip) => Some(IpAddr::from(*ip)),
+        Value::Ipv6(ip) => Some(IpAddr::from(*ip)),
+        _ => None,
+    };
+    let read = |element: &NftElement| {
+        let [at @ .., KeyPart::Value(Value::Proto(proto)), KeyPart::Value(Value::Service(port))] =
+            &element.key.key.parts[..]
+        else {
+            return None;
+        };
+        let Some(Data::Values(values)) = &element.body.data else { return None };
+        let [ip, Value::Service(to)] = &values[..] else { return None };
+        let ip = address(ip).filter(|ip| ips.contains(ip))?;
+        let all: IpAddr = if ip.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        let at = match at {
+            [KeyPart::Value(at)] => address(at)?,
+            _ => all,
+        };
+        let protocol = Protocol::ALL.into_iter().find(|protocol| protocol.number() == *proto)?;
+        Some(HostPort { ip: Some(at), protocol, port: *port, to: *to })
+    };
+    elements.filter_map(read).collect()
 }
 
 /// What the log says of it.

@@ -291,6 +291,8 @@ impl Core {
         warnings.extend(ripstop_desired::services::missing(&self.tables).map(str::to_owned));
         warnings.extend(self.tables.facts.legacy_filters.iter().map(|family| legacy_sentence(*family)));
         warnings.extend(self.probe_warnings());
+        warnings.extend(self.health_warnings());
+        warnings.extend(ripstop_desired::services::unraised(&self.tables));
         for ((kind, key), fault) in &self.tables.faults {
             let faults = on_one_line(fault);
             warnings.push(format!("record {}/{key} is not taken, its last good value stays: {faults}", kind.as_str()));

@@ -310,8 +310,12 @@ impl World {
                     said.pop_front();
                 }
             }
-            Output::Inspect { .. } | Output::Answer { .. } | Output::Probe(_) | Output::Forget | Output::Notices(_) => {
-            }
+            Output::Inspect { .. }
+            | Output::Answer { .. }
+            | Output::Probe(_)
+            | Output::Health(_)
+            | Output::Forget
+            | Output::Notices(_) => {}
         }
     }
 

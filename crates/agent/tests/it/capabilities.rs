@@ -139,16 +139,3 @@ fn an_mtu_can_be_set_and_otherwise_comes_from_the_path() {
         assert!(world.node.ip(&format!("link show {}", pod.host_link())).contains("mtu 1300 "));
     }
 }
-
-#[test]
-fn port_mappings_are_refused_with_the_remedy() {
-    if !is_root() {
-        return;
-    }
-    let world = World::start(Plan::default());
-    let pod = Ns::new();
-    let runtime = json!({"portMappings": [{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}]});
-    let (code, text) = world.call("ADD", "c1", &pod.path).with("runtimeConfig", runtime).refused();
-    assert!(code == 2 && text.contains("portMappings") && text.contains("plugin portmap"), "{code} {text}");
-    assert!(!pod.has_link("eth0"));
-}

@@ -11,6 +11,7 @@ mod server;
 mod support;
 
 mod bandwidth;
+mod beside;
 mod blocks;
 mod blocks_world;
 mod capabilities;
@@ -20,6 +21,7 @@ mod crowd;
 mod egress;
 mod foreign;
 mod hold;
+mod host_ports;
 mod http;
 mod hygiene;
 mod idle;

@@ -123,11 +123,6 @@ fn faults_are_collected_and_each_says_field_found_and_accepted() {
 #[test]
 fn what_is_not_supported_is_code_2_with_key_and_value() {
     for (key, value, words) in [
-        (
-            "runtimeConfig",
-            json!({"portMappings": [{"hostPort": 8080}]}),
-            "runtimeConfig.portMappings is [{\"hostPort\":8080}]",
-        ),
         ("runtimeConfig", json!({"deviceID": "0000:04"}), "runtimeConfig.deviceID is \"0000:04\""),
         ("ipam", json!({"type": "host-local"}), "ipam is {\"type\":\"host-local\"}"),
         ("ipMasq", json!(false), "ipMasq is false"),
@@ -234,4 +229,33 @@ fn an_annotation_names_the_address_where_no_capability_does() {
     assert_eq!(ips(with(both).unwrap()), ["10.9.9.9"], "the capability goes before");
     let error = with(annotated("10.1.2")).unwrap_err().to_string();
     assert!(error.contains("ripstop.io/ip") && error.contains("10.1.2"), "{error}");
+}
+
+#[test]
+fn ports_of_the_host_are_read_as_runtimes_write_them() {
+    let mappings = json!([
+        {"hostPort": 8080, "containerPort": 80, "protocol": "tcp", "hostIP": ""},
+        {"hostPort": 8080, "containerPort": 53, "protocol": "UDP", "hostIP": "127.0.0.1"},
+        {"hostPort": 0, "containerPort": 81},
+        {"hostPort": 8081, "containerPort": 81},
+    ]);
+    let typed = decode(Verb::Add, &with("runtimeConfig", json!({"portMappings": mappings}))).unwrap();
+    let read = &typed.runtime.port_mappings;
+    assert_eq!(read.len(), 3, "{read:?}");
+    assert_eq!((read[0].host_ip, read[0].container_port, read[0].protocol.as_str()), (None, 80, "tcp"));
+    assert_eq!((read[1].host_ip, read[1].protocol.as_str()), (Some("127.0.0.1".parse().unwrap()), "udp"));
+    for (bad, words) in [
+        (json!([{"hostPort": 8080}]), "runtimeConfig.portMappings[0].containerPort"),
+        (json!([{"hostPort": 70000, "containerPort": 80}]), "runtimeConfig.portMappings[0].hostPort is 70000"),
+        (json!([{"hostPort": 1, "containerPort": 80, "protocol": "icmp"}]), "portMappings[0].protocol is \"icmp\""),
+        (json!([{"hostPort": 1, "containerPort": 80, "hostIP": "here"}]), "portMappings[0].hostIP is \"here\""),
+        (
+            json!([{"hostPort": 1, "containerPort": 80}, {"hostPort": 1, "containerPort": 81}]),
+            "portMappings[1].hostPort is 1",
+        ),
+        (json!([7]), "portMappings[0] is 7"),
+    ] {
+        let error = decode(Verb::Add, &with("runtimeConfig", json!({"portMappings": bad}))).unwrap_err();
+        assert!(error.code == Code::InvalidConfig && error.msg.contains(words), "{error}");
+    }
 }

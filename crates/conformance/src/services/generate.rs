@@ -223,6 +223,8 @@ fn bare() -> World {
         service_cidrs: ["10.96.0.0/16", "fd00:96::/112"].map(prefix).to_vec(),
         external_ips: false,
         masquerade_all: false,
+        localhost_node_ports: false,
+        detect_local: Default::default(),
         proxy_name: None,
         listed: Listed::default(),
         proxy: Default::default(),

@@ -3,22 +3,26 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
 
+use ripstop_agent::health::{Faults, serve};
 use ripstop_conformance::Outcome as Ended;
 use ripstop_conformance::services::scene::{Node as Place, Scene};
 use ripstop_conformance::services::{DataPlane, Fate, Oracle, Seen, Stop, cases, compare, run};
-use ripstop_desired::services;
+use ripstop_desired::services::{self, Rules};
 use ripstop_kernel::{Applier, BootFiles, Netns, OnError};
-use ripstop_netmodel::{Entry, IptablesBackend, Key, Model, Object};
+use ripstop_netmodel::{Entry, IptablesBackend, Key, Model, NftPart, NftTable, Object};
 use ripstop_nft::model::{Data, ElementBody, ElementKey, Name, NumGen, Table, Verdict, build::FibAddrType};
 use ripstop_nft::sim::{Connection, Host, Link, Packet as Wire, Route, Ruleset, Tracking, Transport, World as Around};
 use ripstop_objects::service::Protocol;
-use ripstop_objects::IpvsConfig;
-use ripstop_oracle::services::{Origin, Outcome, Packet, Source, State, World};
-use ripstop_services::Node;
+use ripstop_objects::{ConntrackConfig, IpvsConfig, ServicesConfig};
+use ripstop_oracle::services::{DetectLocal, Origin, Outcome, Packet, Source, State, World};
+use ripstop_services::{Node, conntrack, health};
 use ripstop_tables::ServiceTables;
 use ripstop_types::{Family, Revision, ServiceName};
+use tokio::sync::watch;
 
 use crate::possible;
 
@@ -37,8 +41,8 @@ enum Compiler {
     Ipvs,
 }
 
-/// What the product wants in this world. Slots stay as they are.
-fn wanted(compiler: Compiler, world: &World, before: &Model) -> Model {
+/// What the product is told of this world.
+fn told(world: &World) -> (Node, ServiceTables) {
     let mut tables = ServiceTables::default();
     for service in &world.services {
         tables.put_service(service.clone(), Revision(1));
@@ -46,33 +50,49 @@ fn wanted(compiler: Compiler, world: &World, before: &Model) -> Model {
     for slice in &world.slices {
         tables.put_slice(slice.clone());
     }
-    let node_port_addresses = world.addresses.iter().copied().filter(|ip| world.has_node_ports_at(*ip));
+    let localhost = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
+    let node_port_addresses =
+        world.addresses.iter().copied().chain(localhost).filter(|ip| world.has_node_ports_at(*ip));
+    let pods = match &world.detect_local {
+        DetectLocal::ClusterCidr(ranges) => ranges.clone(),
+        _ => world.pod_ranges.clone(),
+    };
     let node = Node {
         name: world.node.clone(),
         zone: world.zone.clone(),
         addresses: world.addresses.clone(),
         node_port_addresses: node_port_addresses.collect(),
-        pods: world.pod_ranges.clone(),
+        localhost: world.localhost_node_ports,
+        pods,
+        pods_by_link: rules(world).pod_links.is_some(),
         external_ips: world.external_ips,
         proxy_name: world.proxy_name.clone(),
     };
-    let (pods, ranges, all) = (&world.pod_ranges, &world.service_cidrs, world.masquerade_all);
+    (node, tables)
+}
+
+/// What the product wants in this world. Slots stay as they are.
+fn wanted(compiler: Compiler, world: &World, before: &Model) -> Model {
+    let (node, tables) = told(world);
+    let (pods, ranges, rules) = (&node.pods, &world.service_cidrs, rules(world));
     let place = |backend| services::iptables::Place { backend, ipv6: true };
     let ipvs = IpvsConfig::default();
     let base = match compiler {
-        Compiler::Nftables => services::nftables::base(pods, ranges, all),
+        Compiler::Nftables => services::nftables::base(pods, ranges, &rules),
         Compiler::Iptables(backend) => {
-            services::iptables::base(place(backend), &node.node_port_addresses, pods, ranges, all)
+            services::iptables::base(place(backend), &node.node_port_addresses, pods, ranges, &rules)
         }
-        Compiler::Ipvs => services::ipvs::base(ipvs, pods, ranges, all),
+        Compiler::Ipvs => services::ipvs::base(ipvs, pods, ranges, &rules),
     };
+    let links = rules.pod_links.as_ref();
     let objects = |name: &ServiceName| match compiler {
         Compiler::Nftables => services::nftables::objects(&node, &tables, name, before),
-        Compiler::Iptables(backend) => services::iptables::objects(place(backend), &node, &tables, name),
+        Compiler::Iptables(backend) => services::iptables::objects(place(backend), links, &node, &tables, name),
         Compiler::Ipvs => services::ipvs::objects(ipvs, &node, &tables, name),
     };
     // As in the product: who comes first has a key that several want.
-    let mut model: Model = base.into_iter().collect();
+    let loopback = if world.localhost_node_ports { services::loopback() } else { Vec::new() };
+    let mut model: Model = base.into_iter().chain(loopback).collect();
     for service in tables.services() {
         for entry in objects(&service.name) {
             if model.get(&ripstop_netmodel::Resource::key(&entry.object)).is_none() {
@@ -83,15 +103,34 @@ fn wanted(compiler: Compiler, world: &World, before: &Model) -> Model {
     model
 }
 
+/// How the product makes rules in this world.
+fn rules(world: &World) -> Rules {
+    let pod_links = match &world.detect_local {
+        DetectLocal::NodeRanges | DetectLocal::ClusterCidr(_) => None,
+        DetectLocal::Bridge(name) => Some(name.parse().unwrap()),
+        DetectLocal::InterfacePrefix(prefix) => Some(format!("{prefix}*").parse().unwrap()),
+    };
+    Rules { masquerade_all: world.masquerade_all, liberal: world.conntrack.tcp_be_liberal, pod_links }
+}
+
+/// The product's configuration of connection tracking in this world.
+fn settings(world: &World) -> ConntrackConfig {
+    let of = &world.conntrack;
+    ConntrackConfig {
+        max_per_core: of.max_per_core.try_into().unwrap(),
+        min: of.min.try_into().unwrap(),
+        tcp_established_timeout: of.tcp_established_timeout * 1_000,
+        tcp_close_wait_timeout: of.tcp_close_wait_timeout * 1_000,
+        tcp_be_liberal: of.tcp_be_liberal,
+        udp_timeout: of.udp_timeout * 1_000,
+        udp_stream_timeout: of.udp_stream_timeout * 1_000,
+    }
+}
+
 /// What the product does not do, or not yet.
 fn not_yet(world: &World) -> Result<(), Stop> {
     if !world.listed.is_whole() {
         return Err(Stop::Skip("until both kinds are listed the agent makes no rules at all".into()));
-    }
-    if world.conntrack.tcp_be_liberal {
-        return Err(Stop::Skip(
-            "packets that connection tracking cannot place are dropped whatever its settings".into(),
-        ));
     }
     Ok(())
 }
@@ -133,10 +172,13 @@ impl Simulated {
         self.elements.clear();
         for (_, entry) in self.model.iter() {
             match &entry.object {
-                Object::NftTable(table) => drop(tables.insert(table.table.family, table.table.clone())),
-                Object::NftPart(part) => {
-                    let table = tables.remove(&part.part.family).unwrap().with_part(&part.part);
-                    tables.insert(part.part.family, table);
+                Object::NftTable(NftTable { table }) => {
+                    tables.insert((table.family, table.name.clone()), table.clone());
+                }
+                Object::NftPart(NftPart { part, .. }) => {
+                    let key = (part.family, part.table.clone());
+                    let table = tables.remove(&key).unwrap().with_part(part);
+                    tables.insert(key, table);
                 }
                 Object::NftElement(element) => {
                     self.elements.insert(element.key.clone(), element.body.clone());
@@ -208,6 +250,20 @@ impl DataPlane for Simulated {
         }
         self.take(world);
         Ok(())
+    }
+
+    fn sysctls(&mut self, cores: u64, present: &BTreeMap<String, u64>) -> Result<BTreeMap<String, u64>, Stop> {
+        let Some(world) = &self.world else { return Err(Stop::Skip("there is no world".into())) };
+        // The size of the table is that of its module's parameter.
+        let (outside, inside) = ("hashsize", "buckets");
+        let known =
+            |name: &str| if name == outside { inside } else { name.strip_prefix("nf_conntrack_").unwrap() }.into();
+        let zero = conntrack::least(&ConntrackConfig::default(), 1).map(|(name, _)| (Arc::from(name), 0));
+        let mut there: BTreeMap<Arc<str>, u64> = zero.into();
+        there.extend(present.iter().map(|(name, value)| (known(name), *value)));
+        let raised = conntrack::raised(&settings(world), cores, &there);
+        let named = |name: &str| if name == inside { outside.into() } else { format!("nf_conntrack_{name}") };
+        Ok(raised.into_iter().map(|(name, value)| (named(name), value)).collect())
     }
 
     fn send(&mut self, packet: &Packet) -> Result<Seen, Stop> {
@@ -331,11 +387,61 @@ fn the_rules_do_in_the_simulator_what_the_oracle_says() {
     assert!(outcome.is_ok(), "{}", outcome.unwrap_err());
 }
 
+/// What the product answers to health checks in this world.
+fn answers(world: &World) -> health::Plan {
+    let (node, tables) = told(world);
+    let checks: Vec<_> = tables.services().filter_map(|service| health::check(&node, &tables, &service.name)).collect();
+    let seconds = |seconds: u64| seconds * 1_000;
+    let mut plan = health::Plan {
+        serves: true,
+        addresses: node.node_port_addresses.iter().copied().collect(),
+        is_live: health::is_live(world.proxy.pending_for.map(seconds), seconds(world.proxy.sync_period)),
+        is_leaving: world.proxy.leaving,
+        ..health::Plan::default()
+    };
+    plan.set_checks(checks.iter());
+    plan
+}
+
+/// The agent's own lane of health checks on a thread in a scene's node, and gone with this value.
+struct Answering {
+    plans: watch::Sender<Arc<health::Plan>>,
+    settled: mpsc::Receiver<Faults>,
+}
+
+impl Answering {
+    fn start(netns: Netns) -> Self {
+        let (plans, told) = watch::channel(Arc::default());
+        let (settles, settled) = mpsc::channel();
+        std::thread::spawn(move || {
+            let serve = || {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+                let listen = ServicesConfig::default().healthz_listen;
+                runtime.block_on(serve(&listen, told, |faults| drop(settles.send(faults.clone()))));
+            };
+            netns.run(serve).unwrap();
+        });
+        let answering = Self { plans, settled };
+        answering.wait();
+        answering
+    }
+
+    fn follow(&self, plan: health::Plan) {
+        self.plans.send_replace(Arc::new(plan));
+        self.wait();
+    }
+
+    fn wait(&self) {
+        assert_eq!(self.settled.recv_timeout(Duration::from_secs(30)), Ok(Faults::new()));
+    }
+}
+
 /// The product's applier in a scene's node: each world is a plan away from the one before.
 #[derive(Default)]
 pub struct Applied {
     compiler: Compiler,
     applier: Option<Applier>,
+    answering: Option<Answering>,
     model: Model,
     /// What somebody does to what is wanted.
     pub fault: Option<Spoil>,
@@ -364,7 +470,10 @@ impl Applied {
         };
         let outcome = std::thread::scope(|scope| scope.spawn(run).join().unwrap());
         self.model = wanted;
-        outcome
+        outcome?;
+        let answering = self.answering.get_or_insert_with(|| Answering::start(netns));
+        answering.follow(answers(world));
+        Ok(())
     }
 }
 

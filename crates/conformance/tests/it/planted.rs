@@ -12,8 +12,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use ripstop_conformance::services::scene::{Node as Place, Scene};
 use ripstop_conformance::services::{Case, DataPlane, Stop, cases, run_case};
-use ripstop_desired::services::nftables;
-use ripstop_netmodel::{Entry, Key, Model, NftElement, Object};
+use ripstop_desired::services::{Rules, nftables};
+use ripstop_netmodel::{Entry, Key, Model, NFT_SERVICES_TABLE, NftElement, Object};
 use ripstop_nft::model::{Data, DataType, KeyPart, Name, Table, TableFamily, Type, Value, Verdict};
 use ripstop_oracle::services::World;
 use ripstop_types::Prefix;
@@ -85,7 +85,7 @@ fn found_in(plane: &mut dyn DataPlane, cases: &mut [Case]) -> Option<String> {
 /// The tables as they are made.
 fn tables() -> Vec<Table> {
     let range = |text: &str| text.parse::<Prefix>().unwrap();
-    let base = nftables::base(&[range("10.244.1.0/24")], &[range("10.96.0.0/16")], false);
+    let base = nftables::base(&[range("10.244.1.0/24")], &[range("10.96.0.0/16")], &Rules::default());
     let table = |entry: Entry| match entry.object {
         Object::NftTable(table) => Some(table.table),
         _ => None,
@@ -185,6 +185,7 @@ fn change_table(model: &mut Model, family: TableFamily, change: impl Fn(&mut Tab
     for mut entry in entries {
         if let Object::NftTable(table) = &mut entry.object
             && table.table.family == family
+            && table.table.name.as_str() == NFT_SERVICES_TABLE
         {
             change(&mut table.table);
             model.insert_entry(entry.into());

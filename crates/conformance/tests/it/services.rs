@@ -90,6 +90,8 @@ const FAULTS: &[Fault] = &[
     ("slices", |world| world.slices.truncate(1)),
     ("reject/unallocated", |world| world.service_cidrs.clear()),
     ("masquerade/all", |world| world.masquerade_all = false),
+    ("masquerade/detect", |world| world.detect_local = Default::default()),
+    ("node-port/loopback", |world| world.localhost_node_ports = false),
     ("masquerade/ranges", |world| world.pod_ranges.truncate(1)),
     ("health/node-port", |world| world.services.iter_mut().for_each(|at| at.health_check_node_port = None)),
     ("health/healthz", |world| world.proxy.leaving = false),
@@ -145,7 +147,17 @@ fn a_wrong_source_is_found() {
 fn two_models_agree_and_each_fault_makes_them_differ() {
     compare(&mut Oracle::default(), &mut Oracle::default(), 1, SCENARIOS).unwrap();
     // What packets of one state of the objects cannot show.
-    let unseen = ["health", "conntrack", "sysctls", "invalid", "start", "names", "masquerade/ranges"];
+    let unseen = [
+        "health",
+        "conntrack",
+        "sysctls",
+        "invalid",
+        "start",
+        "names",
+        "masquerade/ranges",
+        "masquerade/detect",
+        "node-port/loopback",
+    ];
     for (group, fault) in FAULTS.iter().filter(|(group, _)| !unseen.iter().any(|word| group.starts_with(word))) {
         let mut plane = Bent { oracle: Oracle::default(), fault: *fault, twist: |outcome| outcome };
         let found = compare(&mut Oracle::default(), &mut plane, 7, SCENARIOS);

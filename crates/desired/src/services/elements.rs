@@ -46,7 +46,7 @@ pub(super) fn objects(node: &Node, name: &ServiceName, decided: &Decided, means:
         }
     }
     // A pod of this node that reaches itself has to see another source than its own.
-    for ip in endpoints.into_iter().filter(|ip| node.pods.iter().any(|range| range.contains(*ip))) {
+    for ip in endpoints.into_iter().filter(|ip| node.may_be_here(*ip)) {
         part.add(element(ip, "hairpin", vec![ip.into(), ip.into()], None));
     }
     part

@@ -8,6 +8,7 @@ use ripstop_nft::model::{Chain, Hook, Name, Rule, Set, Table, TableFamily, Type,
 use ripstop_objects::service::Protocol;
 use ripstop_types::Family;
 
+use super::Rules;
 use crate::ruleset::address_type;
 
 /// The family of the table for a family's packets.
@@ -24,7 +25,7 @@ pub(super) fn table_name() -> Name {
 
 /// The table of a family without what leads to endpoints, which is where the verdicts of its maps go. `leaving` are chains that see what
 /// leaves for one.
-pub(super) fn frame(family: Family, masquerade_all: bool, leaving: &[&'static str]) -> Table {
+pub(super) fn frame(family: Family, rules: &Rules, leaving: &[&'static str]) -> Table {
     let ip = address_type(family);
     let verdicts = || Set::vmap([ip, Type::InetProto, Type::InetService]);
     let mut table = Table::new(table_family(family), NFT_SERVICES_TABLE)
@@ -51,14 +52,14 @@ pub(super) fn frame(family: Family, masquerade_all: bool, leaving: &[&'static st
         .chain("services", services(family))
         .chain("reject", Chain::regular().rule(Rule::new([reject()])))
         .chain("restricted", restricted(family))
-        .chain("from-anywhere", from_anywhere(family))
+        .chain("from-anywhere", from_anywhere(family, rules))
         .chain(
             "from-inside",
             Chain::regular().rules([Rule::new([frontend(family).vmap("inside")]), Rule::new([drop()])]),
         )
-        .chain("forward", Chain::filter(Hook::Forward, priority::FILTER).rule(invalid()))
+        .chain("forward", forwarded(rules))
         .chain("postrouting", Chain::nat(Hook::Postrouting, priority::SRCNAT).rules(leaving))
-        .chain("masquerade", masquerading(family, masquerade_all))
+        .chain("masquerade", masquerading(family, rules))
 }
 
 /// The set of frontends whose packets all leave with the node's address.
@@ -108,18 +109,30 @@ fn restricted(family: Family) -> Chain {
 }
 
 /// Frontends of Services whose external policy is Local.
-fn from_anywhere(family: Family) -> Chain {
+fn from_anywhere(family: Family, rules: &Rules) -> Chain {
     Chain::regular().rules([
-        Rule::new([saddr(family).in_set("pods"), goto("from-inside")]),
+        Rule::new([of_pods(family, rules), goto("from-inside")]),
         Rule::new([fib::saddr_type().is(FibAddrType::LOCAL), goto("from-inside")]),
         Rule::new([frontend(family).vmap("outside")]),
         Rule::new([drop()]),
     ])
 }
 
+/// Packets of this node's pods. That they are told by a link where they leave, too, takes Linux 5.7.
+fn of_pods(family: Family, rules: &Rules) -> ripstop_nft::model::Statement {
+    match &rules.pod_links {
+        None => saddr(family).in_set("pods"),
+        Some(links) => meta::iifname().is(links.clone()),
+    }
+}
+
 /// What connection tracking takes for out of its window reaches the client untranslated, which then resets the connection.
-fn invalid() -> Rule {
-    Rule::new([ct::state().any(CtState::INVALID), drop()]).comment("would be passed on untranslated")
+fn forwarded(rules: &Rules) -> Chain {
+    let chain = Chain::filter(Hook::Forward, priority::FILTER);
+    if rules.liberal {
+        return chain;
+    }
+    chain.rule(Rule::new([ct::state().any(CtState::INVALID), drop()]).comment("would be passed on untranslated"))
 }
 
 /// What goes to an endpoint.
@@ -127,12 +140,12 @@ pub(super) fn translated(chain: &'static str) -> Rule {
     Rule::new([ct::status().any(CtStatus::DNAT), jump(chain)])
 }
 
-fn masquerading(family: Family, all: bool) -> Chain {
+fn masquerading(family: Family, rules: &Rules) -> Chain {
     let cluster = || original_daddr(family).in_set("cluster-ips");
     let hairpin = concat((saddr(family), daddr(family))).in_set("hairpin");
     let mut chain = Chain::regular().rule(Rule::new([hairpin, masquerade_fully_random()]));
-    if !all {
-        chain = chain.rule(Rule::new([cluster(), saddr(family).in_set("pods"), ret()]));
+    if !rules.masquerade_all {
+        chain = chain.rule(Rule::new([cluster(), of_pods(family, rules), ret()]));
     }
     chain = chain.rule(Rule::new([cluster(), masquerade_fully_random()]).comment("to a ClusterIP"));
     for protocol in Protocol::ALL {

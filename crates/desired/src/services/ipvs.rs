@@ -25,7 +25,7 @@ use ripstop_types::{Family, Prefix, ServiceName};
 
 use super::elements::{self, Means, To, element, key_of};
 use super::frame::{frame, with_ports};
-use super::{Reach, Scope};
+use super::{Reach, Rules, Scope};
 use crate::Part;
 use crate::ruleset::address_type;
 
@@ -45,8 +45,8 @@ const STRICT_ARP: [(&str, &str); 2] = [("net/ipv4/conf/all/arp_ignore", "1"), ("
 
 /// The tables and settings, and what they know of this node.
 #[must_use]
-pub fn base(config: IpvsConfig, pods: &[Prefix], service_ranges: &[Prefix], masquerade_all: bool) -> Vec<Entry> {
-    let mut part = elements::base(pods, service_ranges, |family| table(family, masquerade_all));
+pub fn base(config: IpvsConfig, pods: &[Prefix], service_ranges: &[Prefix], rules: &Rules) -> Vec<Entry> {
+    let mut part = elements::base(pods, service_ranges, |family| table(family, rules));
     let arp = if config.strict_arp { &STRICT_ARP[..] } else { &[] };
     for (path, value) in SETTINGS.iter().chain(arp) {
         part.add(Sysctl { ns: Ns::Host, link: None, path: (*path).into(), value: (*value).into() });
@@ -78,11 +78,11 @@ pub fn objects(config: IpvsConfig, node: &Node, tables: &ServiceTables, name: &S
 
 /// The table of a family.
 #[must_use]
-pub fn table(family: Family, masquerade_all: bool) -> Table {
+pub fn table(family: Family, rules: &Rules) -> Table {
     let ip = address_type(family);
     let servers = || Set::map([ip, Type::InetProto, Type::InetService], [ip, Type::InetService]);
     let endpoints = Set::of([ip, Type::InetProto, Type::InetService, ip, Type::InetService]);
-    let mut table = frame(family, masquerade_all, &[])
+    let mut table = frame(family, rules, &[])
         .set("endpoints", endpoints.comment("by frontend, for tracked connections"))
         .chain("input", Chain::filter(Hook::Input, priority::FILTER).rule(invalid(family)));
     for scope in [Scope::Inside, Scope::Outside] {

@@ -11,15 +11,23 @@ pub mod iptables;
 pub mod ipvs;
 pub mod nftables;
 
-use std::net::IpAddr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 
 use ripstop_fabric::host;
-use ripstop_netmodel::{Entry, IptablesBackend, Model};
-use ripstop_objects::{IptablesChoice, NodePortAddresses, ObjectKind, Proxy};
+use ripstop_netmodel::{
+    CONNTRACK_SETTINGS, Entry, IptablesBackend, Model, NFT_LOOPBACK_TABLE, NftTable, ROUTE_LOCALNET,
+};
+use ripstop_nft::model::{Chain, Hook, IfPattern, Rule, Table, TableFamily, build::*, priority};
+use ripstop_objects::{DetectLocal, IptablesChoice, ObjectKind, Proxy};
 pub use ripstop_services::decide;
-use ripstop_services::{Decision, Node};
-use ripstop_tables::{Knowledge, Tables};
-use ripstop_types::{Family, Prefix, ServiceName};
+use ripstop_services::{Decision, Node, conntrack};
+use ripstop_tables::{HostPort, Knowledge, PodRow, PodState, Tables};
+use ripstop_types::{Family, Owner, Prefix, ServiceName};
+
+use crate::Part;
+use crate::node::setting;
 
 /// What decides about Services on this node; `None` where it serves none. What is served needs both kinds of object: half of
 /// them would take away endpoints that are there.
@@ -38,7 +46,9 @@ pub fn node(tables: &Tables) -> Option<Node> {
         zone: tables.cluster.node.as_ref().and_then(|node| node.zone.clone()),
         addresses: addresses(tables),
         node_port_addresses: node_port_addresses(tables),
+        localhost: config.node_port_addresses.localhost,
         pods: pods(tables),
+        pods_by_link: pod_links(tables).is_some(),
         external_ips: config.external_ips,
         proxy_name: config.proxy_name.as_deref().map(Into::into),
     })
@@ -54,13 +64,13 @@ fn node_port_addresses(tables: &Tables) -> Vec<IpAddr> {
     let addresses = addresses(tables);
     let first = |family| addresses.iter().copied().find(|ip| Family::of(*ip) == family);
     let every = || tables.facts.links.values().flat_map(|link| &link.addresses).map(|(ip, _)| *ip);
-    match &tables.config.services.node_port_addresses {
-        NodePortAddresses::Primary => Family::BOTH.into_iter().filter_map(first).collect(),
-        NodePortAddresses::All => every().filter(|ip| !ip.is_loopback()).collect(),
-        NodePortAddresses::Within(ranges) => {
-            every().filter(|ip| ranges.iter().any(|range| range.contains(*ip))).collect()
-        }
-    }
+    let wanted = &tables.config.services.node_port_addresses;
+    let is_wanted =
+        |ip: &IpAddr| wanted.all && !ip.is_loopback() || wanted.ranges.iter().any(|range| range.contains(*ip));
+    let primary = Family::BOTH.into_iter().filter_map(first).filter(|_| wanted.primary);
+    let loopback = wanted.localhost.then_some(Ipv4Addr::LOCALHOST.into());
+    let served: BTreeSet<IpAddr> = primary.chain(every().filter(is_wanted)).chain(loopback).collect();
+    served.into_iter().collect()
 }
 
 /// Where iptables writes on this node.
@@ -79,9 +89,32 @@ pub fn missing(tables: &Tables) -> Option<&'static str> {
     (tables.config.services.proxy == Proxy::Ipvs && !tables.facts.ipvs).then_some(ipvs::MISSING)
 }
 
-/// This node's own ranges.
+/// How rules are made, whatever the Services.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Rules {
+    /// Everything that goes to a ClusterIP gets the node's source.
+    pub masquerade_all: bool,
+    /// Connection tracking takes what is outside of a window for a packet of its connection, so that none is dropped.
+    pub liberal: bool,
+    /// The links that this node's pods send by; none: they are told by their addresses.
+    pub pod_links: Option<IfPattern>,
+}
+
+/// What this node's pods send from, where they are told by that.
 fn pods(tables: &Tables) -> Vec<Prefix> {
-    tables.networks.keys().flat_map(|name| crate::network::own_ranges(tables, name)).collect()
+    match &tables.config.services.detect_local {
+        DetectLocal::ClusterCidr(ranges) => ranges.clone(),
+        _ => tables.networks.keys().flat_map(|name| crate::network::own_ranges(tables, name)).collect(),
+    }
+}
+
+/// What this node's pods send by, where they are told by that.
+fn pod_links(tables: &Tables) -> Option<IfPattern> {
+    match &tables.config.services.detect_local {
+        DetectLocal::NodeRanges | DetectLocal::ClusterCidr(_) => None,
+        DetectLocal::Bridge(bridge) => Some(IfPattern::Exact(bridge.clone())),
+        DetectLocal::InterfacePrefix(prefix) => Some(IfPattern::Prefix(prefix.clone())),
+    }
 }
 
 /// What is there whatever the Services, where they are served.
@@ -90,13 +123,87 @@ pub(crate) fn of_node(tables: &Tables) -> Vec<Entry> {
     if missing(tables).is_some() {
         return Vec::new();
     }
-    let (pods, ranges, all) = (pods(tables), &config.service_cidrs, config.masquerade_all);
-    match config.proxy {
-        Proxy::None => Vec::new(),
-        Proxy::Nftables => nftables::base(&pods, ranges, all),
-        Proxy::Iptables => iptables::base(place(tables), &node_port_addresses(tables), &pods, ranges, all),
-        Proxy::Ipvs => ipvs::base(config.ipvs, &pods, ranges, all),
+    let (pods, ranges, rules) = (pods(tables), &config.service_cidrs, rules(tables));
+    let mut entries = match config.proxy {
+        Proxy::None => return Vec::new(),
+        Proxy::Nftables => nftables::base(&pods, ranges, &rules),
+        Proxy::Iptables => iptables::base(place(tables), &node_port_addresses(tables), &pods, ranges, &rules),
+        Proxy::Ipvs => ipvs::base(config.ipvs, &pods, ranges, &rules),
+    };
+    entries.append(&mut conntrack_settings(tables));
+    entries
+}
+
+/// What of the rules is as the configuration says.
+fn rules(tables: &Tables) -> Rules {
+    let config = &tables.config.services;
+    let liberal = tables.facts.conntrack.get("tcp_be_liberal").is_some_and(|limit| limit.writable || limit.value != 0);
+    Rules {
+        masquerade_all: config.masquerade_all,
+        liberal: config.conntrack.tcp_be_liberal && liberal,
+        pod_links: pod_links(tables),
     }
+}
+
+/// Whether packets from 127.0.0.1 have to leave the node: to node ports, or to a host port of a pod that is there.
+pub(crate) fn wants_loopback(tables: &Tables) -> bool {
+    let config = &tables.config.services;
+    let at_loopback =
+        |row: &Arc<PodRow>| row.state == PodState::Ready && row.host_ports.iter().any(HostPort::is_at_loopback);
+    config.proxy != Proxy::None && config.node_port_addresses.localhost || tables.pods.values().any(at_loopback)
+}
+
+/// What lets packets from 127.0.0.1 leave the node, and guards it: with that setting alone everybody on a link of the node could reach
+/// what listens for the node itself (CVE-2020-8558). Of IPv6 there is no such setting.
+#[must_use]
+pub fn loopback() -> Vec<Entry> {
+    let mut part = Part::of(Owner::agent());
+    let mut chain = Chain::filter(Hook::Prerouting, priority::RAW);
+    for (field, what) in [
+        (daddr(Family::V4), "nobody but the node itself reaches its loopback addresses"),
+        (saddr(Family::V4), "or sends from them"),
+    ] {
+        // RFC 1122, 3.2.1.3.
+        let Some(range) = Prefix::containing(Ipv4Addr::LOCALHOST.into(), 8) else { continue };
+        let strange = [meta::iifname().is_not("lo"), field.within(range), counter(), drop()];
+        chain = chain.rule(Rule::new(strange).comment(what));
+    }
+    part.add(NftTable { table: Table::new(TableFamily::Ip, NFT_LOOPBACK_TABLE).chain("prerouting", chain) });
+    part.add(setting(ROUTE_LOCALNET, "1"));
+    part.entries
+}
+
+/// Settings of connection tracking, as great as they are to be at least.
+fn conntrack_settings(tables: &Tables) -> Vec<Entry> {
+    let mut part = Part::of(Owner::agent());
+    for (name, least) in conntrack::least(&tables.config.services.conntrack, tables.facts.cpus) {
+        let can = tables.facts.conntrack.get(name).is_some_and(|limit| limit.writable);
+        if can && least > 0 {
+            part.add(setting(&format!("{}{name}", CONNTRACK_SETTINGS), &least.to_string()));
+        }
+    }
+    part.entries
+}
+
+/// Settings of connection tracking that are too low and cannot be raised here, in sentences.
+#[must_use]
+pub fn unraised(tables: &Tables) -> Vec<String> {
+    let config = &tables.config.services;
+    if config.proxy == Proxy::None {
+        return Vec::new();
+    }
+    let locked = tables.facts.conntrack.iter().filter(|(_, limit)| !limit.writable);
+    let locked: BTreeMap<Arc<str>, u64> = locked.map(|(name, limit)| (name.clone(), limit.value)).collect();
+    let raised = conntrack::raised(&config.conntrack, tables.facts.cpus, &locked).into_iter();
+    // The table's buckets go by its size.
+    let raised = raised.filter(|(name, _)| *name != "buckets");
+    let sentence = |(name, least): (&str, u64)| {
+        let there = locked.get(name).copied().unwrap_or_default();
+        format!(
+            "net.netfilter.nf_conntrack_{name} is {there} and cannot be set from here; Services want {least} (services.conntrack)"
+        )
+    };
+    raised.map(sentence).collect()
 }
 
 /// The objects of a Service. `before` is what was wanted or found before.
@@ -106,7 +213,7 @@ pub(crate) fn of_service(tables: &Tables, node: &Node, name: &ServiceName, befor
     match config.proxy {
         Proxy::None => Vec::new(),
         Proxy::Nftables => nftables::objects(node, services, name, before),
-        Proxy::Iptables => iptables::objects(place(tables), node, services, name),
+        Proxy::Iptables => iptables::objects(place(tables), rules(tables).pod_links.as_ref(), node, services, name),
         Proxy::Ipvs => ipvs::objects(config.ipvs, node, services, name),
     }
 }

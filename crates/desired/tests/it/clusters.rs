@@ -65,6 +65,7 @@ pub fn taken_from_flannel() -> Scenario {
         uid: "".into(),
         pod_cidrs: vec![prefix(range)],
         zone: None,
+        leaving: false,
         flannel: Some(FlannelNode {
             public_ip: "172.30.1.12".parse().unwrap(),
             vni: 1,

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeSet;
 
+use ripstop_desired::services::{self, unraised};
 use ripstop_desired::{Desired, may_delete};
-use ripstop_netmodel::{Entry, IptablesBackend, Key, Kind, Model, Object};
+use ripstop_netmodel::{Entry, HostFacts, IptablesBackend, Key, Kind, Limit, Model, Object};
 use ripstop_objects::service::{EndpointSlice, Service};
 use ripstop_objects::{AgentConfig, ClusterObject, ObjectKind};
-use ripstop_tables::{Change, ObjectInput, Start};
+use ripstop_tables::{Change, ObjectInput, Start, Withdrawn};
 use ripstop_types::Revision;
 use serde_json::json;
 
@@ -358,4 +359,71 @@ fn iptables_follows_the_backend_that_the_node_uses() {
     assert!(of_web(desired.model()).iter().all(|key| key.starts_with("iptables-nft ")));
     assert!(!desired.model().keys().any(|key| key.to_string().contains("ip6tables")), "without IPv6 there is none");
     assert_eq!(desired.model(), Desired::of(&scenario.tables).model());
+}
+
+#[test]
+fn withdrawn_they_go_with_everything_else() {
+    let mut scenario = serving();
+    for object in [service("web", "10.96.0.1"), slice("web", [7])] {
+        put(&mut scenario, object);
+    }
+    synced(&mut scenario, ObjectKind::Service);
+    synced(&mut scenario, ObjectKind::EndpointSlice);
+    let mut desired = Desired::of(&scenario.tables);
+    assert!(!of_services(desired.model()).is_empty());
+    scenario.tables.withdrawn = Withdrawn::Everything;
+    desired.update(&scenario.tables, &[Change::Withdrawn].into());
+    assert_eq!(of_services(desired.model()), Vec::<String>::new());
+}
+
+/// The settings of the host that are wanted with this configuration, of these that it has.
+fn settings(config: &str, conntrack: &[(&str, u64, bool)]) -> (Vec<String>, Vec<String>) {
+    let (config, _) = AgentConfig::decode(config).unwrap();
+    let limits =
+        conntrack.iter().map(|(name, value, writable)| ((*name).into(), Limit { value: *value, writable: *writable }));
+    let facts = HostFacts { conntrack: limits.collect(), cpus: 8, ..facts() };
+    let mut scenario = Scenario::with(Start { config, ..start(facts) });
+    scenario.sync_all();
+    let desired = Desired::of(&scenario.tables);
+    let wanted = desired.model().iter().filter_map(|(_, entry)| match &entry.object {
+        Object::Sysctl(setting) => Some(format!("{} {}", setting.path, setting.value)),
+        _ => None,
+    });
+    (wanted.collect(), unraised(&scenario.tables))
+}
+
+#[test]
+fn settings_of_connection_tracking_are_raised_where_they_can_be() {
+    let there =
+        [("max", 65_536, false), ("tcp_timeout_close_wait", 60, true), ("tcp_timeout_established", 432_000, true)];
+    let (wanted, unraised) = settings("services: {proxy: nftables}", &there);
+    let close_wait = "net/netfilter/nf_conntrack_tcp_timeout_close_wait 3600".to_owned();
+    let established = "net/netfilter/nf_conntrack_tcp_timeout_established 86400".to_owned();
+    assert_eq!(wanted, [close_wait, established]);
+    assert_eq!(unraised.len(), 1, "{unraised:?}");
+    assert!(unraised[0].contains("nf_conntrack_max is 65536") && unraised[0].contains("262144"), "{unraised:?}");
+    let zero =
+        "services: {proxy: nftables, conntrack: {maxPerCore: 0, tcpEstablishedTimeout: 0s, tcpCloseWaitTimeout: 0s}}";
+    assert_eq!(settings(zero, &there), (Vec::new(), Vec::new()));
+    assert_eq!(settings("services: {}", &there), (Vec::new(), Vec::new()), "they are Services' business");
+}
+
+#[test]
+fn packets_may_leave_loopback_addresses_only_behind_their_guard() {
+    let wanted = |config: &str| settings(config, &[]).0;
+    assert_eq!(
+        wanted("services: {proxy: nftables, nodePortAddresses: [primary, localhost]}"),
+        ["net/ipv4/conf/all/route_localnet 1"]
+    );
+    assert_eq!(wanted("services: {proxy: nftables, nodePortAddresses: all}"), Vec::<String>::new());
+    assert_eq!(wanted("services: {nodePortAddresses: localhost}"), Vec::<String>::new());
+    let both: Model = services::loopback().into_iter().collect();
+    let order = |from: &Model, to: &Model| -> Vec<String> {
+        let plan = ripstop_plan::diff_all(from, to, &|_: &Key, _: &Entry| Ok(()));
+        plan.steps.iter().map(|step| step.key.to_string()).collect()
+    };
+    let (made, gone) = (order(&Model::new(), &both), order(&both, &Model::new()));
+    assert!(made[0].contains("ripstop-loopback") && made[1].contains("route_localnet"), "{made:?}");
+    // Whoever takes the table away takes the setting back before (`kernel`): a setting itself is never removed.
+    assert_eq!(gone, ["nft table ip ripstop-loopback"]);
 }

@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use ripstop_netmodel::{Entry, FrontendFlows, Key, NFT_SERVICES_TABLE, Object, RESET_MARK};
+use ripstop_netmodel::{Entry, FrontendFlows, Key, NFT_SERVICES_TABLE, NFT_TABLE, Object, RESET_MARK};
 use ripstop_nft::model::{Data, ElementBody, ElementKey, KeyPart, Name, TableFamily, Value};
 use ripstop_plan::{Action, Step};
 
@@ -72,7 +72,60 @@ pub(super) fn is_of_an_endpoint(step: &Step) -> bool {
     matches!(&step.key, Key::NftElement(key) if key.table.as_str() == NFT_SERVICES_TABLE && key.set.as_str() == "endpoints")
 }
 
+/// What a step about a host port of UDP brings: the port, and where it leads from now on; nowhere where it goes.
+fn host_port(step: &Step) -> Option<(u16, Option<End>)> {
+    let Key::NftElement(key) = &step.key else { return None };
+    if key.table.as_str() != NFT_TABLE || !key.set.as_str().starts_with("host-") {
+        return None;
+    }
+    let [.., KeyPart::Value(Value::Proto(UDP)), KeyPart::Value(Value::Service(port))] = &key.key.parts[..] else {
+        return None;
+    };
+    let Some(Object::NftElement(element)) = step.after.as_deref().map(|entry| &entry.object) else {
+        return Some((*port, None));
+    };
+    let Some(Data::Values(values)) = &element.body.data else { return None };
+    let [ip, Value::Service(to)] = &values[..] else { return None };
+    Some((*port, Some((address(ip)?, *to))))
+}
+
+/// The pod's end that a host port led to.
+fn led_to(step: &Step) -> Option<End> {
+    let Object::NftElement(element) = &step.before.as_deref()?.object else { return None };
+    match &element.body.data {
+        Some(Data::Values(values)) => match &values[..] {
+            [ip, Value::Service(to)] => Some((address(ip)?, *to)),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
 impl Run<'_> {
+    /// Forgets flows of UDP to host ports that changed: those that lead to a pod that no longer has one, and those that began when nobody
+    /// had it, so that the next packet finds who has it now. Those that are passed on to other machines are none of them.
+    pub(super) fn forget_host_ports(&mut self, steps: &[usize]) {
+        let mut gone: BTreeSet<(u16, End)> = BTreeSet::new();
+        let mut come: BTreeMap<u16, End> = BTreeMap::new();
+        for step in steps.iter().filter_map(|i| self.steps.get(*i)) {
+            let Some((port, to)) = host_port(step) else { continue };
+            gone.extend(led_to(step).filter(|before| Some(*before) != to).map(|before| (port, before)));
+            come.extend(to.map(|to| (port, to)));
+        }
+        let all = gone.iter().map(|(_, end)| end).chain(come.values());
+        let families: BTreeSet<bool> = all.map(|(ip, _)| ip.is_ipv4()).collect();
+        for is_v4 in families {
+            let family: IpAddr = if is_v4 { [0; 4].into() } else { [0u16; 8].into() };
+            let found = read_flows(&mut self.applier.nft, &flow::dump_all(UDP, family));
+            let of_host = |flow: &Flow| is_own(flow.to.0);
+            self.forget_of(found, |flow| {
+                let is_over = gone.contains(&(flow.to.1, flow.from));
+                let is_early = flow.from == flow.to && come.contains_key(&flow.to.1) && of_host(flow);
+                is_over || is_early
+            });
+        }
+    }
+
     /// What these steps take away and no step of this run puts into another slot.
     pub(super) fn taken_away(&self, steps: &[usize]) -> BTreeSet<Lead> {
         let removed = steps.iter().filter_map(|i| self.steps.get(*i)).filter(|step| step.action == Action::Delete);
@@ -201,6 +254,11 @@ fn leading(entry: Option<&Entry>) -> Option<&FrontendFlows> {
         Object::FrontendFlows(flows) => Some(flows),
         _ => None,
     }
+}
+
+/// Whether an address is this host's: only of these a socket can be bound to.
+fn is_own(ip: IpAddr) -> bool {
+    std::net::UdpSocket::bind((ip, 0)).is_ok()
 }
 
 fn read_flows(socket: &mut Socket, request: &crate::netlink::Message) -> Result<Vec<Flow>, NetlinkError> {

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use ripstop_netmodel::{Entry, Key, Kind, NftValues, Object, is_own_table};
+use ripstop_netmodel::{Entry, Key, Kind, NFT_LOOPBACK_TABLE, NftValues, Ns, Object, ROUTE_LOCALNET, is_own_table};
 use ripstop_nft::decode::{Answers, ObservedPart, Refusal};
 use ripstop_nft::encode::{self, Batch, Encoded, Failure};
 use ripstop_nft::model::{Data, ElementBody, ElementKey, Name, Part, Table, TableFamily, part_of};
@@ -18,6 +18,7 @@ use crate::netlink::uapi::NFNLGRP_NFTABLES;
 use crate::netlink::{NetlinkError, Socket};
 use crate::observe::nft::{elements_of, generation, parts_of};
 use crate::own::Ear;
+use crate::sysctl;
 
 /// One change, and the step it is for.
 #[derive(Debug, Clone)]
@@ -101,15 +102,32 @@ impl Run<'_> {
     /// Sends the nftables steps that wait, and forgets connections to what they take away: before, where nobody gets there
     /// any more.
     pub(super) fn flush_nft(&mut self) {
-        let pending = std::mem::take(&mut self.nft);
+        let mut pending = std::mem::take(&mut self.nft);
+        self.shut_loopback(&mut pending);
         let over = self.taken_away(&pending);
         let is_left = pending.iter().all(|i| self.steps[*i].action == Action::Delete);
         if is_left {
             self.forget(&over);
         }
+        let sent = pending.clone();
         self.send_nft(pending);
+        self.forget_host_ports(&sent);
         if !is_left {
             self.forget(&over);
+        }
+    }
+
+    /// Where the table that guards loopback addresses goes, what it guards goes before it, whoever made it so; or else it stays.
+    fn shut_loopback(&mut self, pending: &mut Vec<usize>) {
+        let is_guard = |step: &Step| {
+            step.action == Action::Delete
+                && matches!(&step.key, Key::NftTable { name, .. } if name.as_str() == NFT_LOOPBACK_TABLE)
+        };
+        let Some(place) = pending.iter().position(|i| is_guard(&self.steps[*i])) else { return };
+        let written = self.inside(&Ns::Host, || sysctl::write(ROUTE_LOCALNET, "0"));
+        if let Err(fault) = written.and_then(|written| written) {
+            let step = pending.remove(place);
+            self.settle(step, Err(fault));
         }
     }
 

@@ -2,7 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ripstop_netmodel::{Entry, Key, Kind, LINK_PREFIX, Link, LinkKind, Ns, Object, RecordScope, Route, RouteTarget};
+use ripstop_netmodel::{
+    CONNTRACK_SETTINGS, Entry, Key, Kind, LINK_PREFIX, Link, LinkKind, Ns, Object, RecordScope, Resource, Route,
+    RouteTarget, Sysctl,
+};
 use ripstop_plan::{Action, Step};
 use ripstop_types::IfName;
 
@@ -316,7 +319,14 @@ impl<'a> Run<'a> {
         if self.stopped() {
             return Err(Fault::NotRun);
         }
-        self.inside(ns, || sysctl::write(&setting.path, &setting.value))?
+        let write = || {
+            // Nothing is lowered that is only to be raised, whatever was believed to be there.
+            let is_raised = setting.path.starts_with(CONNTRACK_SETTINGS)
+                && sysctl::read(&setting.path)?
+                    .is_some_and(|value| setting.satisfied_by(&Sysctl { value: value.into(), ..setting.clone() }));
+            if is_raised { Ok(()) } else { sysctl::write(&setting.path, &setting.value) }
+        };
+        self.inside(ns, write)?
     }
 
     /// A route that replaces one must be known to replace one of ours: the kernel would replace any.
@@ -367,7 +377,7 @@ impl<'a> Run<'a> {
     }
 
     /// Runs something with the thread inside a namespace.
-    fn inside<T>(&mut self, ns: &Ns, work: impl FnOnce() -> T) -> Result<T, Fault> {
+    pub(super) fn inside<T>(&mut self, ns: &Ns, work: impl FnOnce() -> T) -> Result<T, Fault> {
         match &self.space(ns)?.pod {
             Some(pod) => Ok(pod.netns.run(work)?),
             None => Ok(work()),

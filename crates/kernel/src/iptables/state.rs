@@ -334,13 +334,15 @@ mod tests {
             zone: None,
             addresses: vec![node_ip],
             node_port_addresses: vec![node_ip],
+            localhost: false,
+            pods_by_link: false,
             pods: Vec::new(),
             external_ips: false,
             proxy_name: None,
         };
         let place = ripstop_desired::services::iptables::Place { backend: AT.0, ipv6: false };
         let name = format!("shop/s{n}").parse().unwrap();
-        ripstop_desired::services::iptables::objects(place, &node, tables, &name)
+        ripstop_desired::services::iptables::objects(place, None, &node, tables, &name)
     }
 
     fn write(state: &mut State, entries: &[Entry]) -> Touched {

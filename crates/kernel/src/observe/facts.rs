@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use ripstop_netmodel::{ForeignDrop, HostFacts, HostLink, LINK_PREFIX, NFT_TABLE, NeighbourLimits};
+use ripstop_netmodel::{ForeignDrop, HostFacts, HostLink, LINK_PREFIX, Limit, NFT_TABLE, NeighbourLimits};
 use ripstop_types::Family;
 
 use super::jump;
@@ -54,7 +54,38 @@ pub(super) fn read(route: &mut Socket, nft: &mut Socket, ifb: bool) -> Result<Ho
     facts.iptables = crate::iptables::preferred(nft);
     facts.neighbour_limits =
         Family::BOTH.into_iter().filter_map(|family| Some((family, neighbour_limits(family)?))).collect();
+    facts.conntrack = CONNTRACK.iter().filter_map(|name| Some(((*name).into(), conntrack_limit(name)?))).collect();
+    facts.cpus = cpus();
     Ok(facts)
+}
+
+/// Settings of connection tracking that who serves Services may raise.
+const CONNTRACK: [&str; 7] = [
+    "max",
+    "buckets",
+    "tcp_timeout_established",
+    "tcp_timeout_close_wait",
+    "tcp_be_liberal",
+    "udp_timeout",
+    "udp_timeout_stream",
+];
+
+fn conntrack_limit(name: &str) -> Option<Limit> {
+    let path = format!("net/netfilter/nf_conntrack_{name}");
+    Some(Limit { value: number(&path)?, writable: sysctl::is_writable(&path) })
+}
+
+/// Count of CPUs that are online, whatever of them this process may use; `0-3,6` (cputopology, `/sys/devices/system/cpu/online`).
+fn cpus() -> u64 {
+    let count = |text: &str| {
+        let ranges = text.trim().split(',').map(|range| {
+            let (first, last) = range.split_once('-').unwrap_or((range, range));
+            Some(last.parse::<u64>().ok()?.checked_sub(first.parse().ok()?)? + 1)
+        });
+        ranges.sum::<Option<u64>>()
+    };
+    let online = std::fs::read_to_string("/sys/devices/system/cpu/online").ok().and_then(|text| count(&text));
+    online.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |count| count.get() as u64))
 }
 
 /// Whether the kernel can make devices of this kind, loading a module if need be.

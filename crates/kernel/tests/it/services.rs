@@ -88,12 +88,13 @@ impl Scene {
             scene.serve(server);
         }
         let (pods, ranges) = ([prefix("10.244.1.0/24")], [prefix("10.96.0.0/16")]);
+        let rules = services::Rules::default();
         scene.base = match by {
-            By::Nftables => services::nftables::base(&pods, &ranges, false),
+            By::Nftables => services::nftables::base(&pods, &ranges, &rules),
             By::Iptables(backend) => {
-                services::iptables::base(place(backend), &[addr("192.0.2.1")], &pods, &ranges, false)
+                services::iptables::base(place(backend), &[addr("192.0.2.1")], &pods, &ranges, &rules)
             }
-            By::Ipvs => services::ipvs::base(IpvsConfig::default(), &pods, &ranges, false),
+            By::Ipvs => services::ipvs::base(IpvsConfig::default(), &pods, &ranges, &rules),
         };
         let wanted: Model = scene.base.iter().cloned().collect();
         scene.follow(wanted);
@@ -187,6 +188,8 @@ impl Scene {
             zone: None,
             addresses: vec![addr("192.0.2.1")],
             node_port_addresses: vec![addr("192.0.2.1")],
+            localhost: false,
+            pods_by_link: false,
             pods: vec![prefix("10.244.1.0/24")],
             external_ips: false,
             proxy_name: None,
@@ -194,7 +197,7 @@ impl Scene {
         let name = "web".parse().unwrap();
         let entries = match self.by {
             By::Nftables => services::nftables::objects(&node, &self.tables, &name, &self.model),
-            By::Iptables(backend) => services::iptables::objects(place(backend), &node, &self.tables, &name),
+            By::Iptables(backend) => services::iptables::objects(place(backend), None, &node, &self.tables, &name),
             By::Ipvs => services::ipvs::objects(IpvsConfig::default(), &node, &self.tables, &name),
         };
         self.follow(self.base.iter().cloned().chain(entries).collect());
@@ -489,6 +492,8 @@ impl Many {
             zone: None,
             addresses: Vec::new(),
             node_port_addresses: Vec::new(),
+            localhost: false,
+            pods_by_link: false,
             pods: Vec::new(),
             external_ips: false,
             proxy_name: None,
@@ -538,7 +543,7 @@ fn thousands_of_services_are_made_and_one_endpoint_of_them_changed() {
     on_a_node(|mut node| {
         let (mut many, empty) = (Many::new(), Model::default());
         let start = Instant::now();
-        let base = services::nftables::base(&[], &[], false).into_iter();
+        let base = services::nftables::base(&[], &[], &services::Rules::default()).into_iter();
         let mut present: Model = base.chain((0..SERVICES).flat_map(|n| many.objects(n, &empty))).collect();
         println!("{SERVICES} Services with {ENDPOINTS} endpoints each decided in {:?}", start.elapsed());
         let allow = |_: &Key, _: &Entry| Ok(());

@@ -1,6 +1,6 @@
 //! The document of an agent's configuration.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use ripstop_types::{Family, IfName, Prefix};
@@ -8,8 +8,9 @@ use ripstop_types::{Family, IfName, Prefix};
 use super::tree::{Tree, shown};
 use super::{Decoder, Fields, Node, etcd, flannel, kubernetes, network};
 use crate::{
-    AgentConfig, IptablesChoice, IpvsConfig, IpvsScheduler, LogConfig, LogFormat, LogLevel, Network, NetworkName,
-    NodePortAddresses, ProbingConfig, Proxy, ServicesConfig, StoreConfig, Timings, UplinkConfig, check_networks,
+    AgentConfig, ConntrackConfig, DetectLocal, IptablesChoice, IpvsConfig, IpvsScheduler, LogConfig, LogFormat,
+    LogLevel, Network, NetworkName, NodePortAddresses, ProbingConfig, Proxy, ServicesConfig, StoreConfig, Timings,
+    UplinkConfig, check_networks,
 };
 
 const FIELDS: &[&str] = &[
@@ -249,17 +250,21 @@ fn probing(d: &mut Decoder, node: &Node<'_>) -> Option<ProbingConfig> {
 }
 
 fn services(d: &mut Decoder, node: &Node<'_>) -> Option<ServicesConfig> {
-    const KEYS: [&str; 8] = [
+    const FIELDS: &[&str] = &[
         "proxy",
         "iptablesBackend",
         "nodePortAddresses",
         "externalIPs",
         "masqueradeAll",
         "serviceCIDRs",
+        "conntrack",
+        "detectLocal",
+        "healthzListen",
         "proxyName",
         "ipvs",
     ];
-    let fields = d.map(node, &KEYS)?;
+    let fields = d.map(node, FIELDS)?;
+    let default = ServicesConfig::default();
     let proxies =
         [("none", Proxy::None), ("nftables", Proxy::Nftables), ("iptables", Proxy::Iptables), ("ipvs", Proxy::Ipvs)];
     let backends = [("auto", IptablesChoice::Auto), ("legacy", IptablesChoice::Legacy), ("nft", IptablesChoice::Nft)];
@@ -271,11 +276,14 @@ fn services(d: &mut Decoder, node: &Node<'_>) -> Option<ServicesConfig> {
             .unwrap_or_default(),
         node_port_addresses: fields
             .get("nodePortAddresses")
-            .and_then(|node| node_port_addresses(d, &node))
+            .map(|node| node_port_addresses(d, &node))
             .unwrap_or_default(),
         external_ips: fields.get("externalIPs").and_then(|node| d.bool(&node)).unwrap_or_default(),
         masquerade_all: fields.get("masqueradeAll").and_then(|node| d.bool(&node)).unwrap_or_default(),
         service_cidrs: fields.get("serviceCIDRs").map(|node| prefixes(d, &node)).unwrap_or_default(),
+        conntrack: fields.get("conntrack").and_then(|node| conntrack(d, &node)).unwrap_or_default(),
+        detect_local: fields.get("detectLocal").and_then(|node| detect_local(d, &node)).unwrap_or_default(),
+        healthz_listen: fields.get("healthzListen").map_or(default.healthz_listen, |node| healthz_listen(d, &node)),
         proxy_name: fields.get("proxyName").and_then(|node| {
             const ACCEPTED: &str = "a label's value: letters, digits, '-', '_' and '.', at most 63";
             let text = d.text(&node, ACCEPTED)?;
@@ -300,13 +308,92 @@ fn ipvs(d: &mut Decoder, node: &Node<'_>) -> Option<IpvsConfig> {
     })
 }
 
-fn node_port_addresses(d: &mut Decoder, node: &Node<'_>) -> Option<NodePortAddresses> {
-    if let Tree::List(_) = node.tree {
-        return Some(NodePortAddresses::Within(prefixes(d, node)));
+/// A word, or a list of words and ranges.
+fn node_port_addresses(d: &mut Decoder, node: &Node<'_>) -> NodePortAddresses {
+    const ACCEPTED: &str = "primary, all, localhost, or an address range as in 192.0.2.0/24";
+    let mut addresses = NodePortAddresses { primary: false, ..NodePortAddresses::default() };
+    let mut take = |d: &mut Decoder, item: &Node<'_>| match d.text(item, ACCEPTED) {
+        Some("primary") => addresses.primary = true,
+        Some("all") => addresses.all = true,
+        Some("localhost") => addresses.localhost = true,
+        Some(text) => match text.parse() {
+            Ok(range) => addresses.ranges.push(range),
+            Err(_) => d.fault(&item.path, shown(text), ACCEPTED),
+        },
+        None => {}
+    };
+    match node.tree {
+        Tree::List(_) => d.list(node, ACCEPTED).iter().for_each(|item| take(d, item)),
+        _ => take(d, node),
     }
-    // The words, without what they stand for, can be copied.
-    let all = d.choice(node, &[("primary", false), ("all", true)], &[])?;
-    Some(if all { NodePortAddresses::All } else { NodePortAddresses::Primary })
+    addresses
+}
+
+fn conntrack(d: &mut Decoder, node: &Node<'_>) -> Option<ConntrackConfig> {
+    const FIELDS: &[&str] = &[
+        "maxPerCore",
+        "min",
+        "tcpEstablishedTimeout",
+        "tcpCloseWaitTimeout",
+        "tcpBeLiberal",
+        "udpTimeout",
+        "udpStreamTimeout",
+    ];
+    /// A month: who wants more wants no end.
+    const LONGEST: u64 = 30 * 86_400_000;
+    let fields = d.map(node, FIELDS)?;
+    let default = ConntrackConfig::default();
+    let mut time = |key: &str, otherwise: u64| {
+        fields.get(key).and_then(|node| duration(d, &node, 0, LONGEST)).unwrap_or(otherwise)
+    };
+    let times = [
+        time("tcpEstablishedTimeout", default.tcp_established_timeout),
+        time("tcpCloseWaitTimeout", default.tcp_close_wait_timeout),
+        time("udpTimeout", default.udp_timeout),
+        time("udpStreamTimeout", default.udp_stream_timeout),
+    ];
+    let mut count =
+        |key: &str, otherwise: u32| fields.get(key).and_then(|node| d.number(&node, 0..=1 << 30)).unwrap_or(otherwise);
+    Some(ConntrackConfig {
+        max_per_core: count("maxPerCore", default.max_per_core),
+        min: count("min", default.min),
+        tcp_established_timeout: times[0],
+        tcp_close_wait_timeout: times[1],
+        tcp_be_liberal: fields.get("tcpBeLiberal").and_then(|node| d.bool(&node)).unwrap_or(default.tcp_be_liberal),
+        udp_timeout: times[2],
+        udp_stream_timeout: times[3],
+    })
+}
+
+/// A word, or one of several maps.
+fn detect_local(d: &mut Decoder, node: &Node<'_>) -> Option<DetectLocal> {
+    const ACCEPTED: &str = "nodeRanges, {clusterCIDR: [RANGE, …]}, {bridge: LINK} or {interfacePrefix: TEXT}";
+    let Tree::Map(_) = node.tree else {
+        if d.text(node, ACCEPTED)? == "nodeRanges" {
+            return Some(DetectLocal::NodeRanges);
+        }
+        d.fault(&node.path, node.tree, ACCEPTED);
+        return None;
+    };
+    let fields = d.map(node, &["clusterCIDR", "bridge", "interfacePrefix"])?;
+    match (fields.get("clusterCIDR"), fields.get("bridge"), fields.get("interfacePrefix")) {
+        (Some(node), None, None) => Some(DetectLocal::ClusterCidr(prefixes(d, &node))),
+        (None, Some(node), None) => d.parse(&node, "a link's name").map(DetectLocal::Bridge),
+        (None, None, Some(node)) => d.parse(&node, "what links' names begin with").map(DetectLocal::InterfacePrefix),
+        _ => {
+            d.fault(&node.path, node.tree, ACCEPTED);
+            None
+        }
+    }
+}
+
+/// One address with its port, or several.
+fn healthz_listen(d: &mut Decoder, node: &Node<'_>) -> Vec<SocketAddr> {
+    const ACCEPTED: &str = "an address and a port, as in 0.0.0.0:10256 or [::]:10256, or a list of them";
+    match node.tree {
+        Tree::List(_) => d.list(node, ACCEPTED).iter().filter_map(|item| d.parse_std(item, ACCEPTED)).collect(),
+        _ => d.parse_std(node, ACCEPTED).into_iter().collect(),
+    }
 }
 
 fn prefixes(d: &mut Decoder, node: &Node<'_>) -> Vec<Prefix> {

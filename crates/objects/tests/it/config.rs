@@ -64,15 +64,32 @@ stateDir: /tmp/state
 
 #[test]
 fn services_are_served_where_that_is_said() {
-    use ripstop_objects::{IptablesChoice, NodePortAddresses, Proxy, ServicesConfig};
+    use ripstop_objects::{DetectLocal, IptablesChoice, NodePortAddresses, Proxy, ServicesConfig};
     assert_eq!(decode("services: {}").services, ServicesConfig::default());
     let text = "services: {proxy: nftables, nodePortAddresses: [192.0.2.0/24, fd00::/64], externalIPs: true, masqueradeAll: true,
         serviceCIDRs: [10.96.0.0/16], proxyName: ours}";
     let services = decode(text).services;
     assert_eq!((services.proxy, services.external_ips, services.masquerade_all), (Proxy::Nftables, true, true));
-    assert!(matches!(&services.node_port_addresses, NodePortAddresses::Within(ranges) if ranges.len() == 2));
+    let within = &services.node_port_addresses;
+    assert!(!within.primary && !within.all && !within.localhost && within.ranges.len() == 2);
     assert_eq!((services.service_cidrs.len(), services.proxy_name.as_deref()), (1, Some("ours")));
-    assert_eq!(decode("services: {nodePortAddresses: all}").services.node_port_addresses, NodePortAddresses::All);
+    let all = decode("services: {nodePortAddresses: all}").services.node_port_addresses;
+    assert!(all.all && !all.primary);
+    let several = "services: {nodePortAddresses: [primary, localhost, 10.0.0.0/8]}";
+    let several = decode(several).services.node_port_addresses;
+    assert_eq!(several, NodePortAddresses { localhost: true, ranges: several.ranges.clone(), ..Default::default() });
+    let text = "services: {healthzListen: 127.0.0.1:10300, conntrack: {maxPerCore: 0, tcpEstablishedTimeout: 2h, udpTimeout: 0s}}";
+    let services = decode(text).services;
+    assert_eq!(services.healthz_listen, ["127.0.0.1:10300".parse().unwrap()]);
+    assert_eq!((services.conntrack.max_per_core, services.conntrack.tcp_established_timeout), (0, 7_200_000));
+    assert_eq!(services.conntrack.tcp_close_wait_timeout, 3_600_000);
+    assert_eq!(decode("services: {}").services.healthz_listen.len(), 2);
+    assert_eq!(decode("services: {healthzListen: []}").services.healthz_listen, []);
+    let local = |text: &str| decode(&format!("services: {{detectLocal: {text}}}")).services.detect_local;
+    assert_eq!(local("nodeRanges"), DetectLocal::NodeRanges);
+    assert_eq!(local("{bridge: cni0}"), DetectLocal::Bridge("cni0".parse().unwrap()));
+    assert_eq!(local("{interfacePrefix: veth}"), DetectLocal::InterfacePrefix("veth".parse().unwrap()));
+    assert!(matches!(local("{clusterCIDR: [10.0.0.0/8]}"), DetectLocal::ClusterCidr(ranges) if ranges.len() == 1));
     let services = decode("services: {proxy: iptables, iptablesBackend: legacy}").services;
     assert_eq!((services.proxy, services.iptables_backend), (Proxy::Iptables, IptablesChoice::Legacy));
     assert_eq!(decode("services: {}").services.iptables_backend, IptablesChoice::Auto);
@@ -85,7 +102,14 @@ fn services_are_served_where_that_is_said() {
         ("ipvs: {strictArp: true}", "services.ipvs.strictArp: found an unknown field"),
         ("proxy: nft", "services.proxy: found nft"),
         ("iptablesBackend: xtables", "services.iptablesBackend: found xtables, accepted: auto, legacy, nft"),
-        ("nodePortAddresses: some", "services.nodePortAddresses: found some, accepted: primary, all"),
+        (
+            "nodePortAddresses: some",
+            "services.nodePortAddresses: found some, accepted: primary, all, localhost, or an address range",
+        ),
+        ("detectLocal: pods", "services.detectLocal: found pods, accepted: nodeRanges, {clusterCIDR"),
+        ("detectLocal: {bridge: a, clusterCIDR: []}", "services.detectLocal: found"),
+        ("healthzListen: 10256", "services.healthzListen: found 10256 without quotes"),
+        ("conntrack: {udpTimeout: 3}", "services.conntrack.udpTimeout: found 3"),
         ("serviceCIDRs: [10.96.0.1/16]", "services.serviceCIDRs[0]: found 10.96.0.1/16"),
         ("proxyName: 'a b'", "services.proxyName: found"),
         ("proxies: 1", "services.proxies: found an unknown field"),

@@ -75,6 +75,10 @@ pub fn judge(world: &World, memory: &Memory, packet: &Packet, now: Millis) -> Ju
     if packet.state == State::Invalid {
         return Judgement { outcome: invalid(world, packet), port: None };
     }
+    if world.localhost_node_ports && packet.origin != Origin::Node && is_loopback(packet) {
+        // Only where the node lets its loopback addresses out it has to be said that nobody comes in by them.
+        return Judgement { outcome: Outcome::Dropped, port: None };
+    }
     let Some(found) = frontend::find(world, packet.destination, packet.protocol, packet.port) else {
         return Judgement { outcome: unclaimed(world, packet), port: None };
     };
@@ -88,6 +92,10 @@ pub fn judge(world: &World, memory: &Memory, packet: &Packet, now: Millis) -> Ju
 fn invalid(world: &World, packet: &Packet) -> Outcome {
     let forwarded = packet.origin != Origin::Node && !world.addresses.contains(&packet.destination);
     if forwarded && !world.conntrack.tcp_be_liberal { Outcome::Dropped } else { Outcome::Untouched }
+}
+
+fn is_loopback(packet: &Packet) -> bool {
+    [packet.source, packet.destination].iter().any(|ip| ip.is_ipv4() && ip.is_loopback())
 }
 
 fn unclaimed(world: &World, packet: &Packet) -> Outcome {
@@ -156,17 +164,12 @@ fn goes_local(world: &World, packet: &Packet, found: &Frontend<'_>) -> bool {
 
 /// Whether a packet is the node's own or one of its pods': from anywhere else, the way back to the client leads past this node.
 fn is_near(world: &World, packet: &Packet) -> bool {
-    packet.origin == Origin::Node || is_local_pod(world, packet)
-}
-
-/// A pod whose address is in none of the node's ranges is like anybody outside.
-fn is_local_pod(world: &World, packet: &Packet) -> bool {
-    packet.origin == Origin::Pod && world.is_local_pod(packet.source)
+    packet.origin == Origin::Node || world.is_of_local_pod(packet)
 }
 
 fn is_masqueraded(world: &World, packet: &Packet, found: &Frontend<'_>) -> bool {
     if found.entry == Entry::ClusterIp {
-        return world.masquerade_all || !is_local_pod(world, packet);
+        return world.masquerade_all || !world.is_of_local_pod(packet);
     }
     // With policy Local an external client's answer goes back the way it came, by this node.
     found.service.external_policy == TrafficPolicy::Cluster || packet.origin == Origin::Node

@@ -16,4 +16,4 @@ mod world;
 
 pub use affinity::{Memory, PortName};
 pub use judge::{Judgement, Outcome, Source, judge};
-pub use world::{Listed, NodePortAddresses, Origin, Packet, State, World};
+pub use world::{DetectLocal, Listed, NodePortAddresses, Origin, Packet, State, World};

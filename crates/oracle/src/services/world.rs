@@ -1,6 +1,6 @@
 //! What an answer depends on: the node, the settings, the objects; and the packet that is asked about.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use ripstop_objects::service::{EndpointSlice, Protocol, Service};
@@ -24,6 +24,12 @@ pub struct World {
     /// Where node ports are served.
     #[serde(default)]
     pub node_port_addresses: NodePortAddresses,
+    /// Whether node ports are served at 127.0.0.1, too.
+    #[serde(default)]
+    pub localhost_node_ports: bool,
+    /// By what packets of this node's pods are told from others.
+    #[serde(default)]
+    pub detect_local: DetectLocal,
     /// The ranges of this node's pods. A source in them is a local pod; every other comes from off the cluster or from elsewhere in it.
     #[serde(default)]
     pub pod_ranges: Vec<Prefix>,
@@ -66,19 +72,46 @@ impl World {
     /// Whether node ports are served at an address.
     #[must_use]
     pub fn has_node_ports_at(&self, ip: IpAddr) -> bool {
-        self.addresses.contains(&ip)
-            && match &self.node_port_addresses {
-                NodePortAddresses::Primary => self.primary(Family::of(ip)) == Some(ip),
-                NodePortAddresses::All => true,
-                NodePortAddresses::Ranges(ranges) => ranges.iter().any(|range| range.contains(ip)),
-            }
+        self.localhost_node_ports && ip == IpAddr::from(Ipv4Addr::LOCALHOST)
+            || self.addresses.contains(&ip)
+                && match &self.node_port_addresses {
+                    NodePortAddresses::Primary => self.primary(Family::of(ip)) == Some(ip),
+                    NodePortAddresses::All => true,
+                    NodePortAddresses::Ranges(ranges) => ranges.iter().any(|range| range.contains(ip)),
+                }
     }
 
-    /// Whether an address is one of a pod of this node.
+    /// Whether a packet is one of a pod of this node. A pod whose address is in none of the node's ranges is like anybody outside, unless it is
+    /// told by its link.
     #[must_use]
-    pub fn is_local_pod(&self, ip: IpAddr) -> bool {
-        self.pod_ranges.iter().any(|range| range.contains(ip))
+    pub fn is_of_local_pod(&self, packet: &Packet) -> bool {
+        let within = |ranges: &[Prefix]| ranges.iter().any(|range| range.contains(packet.source));
+        match &self.detect_local {
+            DetectLocal::NodeRanges => packet.origin == Origin::Pod && within(&self.pod_ranges),
+            DetectLocal::ClusterCidr(ranges) => packet.origin != Origin::Node && within(ranges),
+            DetectLocal::Bridge(name) => packet.origin == Origin::Pod && **name == *POD_LINK,
+            DetectLocal::InterfacePrefix(prefix) => packet.origin == Origin::Pod && POD_LINK.starts_with(&**prefix),
+        }
     }
+}
+
+/// The link by which packets of pods come in.
+pub const POD_LINK: &str = "pods";
+
+/// By what packets of pods of this node are told from others: kube-proxy's `detectLocalMode`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum DetectLocal {
+    /// By the node's ranges (`NodeCIDR`).
+    #[default]
+    NodeRanges,
+    /// By ranges of the whole cluster (`ClusterCIDR`).
+    #[serde(rename = "clusterCIDR")]
+    ClusterCidr(Vec<Prefix>),
+    /// By the link that they come in by (`BridgeInterface`).
+    Bridge(Arc<str>),
+    /// By what its name begins with (`InterfaceNamePrefix`).
+    InterfacePrefix(Arc<str>),
 }
 
 /// Where node ports are served: `nodePortAddresses`, by default as kube-proxy's nftables mode has it. Never at loopback addresses.

@@ -18,7 +18,14 @@ fn scenario() -> Scenario {
 
 fn kube(name: &str, range: &str, mac: u8) -> KubeNode {
     let flannel = FlannelNode { public_ip: "172.30.1.12".parse().unwrap(), vni: 1, mac: Mac([2, 0, 0, 0, 0, mac]) };
-    KubeNode { name: node(name), uid: "".into(), pod_cidrs: vec![prefix(range)], zone: None, flannel: Some(flannel) }
+    KubeNode {
+        name: node(name),
+        uid: "".into(),
+        pod_cidrs: vec![prefix(range)],
+        zone: None,
+        leaving: false,
+        flannel: Some(flannel),
+    }
 }
 
 fn put(tables: &mut Tables, node: KubeNode) -> std::collections::BTreeSet<Change> {

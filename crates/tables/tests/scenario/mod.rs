@@ -176,6 +176,7 @@ pub fn pod_row(pod: &str, network: &str, ips: &[&str], wiring: Wiring) -> PodRow
         fixed_mtu: false,
         wiring,
         bandwidth: Bandwidth::default(),
+        host_ports: Vec::new(),
         state: PodState::Ready,
         request: "r1".into(),
         since: Millis(1_000),

@@ -7,6 +7,7 @@
 //! Invariants: nothing outlives the scene; one packet is on its way at a time, and a second one that follows it by the same way says when
 //! the first has gone all of its own.
 
+mod http;
 mod wire;
 
 use std::fs::File;
@@ -17,6 +18,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use ripstop_objects::service::Protocol;
+use ripstop_oracle::services::health::Answer;
 use ripstop_oracle::services::{Origin, Packet, State, World};
 use ripstop_types::{Family, Prefix};
 use rustix::net::{
@@ -25,7 +27,7 @@ use rustix::net::{
 };
 
 use super::plane::{DataPlane, Fate, Seen};
-use crate::case::{Stop, Verdict, fail};
+use crate::case::{Stop, Verdict, fail, skip};
 use crate::process::tool;
 use crate::space::Space;
 use wire::Sign;
@@ -80,6 +82,7 @@ pub struct Scene<'a> {
     addresses: Vec<IpAddr>,
     ranges: Vec<Prefix>,
     sent: u16,
+    answers: bool,
 }
 
 impl<'a> Scene<'a> {
@@ -102,7 +105,13 @@ impl<'a> Scene<'a> {
             taps.push(there.run(|| Tap::open(number)).map_err(broken)?);
         }
         let (ears, addresses, ranges) = (Vec::new(), Vec::new(), Vec::new());
-        Ok(Self { node, _networks: networks, rules, taps, ears, addresses, ranges, sent: 0 })
+        Ok(Self { node, _networks: networks, rules, taps, ears, addresses, ranges, sent: 0, answers: false })
+    }
+
+    /// Health checks are answered in the node by whoever installs rules: they are asked for, and no case of them is skipped.
+    #[must_use]
+    pub fn with_health(self) -> Self {
+        Self { answers: true, ..self }
     }
 
     fn rule(&mut self, world: &World) -> Verdict {
@@ -221,6 +230,17 @@ impl DataPlane for Scene<'_> {
             }
         };
         Ok(Seen { fate, outcome: None })
+    }
+
+    fn health(&mut self, port: u16, path: &str, family: Family) -> Verdict<Option<Answer>> {
+        if !self.answers {
+            return skip("no health checks are answered here");
+        }
+        let Some(ip) = self.addresses.iter().copied().find(|ip| Family::of(*ip) == family) else {
+            return fail(format!("the node has no address of {family}"));
+        };
+        let asked = self.node.place().and_then(|place| place.run(|| http::get(SocketAddr::new(ip, port), path)));
+        asked.map_err(|error| Stop::Fail(format!("port {port}{path}: {error}")))
     }
 }
 

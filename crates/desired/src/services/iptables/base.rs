@@ -7,8 +7,9 @@ use ripstop_netmodel::{
 };
 use ripstop_types::{Family, Owner, Prefix};
 
-use super::{Place, from, host, mark};
+use super::{Place, from, host, mark, of_pods};
 use crate::Part;
+use crate::services::Rules;
 
 /// Where packets are looked at, in both tables.
 const SERVICES: &str = "RIPSTOP-SERVICES";
@@ -23,13 +24,7 @@ pub(super) const MARK_CLUSTER: &str = "RIPSTOP-MARK-CLUSTER";
 
 /// The chains of both tables. `own` are the node's addresses at which node ports are served.
 #[must_use]
-pub fn base(
-    place: Place,
-    own: &[IpAddr],
-    pods: &[Prefix],
-    service_ranges: &[Prefix],
-    masquerade_all: bool,
-) -> Vec<Entry> {
+pub fn base(place: Place, own: &[IpAddr], pods: &[Prefix], service_ranges: &[Prefix], rules: &Rules) -> Vec<Entry> {
     let mut part = Part::of(Owner::agent());
     for family in place.families() {
         let of_family = |ranges: &[Prefix]| -> Vec<Prefix> {
@@ -37,21 +32,21 @@ pub fn base(
         };
         let own = own.iter().filter(|ip| Family::of(**ip) == family);
         let own: Vec<String> = own.map(|ip| format!("-d {} -j {PORTS_CHAIN}", host(*ip))).collect();
-        nat(&mut part, place, family, &own, &of_family(pods), masquerade_all);
-        filter(&mut part, place, family, &own, &of_family(service_ranges));
+        nat(&mut part, place, family, &own, &of_family(pods), rules);
+        filter(&mut part, place, family, &own, &of_family(service_ranges), rules);
     }
     part.entries
 }
 
-fn nat(part: &mut Part, place: Place, family: Family, own: &[String], pods: &[Prefix], masquerade_all: bool) {
+fn nat(part: &mut Part, place: Place, family: Family, own: &[String], pods: &[Prefix], how: &Rules) {
     let table = IptablesTable::Nat;
     let mut add = |chain: &str, rules: Vec<String>| part.add(place.chain(family, table, chain, rules));
     add(SERVICES, own.iter().cloned().chain([format!("-j {FRONTENDS_CHAIN}")]).collect());
     for chain in [FRONTENDS_CHAIN, PORTS_CHAIN, HAIRPIN_CHAIN] {
         add(chain, Vec::new());
     }
-    let kept = pods.iter().filter(|_| !masquerade_all).map(|range| format!("{}-j RETURN", from(range)));
-    add(MARK_CLUSTER, kept.chain([mark()]).collect());
+    let kept = of_pods(pods, how.pod_links.as_ref()).into_iter().filter(|_| !how.masquerade_all);
+    add(MARK_CLUSTER, kept.map(|from| format!("{from}-j RETURN")).chain([mark()]).collect());
     // The mark would go on with what a tunnel makes of the packet.
     let masquerade =
         [format!("-j MARK --set-xmark {MASQUERADE_MARK:#x}/0x0"), "-j MASQUERADE --random-fully".to_owned()];
@@ -61,13 +56,18 @@ fn nat(part: &mut Part, place: Place, family: Family, own: &[String], pods: &[Pr
         let to = if range.len() == 0 { String::new() } else { format!("-d {range} ") };
         format!("{}{to}-m conntrack --ctstate DNAT -j {HAIRPIN_CHAIN}", from(range))
     });
+    let hairpin: Vec<String> = match how.pod_links {
+        // What leaves has no link that it came by here: any may be a pod.
+        Some(_) => vec![format!("-m conntrack --ctstate DNAT -j {HAIRPIN_CHAIN}")],
+        None => hairpin.collect(),
+    };
     add(LEAVING, [marked].into_iter().chain(hairpin).collect());
     for (chain, to) in [("PREROUTING", SERVICES), ("OUTPUT", SERVICES), ("POSTROUTING", LEAVING)] {
         add(chain, vec![format!("-j {to}")]);
     }
 }
 
-fn filter(part: &mut Part, place: Place, family: Family, own: &[String], service_ranges: &[Prefix]) {
+fn filter(part: &mut Part, place: Place, family: Family, own: &[String], service_ranges: &[Prefix], how: &Rules) {
     let table = IptablesTable::Filter;
     let mut add = |chain: &str, rules: Vec<String>| part.add(place.chain(family, table, chain, rules));
     // What was sent on is at an endpoint, which may have the address of another Service.
@@ -83,8 +83,8 @@ fn filter(part: &mut Part, place: Place, family: Family, own: &[String], service
         add(chain, Vec::new());
     }
     // What connection tracking takes for out of its window would be passed on untranslated, and the client reset its connection.
-    let invalid = "-m conntrack --ctstate INVALID -j DROP".to_owned();
-    add(FORWARDED, vec![invalid, format!("-j {SERVICES}")]);
+    let invalid = (!how.liberal).then(|| "-m conntrack --ctstate INVALID -j DROP".to_owned());
+    add(FORWARDED, invalid.into_iter().chain([format!("-j {SERVICES}")]).collect());
     add("FORWARD", vec![format!("-m conntrack --ctstate INVALID,NEW -j {FORWARDED}")]);
     for chain in ["INPUT", "OUTPUT"] {
         add(chain, vec![format!("-m conntrack --ctstate NEW -j {SERVICES}")]);

@@ -31,6 +31,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ripstop_netmodel::{IptablesBackend, IptablesKey, IptablesRules, IptablesTable, MASQUERADE_MARK};
+use ripstop_nft::model::IfPattern;
 use ripstop_types::{Family, Prefix, sha256};
 
 /// Where rules are written.
@@ -79,6 +80,15 @@ impl Place {
 /// A packet's source is a prefix: empty for all there are, as iptables leaves it out.
 fn from(prefix: &Prefix) -> String {
     if prefix.len() == 0 { String::new() } else { format!("-s {prefix} ") }
+}
+
+/// A packet is of this node's pods, by each of these.
+fn of_pods<'a>(pods: impl IntoIterator<Item = &'a Prefix>, links: Option<&IfPattern>) -> Vec<String> {
+    match links {
+        None => pods.into_iter().map(from).collect(),
+        Some(IfPattern::Exact(name)) => vec![format!("-i {name} ")],
+        Some(IfPattern::Prefix(name)) => vec![format!("-i {name}+ ")],
+    }
 }
 
 fn host(ip: IpAddr) -> String {

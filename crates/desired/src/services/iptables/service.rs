@@ -7,13 +7,14 @@ use std::sync::Arc;
 use ripstop_netmodel::{
     CLUSTER_IPS_CHAIN, Entry, FRONTENDS_CHAIN, FrontendFlows, HAIRPIN_CHAIN, IptablesTable, OTHERS_CHAIN, PORTS_CHAIN,
 };
+use ripstop_nft::model::IfPattern;
 use ripstop_objects::service::Protocol;
 use ripstop_services::{Backend, Decision, Entry as Entrance, Frontend, Node, Target, decide};
 use ripstop_tables::ServiceTables;
 use ripstop_types::{Family, Owner, Prefix, ServiceName};
 
 use super::base::MARK_CLUSTER;
-use super::{Place, from, hashed, host, mark, reject};
+use super::{Place, from, hashed, host, mark, of_pods, reject};
 use crate::Part;
 
 /// Which of a Service's endpoints a chain draws from.
@@ -32,11 +33,17 @@ impl Reach {
     }
 }
 
-/// The objects of a Service.
+/// The objects of a Service. `links` are those that this node's pods send by, where they are told by that.
 #[must_use]
-pub fn objects(place: Place, node: &Node, tables: &ServiceTables, name: &ServiceName) -> Vec<Entry> {
+pub fn objects(
+    place: Place,
+    links: Option<&IfPattern>,
+    node: &Node,
+    tables: &ServiceTables,
+    name: &ServiceName,
+) -> Vec<Entry> {
     let decided = decide(node, tables, name);
-    let mut adding = Adding { part: Part::of(Owner::service(name)), place, node, written: BTreeSet::new() };
+    let mut adding = Adding { part: Part::of(Owner::service(name)), place, links, node, written: BTreeSet::new() };
     for ip in decided.cluster_ips.iter().filter(|ip| place.has(Family::of(**ip))) {
         adding.filter(*ip, CLUSTER_IPS_CHAIN, &format!("-d {}", host(*ip)), reject(Family::of(*ip)));
     }
@@ -51,7 +58,7 @@ pub fn objects(place: Place, node: &Node, tables: &ServiceTables, name: &Service
         endpoints.extend(backends.flat_map(|backends| backends.iter()).map(|backend| backend.ip));
     }
     // A pod of this node that reaches itself has to see another source than its own.
-    for ip in endpoints.into_iter().filter(|ip| node.pods.iter().any(|range| range.contains(*ip))) {
+    for ip in endpoints.into_iter().filter(|ip| node.may_be_here(*ip)) {
         let itself = format!("-s {0} -d {0}", host(ip));
         let entry =
             place.entry(Family::of(ip), IptablesTable::Nat, HAIRPIN_CHAIN, &itself, "-j MASQUERADE --random-fully");
@@ -70,6 +77,7 @@ fn backends(target: &Target) -> Option<&Arc<BTreeSet<Backend>>> {
 struct Adding<'a> {
     part: Part,
     place: Place,
+    links: Option<&'a IfPattern>,
     node: &'a Node,
     /// Chains that are made already: several frontends lead there.
     written: BTreeSet<Arc<str>>,
@@ -135,7 +143,8 @@ impl Adding<'_> {
                 let outside = outside.map(|backends| self.drawing(frontend, decision, Reach::Own, backends));
                 let inside = inside?;
                 let pods = self.node.pods.iter().filter(|range| range.family() == Family::of(frontend.ip));
-                let mut rules: Vec<String> = pods.map(|range| format!("{}-g {inside}", from(range))).collect();
+                let pods = of_pods(pods, self.links).into_iter();
+                let mut rules: Vec<String> = pods.map(|from| format!("{from}-g {inside}")).collect();
                 let own = "-m addrtype --src-type LOCAL";
                 rules.extend([format!("{own} {}", mark()), format!("{own} -g {inside}")]);
                 rules.extend(outside.map(|outside| format!("-g {outside}")));

@@ -15,7 +15,7 @@ use super::table::{self, PREPARED, draw, table};
 use crate::Part;
 use crate::services::elements::{self, Means, To, element, key_of, named, port};
 use crate::services::frame::table_family;
-use crate::services::{Reach, Scope};
+use crate::services::{Reach, Rules, Scope};
 
 /// The objects of a Service. `before` is what was wanted or found before: an endpoint that stays keeps its slot.
 #[must_use]
@@ -40,8 +40,8 @@ pub fn objects(node: &Node, tables: &ServiceTables, name: &ServiceName, before: 
 
 /// The tables, and what they know of this node.
 #[must_use]
-pub fn base(pods: &[Prefix], service_ranges: &[Prefix], masquerade_all: bool) -> Vec<Entry> {
-    elements::base(pods, service_ranges, |family| table(family, masquerade_all)).entries
+pub fn base(pods: &[Prefix], service_ranges: &[Prefix], rules: &Rules) -> Vec<Entry> {
+    elements::base(pods, service_ranges, |family| table(family, rules)).entries
 }
 
 /// Endpoints in slots, of which a number is drawn.

@@ -6,19 +6,19 @@ use ripstop_types::Family;
 
 use super::chain_of;
 use crate::ruleset::address_type;
-use crate::services::Scope;
 use crate::services::frame::{frame, translated, with_ports};
+use crate::services::{Rules, Scope};
 
 /// For up to so many endpoints the chains are there from the start: a chain that comes makes the kernel look at all maps again.
 pub const PREPARED: usize = 128;
 
 /// The table of a family.
 #[must_use]
-pub fn table(family: Family, masquerade_all: bool) -> Table {
+pub fn table(family: Family, rules: &Rules) -> Table {
     let ip = address_type(family);
     let verdicts = || Set::vmap([ip, Type::InetProto, Type::InetService]);
     let endpoints = Set::map([ip, Type::InetProto, Type::InetService, Type::Mark], [ip, Type::InetService]);
-    let mut table = frame(family, masquerade_all, &["learning"])
+    let mut table = frame(family, rules, &["learning"])
         .set("chosen", verdicts().comment("session affinity: for a client without an entry"))
         .set("chosen-local", verdicts().comment("the same, among endpoints of this node"))
         .set("endpoints", endpoints.comment("by frontend and slot"))

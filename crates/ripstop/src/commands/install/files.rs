@@ -6,7 +6,6 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use clap_complete::Shell;
-use serde_json::{Value, json};
 
 use crate::cli;
 use crate::commands::man;
@@ -106,28 +105,6 @@ pub const FIRST: Installed = Installed { to: "/etc/cni/net.d/00-ripstop.conflist
 
 /// Where container runtimes look for network configurations, below the root. They take the first by name.
 const CONFIGURATIONS: &str = "etc/cni/net.d";
-
-/// The CNI project's plugin for host ports, below the root, where a node has it.
-const PORTMAP: &str = "opt/cni/bin/portmap";
-
-/// The network configuration for a node of a cluster: with the plugin for host ports behind ours, where the node has it.
-/// Debian's speaks no version of the specification above 1.0.0, so no other is offered then.
-///
-/// # Errors
-/// Where the text that is built in is no JSON.
-pub fn node_configuration(root: &Path) -> Result<String, serde_json::Error> {
-    let mut list: Value = serde_json::from_str(CONFLIST)?;
-    // A link may lead to where only the host can follow.
-    if root.join(PORTMAP).symlink_metadata().is_ok() {
-        if let Some(plugins) = list["plugins"].as_array_mut() {
-            plugins.push(json!({"type": "portmap", "capabilities": {"portMappings": true}, "snat": true}));
-        }
-        if let Some(fields) = list.as_object_mut() {
-            fields.remove("cniVersions");
-        }
-    }
-    Ok(format!("{list:#}\n"))
-}
 
 /// Links by which systemd starts the units at boot.
 pub const ENABLED: &[&str] = &[
@@ -261,19 +238,6 @@ mod tests {
         fs::create_dir(&to).unwrap();
         assert!(write(&to, b"x", 0o644).is_err());
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
-    }
-
-    #[test]
-    fn host_ports_are_served_where_the_node_has_the_plugin_for_them() {
-        let dir = tempfile::tempdir().unwrap();
-        let list = || serde_json::from_str::<Value>(&node_configuration(dir.path()).unwrap()).unwrap();
-        assert_eq!(list(), serde_json::from_str::<Value>(CONFLIST).unwrap());
-        fs::create_dir_all(dir.path().join("opt/cni/bin")).unwrap();
-        fs::write(dir.path().join(PORTMAP), "").unwrap();
-        let types: Vec<Value> =
-            list()["plugins"].as_array().unwrap().iter().map(|plugin| plugin["type"].clone()).collect();
-        assert_eq!(types, ["ripstop-cni", "portmap"]);
-        assert_eq!((&list()["cniVersion"], list().get("cniVersions")), (&json!("1.0.0"), None));
     }
 
     #[test]

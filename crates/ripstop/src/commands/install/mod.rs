@@ -168,11 +168,6 @@ impl Install {
             }
             let bytes = match from {
                 Some(path) => fs::read(path).map_err(|error| cannot("read", path, &error))?,
-                None if self.cni && file.content == Content::NetworkConfiguration => {
-                    files::node_configuration(&self.place.root)
-                        .map_err(|error| Failure::Failed(format!("cannot write {}: {error}", to.display())))?
-                        .into_bytes()
-                }
                 None => file.content.text(&self.place.prefix)?.into_bytes(),
             };
             files::write(&to, &bytes, file.content.mode()).map_err(|error| cannot("write", &to, &error))?;
