@@ -484,7 +484,7 @@ fn scene(compiler: Compiler) -> Option<Scene<'static>> {
     }
     let applied = RefCell::new(Applied { compiler, ..Applied::default() });
     let install = move |world: &World, place: &Place<'_>| applied.borrow_mut().follow(world, place);
-    Scene::new(Box::new(install)).map_err(|stop| println!("SKIPPED: {stop:?}")).ok()
+    Scene::new(Box::new(install)).map(Scene::with_health).map_err(|stop| println!("SKIPPED: {stop:?}")).ok()
 }
 
 #[test]
