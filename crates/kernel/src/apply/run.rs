@@ -180,13 +180,7 @@ impl<'a> Run<'a> {
                 }
                 self.nft.push(i);
             }
-            Key::ServiceFlows => {
-                self.flush_all();
-                if !self.stopped() {
-                    let result = if step.action == Action::Delete { Ok(()) } else { self.check_flows() };
-                    self.settle(i, result);
-                }
-            }
+            Key::ServiceFlows => self.all_flows(i),
             Key::Iptables(_) => self.iptables.push(i),
             Key::FrontendFlows { .. } => self.leading.push(i),
             Key::ForwardJump { .. } => {
@@ -197,6 +191,15 @@ impl<'a> Run<'a> {
                 }
             }
             _ => self.of_netlink(i),
+        }
+    }
+
+    /// A step for all tracked connections.
+    fn all_flows(&mut self, i: usize) {
+        self.flush_all();
+        if !self.stopped() {
+            let result = if self.steps[i].action == Action::Delete { Ok(()) } else { self.check_flows() };
+            self.settle(i, result);
         }
     }
 

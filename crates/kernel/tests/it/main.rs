@@ -8,6 +8,7 @@ mod facts;
 mod foreign;
 mod iptables;
 mod ipvs;
+mod many_services;
 mod monitor;
 mod nft;
 mod plan;
