@@ -32,6 +32,8 @@ pub enum Stop {
     Fail(String),
     /// The case says nothing about this configuration or this machine.
     Skip(String),
+    /// It does something else, which is known and explained.
+    Differs(String),
     /// The plugin claims no version that has this.
     Unclaimed(String),
     /// The user wants to stop.
@@ -67,6 +69,8 @@ pub enum Outcome {
     Fail,
     /// The case says nothing about this configuration or this machine.
     Skip,
+    /// It does something else, which is known and explained.
+    Differs,
     /// The plugin claims no version that has what the case is about.
     Unclaimed,
 }
@@ -79,6 +83,7 @@ impl Outcome {
             Self::Pass => "pass",
             Self::Fail => "fail",
             Self::Skip => "skip",
+            Self::Differs => "differs",
             Self::Unclaimed => "unclaimed",
         }
     }
@@ -112,6 +117,7 @@ impl Row {
             Ok(()) => (Outcome::Pass, None),
             Err(Stop::Fail(reason)) => (Outcome::Fail, Some(reason)),
             Err(Stop::Skip(reason)) => (Outcome::Skip, Some(reason)),
+            Err(Stop::Differs(reason)) => (Outcome::Differs, Some(reason)),
             Err(Stop::Unclaimed(reason)) => (Outcome::Unclaimed, Some(reason)),
             Err(Stop::Interrupted) => return None,
         };

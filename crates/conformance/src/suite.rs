@@ -81,7 +81,7 @@ fn in_world(
 ) -> Result<Vec<Row>, Error> {
     let stopped = |stop: Stop| match stop {
         Stop::Interrupted => Error::Interrupted,
-        Stop::Fail(why) | Stop::Skip(why) | Stop::Unclaimed(why) => Error::Failed(why),
+        Stop::Fail(why) | Stop::Skip(why) | Stop::Differs(why) | Stop::Unclaimed(why) => Error::Failed(why),
     };
     let world = match &options.host {
         Host::Own => World::own().map_err(stopped)?,

@@ -48,7 +48,7 @@ pub use capture::Capture;
 pub use error::{LabError, Result};
 pub use images::{AGNHOST, PAUSE};
 pub use init::{AgentCommand, Program, Report, node_init};
-pub use kubernetes::RUNTIME_METRICS;
+pub use kubernetes::{RUNTIME_METRICS, kubernetes_programs};
 pub use lab::Lab;
 pub use node::Node;
 pub use options::{Backend, Cni, Families, Kubernetes, Options, Pool, Proxy, RangeMode, StoreKind, Wiring};

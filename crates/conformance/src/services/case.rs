@@ -9,6 +9,7 @@ use ripstop_types::Family;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use super::kube_proxy::Mode;
 use super::plane::Knowledge;
 use super::text::Expected;
 
@@ -49,6 +50,29 @@ pub struct Case {
     pub cite: String,
     /// What happens, one after the other.
     pub steps: Vec<Step>,
+    /// Where Kubernetes' own kube-proxy does something else.
+    pub kube_proxy: Differences,
+}
+
+/// Why kube-proxy differs from a case in its modes: which of the two is right, and the document that says so.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Differences {
+    /// With nftables.
+    pub nftables: Option<String>,
+    /// With iptables.
+    pub iptables: Option<String>,
+}
+
+impl Differences {
+    /// What is said of a mode.
+    #[must_use]
+    pub fn of(&self, mode: Mode) -> Option<&str> {
+        match mode {
+            Mode::Nftables => self.nftables.as_deref(),
+            Mode::Iptables => self.iptables.as_deref(),
+        }
+    }
 }
 
 /// A change, and what must be so after it.
@@ -56,6 +80,8 @@ pub struct Case {
 pub struct Step {
     /// Everything as it is now.
     pub world: World,
+    /// Its Services and EndpointSlices as Kubernetes writes them.
+    pub objects: Vec<Value>,
     /// Seconds that pass before.
     pub wait: u64,
     /// Whether the proxy is restarted with the change.
@@ -130,6 +156,8 @@ pub struct RawCase {
     pub id: String,
     #[serde(default)]
     pub cite: Option<String>,
+    #[serde(rename = "kube-proxy", default)]
+    pub kube_proxy: Differences,
     #[serde(flatten)]
     pub first: RawStep,
     #[serde(default)]

@@ -94,7 +94,7 @@ pub fn compare(
 fn differ(model: &mut dyn DataPlane, plane: &mut dyn DataPlane, scenario: &Scenario) -> Option<String> {
     let stopped = |stop| match stop {
         Stop::Fail(why) => Some(why),
-        Stop::Skip(_) | Stop::Unclaimed(_) | Stop::Interrupted => None,
+        Stop::Skip(_) | Stop::Differs(_) | Stop::Unclaimed(_) | Stop::Interrupted => None,
     };
     if let Err(stop) = model.install(&scenario.world).and_then(|()| plane.install(&scenario.world)) {
         return stopped(stop);

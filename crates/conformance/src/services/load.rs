@@ -53,7 +53,9 @@ fn read_all() -> Result<Vec<Case>, String> {
             }
             let cite =
                 raw.cite.clone().or_else(|| read.cite.clone()).ok_or_else(|| named("it cites nothing".into()))?;
-            cases.push(Case { point: read.point, cite, steps: templates.steps(raw).map_err(named)?, id: id.clone() });
+            let kube_proxy = raw.kube_proxy.clone();
+            let steps = templates.steps(raw).map_err(named)?;
+            cases.push(Case { point: read.point, cite, steps, kube_proxy, id: id.clone() });
         }
     }
     Ok(cases)
@@ -104,6 +106,7 @@ impl Templates<'_> {
             flows: raw.flows.iter().map(|line| text::flow(line)).collect::<Result<_, _>>()?,
             knowledge: raw.knowledge,
             sysctls: raw.sysctls,
+            objects: objects.values().cloned().collect(),
             world,
         })
     }

@@ -11,6 +11,7 @@
 
 mod case;
 mod generate;
+mod kube_proxy;
 mod load;
 mod oracle;
 mod plane;
@@ -20,6 +21,7 @@ mod text;
 
 pub use case::{Case, POINTS};
 pub use generate::{Divergence, Scenario, compare, scenarios};
+pub use kube_proxy::{KubeProxy, Mode};
 pub use load::cases;
 pub use oracle::Oracle;
 pub use plane::{DataPlane, Fate, Knowledge, Seen};

@@ -9,13 +9,23 @@ use ripstop_oracle::services::health::Answer;
 use ripstop_oracle::services::{Outcome, Packet, World};
 use ripstop_types::Family;
 use serde::Deserialize;
+use serde_json::Value;
 
+use super::case::Case;
 use crate::case::{Verdict, skip};
 
 /// Something that carries packets to Services: rules in a kernel, a simulation, a model.
 ///
 /// What one cannot show it says by [`super::Stop::Skip`], with the reason.
 pub trait DataPlane {
+    /// The objects of the next [`Self::install`] or [`Self::change`], as Kubernetes writes them.
+    fn told(&mut self, _objects: &[Value]) {}
+
+    /// Why this data plane is known to differ from a case; then it must.
+    fn explained<'c>(&self, _case: &'c Case) -> Option<&'c str> {
+        None
+    }
+
     /// Begins anew with a world: nothing is left of what was before.
     ///
     /// # Errors

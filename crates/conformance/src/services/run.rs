@@ -10,7 +10,7 @@ use super::case::{Case, Health, Step, Sysctls};
 use super::load::cases;
 use super::plane::{DataPlane, Fate, Seen};
 use super::text::{Expected, Then};
-use crate::case::{Row, Verdict, fail, need};
+use crate::case::{Row, Stop, Verdict, fail, need};
 use crate::interrupt;
 use crate::suite::Error;
 
@@ -37,13 +37,22 @@ pub fn run(plane: &mut dyn DataPlane, only: &[String], seen: &dyn Fn(&Row)) -> R
             return Err(Error::Interrupted);
         }
         let begun = Instant::now();
-        let verdict = run_case(plane, case);
+        let verdict = explain(run_case(plane, case), plane.explained(case));
         if let Some(row) = Row::of(&case.id, &case.cite, verdict, begun.elapsed()) {
             seen(&row);
             rows.push(row);
         }
     }
     Ok(rows)
+}
+
+/// A difference with an explanation is none to find, and an explanation without one is wrong.
+fn explain(verdict: Verdict, explanation: Option<&str>) -> Verdict {
+    match (verdict, explanation) {
+        (Err(Stop::Fail(why)), Some(explanation)) => Err(Stop::Differs(format!("{why}; {explanation}"))),
+        (Ok(()), Some(explanation)) => fail(format!("it does as expected, though it is said to differ: {explanation}")),
+        (other, _) => other,
+    }
 }
 
 /// Runs one case, from its own beginning.
@@ -56,6 +65,7 @@ pub fn run_case(plane: &mut dyn DataPlane, case: &Case) -> Verdict {
 }
 
 fn run_step(plane: &mut dyn DataPlane, step: &Step, first: bool, went: &mut Vec<Option<SocketAddr>>) -> Verdict {
+    plane.told(&step.objects);
     if first {
         plane.install(&step.world)?;
     }

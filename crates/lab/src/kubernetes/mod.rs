@@ -29,6 +29,7 @@ use certificates::{Authority, Subject};
 pub(crate) use network::Network;
 use node::Furniture;
 pub use node::RUNTIME_METRICS;
+pub use programs::kubernetes as kubernetes_programs;
 
 use crate::error::{Attempt, LabError, Result};
 use crate::init::{AgentCommand, ContainerHost, Program};

@@ -42,6 +42,14 @@ pub(crate) fn find(cni: Cni) -> Result<Kubernetes> {
     Ok(Kubernetes { cni, proxy: Proxy::default(), programs, coredns, flanneld, images })
 }
 
+/// The folder in the cache where Kubernetes' own programs are, if they are built.
+///
+/// # Errors
+/// Where the environment does not say where the cache is.
+pub fn kubernetes() -> Result<PathBuf> {
+    Ok(cache()?.join(KUBERNETES))
+}
+
 /// `${XDG_CACHE_HOME:-~/.cache}/ripstop`.
 fn cache() -> Result<PathBuf> {
     let named = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);

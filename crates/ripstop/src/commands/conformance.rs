@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
-use ripstop_conformance::services::{self, Oracle};
+use ripstop_conformance::services::{self, KubeProxy, Mode, Oracle, Stop};
 use ripstop_conformance::{Error, Host, Options, Outcome, Row};
 use serde_json::{Map, Value};
 
@@ -105,6 +105,9 @@ struct Services {
     /// What is judged
     #[arg(long, value_enum, default_value = "oracle")]
     data_plane: DataPlane,
+    /// The folder of Kubernetes' own programs, for kube-proxy; without it where `make k8s` puts them
+    #[arg(long, value_name = "DIR")]
+    kubernetes: Option<PathBuf>,
     /// Form of the report
     #[arg(short, long, value_enum, default_value = "table")]
     output: Form,
@@ -115,6 +118,10 @@ struct Services {
 enum DataPlane {
     /// The model that others are compared with: it must agree with every case
     Oracle,
+    /// Kubernetes' own proxy, in its nftables mode, at an API server of its own
+    KubeProxyNftables,
+    /// The same in its iptables mode
+    KubeProxyIptables,
 }
 
 /// The form of a report.
@@ -147,8 +154,25 @@ impl Services {
             return out.text(&lines).map(|()| ExitCode::SUCCESS);
         }
         ripstop_conformance::watch_signals();
-        let DataPlane::Oracle = self.data_plane;
-        print(services::run(&mut Oracle::default(), &self.only, &tell), self.output, out)
+        let mode = match self.data_plane {
+            DataPlane::Oracle => {
+                return print(services::run(&mut Oracle::default(), &self.only, &tell), self.output, out);
+            }
+            DataPlane::KubeProxyNftables => Mode::Nftables,
+            DataPlane::KubeProxyIptables => Mode::Iptables,
+        };
+        let folder = match self.kubernetes {
+            Some(folder) => folder,
+            None => ripstop_lab::kubernetes_programs().map_err(|error| Failure::Failed(error.to_string()))?,
+        };
+        let mut plane = match KubeProxy::new(mode, &folder) {
+            Ok(plane) => plane,
+            Err(Stop::Interrupted) => return print(Err(Error::Interrupted), self.output, out),
+            Err(Stop::Skip(why) | Stop::Fail(why) | Stop::Differs(why) | Stop::Unclaimed(why)) => {
+                return Err(Failure::Failed(why));
+            }
+        };
+        print(services::run(&mut plane, &self.only, &tell), self.output, out)
     }
 }
 
@@ -244,10 +268,11 @@ fn summary(rows: &[Row]) -> String {
     }
     let count = |outcome| counts.get(&outcome).copied().unwrap_or_default();
     format!(
-        "{} cases: {} passed, {} failed, {} skipped, {} unclaimed",
+        "{} cases: {} passed, {} failed, {} differ, {} skipped, {} unclaimed",
         rows.len(),
         count(Outcome::Pass),
         count(Outcome::Fail),
+        count(Outcome::Differs),
         count(Outcome::Skip),
         count(Outcome::Unclaimed)
     )

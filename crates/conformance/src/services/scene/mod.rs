@@ -29,7 +29,7 @@ use rustix::net::{
 use super::plane::{DataPlane, Fate, Seen};
 use crate::case::{Stop, Verdict, fail, skip};
 use crate::process::tool;
-use crate::space::Space;
+use crate::space::{Place, Space};
 use wire::Sign;
 
 /// The most time a packet may need, on a machine that has other things to do.
@@ -112,6 +112,11 @@ impl<'a> Scene<'a> {
     #[must_use]
     pub fn with_health(self) -> Self {
         Self { answers: true, ..self }
+    }
+
+    /// The node, for programs that run there.
+    pub(crate) fn place(&self) -> Verdict<Place> {
+        self.node.place().map_err(broken)
     }
 
     fn rule(&mut self, world: &World) -> Verdict {
