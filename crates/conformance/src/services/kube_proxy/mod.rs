@@ -195,7 +195,7 @@ impl KubeProxy {
             self.delete(range)?;
         }
         for object in wanted.ranges.iter().chain([&wanted.node]) {
-            self.put(object)?;
+            self.put(object, false)?;
         }
         self.start(&wanted.settings)?;
         self.settings = Some(wanted);
@@ -217,25 +217,32 @@ impl KubeProxy {
         if let Some(namespace) = &object.namespace
             && !self.namespaces.contains(namespace)
         {
-            self.put(&Object::namespace(namespace))?;
+            self.put(&Object::namespace(namespace), false)?;
             self.namespaces.insert(namespace.clone());
         }
-        let said = match self.put(&object) {
+        let said = match self.put(&object, is_there) {
             // What cannot be changed is made anew, as its owner would have to.
-            Err(Stop::Skip(_)) if is_there => self.delete(&object).and_then(|()| self.put(&object)),
+            Err(Stop::Skip(_)) if is_there => self.delete(&object).and_then(|()| self.put(&object, false)),
             other => other,
         };
         self.present.push(object);
         said
     }
 
-    /// Makes an object what it is to be, whether it is there or not.
-    fn put(&self, object: &Object) -> Verdict {
-        let mut reply = self.control.ask("POST", &format!("/{}", object.collection), Some(&object.body))?;
-        if reply.status == CONFLICT {
-            reply = self.control.ask("PUT", &format!("/{}", object.path()), Some(&object.body))?;
+    /// Makes an object, or makes it what it is to be. A Service that is not there is never made by a PUT, which the API server would
+    /// take, but forgets to give its addresses back where it refuses it; one that is there would ask for its own addresses by a POST.
+    fn put(&self, object: &Object, is_there: bool) -> Verdict {
+        let mut status = CONFLICT;
+        if !is_there {
+            let reply = self.control.ask("POST", &format!("/{}", object.collection), Some(&object.body))?;
+            status = reply.status;
+            if status != CONFLICT {
+                said(object, &reply)?;
+            }
         }
-        said(object, &reply)?;
+        if status == CONFLICT {
+            said(object, &self.control.ask("PUT", &format!("/{}", object.path()), Some(&object.body))?)?;
+        }
         let Some(status) = &object.status else { return Ok(()) };
         let mut body = object.body.clone();
         body["status"] = status.clone();
@@ -252,12 +259,13 @@ impl KubeProxy {
 
     /// Waits until all that was written before is in the rules.
     fn sync(&mut self) -> Verdict {
-        self.canary = if self.canary + 1 < PORTS.end { self.canary + 1 } else { PORTS.start };
-        if self.namespaces.insert(objects::NAMESPACE.to_owned()) {
-            self.put(&Object::namespace(objects::NAMESPACE))?;
+        let is_there = !self.namespaces.insert(objects::NAMESPACE.to_owned());
+        if !is_there {
+            self.put(&Object::namespace(objects::NAMESPACE), false)?;
         }
+        self.canary = if self.canary + 1 < PORTS.end { self.canary + 1 } else { PORTS.start };
         for object in objects::canary(self.canary) {
-            self.put(&object).map_err(|stop| match stop {
+            self.put(&object, is_there).map_err(|stop| match stop {
                 Stop::Skip(why) => Stop::Fail(why),
                 other => other,
             })?;
