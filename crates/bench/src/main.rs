@@ -23,6 +23,7 @@ mod peers;
 mod plugin;
 mod report;
 mod scene;
+mod services;
 mod stat;
 mod udp;
 mod variant;
@@ -43,7 +44,7 @@ const MARKS: [&str; 3] = ["run", "goals", "details"];
 /// A group of measurements by its name.
 type Group = (&'static str, fn(&Programs, usize) -> Result<Section>);
 
-const GROUPS: [Group; 12] = [
+const GROUPS: [Group; 13] = [
     ("cni", cni::one_by_one),
     ("burst", cni::at_once),
     ("adds", |programs, rounds| adds::thousand(programs, (rounds / 5).max(1))),
@@ -56,6 +57,7 @@ const GROUPS: [Group; 12] = [
     // A visit is short, so twice as many cost little and steady the median.
     ("path", |programs, rounds| path::path(programs, 2 * rounds)),
     ("udp", udp::udp),
+    ("services", services::services),
     ("choosing", choosing::choosing),
 ];
 

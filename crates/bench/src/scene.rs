@@ -73,7 +73,9 @@ impl Scene {
         Path::new(RUN).join(&self.name)
     }
 
-    fn disk(&self) -> PathBuf {
+    /// A folder on a disk.
+    #[must_use]
+    pub fn disk(&self) -> PathBuf {
         Path::new(DISK).join(&self.name)
     }
 
@@ -210,17 +212,20 @@ impl Agent {
 }
 
 /// A process that ends with its value.
-struct Running(Child);
+pub struct Running(Child);
 
 impl Running {
-    fn start(place: &space::Place, command: &mut Command, log: &Path) -> Result<Self> {
+    /// Starts it, its words in a file.
+    pub fn start(place: &space::Place, command: &mut Command, log: &Path) -> Result<Self> {
         let log = File::create(log).with_context(|| format!("write {}", log.display()))?;
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).current_dir("/");
         command.env(MEMBER, mark(std::process::id()));
         Ok(Self(place.spawn(command)?))
     }
 
-    fn pid(&self) -> u32 {
+    /// Its process number.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
         self.0.id()
     }
 }

@@ -205,7 +205,7 @@ pub struct EndpointSlice {
     /// Its ports, those with a number.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<EndpointPort>,
-    /// Its endpoints, each address by itself.
+    /// Its endpoints.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub endpoints: Vec<Endpoint>,
 }
@@ -228,12 +228,12 @@ pub struct EndpointPort {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Endpoint {
-    /// Its address.
+    /// The first of its addresses: what further ones mean is not defined.
     pub ip: IpAddr,
     /// `conditions.ready`; unsaid is yes.
     #[serde(default = "yes", skip_serializing_if = "Clone::clone")]
     pub ready: bool,
-    /// `conditions.serving`; unsaid is as `ready`.
+    /// `conditions.serving`; unsaid is yes.
     #[serde(default = "yes", skip_serializing_if = "Clone::clone")]
     pub serving: bool,
     /// `conditions.terminating`; unsaid is no.

@@ -2,6 +2,7 @@
 //! product and with the CNI project's plugins between the pods.
 
 mod conformance;
+mod proxies;
 mod report;
 mod selection;
 
@@ -81,6 +82,7 @@ pub fn command(workspace: &Workspace, args: &[String]) -> Result<bool> {
     if !choice.conformance {
         let begun = Instant::now();
         stages.push(Stage::new("own tests".into(), testrun::filtered(workspace, TESTS)?, begun.elapsed()));
+        stages.extend(proxies::run(workspace, &folders)?);
     }
     stages.extend(conformance::run(workspace, &folders, &choice.cnis, &choice.sets)?);
     Ok(summary(&stages, begun.elapsed()))

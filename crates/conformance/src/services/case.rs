@@ -59,18 +59,43 @@ pub struct Case {
 #[serde(default, deny_unknown_fields)]
 pub struct Differences {
     /// With nftables.
-    pub nftables: Option<String>,
+    pub nftables: Option<Difference>,
     /// With iptables.
-    pub iptables: Option<String>,
+    pub iptables: Option<Difference>,
+}
+
+/// One difference.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(untagged)]
+pub enum Difference {
+    /// Every time.
+    Always(String),
+    /// Not every time: what is done depends on the order in which things are taken up.
+    Sometimes {
+        /// Why.
+        sometimes: String,
+    },
 }
 
 impl Differences {
+    /// The same with reasons in the place of their names.
+    pub(super) fn told(self, reasons: &BTreeMap<String, String>) -> Result<Self, String> {
+        let tell = |name: String| reasons.get(&name).cloned().ok_or_else(|| format!("kube-proxy: no reason is named {name}"));
+        let one = |difference: Option<Difference>| {
+            difference.map_or(Ok(None), |difference| match difference {
+                Difference::Always(name) => Ok::<_, String>(Some(Difference::Always(tell(name)?))),
+                Difference::Sometimes { sometimes } => Ok(Some(Difference::Sometimes { sometimes: tell(sometimes)? })),
+            })
+        };
+        Ok(Self { nftables: one(self.nftables)?, iptables: one(self.iptables)? })
+    }
+
     /// What is said of a mode.
     #[must_use]
-    pub fn of(&self, mode: Mode) -> Option<&str> {
+    pub fn of(&self, mode: Mode) -> Option<&Difference> {
         match mode {
-            Mode::Nftables => self.nftables.as_deref(),
-            Mode::Iptables => self.iptables.as_deref(),
+            Mode::Nftables => self.nftables.as_ref(),
+            Mode::Iptables => self.iptables.as_ref(),
         }
     }
 }
@@ -142,6 +167,9 @@ pub struct RawFile {
     /// The world that others are patches of.
     #[serde(default)]
     pub world: Option<Value>,
+    /// Why kube-proxy differs, by the names that cases know the reasons by.
+    #[serde(default)]
+    pub reasons: BTreeMap<String, String>,
     /// Services and EndpointSlices by the names that cases know them by.
     #[serde(default)]
     pub objects: BTreeMap<String, Value>,

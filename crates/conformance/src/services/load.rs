@@ -53,7 +53,7 @@ fn read_all() -> Result<Vec<Case>, String> {
             }
             let cite =
                 raw.cite.clone().or_else(|| read.cite.clone()).ok_or_else(|| named("it cites nothing".into()))?;
-            let kube_proxy = raw.kube_proxy.clone();
+            let kube_proxy = raw.kube_proxy.clone().told(&shared.reasons).map_err(named)?;
             let steps = templates.steps(raw).map_err(named)?;
             cases.push(Case { point: read.point, cite, steps, kube_proxy, id: id.clone() });
         }

@@ -19,8 +19,10 @@ mod run;
 pub mod scene;
 mod text;
 
-pub use case::{Case, POINTS};
+pub use case::{Case, Difference, Differences, POINTS};
 pub use generate::{Divergence, Scenario, compare, scenarios};
+pub use kube_proxy::control::{Control, Programs};
+pub use kube_proxy::http::{Reply, ask};
 pub use kube_proxy::{KubeProxy, Mode};
 pub use load::cases;
 pub use oracle::Oracle;

@@ -11,7 +11,7 @@ use ripstop_types::Family;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::case::Case;
+use super::case::{Case, Difference};
 use crate::case::{Verdict, skip};
 
 /// Something that carries packets to Services: rules in a kernel, a simulation, a model.
@@ -22,7 +22,7 @@ pub trait DataPlane {
     fn told(&mut self, _objects: &[Value]) {}
 
     /// Why this data plane is known to differ from a case; then it must.
-    fn explained<'c>(&self, _case: &'c Case) -> Option<&'c str> {
+    fn explained<'c>(&self, _case: &'c Case) -> Option<&'c Difference> {
         None
     }
 

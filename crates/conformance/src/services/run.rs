@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use ripstop_oracle::services::{Outcome, Packet, Source, World};
 
-use super::case::{Case, Health, Step, Sysctls};
+use super::case::{Case, Difference, Health, Step, Sysctls};
 use super::load::cases;
 use super::plane::{DataPlane, Fate, Seen};
 use super::text::{Expected, Then};
@@ -47,10 +47,14 @@ pub fn run(plane: &mut dyn DataPlane, only: &[String], seen: &dyn Fn(&Row)) -> R
 }
 
 /// A difference with an explanation is none to find, and an explanation without one is wrong.
-fn explain(verdict: Verdict, explanation: Option<&str>) -> Verdict {
-    match (verdict, explanation) {
-        (Err(Stop::Fail(why)), Some(explanation)) => Err(Stop::Differs(format!("{why}; {explanation}"))),
-        (Ok(()), Some(explanation)) => fail(format!("it does as expected, though it is said to differ: {explanation}")),
+fn explain(verdict: Verdict, known: Option<&Difference>) -> Verdict {
+    match (verdict, known) {
+        (Err(Stop::Fail(why)), Some(Difference::Always(because) | Difference::Sometimes { sometimes: because })) => {
+            Err(Stop::Differs(format!("{why}; {because}")))
+        }
+        (Ok(()), Some(Difference::Always(because))) => {
+            fail(format!("it does as expected, though it is said to differ: {because}"))
+        }
         (other, _) => other,
     }
 }

@@ -120,7 +120,7 @@ impl EndpointSlice {
         let ports = raw.ports.unwrap_or_default().into_iter().enumerate();
         let ports = ports.filter_map(|(place, port)| judge.endpoint_port(place, port)).collect();
         let endpoints = raw.endpoints.unwrap_or_default().into_iter().enumerate();
-        let endpoints = endpoints.flat_map(|(place, raw)| judge.endpoints(place, raw, family)).collect();
+        let endpoints = endpoints.filter_map(|(place, raw)| judge.endpoint(place, raw, family)).collect();
         let service = raw.metadata.labels.get(SERVICE_NAME_LABEL).filter(|name| !name.is_empty()).cloned();
         Ok((Self { name, service, family, ports, endpoints }, judge.faults))
     }
@@ -298,36 +298,32 @@ impl Judge {
         Some(EndpointPort { name: raw.name.unwrap_or_default().into(), protocol, port })
     }
 
-    fn endpoints(&mut self, place: usize, raw: RawEndpoint, family: Option<Family>) -> Vec<Endpoint> {
-        let Some(family) = family else { return Vec::new() };
+    fn endpoint(&mut self, place: usize, raw: RawEndpoint, family: Option<Family>) -> Option<Endpoint> {
+        let family = family?;
         let conditions = raw.conditions.unwrap_or_default();
-        let ready = conditions.ready.unwrap_or(true);
         let hints = raw.hints.unwrap_or_default();
         let names = |hints: Option<Vec<RawHint>>| hints.unwrap_or_default().into_iter().map(|hint| hint.name.into());
         let (for_zones, for_nodes): (BTreeSet<_>, BTreeSet<_>) =
             (names(hints.for_zones).collect(), names(hints.for_nodes).collect());
         let node = raw.node_name.and_then(|name| name.parse().ok());
         let zone = raw.zone.filter(|zone| !zone.is_empty()).map(Arc::from);
-        let mut endpoints = Vec::new();
-        for (n, text) in raw.addresses.iter().enumerate() {
-            let path = format!("endpoints[{place}].addresses[{n}]");
-            let Some(ip) = self.address(&path, text) else { continue };
-            if Family::of(ip) != family {
-                self.fault(&path, format!("found {ip}"), "an address of the slice's addressType");
-                continue;
-            }
-            endpoints.push(Endpoint {
-                ip,
-                ready,
-                serving: conditions.serving.unwrap_or(ready),
-                terminating: conditions.terminating.unwrap_or(false),
-                node: node.clone(),
-                zone: zone.clone(),
-                for_zones: for_zones.clone(),
-                for_nodes: for_nodes.clone(),
-            });
+        // What further addresses mean is not defined.
+        let path = format!("endpoints[{place}].addresses[0]");
+        let ip = self.address(&path, raw.addresses.first()?)?;
+        if Family::of(ip) != family {
+            self.fault(&path, format!("found {ip}"), "an address of the slice's addressType");
+            return None;
         }
-        endpoints
+        Some(Endpoint {
+            ip,
+            ready: conditions.ready.unwrap_or(true),
+            serving: conditions.serving.unwrap_or(true),
+            terminating: conditions.terminating.unwrap_or(false),
+            node,
+            zone,
+            for_zones,
+            for_nodes,
+        })
     }
 }
 

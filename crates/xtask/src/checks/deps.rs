@@ -126,7 +126,14 @@ const RIM: &[Row] = &[
     row(
         "bench",
         "ripstop-bench",
-        &["ripstop-types", "ripstop-objects", "ripstop-store", "ripstop-forwarder", "ripstop-lab"],
+        &[
+            "ripstop-types",
+            "ripstop-objects",
+            "ripstop-store",
+            "ripstop-forwarder",
+            "ripstop-lab",
+            "ripstop-conformance",
+        ],
     ),
     // Drives every parser of outside input.
     row(

@@ -52,6 +52,8 @@ impl Programs {
         Ok(Self { kubernetes: kubernetes.into() })
     }
 
+    /// A program of Kubernetes.
+    #[must_use]
     pub fn command(&self, name: &str) -> Command {
         Command::new(self.kubernetes.join(name))
     }
@@ -113,8 +115,17 @@ pub struct Control {
 }
 
 impl Control {
+    /// Starts it in the network namespace at a path, with its files in a folder.
+    ///
+    /// # Errors
+    /// A skip where a program cannot be started, a failure where it does not become ready.
+    pub fn start_at(programs: &Programs, netns: &Path, folder: &Path, services: &str) -> Verdict<Self> {
+        let place = Place::at(netns).map_err(|error| Stop::Skip(format!("{}: {error}", netns.display())))?;
+        Self::start(programs, &place, folder, services)
+    }
+
     /// Starts it and waits until it is ready. `services` is what ClusterIPs are given from.
-    pub fn start(programs: &Programs, place: &Place, folder: &Path, services: &str) -> Verdict<Self> {
+    pub(super) fn start(programs: &Programs, place: &Place, folder: &Path, services: &str) -> Verdict<Self> {
         write_files(folder).map_err(|error| Stop::Skip(format!("{} cannot be written: {error}", folder.display())))?;
         let file = |name: &str| folder.join(name).display().to_string();
         let mut etcd = Command::new("etcd");
@@ -122,6 +133,8 @@ impl Control {
         etcd.args(["--listen-client-urls", "http://127.0.0.1:2379", "--advertise-client-urls", "http://127.0.0.1:2379"]);
         etcd.args(["--listen-peer-urls", "http://127.0.0.1:2380", "--initial-cluster", "one=http://127.0.0.1:2380"]);
         etcd.args(["--initial-advertise-peer-urls", "http://127.0.0.1:2380"]);
+        // Whoever puts many objects there at once goes around the API server.
+        etcd.args(["--max-txn-ops", "10000", "--max-request-bytes", "33554432", "--quota-backend-bytes", "8589934592"]);
         let etcd = Daemon::start(place, &mut etcd, folder, "etcd.log")?;
         let mut server = programs.command("kube-apiserver");
         // The key of its own certificate signs tokens, too: nobody asks for one.
@@ -134,6 +147,7 @@ impl Control {
         server.args(["--service-account-key-file", &key, "--service-account-signing-key-file", &key]);
         server.args(["--service-cluster-ip-range", services, "--endpoint-reconciler-type", "none"]);
         let server = Daemon::start(place, &mut server, folder, "apiserver.log")?;
+        wait_for_file(&folder.join("certificates/apiserver.crt"))?;
         let mut asker = programs.command("kubectl");
         asker.args(["--kubeconfig", &file("kubeconfig"), "proxy", "--unix-socket", &file("api.sock")]);
         asker.env("HOME", folder);
@@ -144,6 +158,7 @@ impl Control {
     }
 
     /// The file by which clients speak to it.
+    #[must_use]
     pub fn kubeconfig(&self) -> PathBuf {
         self.folder.join("kubeconfig")
     }
@@ -185,12 +200,31 @@ impl Control {
     }
 }
 
+/// kubectl reads the certificate once, when it starts.
+fn wait_for_file(path: &Path) -> Verdict {
+    let begun = Instant::now();
+    while !path.exists() {
+        if begun.elapsed() > START {
+            return fail(format!("the API server does not write {}", path.display()));
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}
+
 fn write_files(folder: &Path) -> io::Result<()> {
     fs::write(folder.join("tokens.csv"), format!("{TOKEN},conformance,conformance,system:masters\n"))?;
     let document = json!({
         "apiVersion": "v1",
         "kind": "Config",
-        "clusters": [{ "name": "c", "cluster": { "server": "https://127.0.0.1:6443", "insecure-skip-tls-verify": true } }],
+        "clusters": [{
+            "name": "c",
+            // It signs for itself.
+            "cluster": {
+                "server": "https://127.0.0.1:6443",
+                "certificate-authority": folder.join("certificates/apiserver.crt"),
+            },
+        }],
         "users": [{ "name": "u", "user": { "token": TOKEN } }],
         "contexts": [{ "name": "c", "context": { "cluster": "c", "user": "u" } }],
         "current-context": "c",

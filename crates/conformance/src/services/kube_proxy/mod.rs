@@ -9,8 +9,8 @@
 //! Invariants: all programs run in the scene's node and end with it; the connection tracking table's size, which is the whole machine's,
 //! is left alone.
 
-mod control;
-mod http;
+pub mod control;
+pub mod http;
 mod objects;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,7 +29,7 @@ use serde_json::Value;
 use self::control::{Control, Daemon, Programs};
 use self::http::Reply;
 use self::objects::{CANARY_ENDPOINTS, CANARY_IPS, Object};
-use super::case::Case;
+use super::case::{Case, Difference};
 use super::plane::{DataPlane, Fate, Knowledge, Seen};
 use super::scene::Scene;
 use crate::case::{Stop, Verdict, fail, skip};
@@ -42,6 +42,8 @@ const RANGES: [&str; 2] = ["10.96.0.0/16", "fd00:96::/112"];
 const SYNC: Duration = Duration::from_secs(60);
 /// The status of HTTP for an object that is there already.
 const CONFLICT: u16 = 409;
+/// Whether connection tracking takes packets that are out of their window.
+const LIBERAL: &str = "/proc/sys/net/netfilter/nf_conntrack_tcp_be_liberal";
 /// The canary's ports.
 const PORTS: std::ops::Range<u16> = 20_000..60_000;
 /// Longer than this no time passes here.
@@ -91,6 +93,10 @@ pub struct KubeProxy {
     flows: BTreeMap<Flow, u16>,
     /// Whether something of the case before may be in the rules beside its objects.
     is_used: bool,
+    /// Whether a slice went to another Service: where it was, it stays for as long as the program runs.
+    is_confused: bool,
+    /// Whether an object of the case was refused.
+    is_refused: bool,
 }
 
 /// What kube-proxy is started anew for.
@@ -128,6 +134,8 @@ impl KubeProxy {
             knowledge: None,
             flows: BTreeMap::new(),
             is_used: false,
+            is_confused: false,
+            is_refused: false,
         })
     }
 
@@ -147,6 +155,10 @@ impl KubeProxy {
         if world.proxy.pending_for.is_some() {
             return skip("kube-proxy cannot be kept from its rules for so long");
         }
+        let services = self.told.iter().filter(|object| object["kind"] == "Service");
+        if services.into_iter().any(objects::has_some_node_ports) {
+            return skip("the API server gives each port a node port where one has it");
+        }
         if world.listed.services != world.listed.slices {
             return skip("the API server answers for both kinds or for none");
         }
@@ -163,7 +175,8 @@ impl KubeProxy {
         for object in wanted {
             let before = self.present.iter().position(|before| before.path() == object.path());
             if before.is_none_or(|place| self.present[place] != object) {
-                before.map(|place| self.present.remove(place));
+                let before = before.map(|place| self.present.remove(place));
+                self.is_confused |= before.as_ref().is_some_and(|before| before.owner() != object.owner());
                 self.write(object, before.is_some())?;
             }
         }
@@ -206,9 +219,12 @@ impl KubeProxy {
         self.proxy = None;
         let path = self.folder.0.join("kube-proxy.yaml");
         fs::write(&path, format!("{settings:#}\n")).map_err(|error| Stop::Skip(error.to_string()))?;
+        let place = self.scene.place()?;
+        // It sets this, and never back. A kernel without connection tracking has none.
+        let _ = place.run(|| fs::write(LIBERAL, "0"));
         let mut command = self.programs.command("kube-proxy");
         command.arg(format!("--config={}", path.display()));
-        self.proxy = Some(Daemon::start(&self.scene.place()?, &mut command, &self.folder.0, "kube-proxy.log")?);
+        self.proxy = Some(Daemon::start(&place, &mut command, &self.folder.0, "kube-proxy.log")?);
         Ok(())
     }
 
@@ -225,6 +241,7 @@ impl KubeProxy {
             Err(Stop::Skip(_)) if is_there => self.delete(&object).and_then(|()| self.put(&object, false)),
             other => other,
         };
+        self.is_refused |= said.is_err();
         self.present.push(object);
         said
     }
@@ -244,6 +261,10 @@ impl KubeProxy {
             said(object, &self.control.ask("PUT", &format!("/{}", object.path()), Some(&object.body))?)?;
         }
         let Some(status) = &object.status else { return Ok(()) };
+        // One that says nothing is a wish only where there was another.
+        if !is_there && status.as_object().is_some_and(|status| status.is_empty()) {
+            return Ok(());
+        }
         let mut body = object.body.clone();
         body["status"] = status.clone();
         said(object, &self.control.ask("PUT", &format!("/{}/status", object.path()), Some(&body))?)
@@ -255,6 +276,19 @@ impl KubeProxy {
             200..=299 | 404 => Ok(()),
             status => fail(format!("the API server answers {status} to the removal of {}", object.path())),
         }
+    }
+
+    /// Takes away what an API server may forget to give back that refused a Service: addresses of Services that are not there.
+    fn free_addresses(&self) -> Verdict {
+        const ADDRESSES: &str = "/apis/networking.k8s.io/v1/ipaddresses";
+        let list: Value = serde_json::from_slice(&self.control.ask("GET", ADDRESSES, None)?.body).unwrap_or_default();
+        for item in list["items"].as_array().map(Vec::as_slice).unwrap_or_default() {
+            let (name, parent) = (&item["metadata"]["name"], &item["spec"]["parentRef"]["name"]);
+            if parent != "kubernetes" && parent != objects::CANARY {
+                self.control.ask("DELETE", &format!("{ADDRESSES}/{}", name.as_str().unwrap_or_default()), None)?;
+            }
+        }
+        Ok(())
     }
 
     /// Waits until all that was written before is in the rules.
@@ -315,7 +349,7 @@ impl KubeProxy {
 }
 
 impl DataPlane for KubeProxy {
-    fn explained<'c>(&self, case: &'c Case) -> Option<&'c str> {
+    fn explained<'c>(&self, case: &'c Case) -> Option<&'c Difference> {
         case.kube_proxy.of(self.mode)
     }
 
@@ -332,6 +366,12 @@ impl DataPlane for KubeProxy {
         }
         // What the case before left beside its objects goes with them.
         self.keep(|_| false)?;
+        if std::mem::take(&mut self.is_refused) {
+            self.free_addresses()?;
+        }
+        if std::mem::take(&mut self.is_confused) {
+            self.proxy = None;
+        }
         if std::mem::take(&mut self.is_used) && self.proxy.is_some() {
             self.sync()?;
         }

@@ -58,13 +58,26 @@ impl Object {
             complete(body["spec"].as_object_mut()?);
         }
         let collection = format!("{group}/namespaces/{namespace}/{kind}");
-        Some(Self { collection, name, namespace: Some(namespace), body, status: status.filter(|_| is_service) })
+        let status = is_service.then(|| status.filter(|status| !status.is_null()).unwrap_or_else(|| json!({})));
+        Some(Self { collection, name, namespace: Some(namespace), body, status })
+    }
+
+    /// The Service of a slice.
+    pub fn owner(&self) -> &Value {
+        &self.body["metadata"]["labels"]["kubernetes.io/service-name"]
     }
 
     pub fn namespace(name: &str) -> Self {
         let body = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": name } });
         Self { collection: "api/v1/namespaces".into(), name: name.into(), namespace: None, body, status: None }
     }
+}
+
+/// Whether some of a Service's ports have node ports and some have none.
+pub fn has_some_node_ports(service: &Value) -> bool {
+    let ports = service["spec"]["ports"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let count = ports.iter().filter(|port| port["nodePort"].is_u64()).count();
+    count != 0 && count != ports.len()
 }
 
 /// What goes without saying in a case.
@@ -175,6 +188,7 @@ pub fn settings(world: &World, mode: Mode, kubeconfig: &str) -> Value {
         "detectLocalMode": "ClusterCIDR",
         "clusterCIDR": ranges.join(","),
         "nodePortAddresses": node_ports,
+        "featureGates": { "AllowServiceExternalIPs": world.external_ips },
         // The size of the table is the whole machine's.
         "conntrack": { "maxPerCore": 0, "min": 0, "tcpBeLiberal": world.conntrack.tcp_be_liberal },
     });

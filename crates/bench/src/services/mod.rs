@@ -1,0 +1,345 @@
+//! Services by the product beside Kubernetes' own kube-proxy, both of its modes, and beside no Service at all.
+//!
+//! Everything is real: an API server, the agent or kube-proxy as a program, and connections from a pod's namespace to endpoints' addresses
+//! behind the node's uplink. kube-proxy is told to wait a millisecond between changes where its default is a second.
+
+mod events;
+mod load;
+mod objects;
+mod site;
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow};
+use ripstop_conformance::services::Programs as Kubernetes;
+
+use crate::cpu;
+use crate::report::{Goal, Section, Table, verdict};
+use crate::scene::{Programs, checkpoint};
+use crate::stat::{Spread, quantile, ratios};
+use events::Transactions;
+use load::{Open, Tally};
+use site::{Site, Subject};
+
+/// Numbers of Services at which first packets are measured, all with ten endpoints; and what the product alone is asked.
+const SIZES: [u32; 4] = [1, 10, 1_000, 10_000];
+const ENDPOINTS: u32 = 10;
+/// Where kube-proxy's iptables mode still loads in a minute or two: twenty thousand more, of one endpoint, so four on average.
+const MANY: u32 = 30_000;
+const MOST: u32 = 100_000;
+/// Connections of one visit.
+const VISIT: u32 = 1_000;
+const SUBJECTS: [Subject; 4] = [Subject::Ripstop, Subject::Nftables, Subject::Iptables, Subject::Direct];
+/// Cold starts of the product; rivals take minutes, so they have one.
+const COLD: usize = 5;
+/// Changes of one endpoint: of the product, of a rival.
+const CHANGES: [u32; 2] = [200, 10];
+const PACE: u32 = 100;
+const PACED: Duration = Duration::from_secs(60);
+/// Connections a second while endpoints are replaced and the program is killed, and how many stay open.
+const RATE: f64 = 2_000.0;
+const STAY: u32 = 50;
+
+/// Microseconds of a connect, one list a round: p50, p01 and connections a second.
+type Visits = BTreeMap<(Subject, u32), Vec<[f64; 3]>>;
+
+/// Measures all of it; nothing where Kubernetes' programs were not built.
+pub fn services(programs: &Programs, rounds: usize) -> Result<Section> {
+    let title = "Services, beside kube-proxy";
+    let mut found = Found::default();
+    let folder = ripstop_lab::kubernetes_programs()?;
+    let kubernetes = match Kubernetes::find(&folder) {
+        Ok(kubernetes) => kubernetes,
+        Err(why) => {
+            eprintln!("bench: services: not measured: {why:?}");
+            return Ok(Section { id: "services", title, goals: Vec::new(), tables: Vec::new() });
+        }
+    };
+    let build = |(number, subject)| Site::build(subject, number, programs, &kubernetes);
+    let mut sites = SUBJECTS.into_iter().enumerate().map(build).collect::<Result<Vec<_>>>()?;
+    for site in &mut sites[1..] {
+        site.start()?;
+    }
+    for size in SIZES {
+        for site in sites.iter_mut().filter(|site| site.subject != Subject::Direct) {
+            site.grow(size, ENDPOINTS)?;
+        }
+        serve_all(&sites)?;
+        visits(&sites, size, rounds, &mut found.visits)?;
+    }
+    for site in sites.iter_mut().filter(|site| site.subject != Subject::Direct) {
+        let is_ours = site.subject == Subject::Ripstop;
+        for _ in 0..if is_ours { COLD } else { 1 } {
+            found.cold.entry((site.subject, site.count)).or_default().push(cold(site)?);
+        }
+        let changes = changes(site, CHANGES[usize::from(!is_ours)])?;
+        found.changes.insert(site.subject, changes);
+        if is_ours {
+            found.lag = Some(paced(site)?);
+            found.losses = Some(losses(site)?);
+        }
+    }
+    sites.retain(|site| site.subject != Subject::Nftables);
+    for site in sites.iter_mut().filter(|site| site.subject != Subject::Direct) {
+        site.grow(MANY, 1)?;
+    }
+    serve_all(&sites)?;
+    visits(&sites, MANY, rounds, &mut found.visits)?;
+    found.memory.insert(Subject::Ripstop, memory(&mut sites[0])?);
+    found.memory.insert(Subject::Iptables, memory(&mut sites[1])?);
+    drop(sites);
+    let direct = build((4, Subject::Direct))?;
+    let mut ours = build((5, Subject::Ripstop))?;
+    ours.grow(MOST, ENDPOINTS)?;
+    ours.wait_served(Instant::now())?;
+    let sites = [ours, direct];
+    visits(&sites, MOST, rounds, &mut found.visits)?;
+    let [mut ours, _direct] = sites;
+    found.cold.entry((Subject::Ripstop, MOST)).or_default().push(cold(&mut ours)?);
+    Ok(Section { id: "services", title, goals: found.goals(), tables: found.tables() })
+}
+
+fn serve_all(sites: &[Site]) -> Result<()> {
+    let begun = Instant::now();
+    sites.iter().try_for_each(|site| site.wait_served(begun).map(drop))
+}
+
+fn visits(sites: &[Site], size: u32, rounds: usize, visits: &mut Visits) -> Result<()> {
+    let cpu = cpu::last();
+    for round in 0..rounds {
+        for turn in 0..sites.len() {
+            checkpoint()?;
+            let site = &sites[(round + turn) % sites.len()];
+            let targets = site.targets(VISIT, u64::try_from(round).unwrap_or_default());
+            let begun = Instant::now();
+            let times = load::times(&site.client, &targets, cpu)?;
+            let rate = f64::from(VISIT) / begun.elapsed().as_secs_f64();
+            let visit = [quantile(&times, 0.5), quantile(&times, 0.01), rate];
+            visits.entry((site.subject, size)).or_default().push(visit);
+        }
+    }
+    Ok(())
+}
+
+/// Seconds from a start in a kernel without rules until all is served.
+fn cold(site: &mut Site) -> Result<f64> {
+    site.stop();
+    site.clear()?;
+    let begun = Instant::now();
+    site.start()?;
+    site.wait_served(begun)
+}
+
+/// Milliseconds from the API server's answer to one endpoint's change until it is in the kernel.
+fn changes(site: &Site, count: u32) -> Result<Vec<f64>> {
+    let transactions = Transactions::listen(&site.node)?;
+    let mut times = Vec::new();
+    for number in 0..count {
+        checkpoint()?;
+        // What follows of the change before is over.
+        thread::sleep(Duration::from_millis(100));
+        transactions.drain();
+        site.change(number % site.count, ENDPOINTS + 1, 0)?;
+        let answered = Instant::now();
+        let seen = transactions.next(Duration::from_secs(60)).context("a change does not come to the kernel")?;
+        times.push(cpu::ms(seen.saturating_duration_since(answered)));
+    }
+    Ok(times)
+}
+
+/// Seconds that the kernel is behind, once many changes a second have been made for a while.
+fn paced(site: &Site) -> Result<f64> {
+    let transactions = Transactions::listen(&site.node)?;
+    let begun = Instant::now();
+    let mut number = 0;
+    while begun.elapsed() < PACED {
+        checkpoint()?;
+        let due = Duration::from_secs(1) / PACE * number;
+        if let Some(early) = due.checked_sub(begun.elapsed()) {
+            thread::sleep(early);
+        }
+        site.change(1_000 + number, ENDPOINTS - 1, 0)?;
+        number += 1;
+    }
+    transactions.drain();
+    let last = Instant::now();
+    let mut seen = last;
+    while let Some(at) = transactions.next(Duration::from_secs(2)) {
+        seen = at;
+    }
+    Ok(seen.saturating_duration_since(last).as_secs_f64())
+}
+
+/// Connections that failed, and that broke.
+#[derive(Debug, Clone, Copy)]
+struct Losses {
+    rolling: (u64, u64),
+    killed: (u64, u64),
+    broken: usize,
+}
+
+/// Under load: every endpoint of some Services is replaced, one Service after the other; then the program is killed and started again.
+fn losses(site: &mut Site) -> Result<Losses> {
+    const REPLACED: u32 = 20;
+    let targets: Vec<_> = (0..REPLACED).map(objects::address).collect();
+    let client = site.client.clone();
+    let (targets, client) = (targets.as_slice(), client.as_path());
+    let rolling = under_load(client, targets, || {
+        for service in 0..REPLACED {
+            checkpoint()?;
+            site.change(service, ENDPOINTS, 1)?;
+            thread::sleep(Duration::from_millis(200));
+        }
+        Ok(())
+    })?;
+    let mut open = Open::to(client, &site.targets(STAY, 3))?;
+    let killed = under_load(client, targets, || {
+        site.stop();
+        thread::sleep(Duration::from_secs(1));
+        site.start()?;
+        thread::sleep(Duration::from_secs(5));
+        Ok(())
+    })?;
+    Ok(Losses { rolling, killed, broken: open.broken() })
+}
+
+/// Connections that were made and that failed while something was done.
+fn under_load(
+    client: &std::path::Path,
+    targets: &[std::net::SocketAddr],
+    act: impl FnOnce() -> Result<()>,
+) -> Result<(u64, u64)> {
+    let (tally, ends) = (Tally::default(), AtomicBool::new(false));
+    thread::scope(|scope| {
+        let load = scope.spawn(|| load::at_rate(client, targets, RATE, &tally, &ends));
+        let done = act();
+        ends.store(true, Ordering::Relaxed);
+        load.join().unwrap_or_else(|_| Err(anyhow!("the load ended early")))?;
+        done
+    })?;
+    Ok((tally.made.into_inner(), tally.failed.into_inner()))
+}
+
+/// MiB of the program, and of the kernel for its rules.
+fn memory(site: &mut Site) -> Result<(f64, f64)> {
+    let program = cpu::memory(site.pid()?, "VmRSS")?;
+    site.stop();
+    let with = kernel_memory()?;
+    site.clear()?;
+    // What is freed behind a grace period.
+    thread::sleep(Duration::from_secs(2));
+    Ok((program, with - kernel_memory()?))
+}
+
+/// MiB that the kernel has for itself and will not give back on demand.
+fn kernel_memory() -> Result<f64> {
+    let text = std::fs::read_to_string("/proc/meminfo")?;
+    let of = |name: &str| {
+        let line = text.lines().find(|line| line.starts_with(name))?;
+        line.split_whitespace().nth(1)?.parse::<f64>().ok()
+    };
+    let parts = ["SUnreclaim:", "VmallocUsed:", "Percpu:"].map(of);
+    Ok(parts.into_iter().flatten().sum::<f64>() / 1024.0)
+}
+
+/// All that was found.
+#[derive(Debug, Default)]
+struct Found {
+    visits: Visits,
+    cold: BTreeMap<(Subject, u32), Vec<f64>>,
+    changes: BTreeMap<Subject, Vec<f64>>,
+    lag: Option<f64>,
+    losses: Option<Losses>,
+    memory: BTreeMap<Subject, (f64, f64)>,
+}
+
+impl Found {
+    fn visit(&self, subject: Subject, size: u32, place: usize) -> Vec<f64> {
+        self.visits.get(&(subject, size)).into_iter().flatten().map(|visit| visit[place]).collect()
+    }
+
+    fn tables(&self) -> Vec<Table> {
+        let mut first = Table::new(&[
+            "Services", "served by", "connect, p50 µs: min / median / max", "p01 µs: min / median / max",
+            "connections a second: min / median / max",
+        ]);
+        let mut sizes: Vec<u32> = self.visits.keys().map(|(_, size)| *size).collect();
+        sizes.sort_unstable();
+        sizes.dedup();
+        for size in sizes {
+            for subject in SUBJECTS.into_iter().filter(|subject| self.visits.contains_key(&(*subject, size))) {
+                let of = |place, decimals| Spread::of(&self.visit(subject, size, place)).text(decimals);
+                first.row(&[size.to_string(), subject.title().into(), of(0, 1), of(1, 1), of(2, 0)]);
+            }
+        }
+        let mut cold = Table::new(&["a start without rules", "served by", "until all is served, s: min / median / max"]);
+        for ((subject, size), times) in &self.cold {
+            let what = format!("{size} Services × {ENDPOINTS}");
+            cold.row(&[what, subject.title().into(), Spread::of(times).to_string()]);
+        }
+        let mut change = Table::new(&["one endpoint more among 10,000 × 10", "p50 ms", "p99 ms", "how many"]);
+        for (subject, times) in &self.changes {
+            let of = |q| format!("{:.2}", quantile(times, q));
+            change.row(&[subject.title().into(), of(0.5), of(0.99), times.len().to_string()]);
+        }
+        let mut memory = Table::new(&["30,000 Services × 4", "program, MiB", "rules in the kernel, MiB"]);
+        for (subject, (program, kernel)) in &self.memory {
+            memory.row(&[subject.title().into(), format!("{program:.0}"), format!("{kernel:.0}")]);
+        }
+        vec![first, cold, change, memory]
+    }
+
+    fn goals(&self) -> Vec<Goal> {
+        let mut goals = Vec::new();
+        let median = |subject, size, place| Spread::of(&self.visit(subject, size, place)).median;
+        let mut goal = |what: &str, reach: &str, ours: String, rival: String, ratio: String, met: bool| {
+            let what = format!("services: {what}");
+            goals.push(Goal { what, reach: reach.into(), ours, rival, ratio, met: verdict(met) });
+        };
+        let (most, one) = (median(Subject::Ripstop, MOST, 0), median(Subject::Ripstop, SIZES[0], 0));
+        let flat = format!("{:.2}", most / one);
+        goal("first packet at 100,000 over at 1, p50", "≤ 1.10", micros(most), format!("at 1: {}", micros(one)), flat, most <= 1.1 * one);
+        let direct = median(Subject::Direct, MOST, 0);
+        goal("first packet at 100,000 beside no Service", "≤ 8 µs more", micros(most), format!("direct: {}", micros(direct)),
+            format!("{:.1} µs more", most - direct), most - direct <= 8.0);
+        for (size, factor) in [(10, 1.0), (MANY, 3.0)] {
+            let (ours, theirs) = (self.visit(Subject::Ripstop, size, 2), self.visit(Subject::Iptables, size, 2));
+            let ratio = Spread::of(&ratios(&ours, &theirs));
+            let rate = |values: &[f64]| format!("{:.0}", Spread::of(values).median);
+            goal(&format!("connections a second at {size}"), &format!("≥ {factor} ×"), rate(&ours),
+                format!("{}: {}", Subject::Iptables.title(), rate(&theirs)), ratio.to_string(), ratio.median >= factor);
+        }
+        let cold = |subject, size| self.cold.get(&(subject, size)).map_or(f64::NAN, |times| Spread::of(times).median);
+        let (ours, theirs) = (cold(Subject::Ripstop, 10_000), cold(Subject::Nftables, 10_000));
+        goal("cold start of 10,000 × 10", "≤ 1 s, 30 × as fast", format!("{ours:.2} s"),
+            format!("{}: {theirs:.1} s", Subject::Nftables.title()), format!("{:.0} ×", theirs / ours), ours <= 1.0 && theirs >= 30.0 * ours);
+        let ours = cold(Subject::Ripstop, MOST);
+        goal("cold start of 100,000 × 10", "≤ 15 s", format!("{ours:.1} s"), "–".into(), "–".into(), ours <= 15.0);
+        if let Some(times) = self.changes.get(&Subject::Ripstop) {
+            let (worst, usual) = (quantile(times, 0.99), quantile(times, 0.5));
+            goal("one endpoint changed, API to kernel, p99", "≤ 5 ms", format!("{worst:.2} ms, p50 {usual:.2}"), "–".into(), "–".into(), worst <= 5.0);
+        }
+        if let Some(lag) = self.lag {
+            goal("behind after 100 changes a second for 60 s", "≤ 1 s", format!("{lag:.2} s"), "–".into(), "–".into(), lag <= 1.0);
+        }
+        if let Some((program, kernel)) = self.memory.get(&Subject::Ripstop) {
+            let rival = self.memory.get(&Subject::Iptables).map_or(String::new(), |(program, kernel)| format!("{}: {program:.0} and {kernel:.0} MiB", Subject::Iptables.title()));
+            goal("memory at 30,000 × 4, agent and kernel", "≤ 100 and ≤ 60 MiB", format!("{program:.0} and {kernel:.0} MiB"), rival, "–".into(), *program <= 100.0 && *kernel <= 60.0);
+        }
+        if let Some(losses) = self.losses {
+            let (made, failed) = losses.rolling;
+            goal("endpoints replaced at 2,000 connections a second", "0 failed", format!("{failed} of {}", made + failed), "–".into(), "–".into(), failed == 0);
+            let (made, failed) = losses.killed;
+            let ours = format!("{failed} of {}, {} of {STAY} broken", made + failed, losses.broken);
+            goal("kill -9 and start at 2,000 connections a second", "0 failed, 0 broken", ours, "–".into(), "–".into(), failed == 0 && losses.broken == 0);
+        }
+        goals
+    }
+}
+
+fn micros(value: f64) -> String {
+    format!("{value:.1} µs")
+}
