@@ -6,6 +6,7 @@ use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -16,7 +17,10 @@ use super::objects::TARGET;
 use crate::cpu;
 
 /// Longer than this no connection takes that gets through.
-const LIMIT: Duration = Duration::from_secs(1);
+const LIMIT: Duration = Duration::from_secs(5);
+/// So long takes one whose first packet was lost, at least: it is sent again after a second (RFC 6298).
+const AGAIN: Duration = Duration::from_millis(900);
+const BACKLOG: libc::c_int = 4096;
 
 /// Whoever has every address of endpoints: accepts, answers a byte with a byte.
 pub struct Server {
@@ -30,22 +34,16 @@ impl Server {
     /// Listens in a namespace.
     pub fn start(netns: &Path) -> Result<Self> {
         let listener = space::in_netns(netns, || TcpListener::bind(("0.0.0.0", TARGET)))?.context("listen")?;
+        // SAFETY: a plain system call on a socket that lives here. What std listens with is soon full.
+        unsafe { libc::listen(listener.as_raw_fd(), BACKLOG) };
         let ends = Arc::new(AtomicBool::new(false));
         let is_over = Arc::clone(&ends);
+        let (accepted, streams) = channel();
+        thread::spawn(move || answer(&streams));
         let thread = thread::spawn(move || {
-            let mut kept: Vec<TcpStream> = Vec::new();
-            while let Ok((mut stream, _)) = listener.accept() {
-                if is_over.load(Ordering::Relaxed) {
+            while let Ok((stream, _)) = listener.accept() {
+                if is_over.load(Ordering::Relaxed) || accepted.send(stream).is_err() {
                     return;
-                }
-                let _ = stream.set_nonblocking(true);
-                // Those that stay open are answered by their own thread; the others are gone before they are looked at.
-                kept.retain_mut(|old| !matches!(old.read(&mut [0]), Ok(0) | Err(_)) );
-                if let Ok(copy) = stream.try_clone() {
-                    kept.push(copy);
-                }
-                if stream.read(&mut [0]).is_ok_and(|n| n == 1) {
-                    answer(stream);
                 }
             }
         });
@@ -53,17 +51,23 @@ impl Server {
     }
 }
 
-fn answer(stream: TcpStream) {
-    thread::spawn(move || {
-        let mut stream = stream;
-        let _ = stream.set_nonblocking(false);
-        let _ = stream.write_all(b"!");
-        while stream.read(&mut [0]).is_ok_and(|n| n == 1) {
-            if stream.write_all(b"!").is_err() {
-                return;
-            }
+/// Answers a byte with a byte, and forgets who is gone, until nobody accepts any more.
+fn answer(streams: &Receiver<TcpStream>) {
+    let mut open: Vec<TcpStream> = Vec::new();
+    loop {
+        match streams.recv_timeout(Duration::from_millis(20)) {
+            Ok(first) => open.extend(
+                [first].into_iter().chain(streams.try_iter()).filter(|stream| stream.set_nonblocking(true).is_ok()),
+            ),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return,
         }
-    });
+        open.retain_mut(|stream| match stream.read(&mut [0]) {
+            Ok(1) => stream.write_all(b"!").is_ok(),
+            Err(error) => error.kind() == std::io::ErrorKind::WouldBlock,
+            _ => false,
+        });
+    }
 }
 
 impl Drop for Server {
@@ -137,8 +141,8 @@ pub fn at_rate(client: &Path, targets: &[SocketAddr], rate: f64, tally: &Tally, 
                 thread::sleep(early);
             }
             match connect(targets[number as usize % targets.len()]) {
-                Ok(_) => tally.made.fetch_add(1, Ordering::Relaxed),
-                Err(_) => tally.failed.fetch_add(1, Ordering::Relaxed),
+                Ok(took) if took < AGAIN => tally.made.fetch_add(1, Ordering::Relaxed),
+                _ => tally.failed.fetch_add(1, Ordering::Relaxed),
             };
             number += 1;
         }

@@ -293,51 +293,103 @@ impl Found {
     }
 
     fn goals(&self) -> Vec<Goal> {
-        let mut goals = Vec::new();
-        let median = |subject, size, place| Spread::of(&self.visit(subject, size, place)).median;
-        let mut goal = |what: &str, reach: &str, ours: String, rival: String, ratio: String, met: bool| {
-            let what = format!("services: {what}");
-            goals.push(Goal { what, reach: reach.into(), ours, rival, ratio, met: verdict(met) });
-        };
-        let (most, one) = (median(Subject::Ripstop, MOST, 0), median(Subject::Ripstop, SIZES[0], 0));
-        let flat = format!("{:.2}", most / one);
-        goal("first packet at 100,000 over at 1, p50", "≤ 1.10", micros(most), format!("at 1: {}", micros(one)), flat, most <= 1.1 * one);
-        let direct = median(Subject::Direct, MOST, 0);
-        goal("first packet at 100,000 beside no Service", "≤ 8 µs more", micros(most), format!("direct: {}", micros(direct)),
-            format!("{:.1} µs more", most - direct), most - direct <= 8.0);
+        [self.goals_of_packets(), self.goals_of_time(), self.goals_of_rest()].concat()
+    }
+
+    fn goals_of_packets(&self) -> Vec<Goal> {
+        let median = |subject, size| Spread::of(&self.visit(subject, size, 0)).median;
+        let (most, one) = (median(Subject::Ripstop, MOST), median(Subject::Ripstop, SIZES[0]));
+        let direct = median(Subject::Direct, MOST);
+        let mut goals = vec![
+            Goal {
+                what: "services: first packet at 100,000 over at 1, p50".into(),
+                reach: "≤ 1.10".into(),
+                ours: micros(most),
+                rival: format!("at 1: {}", micros(one)),
+                ratio: format!("{:.2}", most / one),
+                met: verdict(most <= 1.1 * one),
+            },
+            Goal {
+                what: "services: first packet at 100,000 beside no Service, p50".into(),
+                reach: "≤ 8 µs more".into(),
+                ours: micros(most),
+                rival: format!("direct: {}", micros(direct)),
+                ratio: format!("{:.1} µs more", most - direct),
+                met: verdict(most - direct <= 8.0),
+            },
+        ];
         for (size, factor) in [(10, 1.0), (MANY, 3.0)] {
             let (ours, theirs) = (self.visit(Subject::Ripstop, size, 2), self.visit(Subject::Iptables, size, 2));
             let ratio = Spread::of(&ratios(&ours, &theirs));
             let rate = |values: &[f64]| format!("{:.0}", Spread::of(values).median);
-            goal(&format!("connections a second at {size}"), &format!("≥ {factor} ×"), rate(&ours),
-                format!("{}: {}", Subject::Iptables.title(), rate(&theirs)), ratio.to_string(), ratio.median >= factor);
-        }
-        let cold = |subject, size| self.cold.get(&(subject, size)).map_or(f64::NAN, |times| Spread::of(times).median);
-        let (ours, theirs) = (cold(Subject::Ripstop, 10_000), cold(Subject::Nftables, 10_000));
-        goal("cold start of 10,000 × 10", "≤ 1 s, 30 × as fast", format!("{ours:.2} s"),
-            format!("{}: {theirs:.1} s", Subject::Nftables.title()), format!("{:.0} ×", theirs / ours), ours <= 1.0 && theirs >= 30.0 * ours);
-        let ours = cold(Subject::Ripstop, MOST);
-        goal("cold start of 100,000 × 10", "≤ 15 s", format!("{ours:.1} s"), "–".into(), "–".into(), ours <= 15.0);
-        if let Some(times) = self.changes.get(&Subject::Ripstop) {
-            let (worst, usual) = (quantile(times, 0.99), quantile(times, 0.5));
-            goal("one endpoint changed, API to kernel, p99", "≤ 5 ms", format!("{worst:.2} ms, p50 {usual:.2}"), "–".into(), "–".into(), worst <= 5.0);
-        }
-        if let Some(lag) = self.lag {
-            goal("behind after 100 changes a second for 60 s", "≤ 1 s", format!("{lag:.2} s"), "–".into(), "–".into(), lag <= 1.0);
-        }
-        if let Some((program, kernel)) = self.memory.get(&Subject::Ripstop) {
-            let rival = self.memory.get(&Subject::Iptables).map_or(String::new(), |(program, kernel)| format!("{}: {program:.0} and {kernel:.0} MiB", Subject::Iptables.title()));
-            goal("memory at 30,000 × 4, agent and kernel", "≤ 100 and ≤ 60 MiB", format!("{program:.0} and {kernel:.0} MiB"), rival, "–".into(), *program <= 100.0 && *kernel <= 60.0);
-        }
-        if let Some(losses) = self.losses {
-            let (made, failed) = losses.rolling;
-            goal("endpoints replaced at 2,000 connections a second", "0 failed", format!("{failed} of {}", made + failed), "–".into(), "–".into(), failed == 0);
-            let (made, failed) = losses.killed;
-            let ours = format!("{failed} of {}, {} of {STAY} broken", made + failed, losses.broken);
-            goal("kill -9 and start at 2,000 connections a second", "0 failed, 0 broken", ours, "–".into(), "–".into(), failed == 0 && losses.broken == 0);
+            goals.push(Goal {
+                what: format!("services: connections a second at {size}"),
+                reach: format!("≥ {factor} ×"),
+                ours: rate(&ours),
+                rival: format!("{}: {}", Subject::Iptables.title(), rate(&theirs)),
+                ratio: ratio.to_string(),
+                met: verdict(ratio.median >= factor),
+            });
         }
         goals
     }
+
+    fn goals_of_time(&self) -> Vec<Goal> {
+        let cold = |subject, size| self.cold.get(&(subject, size)).map_or(f64::NAN, |times| Spread::of(times).median);
+        let (ours, theirs) = (cold(Subject::Ripstop, 10_000), cold(Subject::Nftables, 10_000));
+        let mut goals = vec![Goal {
+            what: "services: cold start of 10,000 × 10".into(),
+            reach: "≤ 1 s, 30 × as fast".into(),
+            ours: format!("{ours:.2} s"),
+            rival: format!("{}: {theirs:.1} s", Subject::Nftables.title()),
+            ratio: format!("{:.0} ×", theirs / ours),
+            met: verdict(ours <= 1.0 && theirs >= 30.0 * ours),
+        }];
+        let ours = cold(Subject::Ripstop, MOST);
+        goals.push(alone("cold start of 100,000 × 10", "≤ 15 s", format!("{ours:.1} s"), ours <= 15.0));
+        if let Some(times) = self.changes.get(&Subject::Ripstop) {
+            let (worst, usual) = (quantile(times, 0.99), quantile(times, 0.5));
+            let found = format!("{worst:.2} ms, p50 {usual:.2}");
+            goals.push(alone("one endpoint changed, API to kernel, p99", "≤ 5 ms", found, worst <= 5.0));
+        }
+        if let Some(lag) = self.lag {
+            let what = "behind after 100 changes a second for 60 s";
+            goals.push(alone(what, "≤ 1 s", format!("{lag:.2} s"), lag <= 1.0));
+        }
+        goals
+    }
+
+    fn goals_of_rest(&self) -> Vec<Goal> {
+        let mut goals = Vec::new();
+        let words = |(program, kernel): &(f64, f64)| format!("{program:.0} and {kernel:.0} MiB");
+        if let Some(ours) = self.memory.get(&Subject::Ripstop) {
+            let theirs = self.memory.get(&Subject::Iptables);
+            goals.push(Goal {
+                what: "services: memory at 30,000 × 4, agent and kernel".into(),
+                reach: "≤ 100 and ≤ 60 MiB".into(),
+                ours: words(ours),
+                rival: theirs.map_or("–".into(), |theirs| format!("{}: {}", Subject::Iptables.title(), words(theirs))),
+                ratio: "–".into(),
+                met: verdict(ours.0 <= 100.0 && ours.1 <= 60.0),
+            });
+        }
+        if let Some(losses) = self.losses {
+            let (made, failed) = losses.rolling;
+            let found = format!("{failed} of {}", made + failed);
+            goals.push(alone("endpoints replaced at 2,000 connections a second", "0 failed", found, failed == 0));
+            let (made, failed) = losses.killed;
+            let found = format!("{failed} of {}, {} of {STAY} broken", made + failed, losses.broken);
+            let good = failed == 0 && losses.broken == 0;
+            goals.push(alone("kill -9 and start at 2,000 connections a second", "0 failed, 0 broken", found, good));
+        }
+        goals
+    }
+}
+
+/// A goal without a rival.
+fn alone(what: &str, reach: &str, ours: String, good: bool) -> Goal {
+    let (what, reach) = (format!("services: {what}"), reach.into());
+    Goal { what, reach, ours, rival: "–".into(), ratio: "–".into(), met: verdict(good) }
 }
 
 fn micros(value: f64) -> String {

@@ -23,8 +23,9 @@ use crate::scene::{Programs, Running, Scene, checkpoint, wait_for};
 const LIMIT: Duration = Duration::from_secs(600);
 /// Of so many Services each is tried before all are taken for served.
 const SAMPLE: u32 = 300;
-/// Where pods are, and the client among them.
+/// Where pods are, endpoints among them; those of this node; and the client.
 const PODS: &str = "10.128.0.0/9";
+const NODE_PODS: &str = "10.128.0.0/24";
 const CLIENT: &str = "10.128.0.2";
 const GATEWAY: &str = "169.254.1.1";
 const MAC: &str = "0a:00:00:00:00:01";
@@ -89,6 +90,7 @@ impl Site {
             this.control = Some(Control::start_at(kubernetes, &this.node, &this.folder()?, SERVICES).map_err(stopped)?);
             let node = json!({
                 "apiVersion": "v1", "kind": "Node", "metadata": { "name": "n1" },
+                "spec": { "podCIDR": NODE_PODS, "podCIDRs": [NODE_PODS] },
             });
             this.ask("POST", "/api/v1/nodes", Some(&node))?;
             let status = json!({
@@ -239,7 +241,7 @@ impl Site {
             "services": { "proxy": "nftables", "serviceCIDRs": [SERVICES] },
             "networks": [{
                 "metadata": { "name": "default" },
-                "spec": { "ranges": [PODS], "wiring": "routed", "backend": { "type": "host-gw" } },
+                "spec": { "ranges": [PODS], "rangeMode": "pod-cidr", "wiring": "routed", "backend": { "type": "host-gw" } },
             }],
         });
         for folder in [run.join("n1"), disk.join("n1"), disk.join("net.d")] {

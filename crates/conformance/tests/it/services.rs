@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::process::Command;
 use std::time::Duration;
 
-use ripstop_conformance::services::{DataPlane, Fate, Knowledge, Oracle, Seen, Stop, cases, compare, run};
+use ripstop_conformance::services::{Case, DataPlane, Difference, Fate, Knowledge, Oracle, Seen, Stop, cases, compare, run};
 use ripstop_conformance::{Error, Outcome, Row};
 use ripstop_objects::service::TrafficPolicy;
 use ripstop_oracle::services::flows::Flow;
@@ -47,6 +47,24 @@ fn what_a_data_plane_cannot_show_is_skipped_with_its_reason() {
         assert!(count(group, Outcome::Skip) > 0, "{group}");
     }
     assert!(rows.iter().filter(|row| row.outcome == Outcome::Skip).all(|row| row.reason.is_some()));
+}
+
+#[test]
+fn a_difference_is_explained_or_a_failure_and_an_explanation_must_be_true() {
+    let outcome = |case, known| {
+        let mut plane = Known(Bare(Oracle::default()), known);
+        rows(&mut plane, &[case])[0].outcome
+    };
+    // Bare sees one packet at a time; it serves external IPs as if it had been told to.
+    let always = Difference::Always("because".into());
+    let sometimes = Difference::Sometimes { sometimes: "by chance".into() };
+    let (wrong, right) = ("external-ip/off/is-not-served", "cluster-ip/tcp/pod-over-ipv6");
+    assert_eq!(outcome(wrong, None), Outcome::Fail);
+    assert_eq!(outcome(wrong, Some(always.clone())), Outcome::Differs);
+    assert_eq!(outcome(wrong, Some(sometimes.clone())), Outcome::Differs);
+    assert_eq!(outcome(right, None), Outcome::Pass);
+    assert_eq!(outcome(right, Some(always)), Outcome::Fail);
+    assert_eq!(outcome(right, Some(sometimes)), Outcome::Pass);
 }
 
 #[test]
@@ -200,6 +218,28 @@ impl DataPlane for Bare {
     /// Sees one packet at a time.
     fn send(&mut self, packet: &Packet) -> Result<Seen, Stop> {
         Ok(Seen { outcome: None, ..self.0.send(packet)? })
+    }
+}
+
+/// One that serves external IPs whatever it is told, and is known to differ from every case.
+struct Known(Bare, Option<Difference>);
+
+impl DataPlane for Known {
+    fn explained<'c>(&self, _: &'c Case) -> Option<&'c Difference> {
+        // The cases live as long as the program, and so may what is said of them here.
+        self.1.clone().map(|known| &*Box::leak(Box::new(known)))
+    }
+
+    fn install(&mut self, world: &World) -> Result<(), Stop> {
+        self.0.install(&World { external_ips: true, ..world.clone() })
+    }
+
+    fn change(&mut self, world: &World) -> Result<(), Stop> {
+        self.0.change(world)
+    }
+
+    fn send(&mut self, packet: &Packet) -> Result<Seen, Stop> {
+        self.0.send(packet)
     }
 }
 
