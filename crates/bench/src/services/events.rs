@@ -21,7 +21,8 @@ impl Transactions {
     pub fn listen(netns: &Path) -> Result<Self> {
         let open = || -> io::Result<Self> {
             // SAFETY: a plain system call without pointers.
-            let fd = unsafe { libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC, libc::NETLINK_NETFILTER) };
+            let fd =
+                unsafe { libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC, libc::NETLINK_NETFILTER) };
             if fd < 0 {
                 return Err(io::Error::last_os_error());
             }
@@ -36,7 +37,13 @@ impl Transactions {
             // SAFETY: pointers and lengths are those of variables that live until the calls return.
             let code = unsafe {
                 let value = (&raw const size).cast();
-                libc::setsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, value, length(size_of_val(&size)));
+                libc::setsockopt(
+                    fd.as_raw_fd(),
+                    libc::SOL_SOCKET,
+                    libc::SO_RCVBUFFORCE,
+                    value,
+                    length(size_of_val(&size)),
+                );
                 libc::bind(fd.as_raw_fd(), (&raw const address).cast(), length(size_of_val(&address)))
             };
             if code == 0 { Ok(Self(fd)) } else { Err(io::Error::last_os_error()) }

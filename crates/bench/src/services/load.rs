@@ -156,7 +156,8 @@ pub struct Open(Vec<TcpStream>);
 impl Open {
     /// Opens one to each target, and asks each once.
     pub fn to(client: &Path, targets: &[SocketAddr]) -> Result<Self> {
-        let streams = space::in_netns(client, || targets.iter().map(|to| TcpStream::connect_timeout(to, LIMIT)).collect())?;
+        let streams =
+            space::in_netns(client, || targets.iter().map(|to| TcpStream::connect_timeout(to, LIMIT)).collect())?;
         let mut this = Self(Result::<Vec<_>, std::io::Error>::from(streams).context("connect")?);
         anyhow::ensure!(this.broken() == 0, "a fresh connection does not answer");
         Ok(this)

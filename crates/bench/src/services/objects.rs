@@ -19,8 +19,8 @@ pub const ENDPOINTS: &str = "10.192.0.0/10";
 pub const PORT: u16 = 80;
 pub const TARGET: u16 = 8080;
 const NAMESPACE: &str = "default";
-/// Objects a request.
-const BATCH: u32 = 500;
+/// Services a request, where nobody hears of them yet.
+pub const BATCH: u32 = 500;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The address of a Service: its number in the range, behind what the API server's own Service has.
@@ -34,11 +34,13 @@ pub fn address(service: u32) -> SocketAddr {
 pub fn slice(service: u32, endpoints: u32, generation: u32) -> Value {
     let base = u32::from(Ipv4Addr::new(10, 192, 0, 0)) + generation * (1 << 20);
     let endpoints: Vec<Value> = (0..endpoints)
-        .map(|one| json!({
-            "addresses": [Ipv4Addr::from(base + service * endpoints + one).to_string()],
-            "conditions": { "ready": true, "serving": true, "terminating": false },
-            "nodeName": "n2",
-        }))
+        .map(|one| {
+            json!({
+                "addresses": [Ipv4Addr::from(base + service * endpoints + one).to_string()],
+                "conditions": { "ready": true, "serving": true, "terminating": false },
+                "nodeName": "n2",
+            })
+        })
         .collect();
     let name = name(service);
     json!({
@@ -62,10 +64,12 @@ pub fn slice_path(service: u32) -> String {
 }
 
 /// Puts Services with so many endpoints each into the etcd of a node's namespace.
-pub fn put(node: &Path, services: std::ops::Range<u32>, endpoints: u32) -> Result<()> {
+///
+/// All of one request have one revision, which an API server would never give to two objects: who watches needs a batch of one.
+pub fn put(node: &Path, services: std::ops::Range<u32>, endpoints: u32, batch: u32) -> Result<()> {
     let mut first = services.start;
     while first < services.end {
-        let last = services.end.min(first + BATCH);
+        let last = services.end.min(first + batch);
         let puts: Vec<Value> = (first..last)
             .flat_map(|number| {
                 let name = name(number);
@@ -136,7 +140,10 @@ mod tests {
 
     #[test]
     fn base64_is_padded() {
-        assert_eq!(["", "f", "fo", "foo", "foob"].map(|text| base64(text.as_bytes())), ["", "Zg==", "Zm8=", "Zm9v", "Zm9vYg=="]);
+        assert_eq!(
+            ["", "f", "fo", "foo", "foob"].map(|text| base64(text.as_bytes())),
+            ["", "Zg==", "Zm8=", "Zm9v", "Zm9vYg=="]
+        );
     }
 
     #[test]

@@ -15,7 +15,7 @@ use ripstop_lab::{http, ip_batch, settings, space};
 use serde_json::{Value, json};
 
 use super::load::{Draw, Server, answering};
-use super::objects::{ENDPOINTS, SERVICES, address, put, slice, slice_path};
+use super::objects::{BATCH, ENDPOINTS, SERVICES, address, put, slice, slice_path};
 use crate::plugin::Plugin;
 use crate::scene::{Programs, Running, Scene, checkpoint, wait_for};
 
@@ -83,8 +83,16 @@ impl Site {
         ip_batch(&node, &format!("route add {ENDPOINTS} via 172.30.0.2\n"))?;
         let server = Server::start(&far)?;
         let mut this = Self {
-            subject, node, client, count: 0, endpoints: 0, process: None, control: None,
-            kubernetes: kubernetes.clone(), _server: server, scene,
+            subject,
+            node,
+            client,
+            count: 0,
+            endpoints: 0,
+            process: None,
+            control: None,
+            kubernetes: kubernetes.clone(),
+            _server: server,
+            scene,
         };
         if subject != Subject::Direct {
             this.control = Some(Control::start_at(kubernetes, &this.node, &this.folder()?, SERVICES).map_err(stopped)?);
@@ -116,7 +124,8 @@ impl Site {
 
     /// More Services; whoever serves hears of them.
     pub fn grow(&mut self, count: u32, endpoints: u32) -> Result<()> {
-        put(&self.node, self.count..count, endpoints)?;
+        let batch = if self.process.is_some() { 1 } else { BATCH };
+        put(&self.node, self.count..count, endpoints, batch)?;
         (self.count, self.endpoints) = (count, endpoints);
         Ok(())
     }

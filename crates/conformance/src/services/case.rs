@@ -80,7 +80,8 @@ pub enum Difference {
 impl Differences {
     /// The same with reasons in the place of their names.
     pub(super) fn told(self, reasons: &BTreeMap<String, String>) -> Result<Self, String> {
-        let tell = |name: String| reasons.get(&name).cloned().ok_or_else(|| format!("kube-proxy: no reason is named {name}"));
+        let tell =
+            |name: String| reasons.get(&name).cloned().ok_or_else(|| format!("kube-proxy: no reason is named {name}"));
         let one = |difference: Option<Difference>| {
             difference.map_or(Ok(None), |difference| match difference {
                 Difference::Always(name) => Ok::<_, String>(Some(Difference::Always(tell(name)?))),

@@ -5,7 +5,9 @@ use std::net::SocketAddr;
 use std::process::Command;
 use std::time::Duration;
 
-use ripstop_conformance::services::{Case, DataPlane, Difference, Fate, Knowledge, Oracle, Seen, Stop, cases, compare, run};
+use ripstop_conformance::services::{
+    Case, DataPlane, Difference, Fate, Knowledge, Oracle, Seen, Stop, cases, compare, run,
+};
 use ripstop_conformance::{Error, Outcome, Row};
 use ripstop_objects::service::TrafficPolicy;
 use ripstop_oracle::services::flows::Flow;

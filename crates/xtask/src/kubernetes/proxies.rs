@@ -28,7 +28,9 @@ pub fn run(workspace: &Workspace, folders: &Folders) -> Result<Vec<Stage>> {
 fn one(workspace: &Workspace, folders: &Folders, mode: &str) -> Result<Stage> {
     let begun = Instant::now();
     let name = format!("services, {mode}");
-    if let Some(missing) = ["kube-apiserver", "kube-proxy", "kubectl"].iter().find(|name| !folders.program(name).is_file()) {
+    if let Some(missing) =
+        ["kube-apiserver", "kube-proxy", "kubectl"].iter().find(|name| !folders.program(name).is_file())
+    {
         println!("SKIPPED {name}: {missing} is not built");
         return Ok(Stage::told(name, Tally { skipped: 1, ..Tally::default() }, begun.elapsed()));
     }

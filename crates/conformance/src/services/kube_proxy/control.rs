@@ -130,7 +130,12 @@ impl Control {
         let file = |name: &str| folder.join(name).display().to_string();
         let mut etcd = Command::new("etcd");
         etcd.args(["--name", "one", "--data-dir", &file("etcd"), "--unsafe-no-fsync", "--log-level", "error"]);
-        etcd.args(["--listen-client-urls", "http://127.0.0.1:2379", "--advertise-client-urls", "http://127.0.0.1:2379"]);
+        etcd.args([
+            "--listen-client-urls",
+            "http://127.0.0.1:2379",
+            "--advertise-client-urls",
+            "http://127.0.0.1:2379",
+        ]);
         etcd.args(["--listen-peer-urls", "http://127.0.0.1:2380", "--initial-cluster", "one=http://127.0.0.1:2380"]);
         etcd.args(["--initial-advertise-peer-urls", "http://127.0.0.1:2380"]);
         // Whoever puts many objects there at once goes around the API server.
@@ -139,7 +144,14 @@ impl Control {
         let mut server = programs.command("kube-apiserver");
         // The key of its own certificate signs tokens, too: nobody asks for one.
         let key = file("certificates/apiserver.key");
-        server.args(["--etcd-servers", "http://127.0.0.1:2379", "--bind-address", "127.0.0.1", "--secure-port", "6443"]);
+        server.args([
+            "--etcd-servers",
+            "http://127.0.0.1:2379",
+            "--bind-address",
+            "127.0.0.1",
+            "--secure-port",
+            "6443",
+        ]);
         server.args(["--advertise-address", "127.0.0.1"]);
         server.args(["--cert-dir", &file("certificates"), "--token-auth-file", &file("tokens.csv")]);
         server.args(["--authorization-mode", "AlwaysAllow", "--disable-admission-plugins", "ServiceAccount"]);
