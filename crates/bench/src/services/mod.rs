@@ -60,9 +60,6 @@ pub fn services(programs: &Programs, rounds: usize) -> Result<Section> {
     };
     let build = |(number, subject)| Site::build(subject, number, programs, &kubernetes);
     let mut sites = SUBJECTS.into_iter().enumerate().map(build).collect::<Result<Vec<_>>>()?;
-    for site in &mut sites[1..] {
-        site.start()?;
-    }
     for size in SIZES {
         for site in sites.iter_mut().filter(|site| site.subject != Subject::Direct) {
             site.grow(size, ENDPOINTS)?;

@@ -122,10 +122,16 @@ impl Site {
         Ok(this)
     }
 
-    /// More Services; whoever serves hears of them.
+    /// More Services; the agent hears of them. kube-proxy is started anew: of thousands one by one it would make rules for hours.
     pub fn grow(&mut self, count: u32, endpoints: u32) -> Result<()> {
-        let batch = if self.process.is_some() { 1 } else { BATCH };
-        put(&self.node, self.count..count, endpoints, batch)?;
+        let is_fed = self.subject == Subject::Ripstop && self.process.is_some();
+        if !is_fed {
+            self.stop();
+        }
+        put(&self.node, self.count..count, endpoints, if is_fed { 1 } else { BATCH })?;
+        if !is_fed {
+            self.start()?;
+        }
         (self.count, self.endpoints) = (count, endpoints);
         Ok(())
     }
