@@ -42,8 +42,6 @@ const RANGES: [&str; 2] = ["10.96.0.0/16", "fd00:96::/112"];
 const SYNC: Duration = Duration::from_secs(60);
 /// The status of HTTP for an object that is there already.
 const CONFLICT: u16 = 409;
-/// Whether connection tracking takes packets that are out of their window.
-const LIBERAL: &str = "/proc/sys/net/netfilter/nf_conntrack_tcp_be_liberal";
 /// The canary's ports.
 const PORTS: std::ops::Range<u16> = 20_000..60_000;
 /// Longer than this no time passes here.
@@ -144,8 +142,11 @@ impl KubeProxy {
         if world.proxy_name.is_some() {
             return skip("kube-proxy cannot be given a service-proxy-name of its own");
         }
+        if self.mode == Mode::Nftables && world.localhost_node_ports {
+            return skip("the nftables mode has no node ports at loopback addresses");
+        }
         for family in Family::BOTH {
-            if world.pod_ranges.iter().filter(|range| range.family() == family).count() > 1 {
+            if objects::local(world).iter().filter(|range| range.family() == family).count() > 1 {
                 return skip("kube-proxy can be told one range of pods a family");
             }
         }
@@ -220,8 +221,10 @@ impl KubeProxy {
         let path = self.folder.0.join("kube-proxy.yaml");
         fs::write(&path, format!("{settings:#}\n")).map_err(|error| Stop::Skip(error.to_string()))?;
         let place = self.scene.place()?;
-        // It sets this, and never back. A kernel without connection tracking has none.
-        let _ = place.run(|| fs::write(LIBERAL, "0"));
+        // It sets these, and never back. A kernel without connection tracking lacks the first.
+        for name in ["netfilter/nf_conntrack_tcp_be_liberal", "ipv4/conf/all/route_localnet"] {
+            let _ = place.run(|| fs::write(format!("/proc/sys/net/{name}"), "0"));
+        }
         let mut command = self.programs.command("kube-proxy");
         command.arg(format!("--config={}", path.display()));
         self.proxy = Some(Daemon::start(&place, &mut command, &self.folder.0, "kube-proxy.log")?);

@@ -5,7 +5,7 @@
 use std::net::IpAddr;
 
 use ripstop_oracle::services::health::HEALTHZ_PORT;
-use ripstop_oracle::services::{NodePortAddresses, World};
+use ripstop_oracle::services::{DetectLocal, NodePortAddresses, World};
 use ripstop_types::{Family, Prefix};
 use serde_json::{Map, Value, json};
 
@@ -170,9 +170,16 @@ pub fn ranges(world: &World, first: &[Prefix]) -> Vec<Object> {
         .collect()
 }
 
+/// The ranges by which it tells local pods.
+pub fn local(world: &World) -> &[Prefix] {
+    match &world.detect_local {
+        DetectLocal::ClusterCidr(ranges) => ranges,
+        _ => &world.pod_ranges,
+    }
+}
+
 /// kube-proxy's settings.
 pub fn settings(world: &World, mode: Mode, kubeconfig: &str) -> Value {
-    let ranges: Vec<String> = world.pod_ranges.iter().map(ToString::to_string).collect();
     let node_ports = match &world.node_port_addresses {
         NodePortAddresses::Primary => json!(["primary"]),
         NodePortAddresses::All => json!(["0.0.0.0/0", "::/0"]),
@@ -185,18 +192,34 @@ pub fn settings(world: &World, mode: Mode, kubeconfig: &str) -> Value {
         "hostnameOverride": world.node.as_str(),
         "clientConnection": { "kubeconfig": kubeconfig },
         "healthzBindAddress": format!("[::]:{HEALTHZ_PORT}"),
-        "detectLocalMode": "ClusterCIDR",
-        "clusterCIDR": ranges.join(","),
         "nodePortAddresses": node_ports,
         "featureGates": { "AllowServiceExternalIPs": world.external_ips },
         // The size of the table is the whole machine's.
         "conntrack": { "maxPerCore": 0, "min": 0, "tcpBeLiberal": world.conntrack.tcp_be_liberal },
     });
+    match &world.detect_local {
+        DetectLocal::Bridge(name) => {
+            settings["detectLocalMode"] = "BridgeInterface".into();
+            settings["detectLocal"] = json!({ "bridgeInterface": name });
+        }
+        DetectLocal::InterfacePrefix(prefix) => {
+            settings["detectLocalMode"] = "InterfaceNamePrefix".into();
+            settings["detectLocal"] = json!({ "interfaceNamePrefix": prefix });
+        }
+        DetectLocal::NodeRanges | DetectLocal::ClusterCidr(_) => {
+            let ranges: Vec<String> = local(world).iter().map(ToString::to_string).collect();
+            settings["detectLocalMode"] = "ClusterCIDR".into();
+            settings["clusterCIDR"] = ranges.join(",").into();
+        }
+    }
     settings[mode.word()] = json!({
         "masqueradeAll": world.masquerade_all,
         "minSyncPeriod": "1ms",
         "syncPeriod": format!("{}s", world.proxy.sync_period),
     });
+    if mode == Mode::Iptables {
+        settings[mode.word()]["localhostNodePorts"] = world.localhost_node_ports.into();
+    }
     settings
 }
 
