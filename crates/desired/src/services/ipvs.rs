@@ -2,7 +2,7 @@
 //!
 //! What arrives at a frontend is translated by the tables to a *virtual server* of the Service's port, of which there are up to two: for
 //! endpoints anywhere, and for those of this node. Its address is the Service's ClusterIP, which a route makes local so that packets come
-//! by where IPVS looks at them, and its port is one that the Service has not ([`Ports`]). So all addresses and node ports of a Service's
+//! by where IPVS looks at them, and its port is one that the Service has not (`Ports`). So all addresses and node ports of a Service's
 //! port share their servers, and with them its clients' affinity; packets from outside to a Service whose external policy is Local go to
 //! another server than those of pods; and an address of a load balancer stays what it is at ports that no Service has.
 //!

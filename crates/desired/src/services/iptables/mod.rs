@@ -11,7 +11,7 @@
 //!
 //! What was not sent on is refused or dropped in table `filter`, by a tree of the same form: only there has iptables both.
 //!
-//! Whether a packet leaves with the node's address is a bit of its mark ([`MASQUERADE_MARK`](ripstop_netmodel::MASQUERADE_MARK)), which
+//! Whether a packet leaves with the node's address is a bit of its mark ([`MASQUERADE_MARK`]), which
 //! the chain that masquerades takes away. The original destination, by which nftables asks when the packet leaves, would need all frontends
 //! once more at postrouting: iptables has no sets of its own.
 //!
