@@ -450,6 +450,11 @@ pub struct Applied {
 impl Applied {
     pub fn follow(&mut self, world: &World, place: &Place<'_>) -> Result<(), Stop> {
         not_yet(world)?;
+        if self.compiler == Compiler::Ipvs && world.localhost_node_ports {
+            return Err(Stop::Skip(
+                "IPVS sends nothing on from loopback addresses: the configuration refuses it".into(),
+            ));
+        }
         let mut wanted = wanted(self.compiler, world, &self.model);
         if let Some(fault) = &self.fault {
             fault(&mut wanted);

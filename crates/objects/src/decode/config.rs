@@ -268,7 +268,7 @@ fn services(d: &mut Decoder, node: &Node<'_>) -> Option<ServicesConfig> {
     let proxies =
         [("none", Proxy::None), ("nftables", Proxy::Nftables), ("iptables", Proxy::Iptables), ("ipvs", Proxy::Ipvs)];
     let backends = [("auto", IptablesChoice::Auto), ("legacy", IptablesChoice::Legacy), ("nft", IptablesChoice::Nft)];
-    Some(ServicesConfig {
+    let config = ServicesConfig {
         proxy: fields.get("proxy").and_then(|node| d.choice(&node, &proxies, &[])).unwrap_or_default(),
         iptables_backend: fields
             .get("iptablesBackend")
@@ -295,7 +295,17 @@ fn services(d: &mut Decoder, node: &Node<'_>) -> Option<ServicesConfig> {
             ok.then(|| text.to_owned())
         }),
         ipvs: fields.get("ipvs").and_then(|node| ipvs(d, &node)).unwrap_or_default(),
-    })
+    };
+    if let Some(addresses) = fields.get("nodePortAddresses").filter(|_| config.proxy == Proxy::Ipvs)
+        && config.node_port_addresses.localhost
+    {
+        d.fault(
+            &addresses.path,
+            "localhost",
+            "with ipvs, which sends nothing on from loopback addresses: primary, all, or ranges",
+        );
+    }
+    Some(config)
 }
 
 fn ipvs(d: &mut Decoder, node: &Node<'_>) -> Option<IpvsConfig> {

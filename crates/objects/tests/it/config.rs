@@ -98,6 +98,10 @@ fn services_are_served_where_that_is_said() {
     assert_eq!(decode("services: {proxy: ipvs}").services.ipvs.scheduler.as_str(), "rr");
     for (bad, named) in [
         ("proxy: ebpf", "services.proxy: found ebpf, accepted: none, nftables, iptables, ipvs"),
+        (
+            "proxy: ipvs, nodePortAddresses: [primary, localhost]",
+            "services.nodePortAddresses: found localhost, accepted: with ipvs",
+        ),
         ("ipvs: {scheduler: dh}", "services.ipvs.scheduler: found dh, accepted: rr, wrr, lc, sh, mh"),
         ("ipvs: {strictArp: true}", "services.ipvs.strictArp: found an unknown field"),
         ("proxy: nft", "services.proxy: found nft"),
