@@ -213,7 +213,7 @@ pub(crate) fn of_service(tables: &Tables, node: &Node, name: &ServiceName, befor
     match config.proxy {
         Proxy::None => Vec::new(),
         Proxy::Nftables => nftables::objects(node, services, name, before),
-        Proxy::Iptables => iptables::objects(place(tables), rules(tables).pod_links.as_ref(), node, services, name),
+        Proxy::Iptables => iptables::objects(place(tables), pod_links(tables).as_ref(), node, services, name),
         Proxy::Ipvs => ipvs::objects(config.ipvs, node, services, name),
     }
 }

@@ -7,7 +7,7 @@ use ripstop_netmodel::{
 };
 use ripstop_types::{Family, Owner, Prefix};
 
-use super::{Place, from, host, mark, of_pods};
+use super::{Place, from, host, mark, of_pods, to};
 use crate::Part;
 use crate::services::Rules;
 
@@ -52,10 +52,8 @@ fn nat(part: &mut Part, place: Place, family: Family, own: &[String], pods: &[Pr
         [format!("-j MARK --set-xmark {MASQUERADE_MARK:#x}/0x0"), "-j MASQUERADE --random-fully".to_owned()];
     add(MASQUERADE, masquerade.into());
     let marked = format!("-m mark --mark {MASQUERADE_MARK:#x}/{MASQUERADE_MARK:#x} -j {MASQUERADE}");
-    let hairpin = pods.iter().map(|range| {
-        let to = if range.len() == 0 { String::new() } else { format!("-d {range} ") };
-        format!("{}{to}-m conntrack --ctstate DNAT -j {HAIRPIN_CHAIN}", from(range))
-    });
+    let hairpin =
+        pods.iter().map(|range| format!("{}{}-m conntrack --ctstate DNAT -j {HAIRPIN_CHAIN}", from(range), to(range)));
     let hairpin: Vec<String> = match how.pod_links {
         // What leaves has no link that it came by here: any may be a pod.
         Some(_) => vec![format!("-m conntrack --ctstate DNAT -j {HAIRPIN_CHAIN}")],
@@ -74,10 +72,7 @@ fn filter(part: &mut Part, place: Place, family: Family, own: &[String], service
     let mut services = vec!["-m conntrack --ctstate DNAT -j RETURN".to_owned()];
     services.extend(own.iter().cloned());
     services.extend([FRONTENDS_CHAIN, CLUSTER_IPS_CHAIN].map(|chain| format!("-j {chain}")));
-    services.extend(service_ranges.iter().map(|range| {
-        let to = if range.len() == 0 { String::new() } else { format!("-d {range} ") };
-        format!("{to}-g {OTHERS_CHAIN}")
-    }));
+    services.extend(service_ranges.iter().map(|range| format!("{}-g {OTHERS_CHAIN}", to(range))));
     add(SERVICES, services);
     for chain in [FRONTENDS_CHAIN, PORTS_CHAIN, CLUSTER_IPS_CHAIN, OTHERS_CHAIN] {
         add(chain, Vec::new());

@@ -82,6 +82,11 @@ fn from(prefix: &Prefix) -> String {
     if prefix.len() == 0 { String::new() } else { format!("-s {prefix} ") }
 }
 
+/// The same of its destination.
+fn to(prefix: &Prefix) -> String {
+    if prefix.len() == 0 { String::new() } else { format!("-d {prefix} ") }
+}
+
 /// A packet is of this node's pods, by each of these.
 fn of_pods<'a>(pods: impl IntoIterator<Item = &'a Prefix>, links: Option<&IfPattern>) -> Vec<String> {
     match links {

@@ -16,22 +16,7 @@ use ripstop_types::{Family, Owner, Prefix, ServiceName};
 use super::base::MARK_CLUSTER;
 use super::{Place, from, hashed, host, mark, of_pods, reject};
 use crate::Part;
-
-/// Which of a Service's endpoints a chain draws from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Reach {
-    All,
-    Own,
-}
-
-impl Reach {
-    fn word(self) -> &'static str {
-        match self {
-            Self::All => "ALL",
-            Self::Own => "OWN",
-        }
-    }
-}
+use crate::services::{Reach, Scope};
 
 /// The objects of a Service. `links` are those that this node's pods send by, where they are told by that.
 #[must_use]
@@ -131,7 +116,7 @@ impl Adding<'_> {
 
     /// The chain by which a frontend is entered; `None` where nothing is sent on.
     fn entrance(&mut self, frontend: &Frontend, decision: &Decision) -> Option<Arc<str>> {
-        let reach = if decision.inside_is_local { Reach::Own } else { Reach::All };
+        let reach = Reach::of(decision, Scope::Inside);
         let inside = backends(&decision.inside).map(|backends| self.drawing(frontend, decision, reach, backends));
         let word = if decision.entry == Entrance::Cluster { "SVC" } else { "EXT" };
         let name = self.name(word, frontend, decision, "");
@@ -140,7 +125,8 @@ impl Adding<'_> {
             Entrance::Anywhere => vec![mark(), format!("-g {}", inside?)],
             Entrance::Local => {
                 let outside = decision.outside.as_ref().and_then(backends);
-                let outside = outside.map(|backends| self.drawing(frontend, decision, Reach::Own, backends));
+                let outside = outside
+                    .map(|backends| self.drawing(frontend, decision, Reach::of(decision, Scope::Outside), backends));
                 let inside = inside?;
                 let pods = self.node.pods.iter().filter(|range| range.family() == Family::of(frontend.ip));
                 let pods = of_pods(pods, self.links).into_iter();
@@ -163,7 +149,7 @@ impl Adding<'_> {
         reach: Reach,
         backends: &BTreeSet<Backend>,
     ) -> Arc<str> {
-        let name = self.name(reach.word(), frontend, decision, "");
+        let name = self.name(drawn(reach), frontend, decision, "");
         if self.written.contains(&name) {
             return name;
         }
@@ -171,7 +157,7 @@ impl Adding<'_> {
         let list = |backend: &Backend| {
             let full =
                 if frontend.ip.is_ipv4() { "255.255.255.255" } else { "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff" };
-            let list = self.name(reach.word(), frontend, decision, &backend.to_string());
+            let list = self.name(drawn(reach), frontend, decision, &backend.to_string());
             format!("--name {list} --mask {full} --rsource ")
         };
         let to = |backend: &Backend| format!("-j DNAT --to-destination {}", SocketAddr::new(backend.ip, backend.port));
@@ -226,6 +212,14 @@ fn one_of(count: usize) -> String {
     }
     let probability = (WHOLE / count as f64).round() / WHOLE;
     format!("-m statistic --mode random --probability {probability:.11} ")
+}
+
+/// How chains are called that draw from these endpoints.
+fn drawn(reach: Reach) -> &'static str {
+    match reach {
+        Reach::Cluster => "ALL",
+        Reach::Local => "OWN",
+    }
 }
 
 fn word(protocol: Protocol) -> &'static str {
