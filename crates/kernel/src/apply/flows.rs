@@ -81,24 +81,16 @@ fn host_port(step: &Step) -> Option<(u16, Option<End>)> {
     let [.., KeyPart::Value(Value::Proto(UDP)), KeyPart::Value(Value::Service(port))] = &key.key.parts[..] else {
         return None;
     };
-    let Some(Object::NftElement(element)) = step.after.as_deref().map(|entry| &entry.object) else {
-        return Some((*port, None));
-    };
-    let Some(Data::Values(values)) = &element.body.data else { return None };
-    let [ip, Value::Service(to)] = &values[..] else { return None };
-    Some((*port, Some((address(ip)?, *to))))
+    let Some(after) = step.after.as_deref() else { return Some((*port, None)) };
+    Some((*port, Some(leads_to(after)?)))
 }
 
-/// The pod's end that a host port led to.
-fn led_to(step: &Step) -> Option<End> {
-    let Object::NftElement(element) = &step.before.as_deref()?.object else { return None };
-    match &element.body.data {
-        Some(Data::Values(values)) => match &values[..] {
-            [ip, Value::Service(to)] => Some((address(ip)?, *to)),
-            _ => None,
-        },
-        _ => None,
-    }
+/// The pod's end that a host port leads to.
+fn leads_to(entry: &Entry) -> Option<End> {
+    let Object::NftElement(element) = &entry.object else { return None };
+    let Some(Data::Values(values)) = &element.body.data else { return None };
+    let [ip, Value::Service(to)] = &values[..] else { return None };
+    Some((address(ip)?, *to))
 }
 
 impl Run<'_> {
@@ -109,7 +101,8 @@ impl Run<'_> {
         let mut come: BTreeMap<u16, End> = BTreeMap::new();
         for step in steps.iter().filter_map(|i| self.steps.get(*i)) {
             let Some((port, to)) = host_port(step) else { continue };
-            gone.extend(led_to(step).filter(|before| Some(*before) != to).map(|before| (port, before)));
+            let before = step.before.as_deref().and_then(leads_to);
+            gone.extend(before.filter(|before| Some(*before) != to).map(|before| (port, before)));
             come.extend(to.map(|to| (port, to)));
         }
         let all = gone.iter().map(|(_, end)| end).chain(come.values());
