@@ -55,6 +55,13 @@ pub fn read(output: &str, expected: &[String]) -> Verdicts {
     verdicts
 }
 
+/// What tests that failed printed, of a program that came to its end: the sections under the first `failures:`. Where it
+/// did not, all there is.
+#[must_use]
+pub fn failures(output: &str) -> &str {
+    output.find("\nfailures:\n").and_then(|at| output.get(at..)).unwrap_or(output).trim()
+}
+
 /// `test NAME ... ok`, perhaps behind what a child process left on the line.
 fn result(line: &str) -> Option<(String, Verdict)> {
     let (head, end) = line.rsplit_once(" ... ")?;
@@ -124,6 +131,13 @@ SKIPPED: half
             ("f::never_reported", Verdict::Failed),
         ];
         assert_eq!(verdicts, expected.map(|(name, verdict)| (name.to_owned(), verdict)).into());
+    }
+
+    #[test]
+    fn what_failed_tests_printed_is_found() {
+        let ended = "test a ... ok\nsuccesses:\n\n---- a stdout ----\nlong\n\nfailures:\n\n---- b stdout ----\nwhy\n\nfailures:\n    b\n";
+        assert_eq!(failures(ended), "failures:\n\n---- b stdout ----\nwhy\n\nfailures:\n    b");
+        assert_eq!(failures("test a ... ok\nkilled"), "test a ... ok\nkilled");
     }
 
     #[test]

@@ -271,7 +271,7 @@ fn documentation(workspace: &Workspace, choice: &Choice) -> Result<Tally> {
     Ok(report("documentation", &verdicts, &ran))
 }
 
-/// Prints the line of one program, its skips, and everything where a test failed.
+/// Prints the line of one program, its skips, and what the tests that failed said.
 fn report(name: &str, verdicts: &Verdicts, ran: &process::Ran) -> Tally {
     let mut tally = Tally::default();
     let mut later = 0;
@@ -295,7 +295,7 @@ fn report(name: &str, verdicts: &Verdicts, ran: &process::Ran) -> Tally {
     let later = if later == 0 { String::new() } else { format!(", {later} left to test-long") };
     let seconds = ran.took.as_secs_f64();
     if failed > 0 {
-        println!("---- {name}: {}\n{}----", ran.end(), ran.output);
+        println!("---- {name}: {}\n{}----", ran.end(), libtest::failures(&ran.output));
     }
     println!("test {name} {result}: {passed} passed, {failed} failed, {skipped} skipped{later} {seconds:.1} s");
     lines.iter().for_each(|line| println!("{line}"));

@@ -89,7 +89,15 @@ fn a_node_that_is_deleted_and_made_again_keeps_its_pods() {
     // Another range: pods keep what they have, new ones are of the new range, and the old one goes with its last pod.
     server.kubectl(&["delete", "node", "n1"]);
     server.apply(&with_cidr("n1", "10.244.8.0/24"));
-    assert!(soon(|| claims(&server).contains("10.244.8.0/24")), "{}", claims(&server));
+    let gives = |range: &str| {
+        world.get("/v1/ipam")["ranges"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|row| row["range"] == range && row["used"] == true)
+    };
+    assert!(soon(|| gives("10.244.8.0/24")), "{}", world.get("/v1/ipam"));
+    assert!(claims(&server).contains("10.244.8.0/24"), "{}", claims(&server));
     world.wait_ready();
     let third = world.pod("third");
     assert!(third.ip().starts_with("10.244.8.") && reaches(&world, &third) && reaches(&world, &first));
