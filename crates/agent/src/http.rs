@@ -15,7 +15,8 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use ripstop_objects::{
-    AgentConfig, Manifest, Network, NetworkName, Record, check_change, check_network_against_host, check_networks,
+    AgentConfig, Manifest, Network, NetworkName, ObjectKind, Record, StoreConfig, check_change,
+    check_network_against_host, check_networks,
 };
 use ripstop_store::{Expect, Kind, Store};
 use ripstop_tables::{Input, Withdrawn};
@@ -28,6 +29,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
 
 use crate::core::{Core, MigrationRequest};
+use crate::manifests;
 use crate::metrics::{self, Metrics};
 use crate::run::Message;
 use crate::socket;
@@ -145,6 +147,7 @@ impl Server {
             "/v1/paths" => self.ask(|core, _| json!(core.paths())).await,
             "/v1/routes" => self.ask(|core, _| json!(core.routes())).await,
             "/v1/services" => self.ask(|core, _| json!(core.services())).await,
+            "/v1/namespaces" => self.ask(|core, _| json!(core.namespaces())).await,
             "/v1/endpoints" => self.ask(|core, _| json!(core.endpoints())).await,
             "/v1/status" => self.ask(|core, _| json!(core.status())).await,
             "/v1/plan" => self.ask(|core, _| planned(core)).await,
@@ -261,11 +264,15 @@ impl Server {
         }
     }
 
-    /// Writes networks to the store, all or none as far as they can be judged beforehand.
+    /// Writes networks and objects to the store, all or none as far as they can be judged beforehand.
     async fn apply(&self, body: &str) -> Answer {
-        let networks = match Manifest::decode(body) {
-            Ok(manifest) => manifest.networks,
+        let Manifest { networks, objects, .. } = match Manifest::decode(body) {
+            Ok(manifest) => manifest,
             Err(faults) => return error(StatusCode::UNPROCESSABLE_ENTITY, &faults.to_string()),
+        };
+        let ranges = match self.keeps_objects(objects.is_empty()).await {
+            Ok(ranges) => ranges,
+            Err(answer) => return answer,
         };
         let Some(store) = self.store.get() else { return away("it is not open") };
         let judged = networks.clone();
@@ -283,22 +290,37 @@ impl Server {
                 Err(cause) => return error(StatusCode::SERVICE_UNAVAILABLE, &cause),
             }
         }
+        match manifests::apply(store.as_ref(), objects, &ranges).await {
+            Ok(more) => results.extend(more),
+            Err(refusal) => return refused(refusal),
+        }
         json_answer(&json!({"results": results}))
     }
 
     async fn delete(&self, body: &str) -> Answer {
-        let networks = match Manifest::decode(body) {
-            Ok(manifest) => manifest.networks,
+        let Manifest { networks, objects, .. } = match Manifest::decode(body) {
+            Ok(manifest) => manifest,
             Err(faults) => return error(StatusCode::UNPROCESSABLE_ENTITY, &faults.to_string()),
         };
-        self.delete_networks(networks.into_iter().map(|network| network.name).collect()).await
+        let objects = objects.iter().map(|object| (object.object.kind(), object.key().to_string())).collect();
+        self.delete_all(networks.into_iter().map(|network| network.name).collect(), objects).await
+    }
+
+    /// The ranges of ClusterIPs, where there is nothing to keep or the store keeps objects.
+    async fn keeps_objects(&self, is_nothing: bool) -> Result<Vec<Prefix>, Answer> {
+        let config = self.ask(|core, _| core.tables().config.clone()).await?;
+        if !is_nothing && matches!(config.store, StoreConfig::Kubernetes(_)) {
+            let why = "found an object of Kubernetes' own, accepted: networks, since the store is Kubernetes; kubectl takes all else";
+            return Err(error(StatusCode::UNPROCESSABLE_ENTITY, &format!("manifest: {why}")));
+        }
+        Ok(config.services.service_cidrs)
     }
 
     /// Deletes what is named as `kind/name`.
     async fn delete_named(&self, object: &str) -> Answer {
         match object.split_once('/') {
             Some(("network", name)) => match name.parse() {
-                Ok(name) => self.delete_networks(vec![name]).await,
+                Ok(name) => self.delete_all(vec![name], Vec::new()).await,
                 Err(fault) => error(StatusCode::UNPROCESSABLE_ENTITY, &fault.to_string()),
             },
             Some(("node", name)) => {
@@ -314,13 +336,22 @@ impl Server {
                     refusal => refusal,
                 }
             }
+            Some((kind, name)) if object_kind(kind).is_some() => {
+                let kind = object_kind(kind).unwrap_or(ObjectKind::Service);
+                self.delete_all(Vec::new(), vec![(kind, name.to_owned())]).await
+            }
             _ => {
-                error(StatusCode::NOT_FOUND, &format!("{object} cannot be deleted; accepted: network/NAME, node/NAME"))
+                let accepted =
+                    "network/NAME, node/NAME, namespace/NAME, and service, endpointslice or pod/NAMESPACE/NAME";
+                error(StatusCode::NOT_FOUND, &format!("{object} cannot be deleted; accepted: {accepted}"))
             }
         }
     }
 
-    async fn delete_networks(&self, names: Vec<NetworkName>) -> Answer {
+    async fn delete_all(&self, names: Vec<NetworkName>, objects: Vec<(ObjectKind, String)>) -> Answer {
+        if let Err(answer) = self.keeps_objects(objects.is_empty()).await {
+            return answer;
+        }
         let Some(store) = self.store.get() else { return away("it is not open") };
         let used = names.clone();
         let in_use = self.ask(move |core, _| {
@@ -345,6 +376,10 @@ impl Server {
                 Err(cause) => return error(StatusCode::SERVICE_UNAVAILABLE, &cause.to_string()),
             }
         }
+        match manifests::delete(store.as_ref(), &objects).await {
+            Ok(more) => results.extend(more),
+            Err(refusal) => return refused(refusal),
+        }
         json_answer(&json!({"results": results}))
     }
 
@@ -364,6 +399,23 @@ impl Server {
                 Err(_) => Err(ending()),
             }
         }
+    }
+}
+
+fn object_kind(word: &str) -> Option<ObjectKind> {
+    match word {
+        "service" => Some(ObjectKind::Service),
+        "endpointslice" => Some(ObjectKind::EndpointSlice),
+        "pod" => Some(ObjectKind::Pod),
+        "namespace" => Some(ObjectKind::Namespace),
+        _ => None,
+    }
+}
+
+fn refused(refusal: manifests::Refusal) -> Answer {
+    match refusal {
+        manifests::Refusal::Faults(faults) => error(StatusCode::UNPROCESSABLE_ENTITY, &faults.to_string()),
+        manifests::Refusal::Store(cause) => error(StatusCode::SERVICE_UNAVAILABLE, &cause),
     }
 }
 

@@ -25,7 +25,7 @@ use crate::kernel_thread::{self, Job, Wanted};
 use crate::metrics::Metrics;
 use crate::snapshot_lane::Writer;
 use crate::store_lane::{self, Lane, StoreCell, Write as StoreWrite};
-use crate::{files, health, http, lists, logging, prober, socket};
+use crate::{files, health, http, lists, logging, prober, readiness, socket};
 
 /// So much of what the store says is acted upon at once: in its list there are thousands of records, and each would have a
 /// plan of its own. Not more, so that a call waits for some milliseconds at most.
@@ -131,6 +131,7 @@ struct Shell {
     jobs: mpsc::Sender<Job>,
     writes: UnboundedSender<StoreWrite>,
     prober: UnboundedSender<ProbePlan>,
+    readiness: UnboundedSender<readiness::Order>,
     notices: watch::Sender<Arc<Vec<Notice>>>,
     health: watch::Sender<Arc<ripstop_services::health::Plan>>,
     recording: Option<BufWriter<File>>,
@@ -179,6 +180,7 @@ impl Shell {
         let plugins = socket::listen(&config.run_dir.join("cni.sock"))?;
         tokio::spawn(socket::serve_plugins(plugins, to_self.clone()));
         let prober = prober::start(config.probing, to_self.clone());
+        let readiness = readiness::start(to_self.clone());
         lists::watch(config.cni_conf_dir.clone(), to_self.clone());
         let health = answer_health(config.services.healthz_listen.clone(), to_self.clone());
         http::start(&config, to_self, store)?;
@@ -191,6 +193,7 @@ impl Shell {
             jobs,
             writes,
             prober,
+            readiness,
             notices,
             health,
             recording,
@@ -315,6 +318,8 @@ impl Shell {
                 Output::Forget => self.snapshot.forget(),
                 // The prober ends only with the agent.
                 Output::Probe(plan) => drop(self.prober.send(*plan)),
+                // So does this one.
+                Output::Readiness(order) => drop(self.readiness.send(order)),
                 // Who is slow sees the last of them.
                 Output::Notices(notices) => drop(self.notices.send_replace(notices)),
                 Output::Health(plan) => drop(self.health.send_replace(plan)),

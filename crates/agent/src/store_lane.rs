@@ -129,7 +129,10 @@ async fn run(config: StoreConfig, host: Host, ways: Ways, ready: StoreCell) {
     }
     tracing::info!("store: {}", store.name());
     ready.set(store.clone());
-    tokio::spawn(hand_in(store.watch_texts(&Kind::ALL), news, raw, SIGNS));
+    let in_kubernetes = matches!(config, StoreConfig::Kubernetes(_));
+    let objects = Kind::OBJECTS.into_iter().filter(|_| !in_kubernetes);
+    let kinds: Vec<Kind> = Kind::ALL.into_iter().chain(objects).collect();
+    tokio::spawn(hand_in(store.watch_texts(&kinds), news, raw, SIGNS));
     while let Some(write) = writes.recv().await {
         let mut results = Vec::with_capacity(write.steps.steps.len());
         for step in &write.steps.steps {

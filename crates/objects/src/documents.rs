@@ -5,7 +5,7 @@ use serde::{Deserialize, Deserializer};
 
 use crate::decode::tree::Tree;
 use crate::decode::{Decoder, Node, Unknown, config, flannel, network};
-use crate::{AgentConfig, Fault, Faults, Network, NetworkName, Note, check_networks};
+use crate::{AgentConfig, Applied, Fault, Faults, Network, NetworkName, Note, check_networks};
 
 impl AgentConfig {
     /// Reads a configuration from YAML or JSON. An empty text is a complete one.
@@ -52,6 +52,8 @@ impl Network {
 pub struct Manifest {
     /// Its networks, in their order in the file. Flannel's `net-conf.json` is the network `default`.
     pub networks: Vec<Network>,
+    /// Its objects of Kubernetes' kinds, in their order in the file.
+    pub objects: Vec<Applied>,
     /// What has no effect.
     pub notes: Vec<Note>,
 }
@@ -66,7 +68,18 @@ impl Manifest {
         let documents = Tree::parse(text).map_err(|sentence| syntax("manifest", &sentence))?;
         let (mut manifest, mut faults) = (Self::default(), Faults::none());
         for (n, tree) in documents.iter().enumerate().filter(|(_, tree)| **tree != Tree::Null) {
-            match document(tree, &format!("document {}", n + 1)) {
+            let otherwise = format!("document {}", n + 1);
+            if let Some(kind) = Applied::kind_of(tree) {
+                match Applied::read(kind, tree, &otherwise) {
+                    Ok(object) if manifest.objects.iter().any(|other| other.name() == object.name()) => {
+                        faults.push(Fault::new(object.name(), "", "found it twice", "each object once"));
+                    }
+                    Ok(object) => manifest.objects.push(object),
+                    Err(more) => faults.append(more),
+                }
+                continue;
+            }
+            match document(tree, &otherwise) {
                 Ok((network, notes)) => {
                     manifest.networks.push(network);
                     manifest.notes.extend(notes);
@@ -77,8 +90,9 @@ impl Manifest {
         if let Err(more) = check_networks(&manifest.networks) {
             faults.append(more);
         }
-        if faults.is_empty() && manifest.networks.is_empty() {
-            faults.push(Fault::new("manifest", "", "found no document", "one or more documents of kind Network"));
+        if faults.is_empty() && manifest.networks.is_empty() && manifest.objects.is_empty() {
+            let accepted = "one or more documents of kind Network, Service, EndpointSlice, Pod or Namespace";
+            faults.push(Fault::new("manifest", "", "found no document", accepted));
         }
         faults.into_result().map(|()| manifest)
     }

@@ -12,7 +12,8 @@ use ripstop_types::{Mac, NodeName, PodName, Prefix};
 use serde::{Deserialize, Serialize};
 
 use crate::Faults;
-use crate::service::{EndpointSlice, Service};
+use crate::decode::pod::RawPod;
+use crate::service::{EndpointSlice, Protocol, Service};
 
 /// Labels as an object has them.
 pub type ObjectLabels = BTreeMap<Arc<str>, Arc<str>>;
@@ -165,6 +166,63 @@ pub struct KubePod {
     /// `status.phase`: `Pending`, `Running`, `Succeeded`, `Failed`.
     #[serde(default)]
     pub phase: Arc<str>,
+    /// Ports of its containers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<PodPort>,
+    /// Probes that say whether it is ready, of all its containers. Beside Kubernetes kubelet carries them out, elsewhere the
+    /// agent of the pod's node.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub probes: Vec<ReadinessProbe>,
+}
+
+/// A port of a container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PodPort {
+    /// Its name; may be empty.
+    #[serde(default)]
+    pub name: Arc<str>,
+    /// Its protocol.
+    #[serde(default)]
+    pub protocol: Protocol,
+    /// Its number.
+    pub port: u16,
+}
+
+/// `readinessProbe` of a container (`core/v1` Probe). Times are in seconds.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ReadinessProbe {
+    /// What is done.
+    pub check: ProbeCheck,
+    /// Where, if not at the pod's own address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<IpAddr>,
+    /// The port there.
+    pub port: u16,
+    /// `initialDelaySeconds`; by default 0.
+    pub delay: u32,
+    /// `periodSeconds`; by default 10.
+    pub period: u32,
+    /// `timeoutSeconds`; by default 1.
+    pub timeout: u32,
+    /// `successThreshold`: so many successes in a row make it ready; by default 1.
+    pub successes: u32,
+    /// `failureThreshold`: so many failures in a row end that; by default 3.
+    pub failures: u32,
+}
+
+/// What a probe does.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ProbeCheck {
+    /// A connection that is accepted is a success.
+    Tcp,
+    /// An answer with a status from 200 to 399 is a success.
+    Http {
+        /// The path that is asked for.
+        path: Arc<str>,
+    },
 }
 
 impl ClusterObject {
@@ -200,15 +258,32 @@ impl ClusterObject {
             ObjectKind::EndpointSlice => {
                 EndpointSlice::decode(text).map(|(read, faults)| (Self::EndpointSlice(Box::new(read)), faults))
             }
-            ObjectKind::Node | ObjectKind::Namespace | ObjectKind::Pod => {
+            ObjectKind::Pod => {
+                let raw = serde_json::from_str(text).map_err(|fault| format!("a Pod that cannot be read: {fault}"))?;
+                // Its probes are kubelet's, and what is wrong with them, too.
+                KubePod::read(raw).map(|(read, _)| (Self::Pod(Box::new(read)), Faults::none()))
+            }
+            ObjectKind::Node | ObjectKind::Namespace => {
                 Self::decode_core(kind, text).map(|read| (read, Faults::none()))
             }
         }
     }
 
+    /// The same of a value, as a store keeps it.
+    ///
+    /// # Errors
+    /// A sentence, where it is no object of the kind.
+    pub fn from_value(kind: ObjectKind, value: &serde_json::Value) -> Result<(Self, Faults), String> {
+        if kind != ObjectKind::Pod {
+            return Self::decode(kind, &value.to_string());
+        }
+        let raw = RawPod::deserialize(value).map_err(|fault| format!("a Pod that cannot be read: {fault}"))?;
+        KubePod::read(raw).map(|(read, faults)| (Self::Pod(Box::new(read)), faults))
+    }
+
     fn decode_core(kind: ObjectKind, text: &str) -> Result<Self, String> {
         let raw: Raw = serde_json::from_str(text).map_err(|fault| format!("a {kind} that cannot be read: {fault}"))?;
-        let Raw { metadata, spec, status } = raw;
+        let Raw { metadata, spec } = raw;
         let unnamed = |fault: ripstop_types::Invalid| format!("a {kind} without a name: {fault}");
         Ok(match kind {
             ObjectKind::Node => {
@@ -222,19 +297,7 @@ impl ClusterObject {
                     metadata.deletion_timestamp.is_some() || spec.taints.iter().any(|taint| taint.key == LEAVING_TAINT);
                 Self::Node(KubeNode { name, uid, pod_cidrs, zone, leaving, flannel })
             }
-            ObjectKind::Namespace => {
-                Self::Namespace(KubeNamespace { name: metadata.name.into(), labels: metadata.labels })
-            }
-            _ => Self::Pod(Box::new(KubePod {
-                name: PodName::new(metadata.namespace.as_deref().unwrap_or_default(), &metadata.name)
-                    .map_err(unnamed)?,
-                uid: metadata.uid.into(),
-                labels: metadata.labels,
-                node: spec.node_name.and_then(|name| name.parse().ok()),
-                ips: status.pod_ips.iter().filter_map(|ip| ip.ip.parse().ok()).collect(),
-                host_network: spec.host_network,
-                phase: status.phase.into(),
-            })),
+            _ => Self::Namespace(KubeNamespace { name: metadata.name.into(), labels: metadata.labels }),
         })
     }
 }
@@ -250,8 +313,6 @@ struct Raw {
     metadata: RawMetadata,
     #[serde(default)]
     spec: RawSpec,
-    #[serde(default)]
-    status: RawStatus,
 }
 
 /// What every object of Kubernetes begins with.
@@ -279,10 +340,6 @@ struct RawSpec {
     #[serde(default, rename = "podCIDRs")]
     pod_cidrs: Vec<String>,
     #[serde(default)]
-    node_name: Option<String>,
-    #[serde(default)]
-    host_network: bool,
-    #[serde(default)]
     taints: Vec<RawTaint>,
 }
 
@@ -290,21 +347,6 @@ struct RawSpec {
 struct RawTaint {
     #[serde(default)]
     key: String,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct RawStatus {
-    #[serde(default)]
-    phase: String,
-    #[serde(default, rename = "podIPs")]
-    pod_ips: Vec<RawIp>,
-}
-
-#[derive(Deserialize)]
-struct RawIp {
-    #[serde(default)]
-    ip: String,
 }
 
 #[cfg(test)]

@@ -26,10 +26,14 @@ pub use config::{
     IptablesChoice, IpvsConfig, IpvsScheduler, KubernetesConfig, LogConfig, LogFormat, LogLevel, NodePortAddresses,
     ProbingConfig, Proxy, ServicesConfig, StoreConfig, Timings, UplinkConfig,
 };
+pub use decode::applied::{Applied, MAX_PORTS};
 pub use decode::kubeconfig::{Kubeconfig, Pem, Token};
 pub use documents::Manifest;
 pub use fault::{Fault, Faults, Note};
-pub use kubernetes::{ClusterObject, FlannelNode, KubeNamespace, KubeNode, KubePod, ObjectKind, ObjectLabels};
+pub use kubernetes::{
+    ClusterObject, FlannelNode, KubeNamespace, KubeNode, KubePod, ObjectKind, ObjectLabels, PodPort, ProbeCheck,
+    ReadinessProbe,
+};
 pub use migration::Migration;
 pub use network::{
     API_VERSION, Backend, BackendKind, Blocks, Bounds, DEFAULT_COOLDOWN, Masquerade, Network, NetworkName, NetworkSpec,

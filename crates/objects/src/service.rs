@@ -7,7 +7,7 @@
 //! 1 to 65,535; a Service has no two ports of one number and protocol. What breaks these rules is left out of the value and named by
 //! a fault.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
@@ -15,6 +15,8 @@ use std::sync::Arc;
 
 use ripstop_types::{Family, NodeName, Prefix, ServiceName};
 use serde::{Deserialize, Serialize};
+
+use crate::ObjectLabels;
 
 /// A Service.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,6 +66,9 @@ pub struct Service {
     /// Label `service.kubernetes.io/service-proxy-name`: another proxy's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proxy_name: Option<Arc<str>>,
+    /// `spec.selector`: the pods that its endpoints are; whoever makes slices heeds it. Empty: somebody else makes them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub selector: ObjectLabels,
     /// Annotation `ripstop.io/on-endpoint-removal: reset`: connections to an endpoint that leaves are reset.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub reset_on_removal: bool,
@@ -168,6 +173,19 @@ pub struct ServicePort {
     /// (`spec.allocateLoadBalancerNodePorts: false`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node_port: Option<u16>,
+    /// `targetPort`: its number at pods. Whoever makes slices heeds it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<PortRef>,
+}
+
+/// A port of a pod: by number, or by the name that its container gives it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum PortRef {
+    /// This one.
+    Number(u16),
+    /// That of this name.
+    Name(Arc<str>),
 }
 
 /// As kubectl shows it: `80/TCP`, `80:30080/TCP`.
@@ -200,6 +218,9 @@ pub struct EndpointSlice {
     /// Label `kubernetes.io/service-name`: the Service of the same namespace; none where it belongs to none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service: Option<Arc<str>>,
+    /// Label `ripstop.io/node`: the node whose agent made it of its pods; it counts as long as that node is alive.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub publisher: Option<NodeName>,
     /// `addressType`; none for `FQDN`, which nobody serves.
     pub family: Option<Family>,
     /// Its ports, those with a number.
@@ -263,5 +284,7 @@ pub const PROXY_NAME_LABEL: &str = "service.kubernetes.io/service-proxy-name";
 pub const HEADLESS_LABEL: &str = "service.kubernetes.io/headless";
 /// Label of a slice that names its Service.
 pub const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
+/// Label of a slice that names the node whose agent made it.
+pub const PUBLISHER_LABEL: &str = "ripstop.io/node";
 /// Annotation of a Service that says what becomes of connections to an endpoint that leaves.
 pub const ON_REMOVAL_ANNOTATION: &str = "ripstop.io/on-endpoint-removal";

@@ -15,6 +15,7 @@ pub enum Kind {
     Routes,
     Services,
     Endpoints,
+    Namespaces,
 }
 
 /// A column of a table: the field it shows, and whether only `-o wide` has it.
@@ -80,6 +81,8 @@ const ENDPOINTS: &[Column] = &[
     wide("revision"),
 ];
 
+const NAMESPACES: &[Column] = &[column("name"), column("labels")];
+
 impl Kind {
     /// All of them.
     pub const ALL: &[Self] = &[
@@ -91,6 +94,7 @@ impl Kind {
         Self::Routes,
         Self::Services,
         Self::Endpoints,
+        Self::Namespaces,
     ];
 
     /// Many of them, as in commands and in the agent's paths.
@@ -104,6 +108,7 @@ impl Kind {
             Self::Routes => "routes",
             Self::Services => "services",
             Self::Endpoints => "endpoints",
+            Self::Namespaces => "namespaces",
         }
     }
 
@@ -118,6 +123,7 @@ impl Kind {
             Self::Routes => "route",
             Self::Services => "service",
             Self::Endpoints => "endpoint",
+            Self::Namespaces => "namespace",
         }
     }
 
@@ -132,6 +138,7 @@ impl Kind {
             Self::Routes => &["route"],
             Self::Services => &["service", "svc"],
             Self::Endpoints => &["endpoint", "ep"],
+            Self::Namespaces => &["namespace", "ns"],
         }
     }
 
@@ -146,6 +153,7 @@ impl Kind {
             Self::Routes => "Routes of the asked node that Ripstop made",
             Self::Services => "Services of the cluster, and whether the asked node serves them",
             Self::Endpoints => "Endpoints to which the asked node sends packets of Services",
+            Self::Namespaces => "Namespaces that have an object, with their labels",
         }
     }
 
@@ -157,7 +165,7 @@ impl Kind {
     /// The fields that name a row, joined by `/`.
     pub fn identity(self) -> &'static [&'static str] {
         match self {
-            Self::Nodes | Self::Networks => &["name"],
+            Self::Nodes | Self::Networks | Self::Namespaces => &["name"],
             Self::Pods | Self::Services => &["namespace", "name"],
             Self::Endpoints => &["namespace", "service", "frontend", "ip", "port"],
             Self::Leases => &["range"],
@@ -169,7 +177,7 @@ impl Kind {
     /// The field by which a row, or several, may be asked for instead.
     pub fn short_identity(self) -> &'static str {
         match self {
-            Self::Nodes | Self::Networks | Self::Pods | Self::Services => "name",
+            Self::Nodes | Self::Networks | Self::Namespaces | Self::Pods | Self::Services => "name",
             Self::Endpoints => "service",
             Self::Leases => "node",
             Self::Paths => "peer",
@@ -188,6 +196,7 @@ impl Kind {
             Self::Routes => ROUTES,
             Self::Services => SERVICES,
             Self::Endpoints => ENDPOINTS,
+            Self::Namespaces => NAMESPACES,
         }
     }
 }
@@ -241,6 +250,7 @@ mod tests {
             (Kind::Routes, "node dst via dev owner"),
             (Kind::Services, "namespace name type ips ports endpoints realised revision reason"),
             (Kind::Endpoints, "namespace service frontend ip port scope realised revision"),
+            (Kind::Namespaces, "name labels"),
         ];
         for (kind, fields) in stable {
             let columns: BTreeSet<&str> = kind.columns().iter().map(|column| column.field).collect();

@@ -9,6 +9,12 @@
 //! - [`relay`]: node ports that no rule of the kernel can serve.
 //! - [`slots`]: an order of endpoints that a change moves as little as it can.
 //!
+//! Where no API server is asked, three things more:
+//!
+//! - [`follow`]: the slices that this node's pods make;
+//! - [`readiness`]: which probe of them goes when, and what its outcome means;
+//! - [`give`]: the addresses and node ports that a Service gets.
+//!
 //! Not here: how a packet is matched or rewritten, and what is in the kernel now.
 //!
 //! Invariants: the same tables give the same decisions; a frontend is decided by one Service only; endpoints of a decision are of the
@@ -18,7 +24,10 @@
 
 pub mod choice;
 pub mod conntrack;
+pub mod follow;
+pub mod give;
 pub mod health;
+pub mod readiness;
 pub mod relay;
 pub mod slots;
 

@@ -8,7 +8,7 @@ use ripstop_cni_spec::wire::Request;
 use ripstop_netmodel::{Entry, HostFacts, Kind};
 use ripstop_objects::{AgentConfig, NodeIdentity};
 use ripstop_probe::Report;
-use ripstop_types::{Millis, NodeName, Prefix, Revision, StoreKind};
+use ripstop_types::{Millis, NodeName, PodName, Prefix, Revision, StoreKind};
 use serde::{Deserialize, Serialize};
 
 use crate::{ObjectInput, PodRow, Snapshot, StoreValue};
@@ -133,6 +133,15 @@ pub enum ProbeInput {
     Closed {
         /// Why.
         why: String,
+    },
+    /// A pod's probes succeed, or do so no more.
+    Ready {
+        /// The pod.
+        pod: PodName,
+        /// The order that it answers.
+        order: u64,
+        /// Whether they succeed.
+        ready: bool,
     },
     /// Something was found out.
     Found {

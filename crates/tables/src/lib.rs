@@ -9,6 +9,7 @@
 //! Invariants: a row keeps the revision it came with; a kind is [`Knowledge::Unknown`] until it came from the store or a
 //! snapshot; nothing iterates in an order that depends on the run.
 
+mod applied;
 mod cluster;
 mod flannel;
 mod input;

@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use ripstop_objects::service::{EndpointSlice, Protocol, Service, ServiceKind};
-use ripstop_types::{Family, Revision, ServiceName};
+use ripstop_types::{Family, NodeName, Revision, ServiceName};
 
 use crate::Row;
 
@@ -50,6 +50,8 @@ pub struct ServiceTables {
     slices: BTreeMap<ServiceName, Arc<EndpointSlice>>,
     /// Slices of a Service, by their names within its namespace.
     slices_of: BTreeMap<ServiceName, BTreeSet<Arc<str>>>,
+    /// Nodes that are gone: what their agents published says nothing any more.
+    gone: BTreeSet<NodeName>,
     /// By proxy and place: proxies know nothing of each other.
     claims: BTreeMap<(Option<Arc<str>>, Place), Claims>,
 }
@@ -93,12 +95,23 @@ impl ServiceTables {
         self.slices.values()
     }
 
-    /// The slices of a Service, in the order of names.
+    /// The slices of a Service that count, in the order of names.
     pub fn slices_of(&self, name: &ServiceName) -> impl Iterator<Item = &Arc<EndpointSlice>> {
         let names = self.slices_of.get(name).into_iter().flatten();
-        names.filter_map(|slice| {
+        let slices = names.filter_map(|slice| {
             self.slices.get(&ServiceName { namespace: name.namespace.clone(), name: slice.clone() })
-        })
+        });
+        slices.filter(|slice| slice.publisher.as_ref().is_none_or(|node| !self.gone.contains(node)))
+    }
+
+    /// Says which nodes are gone; answers with the Services whose endpoints that changes. Slices that a node's agent published
+    /// count as long as it is not gone, those that somebody else wrote always.
+    pub fn set_gone(&mut self, gone: BTreeSet<NodeName>) -> BTreeSet<ServiceName> {
+        let differs = |node: &NodeName| gone.contains(node) != self.gone.contains(node);
+        let moved = self.slices.values().filter(|slice| slice.publisher.as_ref().is_some_and(differs));
+        let touched = moved.filter_map(|slice| owner(slice)).collect();
+        self.gone = gone;
+        touched
     }
 
     /// Whose a place is among those who ask this proxy for it; `external` says whether external IPs are served.

@@ -11,7 +11,7 @@ use ripstop_objects::{
     AgentConfig, AliveRecord, Encapsulation, Network, NetworkName, NodeIdentity, NodeRecord, ObjectKind, RangeClaim,
     Record,
 };
-use ripstop_types::{Family, IfName, NodeName, Prefix, Revision, ServiceName};
+use ripstop_types::{Family, IfName, NodeName, PodName, Prefix, Revision, ServiceName};
 
 use crate::{
     Checksums, ClusterTables, NetworkList, NexthopIds, ObjectInput, PodRow, Reach, SnapshotRows, Start, StoreInput,
@@ -147,6 +147,10 @@ pub struct Tables {
     pub namesake_gone: bool,
     /// Records that could not be read, by kind and key, with what is wrong. The last good value stays in force.
     pub faults: BTreeMap<(StoreKind, Arc<str>), String>,
+    /// EndpointSlices that this node published, as the store has them.
+    pub published: BTreeMap<ServiceName, Row<serde_json::Value>>,
+    /// Whether the probes of this node's pods succeed, of those that have some and were told of.
+    pub readiness: BTreeMap<PodName, bool>,
     /// What the store says of networks that pods of this node need as they were; `None`: deleted.
     pub(crate) held_back: BTreeMap<NetworkName, Option<Row<Network>>>,
     known: BTreeMap<StoreKind, Knowledge>,
@@ -194,6 +198,8 @@ impl Tables {
             withdrawn: Withdrawn::Nothing,
             namesake_gone: false,
             faults: BTreeMap::new(),
+            published: BTreeMap::new(),
+            readiness: BTreeMap::new(),
             held_back: BTreeMap::new(),
             known: BTreeMap::new(),
             listing: BTreeMap::new(),
@@ -234,6 +240,9 @@ impl Tables {
 
     /// Takes in what the store said and names what it touched.
     pub fn apply_store(&mut self, input: &StoreInput) -> BTreeSet<Change> {
+        if let Some(changes) = self.apply_applied(input) {
+            return changes;
+        }
         let mut changes = BTreeSet::new();
         match input {
             StoreInput::Put { kind, key, value, revision } => {
@@ -274,6 +283,11 @@ impl Tables {
             StoreInput::Back => self.here(&mut changes),
         }
         changes
+    }
+
+    /// Says which nodes are gone and names what that touched.
+    pub fn set_gone(&mut self, gone: BTreeSet<NodeName>) -> BTreeSet<Change> {
+        self.cluster.services.set_gone(gone).into_iter().map(Change::Service).collect()
     }
 
     /// Takes in what Kubernetes said and names what it touched.
@@ -330,7 +344,7 @@ impl Tables {
             .map(|(_, range)| *range)
     }
 
-    fn here(&mut self, changes: &mut BTreeSet<Change>) {
+    pub(crate) fn here(&mut self, changes: &mut BTreeSet<Change>) {
         if self.store != StoreState::Here {
             self.store = StoreState::Here;
             changes.insert(Change::Store);
@@ -386,6 +400,8 @@ impl Tables {
             StoreKind::Alive => {
                 AliveRecord::decode(key, value).map(|alive| self.put_alive(alive.into(), revision, changes))
             }
+            // Objects go their own way.
+            _ => Ok(()),
         };
         done.err().map(|faults| faults.to_string())
     }
@@ -502,6 +518,7 @@ impl Tables {
                     changes.insert(Change::Alive(name));
                 }
             }
+            _ => {}
         }
     }
 
@@ -519,6 +536,7 @@ impl Tables {
             StoreKind::Nodes => self.nodes.len(),
             StoreKind::Claims => self.claims.len(),
             StoreKind::Alive => self.alive.len(),
+            _ => 0,
         };
         rows + self.faults.keys().filter(|(of, _)| *of == kind).count()
     }
@@ -529,6 +547,7 @@ impl Tables {
             StoreKind::Nodes => self.nodes.values().map(|row| row.value.key().into()).collect(),
             StoreKind::Claims => self.claims.values().map(|row| row.value.key().into()).collect(),
             StoreKind::Alive => self.alive.values().map(|row| row.value.key().into()).collect(),
+            _ => Vec::new(),
         };
         keys.extend(self.faults.keys().filter(|(of, _)| *of == kind).map(|(_, key)| key.clone()));
         keys

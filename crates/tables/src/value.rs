@@ -31,7 +31,13 @@ impl StoreValue {
     #[must_use]
     pub fn read(kind: StoreKind, key: &str, text: &str) -> Self {
         let read = match kind {
-            StoreKind::Networks => None,
+            // Of networks and objects there are few.
+            StoreKind::Networks
+            | StoreKind::Namespaces
+            | StoreKind::Pods
+            | StoreKind::Services
+            | StoreKind::EndpointSlices
+            | StoreKind::ServiceClaims => None,
             StoreKind::Nodes => NodeRecord::decode_text(key, text).ok().map(|record| Self::Node(record.into())),
             StoreKind::Claims => RangeClaim::decode_text(key, text).ok().map(|record| Self::Claim(record.into())),
             StoreKind::Alive => AliveRecord::decode_text(key, text).ok().map(|record| Self::Alive(record.into())),
@@ -57,6 +63,11 @@ impl StoreValue {
             StoreKind::Nodes => NodeRecord::decode(key, value).map(drop),
             StoreKind::Claims => RangeClaim::decode(key, value).map(drop),
             StoreKind::Alive => AliveRecord::decode(key, value).map(drop),
+            StoreKind::Namespaces
+            | StoreKind::Pods
+            | StoreKind::Services
+            | StoreKind::EndpointSlices
+            | StoreKind::ServiceClaims => return Ok(()),
         };
         judged.map_err(|faults| faults.to_string().replace('\n', "; "))
     }

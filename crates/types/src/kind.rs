@@ -19,11 +19,31 @@ pub enum StoreKind {
     Claims,
     /// Each node's sign of life, by node name.
     Alive,
+    /// Services, by namespace and name: manifests as they were applied, with the addresses and ports that were given.
+    Services,
+    /// Endpoints of Services, by namespace and name.
+    #[serde(rename = "endpointslices")]
+    EndpointSlices,
+    /// Pods, by namespace and name.
+    Pods,
+    /// Namespaces, by name.
+    Namespaces,
+    /// Which Service has which address or node port.
+    ServiceClaims,
 }
 
 impl StoreKind {
-    /// Every kind, in the order in which a watch lists them. Networks and nodes come before what refers to them.
+    /// Every kind that all stores keep, in the order in which a watch lists them. Networks and nodes come before what
+    /// refers to them.
     pub const ALL: [Self; 4] = [Self::Networks, Self::Nodes, Self::Claims, Self::Alive];
+
+    /// The kinds of objects that Kubernetes has itself, and that every other store keeps as they were applied.
+    pub const OBJECTS: [Self; 4] = [Self::Namespaces, Self::Pods, Self::Services, Self::EndpointSlices];
+
+    /// Every kind that a store other than Kubernetes keeps, in the order in which a watch lists them.
+    pub fn every() -> impl Iterator<Item = Self> {
+        Self::ALL.into_iter().chain(Self::OBJECTS).chain([Self::ServiceClaims])
+    }
 
     /// The kind's name in files, on the wire and on the command line.
     pub fn as_str(self) -> &'static str {
@@ -32,6 +52,11 @@ impl StoreKind {
             Self::Nodes => "nodes",
             Self::Claims => "claims",
             Self::Alive => "alive",
+            Self::Services => "services",
+            Self::EndpointSlices => "endpointslices",
+            Self::Pods => "pods",
+            Self::Namespaces => "namespaces",
+            Self::ServiceClaims => "service-claims",
         }
     }
 
@@ -40,10 +65,9 @@ impl StoreKind {
     /// # Errors
     /// [`Invalid`] with the names there are.
     pub fn parse(text: &str) -> Result<Self, Invalid> {
-        Self::ALL
-            .into_iter()
-            .find(|kind| kind.as_str() == text)
-            .ok_or_else(|| Invalid::new("a kind of record", text, "networks, nodes, claims or alive"))
+        Self::every().find(|kind| kind.as_str() == text).ok_or_else(|| {
+            Invalid::new("a kind of record", text, Self::every().map(Self::as_str).collect::<Vec<_>>().join(", "))
+        })
     }
 }
 

@@ -321,6 +321,7 @@ impl Core {
 
     fn start_removal(&mut self, attachment: &Attachment) {
         let changes = self.remove_pod(attachment);
+        self.note_for_slices(&changes);
         let touched = self.desired.update(&self.tables, &changes);
         for key in &touched {
             self.failed.remove(key);

@@ -17,6 +17,7 @@ mod claims;
 mod describe;
 mod dispatch;
 mod fixed;
+mod follow;
 mod health;
 mod journal;
 mod migration;
@@ -41,7 +42,7 @@ pub use journal::Row as JournalRow;
 pub use migration::{MigrationAction, MigrationRequest, MigrationView};
 pub(crate) use observed::{host_kinds, reference};
 pub use probes::ProbePlan;
-pub use services::{EndpointView, ServiceView};
+pub use services::{EndpointView, NamespaceView, ServiceView};
 pub use status::Status;
 pub use view::{IpamView, LeaseView, NetworkView, NodeView, PathView, PodView, RouteView};
 
@@ -51,17 +52,19 @@ use std::sync::Arc;
 
 use ripstop_cni_spec::wire::Response;
 use ripstop_desired::Desired;
-use ripstop_ipam::ranges::{ClaimKey, Claimant, Liveness, RangeEngine, Slot, Stored};
+use ripstop_ipam::ranges::{ClaimKey, Liveness, RangeEngine, Slot, Stored};
 use ripstop_ipam::{Attachment, LeaseBook, LendingEngine, LendingEvent, OwnRange};
 use ripstop_netmodel::{Entry, Key, Kind, Model, Ns, Resource};
 use ripstop_objects::{NetworkName, Notice, ObjectKind};
 use ripstop_plan::{Plan, Step};
+use ripstop_services::readiness::Watched;
 use ripstop_tables::{Change, ForeignDrop, Input, Moment, PodRow, SnapshotRows, Start, StoreKind, Tables};
-use ripstop_types::{Millis, NodeName, Prefix, Revision};
+use ripstop_types::{Millis, NodeName, PodName, Prefix, Revision};
 
 use self::blocks::Blocks;
 use self::call::{Pending, Stage};
 use self::dispatch::{Failure, Running};
+use self::follow::Following;
 use self::health::Health;
 use self::journal::Journal;
 use self::nodes::Deletion;
@@ -133,6 +136,8 @@ pub enum Output {
     Probe(Box<ProbePlan>),
     /// What health checks are answered from now on.
     Health(Arc<ripstop_services::health::Plan>),
+    /// Whose readiness is probed from now on.
+    Readiness(BTreeMap<PodName, Watched>),
     /// What people are told on objects of Kubernetes from now on.
     Notices(Arc<Vec<Notice>>),
     /// Something for the log.
@@ -215,6 +220,7 @@ pub struct Core {
     put_off: BTreeSet<Change>,
     probes: Probes,
     health: Health,
+    following: Following,
     notices: Notices,
     outputs: Vec<Output>,
     at: Moment,
@@ -226,7 +232,7 @@ impl Core {
     /// An agent that starts, and the first things to do. One that is held plans and does nothing until it is told to.
     #[must_use]
     pub fn start(at: Moment, start: Start) -> (Self, Vec<Output>) {
-        let me = claimant(&start);
+        let me = ranges::claimant(&start);
         let boot = me.boot.clone();
         let saved = start.snapshot.as_ref();
         let engine = RangeEngine::new(me.clone(), saved.and_then(|saved| saved.ranges.as_ref()));
@@ -296,6 +302,7 @@ impl Core {
             put_off: BTreeSet::new(),
             probes: Probes::default(),
             health: Health::default(),
+            following: Following::default(),
             notices: Notices::default(),
             outputs: Vec::new(),
             at,
@@ -489,6 +496,7 @@ impl Core {
             }
             self.note_for_prober(&changes);
             self.note_for_health(&changes);
+            self.note_for_slices(&changes);
             changes.append(&mut self.sync_ranges());
             if self.refresh_realised() {
                 changes.insert(Change::Realised);
@@ -514,6 +522,7 @@ impl Core {
             return self.settle(taken);
         }
         self.dispatch();
+        self.follow_pods();
         self.refresh_probes();
         self.refresh_health();
         self.advance_withdrawal();
@@ -547,6 +556,7 @@ impl Core {
         self.tick_blocks();
         self.give_back_pod_cidrs();
         self.retry_failed();
+        changes.append(&mut self.judge_publishers());
         if now >= self.beat.due {
             self.show_life();
         }
@@ -578,15 +588,5 @@ fn outlives(change: &Change) -> bool {
         | Change::Store
         | Change::Realised
         | Change::Migration(_) => false,
-    }
-}
-
-/// Who this run of the agent is to other nodes.
-fn claimant(start: &Start) -> Claimant {
-    Claimant {
-        node: start.node.clone(),
-        machine: start.identity.machine_id.as_str().into(),
-        boot: start.identity.boot_id.as_str().into(),
-        run: start.run,
     }
 }

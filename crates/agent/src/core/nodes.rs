@@ -17,6 +17,9 @@ use super::{Core, Output};
 /// Numbers of these operations begin here.
 const OPERATIONS: u64 = 1 << 50;
 
+/// Why its records go.
+const GONE: &str = "an operator says that the node is gone";
+
 /// Operations of one call, at most.
 const EACH: u64 = 1 << 20;
 
@@ -155,13 +158,19 @@ impl Core {
         }
     }
 
-    /// Its claims and its sign of life.
+    /// Its claims, the slices of its pods, and its sign of life.
     fn delete_rest(&mut self, deletion: Deletion) {
         let mut operations = OPERATIONS + deletion.call * EACH + 1..;
         let mut begun = BTreeSet::new();
         for ((key, revision), operation) in deletion.claims.iter().zip(operations.by_ref()) {
             begun.insert(operation);
             self.delete_claim(operation, key, *revision);
+        }
+        for (key, operation) in self.slices_of_node(&deletion.node).iter().zip(operations.by_ref()) {
+            begun.insert(operation);
+            let owner = Owner::node(&deletion.node);
+            let step = record_removal(StoreKind::EndpointSlices, key, RecordGuard::Any, owner, GONE);
+            self.run_operation(step, operation);
         }
         if let Some(operation) = operations.next() {
             begun.insert(operation);
@@ -172,7 +181,7 @@ impl Core {
 
     fn remove_record(&mut self, operation: u64, kind: StoreKind, node: &NodeName, guard: RecordGuard) {
         let owner = Owner::node(node);
-        let step = record_removal(kind, node.as_str(), guard, owner, "an operator says that the node is gone");
+        let step = record_removal(kind, node.as_str(), guard, owner, GONE);
         self.run_operation(step, operation);
     }
 }

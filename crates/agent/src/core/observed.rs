@@ -1,4 +1,4 @@
-//! The kernel as it was read: what is there, what went behind the agent's back, and which pods lost their interface.
+//! The kernel as it was read: what is there, what others drop, what went behind the agent's back, and which pods lost their interface.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -66,6 +66,7 @@ impl Core {
                 self.probes.closed = Some(why);
                 return self.set_probe_port(None);
             }
+            ProbeInput::Ready { pod, order, ready } => return self.take_readiness(&pod, order, ready),
             ProbeInput::Found { reports } => reports,
         };
         let mut changes = BTreeSet::new();

@@ -15,7 +15,7 @@ use ripstop_objects::{
     check_network_against_host, claim_key,
 };
 use ripstop_plan::{Action, Step};
-use ripstop_tables::{Change, StoreInput, StoreKind, StoreResult, StoreValue, Withdrawn};
+use ripstop_tables::{Change, Start, StoreInput, StoreKind, StoreResult, StoreValue, Withdrawn};
 use ripstop_types::{Family, Owner, Prefix, Revision};
 
 use super::{Core, Level, Output, borrowing};
@@ -317,6 +317,16 @@ impl Core {
 
     fn own(&self) -> Owner {
         Owner::node(&self.tables.node)
+    }
+}
+
+/// Who this run of the agent is to other nodes.
+pub(super) fn claimant(start: &Start) -> Claimant {
+    Claimant {
+        node: start.node.clone(),
+        machine: start.identity.machine_id.as_str().into(),
+        boot: start.identity.boot_id.as_str().into(),
+        run: start.run,
     }
 }
 

@@ -47,7 +47,26 @@ pub struct EndpointView {
     pub realised: bool,
 }
 
+/// A namespace.
+#[derive(Debug, Clone, Serialize)]
+#[allow(missing_docs)]
+pub struct NamespaceView {
+    pub name: String,
+    /// `team=blue`.
+    pub labels: Vec<String>,
+}
+
 impl Core {
+    /// The namespaces that have an object.
+    #[must_use]
+    pub fn namespaces(&self) -> Vec<NamespaceView> {
+        let row = |namespace: &ripstop_objects::KubeNamespace| NamespaceView {
+            name: namespace.name.to_string(),
+            labels: namespace.labels.iter().map(|(key, value)| format!("{key}={value}")).collect(),
+        };
+        self.tables.cluster.namespaces.values().map(row).collect()
+    }
+
     /// The Services of the cluster and what this node does for them.
     #[must_use]
     pub fn services(&self) -> Vec<ServiceView> {

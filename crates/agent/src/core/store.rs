@@ -90,7 +90,7 @@ impl Core {
         let value = match kind {
             StoreKind::Nodes => self.tables.nodes.get(&key.parse::<NodeName>().ok()?)?.value.encode(),
             StoreKind::Networks => self.tables.networks.get(&key.parse::<NetworkName>().ok()?)?.value.encode(),
-            StoreKind::Claims | StoreKind::Alive => return None,
+            _ => return None,
         };
         Some(value.to_string().into())
     }
@@ -177,13 +177,17 @@ impl Core {
     /// An answer that came before the watch's word: the next write builds on this revision.
     fn learn_own(&mut self, step: &Step, revision: Revision) -> BTreeSet<Change> {
         let record = step.after.as_deref().map(|entry| &entry.object);
-        let (Some((kind, key)), Some(Object::Record(record))) = (store_key(&step.key), record) else {
-            return BTreeSet::new();
-        };
+        let Some((kind, key)) = store_key(&step.key) else { return BTreeSet::new() };
         // What the watch has passed is in the tables, or was there and is gone again.
         if self.seen.get(&kind).is_some_and(|seen| revision <= *seen) {
             return BTreeSet::new();
         }
+        let Some(Object::Record(record)) = record else {
+            return match step.action {
+                Action::Delete => self.tables.apply_store(&StoreInput::Delete { kind, key, revision }),
+                _ => BTreeSet::new(),
+            };
+        };
         match serde_json::from_str::<StoreValue>(&record.value) {
             Ok(value) => self.tables.apply_store(&StoreInput::Put { kind, key, value, revision }),
             Err(_) => BTreeSet::new(),

@@ -314,6 +314,7 @@ impl World {
             | Output::Answer { .. }
             | Output::Probe(_)
             | Output::Health(_)
+            | Output::Readiness(_)
             | Output::Forget
             | Output::Notices(_) => {}
         }

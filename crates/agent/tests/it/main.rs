@@ -10,6 +10,7 @@ mod scenario;
 mod server;
 mod support;
 
+mod alone;
 mod bandwidth;
 mod beside;
 mod blocks;

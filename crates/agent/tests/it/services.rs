@@ -18,13 +18,13 @@ use crate::support::world::{Plan, Pod, StoreAt, World};
 const VIP: &str = "10.96.0.50:80";
 
 /// A TCP server that says its name to each client.
-struct Named {
+pub struct Named {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Named {
-    fn start(ns: &Ns, at: &str, name: &'static str) -> Self {
+    pub fn start(ns: &Ns, at: &str, name: &'static str) -> Self {
         let at: SocketAddr = at.parse().unwrap();
         let listener = ns.inside(|| TcpListener::bind(at)).unwrap_or_else(|e| panic!("{at}: {e}"));
         listener.set_nonblocking(true).unwrap();
@@ -52,7 +52,7 @@ impl Drop for Named {
 }
 
 /// Who answers a new connection, or how it fails.
-fn who(ns: &Ns, to: &str) -> Result<String, ErrorKind> {
+pub fn who(ns: &Ns, to: &str) -> Result<String, ErrorKind> {
     let to: SocketAddr = to.parse().unwrap();
     let mut stream = ns.inside(|| TcpStream::connect_timeout(&to, Duration::from_secs(2))).map_err(|e| e.kind())?;
     stream.set_read_timeout(Some(Duration::from_secs(2))).map_err(|e| e.kind())?;
@@ -62,7 +62,7 @@ fn who(ns: &Ns, to: &str) -> Result<String, ErrorKind> {
 }
 
 /// Everybody who answers some new connections.
-fn all(ns: &Ns, to: &str) -> Vec<String> {
+pub fn all(ns: &Ns, to: &str) -> Vec<String> {
     let mut names: Vec<String> = (0..24).map(|_| who(ns, to).unwrap_or_else(|kind| kind.to_string())).collect();
     names.sort();
     names.dedup();

@@ -302,13 +302,14 @@ fn service() -> impl Strategy<Value = Service> {
             health_check_node_port: None,
             publish_not_ready: false,
             proxy_name: other.then(|| "other".into()),
+            selector: Default::default(),
             reset_on_removal: false,
         }
     })
 }
 
 fn service_port((name, protocol, port, number): (&str, Protocol, u16, u16), node_ports: bool) -> ServicePort {
-    ServicePort { name: name.into(), protocol, port, node_port: node_ports.then_some(number) }
+    ServicePort { name: name.into(), protocol, port, node_port: node_ports.then_some(number), target: None }
 }
 
 fn addresses() -> impl Strategy<Value = Vec<IpAddr>> {
@@ -343,6 +344,7 @@ impl Drawn {
         EndpointSlice {
             name: ServiceName { namespace: owner.namespace, name: format!("slice{place}").into() },
             service: Some(owner.name),
+            publisher: None,
             family: Some(self.family),
             ports: ports.map(|(name, protocol, port)| EndpointPort { name: name.into(), protocol, port }).collect(),
             endpoints: self.endpoints.into_iter().filter_map(endpoint).collect(),

@@ -3,6 +3,7 @@
 //! A [`Decoder`] walks one object. Each reader gives `Some` or pushes a fault and gives `None`; a caller puts a default
 //! in the place of what is missing and goes on, and [`Decoder::finish`] hands out a value only if no fault came up.
 
+pub(crate) mod applied;
 pub(crate) mod blocks;
 pub(crate) mod config;
 pub(crate) mod etcd;
@@ -10,6 +11,7 @@ pub(crate) mod flannel;
 pub(crate) mod kubeconfig;
 pub(crate) mod kubernetes;
 pub(crate) mod network;
+pub(crate) mod pod;
 pub(crate) mod record;
 pub(crate) mod rules;
 pub(crate) mod service;

@@ -13,10 +13,10 @@ use serde::Deserialize;
 use super::tree::shown;
 use crate::kubernetes::RawMetadata;
 use crate::service::{
-    Endpoint, EndpointPort, EndpointSlice, HEADLESS_LABEL, Ingress, ON_REMOVAL_ANNOTATION, PROXY_NAME_LABEL, Protocol,
-    SERVICE_NAME_LABEL, Service, ServiceKind, ServicePort, TrafficPolicy,
+    Endpoint, EndpointPort, EndpointSlice, HEADLESS_LABEL, Ingress, ON_REMOVAL_ANNOTATION, PROXY_NAME_LABEL,
+    PUBLISHER_LABEL, PortRef, Protocol, SERVICE_NAME_LABEL, Service, ServiceKind, ServicePort, TrafficPolicy,
 };
-use crate::{Fault, Faults};
+use crate::{Fault, Faults, ObjectLabels};
 
 /// Longest affinity timeout that Kubernetes accepts: a day, in seconds.
 const MAX_AFFINITY: i64 = 86_400;
@@ -77,6 +77,7 @@ impl Service {
             health_check_node_port: health.and_then(|port| judge.port("spec.healthCheckNodePort", port)),
             publish_not_ready: spec.publish_not_ready_addresses,
             proxy_name: metadata.labels.get(PROXY_NAME_LABEL).cloned(),
+            selector: spec.selector.unwrap_or_default(),
             reset_on_removal: judge.on_removal(metadata.annotations.get(ON_REMOVAL_ANNOTATION)),
             name,
         };
@@ -122,18 +123,19 @@ impl EndpointSlice {
         let endpoints = raw.endpoints.unwrap_or_default().into_iter().enumerate();
         let endpoints = endpoints.filter_map(|(place, raw)| judge.endpoint(place, raw, family)).collect();
         let service = raw.metadata.labels.get(SERVICE_NAME_LABEL).filter(|name| !name.is_empty()).cloned();
-        Ok((Self { name, service, family, ports, endpoints }, judge.faults))
+        let publisher = raw.metadata.labels.get(PUBLISHER_LABEL).and_then(|node| node.parse().ok());
+        Ok((Self { name, service, publisher, family, ports, endpoints }, judge.faults))
     }
 }
 
 /// Reads parts of one object and collects what is wrong with them.
-struct Judge {
-    object: String,
-    faults: Faults,
+pub(super) struct Judge {
+    pub(super) object: String,
+    pub(super) faults: Faults,
 }
 
 impl Judge {
-    fn fault(&mut self, path: &str, found: String, accepted: &str) {
+    pub(super) fn fault(&mut self, path: &str, found: String, accepted: &str) {
         self.faults.push(Fault::new(&*self.object, path, found, accepted));
     }
 
@@ -162,7 +164,7 @@ impl Judge {
         }
     }
 
-    fn port(&mut self, path: &str, port: i64) -> Option<u16> {
+    pub(super) fn port(&mut self, path: &str, port: i64) -> Option<u16> {
         let valid = u16::try_from(port).ok().filter(|port| *port != 0);
         if valid.is_none() {
             self.fault(path, format!("found {port}"), "1 to 65535");
@@ -170,7 +172,7 @@ impl Judge {
         valid
     }
 
-    fn protocol(&mut self, path: &str, text: Option<String>) -> Option<Protocol> {
+    pub(super) fn protocol(&mut self, path: &str, text: Option<String>) -> Option<Protocol> {
         let Some(text) = text.filter(|text| !text.is_empty()) else { return Some(Protocol::Tcp) };
         let valid = text.parse().ok();
         if valid.is_none() {
@@ -180,7 +182,7 @@ impl Judge {
     }
 
     /// An address that packets can be sent to.
-    fn address(&mut self, path: &str, text: &str) -> Option<IpAddr> {
+    pub(super) fn address(&mut self, path: &str, text: &str) -> Option<IpAddr> {
         const ACCEPTED: &str = "an address of a host, not unspecified, loopback, link-local or multicast";
         let valid = text.parse().ok().filter(|ip: &IpAddr| {
             let link_local = match ip {
@@ -213,14 +215,24 @@ impl Judge {
             let protocol = self.protocol(&format!("{path}.protocol"), raw.protocol);
             let node_port = raw.node_port.filter(|port| *port != 0);
             let node_port = node_port.and_then(|port| self.port(&format!("{path}.nodePort"), port));
+            let target = raw.target_port.and_then(|target| self.port_ref(&format!("{path}.targetPort"), target));
             let (Some(port), Some(protocol)) = (port, protocol) else { continue };
             if !taken.insert((protocol, port)) {
                 self.fault(&path, format!("found {port}/{protocol} again"), "each port and protocol once");
                 continue;
             }
-            ports.push(ServicePort { name: raw.name.into(), protocol, port, node_port });
+            ports.push(ServicePort { name: raw.name.into(), protocol, port, node_port, target });
         }
         ports
+    }
+
+    /// Kubernetes takes 0 and an empty name for nothing.
+    pub(super) fn port_ref(&mut self, path: &str, raw: RawPortRef) -> Option<PortRef> {
+        match raw {
+            RawPortRef::Number(0) => None,
+            RawPortRef::Number(port) => self.port(path, port).map(PortRef::Number),
+            RawPortRef::Name(name) => Some(name).filter(|name| !name.is_empty()).map(|name| PortRef::Name(name.into())),
+        }
     }
 
     fn ingress(&mut self, raw: Vec<RawIngress>) -> Vec<Ingress> {
@@ -328,7 +340,7 @@ impl Judge {
 }
 
 impl RawMetadata {
-    fn name(&self, what: &str) -> Result<ServiceName, String> {
+    pub(super) fn name(&self, what: &str) -> Result<ServiceName, String> {
         let namespace = self.namespace.as_deref().filter(|name| !name.is_empty()).unwrap_or("default");
         ServiceName::new(namespace, &self.name).map_err(|fault| format!("{what} without a name: {fault}"))
     }
@@ -362,6 +374,15 @@ struct RawSpec {
     session_affinity_config: RawAffinity,
     health_check_node_port: Option<i64>,
     publish_not_ready_addresses: bool,
+    selector: Option<ObjectLabels>,
+}
+
+/// A number, or a name.
+#[derive(Deserialize)]
+#[serde(untagged)]
+pub(super) enum RawPortRef {
+    Number(i64),
+    Name(String),
 }
 
 #[derive(Deserialize)]
@@ -374,6 +395,8 @@ struct RawPort {
     port: i64,
     #[serde(default)]
     node_port: Option<i64>,
+    #[serde(default)]
+    target_port: Option<RawPortRef>,
 }
 
 #[derive(Default, Deserialize)]

@@ -34,7 +34,7 @@ fn json_documents_stand_behind_each_other() {
 #[test]
 fn faults_of_all_documents_come_at_once() {
     let text = format!(
-        "{}---\nkind: Pod\n---\n{}---\n{}---\n- a list\n",
+        "{}---\nkind: Route\n---\n{}---\n{}---\n- a list\n",
         document("a", "{ranges: [10.1.0.1/16]}"),
         document("b", "{ranges: [10.2.0.0/16], backend: ipip}"),
         document("b", "{ranges: [10.3.0.0/16]}"),

@@ -19,12 +19,12 @@ use crate::target::Target;
 /// Between two looks of --watch.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// List nodes, pods, networks, leases, paths, routes, Services or endpoints
+/// List nodes, pods, networks, leases, paths, routes, Services, endpoints or namespaces
 ///
-/// Nodes, networks, leases and Services are those of the cluster; pods, paths, routes and endpoints those of the asked node.
+/// Nodes, networks, leases, Services and namespaces are those of the cluster; pods, paths, routes and endpoints those of the asked node.
 #[derive(Debug, Args)]
 pub struct Get {
-    /// What to list; also in the singular, and no, po, net, svc and ep; with a name in one word as KIND/NAME
+    /// What to list; also in the singular, and no, po, net, svc, ep and ns; with a name in one word as KIND/NAME
     #[arg(value_name = "KIND", value_parser = SubjectParser::<Kind>::new())]
     pub subject: Subject<Kind>,
     /// Only these: a pod as NAME or NAMESPACE/NAME, a path by its peer, a lease by its range or node, a route by its

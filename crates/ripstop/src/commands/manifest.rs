@@ -5,7 +5,7 @@ use std::io::{self, Read};
 
 use clap::{Args, ValueEnum};
 use ripstop_objects::NetworkName;
-use ripstop_types::NodeName;
+use ripstop_types::{NamespacedName, NodeName};
 use serde_json::Value;
 
 use crate::ask::Agent;
@@ -18,10 +18,12 @@ use crate::target::Target;
 /// The longest file that is sent: the agent takes no more.
 const MAX_FILE: u64 = 4 << 20;
 
-/// Create or change the networks that a file describes
+/// Create or change the networks, Services, endpoints, pods and namespaces that a file describes
 ///
 /// The file holds documents of kind Network (ripstop.io/v1alpha1) in YAML or JSON, or Flannel's net-conf.json, which is
-/// the network `default`. Either all of it is taken, or, where anything in it is wrong, nothing.
+/// the network `default`; and where the store is not Kubernetes, Service, EndpointSlice, Pod and Namespace as Kubernetes has
+/// them. A Service without clusterIP or node ports gets the first that are free and keeps them. Either all of the file is
+/// taken, or, where anything in it is wrong, nothing.
 #[derive(Debug, Args)]
 pub struct Apply {
     #[command(flatten)]
@@ -30,15 +32,13 @@ pub struct Apply {
     pub target: Target,
 }
 
-/// Delete networks, or a node that is gone for good
+/// Delete networks, Services, endpoints, pods and namespaces, or a node that is gone for good
 ///
 /// A network of which a node owns a range is not deleted. Of a file, one that `ripstop apply` takes, only names matter, and
-/// all of it goes or nothing. With a node go its record and its claims on ranges, which other nodes may take then; as
+/// all of it goes or nothing. A namespace goes without what lies in it. With a node go its record and its claims on ranges, which other nodes may take then; as
 /// long as it shows signs of life the agent refuses: two nodes would use the same addresses.
 #[derive(Debug, Args)]
-#[command(
-    override_usage = "ripstop delete [OPTIONS] <node|network> <NAME>\n       ripstop delete [OPTIONS] --filename <FILE>"
-)]
+#[command(override_usage = "ripstop delete [OPTIONS] <KIND> <NAME>\n       ripstop delete [OPTIONS] --filename <FILE>")]
 pub struct Delete {
     /// What is deleted by name; with the name in one word as KIND/NAME
     #[arg(
@@ -51,7 +51,10 @@ pub struct Delete {
     /// Its name
     #[arg(value_name = "NAME")]
     name: Option<String>,
-    /// Delete the networks of this file; - is standard input
+    /// The namespace of a Service, an EndpointSlice or a pod [default: default]
+    #[arg(short, long, value_name = "NAMESPACE", conflicts_with = "file")]
+    namespace: Option<String>,
+    /// Delete what this file describes; - is standard input
     #[arg(short, long = "filename", visible_alias = "file", value_name = "FILE")]
     file: Option<String>,
     /// Form of the answer: {object, action} for each object
@@ -70,6 +73,18 @@ enum Kind {
     /// A network of which no node owns a range
     #[value(aliases = ["networks", "nets", "net"])]
     Network,
+    /// A Service, which gives its addresses back
+    #[value(aliases = ["services", "svc"])]
+    Service,
+    /// Endpoints that were applied; those that agents publish come again
+    #[value(aliases = ["endpointslices"])]
+    Endpointslice,
+    /// A pod's object, not the pod
+    #[value(aliases = ["pods", "po"])]
+    Pod,
+    /// A namespace's object
+    #[value(aliases = ["namespaces", "ns"])]
+    Namespace,
 }
 
 #[derive(Debug, Args)]
@@ -111,6 +126,9 @@ impl Delete {
                 return Err(Failure::Usage(format!("{more:?}: one thing is deleted at a time")));
             }
         };
+        if self.namespace.is_some() && matches!(subject.kind, Kind::Node | Kind::Network | Kind::Namespace) {
+            return Err(Failure::Usage("--namespace: it is for a Service, an EndpointSlice or a pod".into()));
+        }
         match subject.kind {
             Kind::Node => {
                 let node: NodeName = name.parse().map_err(|invalid| Failure::Usage(format!("NAME: {invalid}")))?;
@@ -121,7 +139,30 @@ impl Delete {
                     name.parse().map_err(|invalid| Failure::Usage(format!("NAME: {invalid}")))?;
                 send(agent, &format!("/v1/delete/network/{network}"), &[], self.output, out)
             }
+            Kind::Service => self.delete_object("service", name, agent, out),
+            Kind::Endpointslice => self.delete_object("endpointslice", name, agent, out),
+            Kind::Pod => self.delete_object("pod", name, agent, out),
+            Kind::Namespace => {
+                ripstop_types::validate_dns_name("a namespace", name)
+                    .map_err(|invalid| Failure::Usage(format!("NAME: {invalid}")))?;
+                send(agent, &format!("/v1/delete/namespace/{name}"), &[], self.output, out)
+            }
         }
+    }
+}
+
+impl Delete {
+    /// `NAME` with -n, or `NAMESPACE/NAME`.
+    fn delete_object(&self, kind: &str, name: &str, agent: &Agent, out: &mut Out) -> Result<(), Failure> {
+        let whole = match (&self.namespace, name.contains('/')) {
+            (Some(namespace), false) => NamespacedName::new(namespace, name),
+            (None, _) => name.parse(),
+            (Some(_), true) => {
+                return Err(Failure::Usage(format!("{name:?}: its namespace is said twice; say it once")));
+            }
+        };
+        let whole = whole.map_err(|invalid| Failure::Usage(format!("NAME: {invalid}")))?;
+        send(agent, &format!("/v1/delete/{kind}/{whole}"), &[], self.output, out)
     }
 }
 

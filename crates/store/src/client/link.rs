@@ -60,8 +60,12 @@ pub(super) async fn drive(shared: Arc<Shared>) {
     for generation in 1.. {
         let fault = match connect(&shared.socket).await {
             Ok((lines, half, epoch)) => {
-                pause = SHORTEST_PAUSE;
-                converse(&shared, generation, epoch, lines, half).await
+                let fault = converse(&shared, generation, epoch, lines, half).await;
+                // One that speaks otherwise will do so the next time too.
+                if !matches!(fault, StoreError::Refused { .. }) {
+                    pause = SHORTEST_PAUSE;
+                }
+                fault
             }
             Err(fault) => fault,
         };

@@ -221,7 +221,7 @@ impl Remote {
     fn watch_as<V: Form>(&self, kinds: &[Kind]) -> mpsc::Receiver<Event<V>> {
         let (events, receiver) = mpsc::channel(CHANNEL);
         let (heard, hearing) = mpsc::unbounded_channel();
-        let kinds: Vec<Kind> = Kind::ALL.into_iter().filter(|kind| kinds.contains(kind)).collect();
+        let kinds: Vec<Kind> = Kind::every().filter(|kind| kinds.contains(kind)).collect();
         if !kinds.is_empty() {
             let id = {
                 let mut state = self.shared.lock();

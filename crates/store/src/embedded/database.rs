@@ -257,7 +257,7 @@ fn verify(database: &Database, path: &Path) -> Result<u64, StoreError> {
     }
     let revision = counter(&meta, path)?;
     let snapshot = Snapshot { transaction, path: path.to_owned(), revision };
-    for kind in Kind::ALL {
+    for kind in Kind::every() {
         let mut after: Option<Box<str>> = None;
         loop {
             let page = snapshot.page(kind, after.as_deref(), 1 << 16)?;

@@ -50,7 +50,7 @@ pub(crate) enum Item {
 pub(crate) struct Feed {
     core: Arc<Core>,
     head: watch::Receiver<Head>,
-    /// In the order of [`Kind::ALL`], each once.
+    /// In the order of [`Kind::every`], each once.
     kinds: Vec<Kind>,
     place: Place,
     pause: Option<Duration>,
@@ -67,7 +67,7 @@ enum Place {
 
 impl Feed {
     pub(super) fn new(core: Arc<Core>, kinds: &[Kind], begin: Begin) -> Self {
-        let kinds = Kind::ALL.into_iter().filter(|kind| kinds.contains(kind)).collect();
+        let kinds = Kind::every().filter(|kind| kinds.contains(kind)).collect();
         let place = match begin {
             Begin::Fresh => Place::Before { reset: false },
             Begin::Anew => Place::Before { reset: true },

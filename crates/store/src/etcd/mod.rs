@@ -224,7 +224,7 @@ impl Store for Etcd {
 impl Etcd {
     fn watch_as<V: Form>(&self, kinds: &[Kind]) -> mpsc::Receiver<Event<V>> {
         let (events, receiver) = mpsc::channel(CHANNEL);
-        let kinds: Vec<Kind> = Kind::ALL.into_iter().filter(|kind| kinds.contains(kind)).collect();
+        let kinds: Vec<Kind> = Kind::every().filter(|kind| kinds.contains(kind)).collect();
         if !kinds.is_empty() {
             tokio::spawn(watch::pump(self.shared.clone(), kinds, events));
         }

@@ -106,7 +106,7 @@ impl Shared {
             Kind::Networks => "Network",
             Kind::Nodes => "NodeState",
             Kind::Claims => "RangeClaim",
-            Kind::Alive => return Ok(()),
+            _ => return Ok(()),
         };
         let conditions = verdict.text.as_ref().map_or_else(Vec::new, |text| {
             vec![json!({"type": "Accepted", "status": "False", "reason": "Invalid", "message": text,

@@ -26,8 +26,9 @@ const ANNOTATION: &str = "ripstop.io/record";
 /// Where objects of a kind are.
 pub(super) fn path(kind: Kind, namespace: &str) -> String {
     match kind {
-        Kind::Networks | Kind::Nodes | Kind::Claims => format!("/apis/{API_VERSION}/{}", resource(kind)),
         Kind::Alive => format!("/apis/coordination.k8s.io/v1/namespaces/{namespace}/{}", resource(kind)),
+        // Of kinds that Kubernetes has itself it keeps no record: there is nothing at their places.
+        _ => format!("/apis/{API_VERSION}/{}", resource(kind)),
     }
 }
 
@@ -38,6 +39,7 @@ pub(super) fn resource(kind: Kind) -> &'static str {
         Kind::Nodes => "nodestates",
         Kind::Claims => "rangeclaims",
         Kind::Alive => "leases",
+        other => other.as_str(),
     }
 }
 
@@ -73,6 +75,13 @@ pub(super) fn of_record(kind: Kind, key: &str, value: &Value, revision: Option<R
             let holder = value.get("bootId").and_then(Value::as_str).unwrap_or(key);
             let spec = json!({"holderIdentity": holder, "renewTime": renew_time()});
             json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": metadata, "spec": spec})
+        }
+        other => {
+            return Err(Invalid::new(
+                "a kind of record in Kubernetes",
+                other.as_str(),
+                "objects of Kubernetes by its own API",
+            ));
         }
     })
 }
@@ -210,6 +219,7 @@ impl Object {
     fn into_value(self, kind: Kind, key: &str) -> Value {
         match kind {
             Kind::Nodes | Kind::Claims => self.spec,
+            Kind::Services | Kind::EndpointSlices | Kind::Pods | Kind::Namespaces | Kind::ServiceClaims => Value::Null,
             Kind::Alive => {
                 let text = self.metadata.annotations.get(ANNOTATION).and_then(Value::as_str);
                 text.and_then(|text| serde_json::from_str(text).ok()).unwrap_or(Value::Null)

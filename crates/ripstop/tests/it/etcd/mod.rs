@@ -3,6 +3,7 @@
 mod cluster;
 mod flannel;
 mod refused;
+mod services;
 mod trust;
 
 use std::collections::BTreeMap;
