@@ -188,7 +188,7 @@ fn a_start_without_a_snapshot_tears_nothing() {
                     Networks => cluster.tables.networks.values().for_each(|row| drop(s.put(&*row.value))),
                     Nodes => cluster.tables.nodes.values().for_each(|row| drop(s.put(&*row.value))),
                     Claims => cluster.tables.claims.values().for_each(|row| drop(s.put(&*row.value))),
-                    Alive => {}
+                    _ => {}
                 }
                 s.sync(kind);
                 let tables = &s.tables;
