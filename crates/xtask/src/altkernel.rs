@@ -1,5 +1,5 @@
-//! The programs on another kernel: a cluster of two nodes on the kernel of Debian's current release, in an emulated
-//! machine, booted once; and the tests of IPVS, which that kernel has.
+//! The programs on another kernel, in an emulated machine: a cluster of two nodes on the kernel of Debian's stable release, booted
+//! once; there too the tests of IPVS, which that kernel has, and the rules for Services. The rules alone on newer kernels.
 
 use std::path::Path;
 use std::process::Command;
@@ -17,6 +17,9 @@ const LIMIT: Duration = Duration::from_secs(25 * 60);
 /// What `tools/altkernel/run` ends with where there is no machine to run in.
 const NO_MACHINE: i32 = 125;
 
+/// Where Debian has newer kernels: 6.12, and the newest.
+pub const NEWER: [&str; 2] = ["trixie", "trixie-backports"];
+
 /// Boots and judges the programs in target/debug, and these test programs by their tests of what the kernel has.
 ///
 /// # Errors
@@ -27,22 +30,40 @@ pub fn stage(workspace: &Workspace, tests: &[&Path], tier: &str) -> Result<Tally
     command.env("RIPSTOP_TEST_TIER", tier).args(["-t", "1440", "--"]);
     command.arg(tools.join("smoke")).arg(workspace.target.join("debug")).args(tests);
     let ran = process::run(&mut command, &workspace.log("test-altkernel"), LIMIT).context("tools/altkernel/run")?;
+    Ok(report("altkernel", &ran))
+}
+
+/// Boots a newer kernel and judges the rules for Services there, with this test program.
+///
+/// # Errors
+/// If the script cannot be started.
+pub fn rules(workspace: &Workspace, suite: &str, test: &Path) -> Result<Tally> {
+    let tools = workspace.root.join("tools/altkernel");
+    let mut command = Command::new(tools.join("run"));
+    command.args(["-k", suite, "-t", "1440", "--"]).arg(tools.join("rules")).arg(test);
+    let name = format!("altkernel-{suite}");
+    let ran =
+        process::run(&mut command, &workspace.log(&format!("test-{name}")), LIMIT).context("tools/altkernel/run")?;
+    Ok(report(&name, &ran))
+}
+
+fn report(name: &str, ran: &Ran) -> Tally {
     let took = ran.took.as_secs_f64();
-    Ok(match judge(&ran) {
+    match judge(ran) {
         Outcome::Ok => {
-            println!("test altkernel OK {took:.1} s");
+            println!("test {name} OK {took:.1} s");
             Tally { passed: 1, ..Tally::default() }
         }
         Outcome::Skipped(why) => {
-            println!("test altkernel SKIPPED: {why} {took:.1} s");
+            println!("test {name} SKIPPED: {why} {took:.1} s");
             Tally { skipped: 1, ..Tally::default() }
         }
         Outcome::Failed(lines) => {
-            println!("test altkernel FAILED {took:.1} s: {}", ran.end());
+            println!("test {name} FAILED {took:.1} s: {}", ran.end());
             lines.iter().for_each(|line| println!("    {line}"));
             Tally { failed: 1, ..Tally::default() }
         }
-    })
+    }
 }
 
 /// A kernel that cannot be had is no fault; one that did not survive is.
