@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::future::Future;
+use std::time::Duration;
 
 use anyhow::Context;
 use bytes::Bytes;
@@ -15,7 +16,7 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use ripstop_objects::{
-    AgentConfig, Manifest, Network, NetworkName, ObjectKind, Record, StoreConfig, check_change,
+    AgentConfig, Manifest, Network, NetworkName, ObjectKind, Proxy, Record, StoreConfig, check_change,
     check_network_against_host, check_networks,
 };
 use ripstop_store::{Expect, Kind, Store};
@@ -37,6 +38,10 @@ use crate::store_lane::StoreCell;
 
 /// Longest manifest taken, in bytes.
 const MAX_BODY: usize = 4 << 20;
+
+/// So often, and at this pace, it is looked for among the host's facts that IPVS was loaded.
+const IPVS_LOOKS: u32 = 50;
+const IPVS_LOOK: Duration = Duration::from_millis(100);
 
 /// Answers clients of one address.
 #[derive(Clone)]
@@ -152,6 +157,7 @@ impl Server {
             "/v1/status" => self.ask(|core, _| json!(core.status())).await,
             "/v1/plan" => self.ask(|core, _| planned(core)).await,
             "/v1/journal" => self.ask(|core, _| json!(core.journal().collect::<Vec<_>>())).await,
+            "/v1/proxy" => self.ask(|core, _| json!(core.proxy_view())).await,
             "/v1/migrations" => self.ask(|core, _| json!(core.migrations())).await,
             "/v1/ipam" => self.ask(|core, _| ipam(core)).await,
             "/v1/ipam/check" => self.ask(|core, _| json!({"problems": core.ipam_problems()})).await,
@@ -192,6 +198,7 @@ impl Server {
             "/v1/purge" => self.purge(&body).await,
             _ if path.starts_with("/v1/delete/") => self.delete_named(&path["/v1/delete/".len()..]).await,
             "/v1/migrate" => self.migrate(&body).await,
+            "/v1/proxy" => self.switch_proxy(&body).await,
             _ => error(StatusCode::NOT_FOUND, &format!("{path} is not known")),
         }
     }
@@ -262,6 +269,33 @@ impl Server {
             })),
             Err(cause) => error(StatusCode::SERVICE_UNAVAILABLE, &cause.to_string()),
         }
+    }
+
+    /// Has Services served by another proxy.
+    async fn switch_proxy(&self, body: &str) -> Answer {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Wanted {
+            proxy: Proxy,
+        }
+        let proxy = match serde_json::from_str(body) {
+            Ok(Wanted { proxy }) => proxy,
+            Err(fault) => {
+                let accepted = r#"{"proxy": "nftables"}; or "iptables", "ipvs", "none""#;
+                return error(StatusCode::BAD_REQUEST, &format!("the body cannot be read: {fault}; accepted: {accepted}"));
+            }
+        };
+        if proxy == Proxy::Ipvs {
+            // What was loaded shows among the host's facts a moment later.
+            let _ = tokio::task::spawn_blocking(ripstop_kernel::load_ipvs).await;
+            for _ in 0..IPVS_LOOKS {
+                match self.ask(|core, _| core.tables().facts.ipvs).await {
+                    Ok(false) if ripstop_kernel::has_ipvs() => tokio::time::sleep(IPVS_LOOK).await,
+                    _ => break,
+                }
+            }
+        }
+        self.operate(move |call| Input::SwitchProxy { call, proxy }).await
     }
 
     /// Writes networks and objects to the store, all or none as far as they can be judged beforehand.

@@ -90,10 +90,6 @@ pub fn run(options: &AgentOptions) -> anyhow::Result<ExitCode> {
     logging::start(config.log);
     let node = options.node.clone().map_or_else(|| node_name(&config), Ok)?;
     let lock = files::lock(&config)?;
-    if config.services.proxy == Proxy::Ipvs {
-        // Whether it is there then is a fact of the host.
-        ripstop_kernel::load_ipvs();
-    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         // From here on, so that who ends it while it starts ends it as ever.
@@ -133,6 +129,7 @@ struct Shell {
     prober: UnboundedSender<ProbePlan>,
     readiness: UnboundedSender<readiness::Order>,
     notices: watch::Sender<Arc<Vec<Notice>>>,
+    serves: watch::Sender<bool>,
     health: watch::Sender<Arc<ripstop_services::health::Plan>>,
     recording: Option<BufWriter<File>>,
     calls: BTreeMap<u64, oneshot::Sender<Response>>,
@@ -154,6 +151,11 @@ impl Shell {
         let mut start = left_behind(&config, &node, at, &boot_files, lock)?;
         // What the last run wanted, so that what it left is recognised.
         let last = start.clone();
+        let chosen = start.snapshot.as_ref().and_then(|snapshot| snapshot.proxies.chosen);
+        if chosen.unwrap_or(config.services.proxy) == Proxy::Ipvs {
+            // Whether it is there then is a fact of the host.
+            ripstop_kernel::load_ipvs();
+        }
         let wanted = move |facts: &HostFacts| wanted(at, Start { facts: facts.clone(), ..last });
         let (found, jobs) =
             kernel_thread::start(boot_files, files::forwarder_socket(&config), wanted, to_self.clone())?;
@@ -165,7 +167,6 @@ impl Shell {
             node: node.clone(),
             machine: start.identity.machine_id.clone(),
             addresses: start.facts.links.values().flat_map(|link| &link.addresses).map(|(ip, _)| *ip).collect(),
-            services: config.services.proxy != Proxy::None,
         };
         let recording = open_recording(options, at, &start)?;
         let (core, outputs) = Core::start(at, start);
@@ -173,8 +174,9 @@ impl Shell {
         let store = StoreCell::default();
         let (to_news, news) = channel(BATCH);
         let (notices, told) = watch::channel(Arc::default());
+        let (serves, serving) = watch::channel(core.tables().serves());
         let raw = recording.is_some();
-        let ways = store_lane::Ways { writes: to_write, notices: told, news: to_news, queue: to_self.clone(), raw };
+        let ways = store_lane::Ways { writes: to_write, notices: told, serves: serving, news: to_news, queue: to_self.clone(), raw };
         let lane = Lane::start(config.store.clone(), host, ways, store.clone())?;
         let snapshot = Writer::start(config.clone(), to_self.clone())?;
         let plugins = socket::listen(&config.run_dir.join("cni.sock"))?;
@@ -195,6 +197,7 @@ impl Shell {
             prober,
             readiness,
             notices,
+            serves,
             health,
             recording,
             calls: BTreeMap::new(),
@@ -322,7 +325,10 @@ impl Shell {
                 Output::Readiness(order) => drop(self.readiness.send(order)),
                 // Who is slow sees the last of them.
                 Output::Notices(notices) => drop(self.notices.send_replace(notices)),
-                Output::Health(plan) => drop(self.health.send_replace(plan)),
+                Output::Health(plan) => {
+                    self.serves.send_if_modified(|serves| !std::mem::replace(serves, plan.serves) && plan.serves);
+                    self.health.send_replace(plan);
+                }
                 Output::Log { level, text } => match level {
                     Level::Warn => tracing::warn!("{text}"),
                     Level::Info => tracing::info!("{text}"),

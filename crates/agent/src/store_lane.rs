@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use ripstop_netmodel::{Key, Object, Record as ModelRecord, RecordGuard, RecordScope};
-use ripstop_objects::{EtcdConfig, KubernetesConfig, Notice, StoreConfig};
+use ripstop_objects::{EtcdConfig, KubernetesConfig, Notice, ObjectKind, StoreConfig};
 use ripstop_plan::{Action, Plan, Step};
 use ripstop_store::{
     Access, Embedded, Etcd, EtcdOptions, EtcdTls, EtcdUser, Event, Expect, FlannelOptions, Kind, Kubernetes,
@@ -44,8 +44,6 @@ pub struct Host {
     pub machine: String,
     /// Its addresses.
     pub addresses: Vec<IpAddr>,
-    /// Whether it serves Services.
-    pub services: bool,
 }
 
 /// What comes and where it goes.
@@ -54,6 +52,8 @@ pub struct Ways {
     pub writes: UnboundedReceiver<Write>,
     /// What people are told on objects of Kubernetes.
     pub notices: watch::Receiver<Arc<Vec<Notice>>>,
+    /// Whether the node serves Services.
+    pub serves: watch::Receiver<bool>,
     /// For what the store says.
     pub news: Sender<StoreInput>,
     /// For what became of the plans.
@@ -101,14 +101,13 @@ impl Drop for Lane {
 
 /// Opens the store as often as it takes, then watches it and runs writes in order.
 async fn run(config: StoreConfig, host: Host, ways: Ways, ready: StoreCell) {
-    let Ways { mut writes, notices, news, queue, raw } = ways;
+    let Ways { mut writes, notices, serves, news, queue, raw } = ways;
     let mut told = false;
     let store = loop {
         match open(&config, &host, &notices) {
             Ok((store, cluster)) => {
                 if let Some(cluster) = cluster {
-                    tokio::spawn(hear_objects(cluster.objects, queue.clone()));
-                    tokio::spawn(hear_told(cluster.told, queue.clone()));
+                    tokio::spawn(hear_objects(cluster, serves.clone(), queue.clone()));
                 }
                 break store;
             }
@@ -164,18 +163,20 @@ impl StoreCell {
 type Opened = (Arc<dyn Store>, Option<Cluster>);
 
 struct Cluster {
-    /// What it says of its own objects.
-    objects: Receiver<ObjectEvent>,
+    store: Arc<Kubernetes>,
+    node: NodeName,
+    /// Whether every node is a peer by what it says of itself.
+    peers: bool,
     /// Why no Event can be written, or that they can.
     told: Receiver<Option<String>>,
 }
 
 fn open(config: &StoreConfig, host: &Host, notices: &watch::Receiver<Arc<Vec<Notice>>>) -> Result<Opened, StoreError> {
     if let StoreConfig::Kubernetes(kubernetes) = config {
-        let store = Kubernetes::lazy(kubernetes_options(kubernetes));
-        let objects = store.objects(&host.node, kubernetes.flannel.is_some(), host.services);
-        let cluster = Cluster { objects, told: store.tell(&host.node, notices.clone()) };
-        return Ok((Arc::new(store), Some(cluster)));
+        let store = Arc::new(Kubernetes::lazy(kubernetes_options(kubernetes)));
+        let (node, peers) = (host.node.clone(), kubernetes.flannel.is_some());
+        let cluster = Cluster { told: store.tell(&node, notices.clone()), store: store.clone(), node, peers };
+        return Ok((store, Some(cluster)));
     }
     let store: Arc<dyn Store> = match config {
         StoreConfig::Embedded { path } => Arc::new(Embedded::open(path)?),
@@ -196,9 +197,27 @@ fn kubernetes_options(config: &KubernetesConfig) -> KubernetesOptions {
     }
 }
 
-/// Hands what Kubernetes says of its objects to the core. Of one node they are few.
-async fn hear_objects(mut objects: Receiver<ObjectEvent>, queue: UnboundedSender<Message>) {
-    while let Some(event) = objects.recv().await {
+/// Hands what Kubernetes says of its objects to the core, and whether notices can be written. Services are asked for from the moment on in
+/// which the node serves them: then everything is listed anew.
+async fn hear_objects(cluster: Cluster, mut serves: watch::Receiver<bool>, queue: UnboundedSender<Message>) {
+    tokio::spawn(hear_told(cluster.told, queue.clone()));
+    let mut with_services = *serves.borrow_and_update();
+    let mut objects = cluster.store.objects(&cluster.node, cluster.peers, with_services);
+    loop {
+        let event = tokio::select! {
+            event = objects.recv() => event,
+            Ok(_) = serves.wait_for(|serves| *serves), if !with_services => {
+                with_services = true;
+                objects = cluster.store.objects(&cluster.node, cluster.peers, with_services);
+                // The first list of a stream begins without a word, and it does not know that the server was away.
+                let resets = ObjectKind::ALL.into_iter().map(|kind| ObjectInput::Reset { kind });
+                for input in resets.chain([ObjectInput::Back]) {
+                    let _ = queue.send(Message::Input(Input::Object(input)));
+                }
+                continue;
+            }
+        };
+        let Some(event) = event else { return };
         let input = match event {
             ObjectEvent::Put(object, revision) => ObjectInput::Put { object, revision },
             ObjectEvent::Delete(kind, name, revision) => ObjectInput::Delete { kind, name, revision },

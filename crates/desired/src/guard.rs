@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use ripstop_fabric::wiring;
 use ripstop_netmodel::{Entry, Key, NFT_TABLE, Ns, Object, RecordScope, Route, RouteTarget, TAKEN_MARK, link_of_table};
-use ripstop_objects::{ObjectKind, Proxy};
+use ripstop_objects::ObjectKind;
 use ripstop_tables::{Knowledge, PodRow, PodState, StoreKind, Tables, Withdrawn};
 
 use crate::host_ports;
@@ -82,7 +82,7 @@ fn may_delete_of_services(tables: &Tables, key: &Key) -> Result<(), String> {
     if let Some(missing) = crate::services::missing(tables) {
         return Err(format!("kept: {missing}"));
     }
-    let served = tables.config.services.proxy != Proxy::None;
+    let served = tables.serves();
     let kinds = [ObjectKind::Service, ObjectKind::EndpointSlice];
     let unknown = kinds.into_iter().find(|kind| tables.cluster.knowledge(*kind) == Knowledge::Unknown);
     match (unknown, key) {

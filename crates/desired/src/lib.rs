@@ -53,9 +53,7 @@ pub struct Desired {
     /// This node's ranges of each network when all parts were made last.
     own_ranges: Vec<Vec<Prefix>>,
     /// What decided about Services when they were made last.
-    services: Option<ripstop_services::Node>,
-    /// Where iptables wrote then.
-    place: services::iptables::Place,
+    serving: services::Serving,
     /// What was found at the start: an endpoint keeps its slot.
     found: Model,
     /// Parts of peers and Services that are to be made anew, and were not yet.
@@ -72,9 +70,8 @@ impl Desired {
     /// The model for these tables on a node where this was found: endpoints stay in the slots that they have.
     #[must_use]
     pub fn beside(tables: &Tables, found: Model) -> Self {
-        let services = services::node(tables);
-        let place = services::place(tables);
-        let mut desired = Self { own_ranges: own_ranges(tables), services, place, found, ..Self::default() };
+        let serving = services::Serving::of(tables);
+        let mut desired = Self { own_ranges: own_ranges(tables), serving, found, ..Self::default() };
         for source in source::all(tables).into_iter().chain(source::every_service(tables)) {
             desired.make(tables, &source);
         }
@@ -96,14 +93,11 @@ impl Desired {
             self.own_ranges = own_ranges;
         }
         let mut sources = source::sources_of(tables, changes, self.keys_of.keys(), moved);
-        let serving =
-            changes.iter().any(source::may_change_serving).then(|| (services::node(tables), services::place(tables)));
+        let serving = changes.iter().any(source::may_change_serving).then(|| services::Serving::of(tables));
         // What is taken out is Services', too.
         let is_withdrawn = changes.contains(&Change::Withdrawn);
-        if let Some((services, place)) =
-            serving.filter(|(node, place)| is_withdrawn || (node, place) != (&self.services, &self.place))
-        {
-            (self.services, self.place) = (services, place);
+        if let Some(serving) = serving.filter(|serving| is_withdrawn || *serving != self.serving) {
+            self.serving = serving;
             sources.extend(source::every_service(tables));
             sources.extend(self.keys_of.keys().filter(|source| matches!(source, Source::Service(_))).cloned());
         }
@@ -121,7 +115,7 @@ impl Desired {
         if few {
             touched.extend(self.go_on(tables));
         }
-        if self.services.is_some() && self.is_whole() {
+        if self.serving.node.is_some() && self.is_whole() {
             // Every Service has its slots now.
             self.found = Model::new();
         }
@@ -130,7 +124,7 @@ impl Desired {
 
     /// What decides about Services; `None` where they are not served, or not yet.
     pub fn serving(&self) -> Option<&ripstop_services::Node> {
-        self.services.as_ref()
+        self.serving.node.as_ref()
     }
 
     /// Makes parts of peers and Services that were put off; answers with the keys to compare anew.
@@ -155,7 +149,7 @@ impl Desired {
 
     fn make(&mut self, tables: &Tables, source: &Source) -> Vec<Key> {
         let before = if self.keys_of.contains_key(source) { &self.model } else { &self.found };
-        let parts = source.objects(tables, self.services.as_ref(), before);
+        let parts = source.objects(tables, &self.serving, before);
         let mut touched = Vec::with_capacity(parts.len());
         let mut keys = Vec::with_capacity(parts.len());
         for entry in parts {
@@ -166,6 +160,8 @@ impl Desired {
             keys.push(key);
         }
         keys.sort();
+        // Two proxies may want one.
+        keys.dedup();
         let before = self.keys_of.remove(source).unwrap_or_default();
         for key in before.into_iter().filter(|key| keys.binary_search(key).is_err()) {
             if self.take(source, &key) {

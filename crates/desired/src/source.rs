@@ -5,10 +5,10 @@ use std::collections::BTreeSet;
 use ripstop_ipam::Attachment;
 use ripstop_netmodel::{Entry, Model};
 use ripstop_objects::{NetworkName, ObjectKind};
-use ripstop_services::Node;
 use ripstop_tables::{Change, StoreKind, Tables, Withdrawn};
 use ripstop_types::{NodeName, ServiceName};
 
+use crate::services::Serving;
 use crate::{network, node, peer, pod, records, services};
 
 /// A part of the model.
@@ -34,7 +34,7 @@ pub enum Source {
 
 impl Source {
     /// The objects of this part; none where it no longer exists. `before` are those that were wanted or found so far.
-    pub(crate) fn objects(&self, tables: &Tables, services: Option<&Node>, before: &Model) -> Vec<Entry> {
+    pub(crate) fn objects(&self, tables: &Tables, serving: &Serving, before: &Model) -> Vec<Entry> {
         if tables.withdrawn == Withdrawn::Everything {
             return Vec::new();
         }
@@ -52,9 +52,10 @@ impl Source {
             Self::Loopback if services::wants_loopback(tables) => services::loopback(),
             Self::Loopback => Vec::new(),
             Self::Services => services::of_node(tables),
-            Self::Service(name) => {
-                services.map_or_else(Vec::new, |node| services::of_service(tables, node, name, before))
-            }
+            Self::Service(name) => serving
+                .node
+                .as_ref()
+                .map_or_else(Vec::new, |node| services::of_service(tables, serving, node, name, before)),
         }
     }
 
@@ -161,6 +162,9 @@ pub(crate) fn sources_of<'a>(
                 sources.extend([Source::Loopback, Source::Pod(attachment.clone())]);
                 // One pod's interfaces share its routes and may send from each other's addresses.
                 sources.extend(tables.interfaces_of(attachment).map(|row| Source::Pod(row.attachment.clone())));
+            }
+            Change::Proxy => {
+                sources.extend([Source::Loopback, Source::Services]);
             }
             Change::Realised | Change::Known(_) => {
                 sources.insert(Source::Records);

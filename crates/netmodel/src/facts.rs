@@ -41,6 +41,9 @@ pub struct HostFacts {
     /// Where iptables' rules are on this node, as far as it can be told: kubelet's, or else anybody's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub iptables: Option<IptablesBackend>,
+    /// A program that iptables' rules cannot be written without and that is not on this node, by backend.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub iptables_lacks: BTreeMap<IptablesBackend, Arc<str>>,
     /// Whether the kernel can make devices that shape what a link receives (ifb).
     #[serde(default)]
     pub ifb: bool,

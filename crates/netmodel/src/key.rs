@@ -154,9 +154,9 @@ impl Key {
     /// Whether it is an object of Services: one of their tables or in one, of IPVS, or what makes an address of theirs local.
     pub fn is_of_services(&self) -> bool {
         match self {
-            Self::NftTable { name, .. } => name.as_str() == crate::NFT_SERVICES_TABLE,
-            Self::NftPart { table, .. } | Self::NftValues { table, .. } => table.as_str() == crate::NFT_SERVICES_TABLE,
-            Self::NftElement(element) => element.table.as_str() == crate::NFT_SERVICES_TABLE,
+            Self::NftTable { .. } | Self::NftPart { .. } | Self::NftValues { .. } | Self::NftElement(_) => {
+                self.table().is_some_and(crate::is_services_table)
+            }
             Self::ServiceFlows
             | Self::Iptables(_)
             | Self::FrontendFlows { .. }
@@ -164,6 +164,16 @@ impl Key {
             | Self::IpvsDestination { .. } => true,
             Self::Route { table, .. } => *table == LOCAL_TABLE,
             _ => false,
+        }
+    }
+
+    /// The table of nftables that it is or is in.
+    pub fn table(&self) -> Option<&str> {
+        match self {
+            Self::NftTable { name, .. } => Some(name.as_str()),
+            Self::NftPart { table, .. } | Self::NftValues { table, .. } => Some(table.as_str()),
+            Self::NftElement(element) => Some(element.table.as_str()),
+            _ => None,
         }
     }
 

@@ -53,6 +53,14 @@ pub const NFT_TABLE: &str = "ripstop";
 /// Name of the tables of Services, one in family `ip` and one in `ip6`.
 pub const NFT_SERVICES_TABLE: &str = "ripstop-services";
 
+/// The same where endpoints are chosen by IPVS: both stand beside each other while a node is switched.
+pub const NFT_IPVS_TABLE: &str = "ripstop-ipvs";
+
+/// Whether that is the name of a table of Services.
+pub fn is_services_table(name: &str) -> bool {
+    name == NFT_SERVICES_TABLE || name == NFT_IPVS_TABLE
+}
+
 /// The kernel's table of local addresses (`RT_TABLE_LOCAL`, linux/rtnetlink.h).
 pub const LOCAL_TABLE: u32 = 255;
 
@@ -90,7 +98,7 @@ pub fn link_of_table(family: TableFamily, name: &str) -> Option<IfName> {
 
 /// Whether a table is ours by its name.
 pub fn is_own_table(family: TableFamily, name: &str) -> bool {
-    let services = name == NFT_SERVICES_TABLE && matches!(family, TableFamily::Ip | TableFamily::Ip6);
+    let services = is_services_table(name) && matches!(family, TableFamily::Ip | TableFamily::Ip6);
     let loopback = name == NFT_LOOPBACK_TABLE && family == TableFamily::Ip;
     name == NFT_TABLE || services || loopback || link_of_table(family, name).is_some()
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use ripstop_cni_spec::wire::Request;
 use ripstop_netmodel::{Entry, HostFacts, Kind};
-use ripstop_objects::{AgentConfig, NodeIdentity};
+use ripstop_objects::{AgentConfig, NodeIdentity, Proxy};
 use ripstop_probe::Report;
 use ripstop_types::{Millis, NodeName, PodName, Prefix, Revision, StoreKind};
 use serde::{Deserialize, Serialize};
@@ -89,6 +89,13 @@ pub enum Input {
         what: Withdrawn,
         /// Give this node's ranges back too, and remove its records from the store.
         release: bool,
+    },
+    /// An operator has Services served by another proxy.
+    SwitchProxy {
+        /// Number of the call in this process.
+        call: u64,
+        /// By which.
+        proxy: Proxy,
     },
     /// The prober said something.
     Probe(ProbeInput),
@@ -293,6 +300,7 @@ impl Input {
             Self::Release { .. } => "release",
             Self::DeleteNode { .. } => "delete-node",
             Self::Withdraw { .. } => "withdraw",
+            Self::SwitchProxy { .. } => "switch-proxy",
             Self::Probe(_) => "probe",
             Self::Lists { .. } => "lists",
             Self::Unheard { .. } => "unheard",

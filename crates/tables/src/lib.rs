@@ -16,6 +16,7 @@ mod input;
 mod networks;
 mod nexthop;
 mod pod;
+mod proxy;
 mod record;
 mod services;
 mod snapshot;
@@ -28,6 +29,7 @@ pub use input::{
 };
 pub use nexthop::NexthopIds;
 pub use pod::{Bandwidth, HostPort, PodRow, PodState, Shaping};
+pub use proxy::{Leaving, Proxies};
 pub use record::{Recording, RecordingFault, Stamped};
 pub use ripstop_netmodel::{ForeignDrop, HostFacts, HostLink};
 pub use ripstop_probe::{Checksums, Reach, Report, Target, Tunnel};

@@ -15,7 +15,7 @@ use ripstop_types::{IfName, NodeName, Revision};
 use serde::ser::SerializeSeq;
 use serde::{Deserialize, Serialize, Serializer};
 
-use crate::{ClusterSnapshot, NexthopIds, Row, StoreKind};
+use crate::{ClusterSnapshot, NexthopIds, Proxies, Row, StoreKind};
 
 /// Version of the format. A snapshot of another version is not read: the store is asked instead.
 pub const SNAPSHOT_VERSION: u32 = 1;
@@ -32,6 +32,7 @@ pub struct SnapshotRows {
     pub(crate) reaches: BTreeMap<IpAddr, Reach>,
     pub(crate) checksums: BTreeMap<IfName, Checksums>,
     pub(crate) cluster: ClusterSnapshot,
+    pub(crate) proxies: Proxies,
     pub(crate) ranges: Option<RangeSnapshot>,
     pub(crate) lending: Option<LendingSnapshot>,
 }
@@ -61,13 +62,14 @@ impl Serialize for SnapshotRows {
             checksums: &'a BTreeMap<IfName, Checksums>,
             #[serde(skip_serializing_if = "ClusterSnapshot::is_empty")]
             cluster: &'a ClusterSnapshot,
+            proxies: &'a Proxies,
             ranges: &'a Option<RangeSnapshot>,
             lending: &'a Option<LendingSnapshot>,
         }
         let (node, known, nexthop_ids) = (&self.node, &self.known, &self.nexthop_ids);
         let (reaches, checksums, ranges, lending) = (&self.reaches, &self.checksums, &self.ranges, &self.lending);
-        let (version, cluster) = (SNAPSHOT_VERSION, &self.cluster);
-        Whole { version, node, known, records: self, nexthop_ids, reaches, checksums, cluster, ranges, lending }
+        let (version, cluster, proxies) = (SNAPSHOT_VERSION, &self.cluster, &self.proxies);
+        Whole { version, node, known, records: self, nexthop_ids, reaches, checksums, cluster, proxies, ranges, lending }
             .serialize(to)
     }
 }
@@ -115,6 +117,9 @@ pub struct Snapshot {
     /// What Kubernetes said.
     #[serde(default, skip_serializing_if = "ClusterSnapshot::is_empty")]
     pub cluster: ClusterSnapshot,
+    /// By what Services were served.
+    #[serde(default)]
+    pub proxies: Proxies,
     /// The ranges this node holds.
     pub ranges: Option<RangeSnapshot>,
     /// The single addresses that it lent and borrowed.

@@ -14,7 +14,7 @@ use ripstop_objects::{
 use ripstop_types::{Family, IfName, NodeName, PodName, Prefix, Revision, ServiceName};
 
 use crate::{
-    Checksums, ClusterTables, NetworkList, NexthopIds, ObjectInput, PodRow, Reach, SnapshotRows, Start, StoreInput,
+    Checksums, ClusterTables, NetworkList, NexthopIds, ObjectInput, PodRow, Proxies, Reach, SnapshotRows, Start, StoreInput,
     StoreKind, StoreValue, Withdrawn,
 };
 
@@ -73,6 +73,8 @@ pub enum Change {
     Realised,
     /// What is of ours goes out of the kernel.
     Withdrawn,
+    /// Services are served by another proxy, or the switch to it has come further.
+    Proxy,
     /// A network that is migrating has come further on this node.
     Migration(NetworkName),
     /// Probes found something out about the ways to a node.
@@ -143,6 +145,8 @@ pub struct Tables {
     pub store: StoreState,
     /// How much of ours is taken out of the kernel.
     pub withdrawn: Withdrawn,
+    /// By what Services are served.
+    pub proxies: Proxies,
     /// Another machine had this node's name, and shows no sign of life: the name is this machine's.
     pub namesake_gone: bool,
     /// Records that could not be read, by kind and key, with what is wrong. The last good value stays in force.
@@ -196,6 +200,7 @@ impl Tables {
             nexthop_ids: Arc::default(),
             store: StoreState::Connecting,
             withdrawn: Withdrawn::Nothing,
+            proxies: Proxies::default(),
             namesake_gone: false,
             faults: BTreeMap::new(),
             published: BTreeMap::new(),
@@ -208,6 +213,7 @@ impl Tables {
             tables.pods.insert(row.attachment.clone(), Arc::new(row));
         }
         if let Some(snapshot) = start.snapshot {
+            tables.proxies = Proxies::begun(snapshot.proxies, tables.config.services.proxy);
             tables.nexthop_ids = snapshot.nexthop_ids.into();
             tables.reaches = snapshot.reaches;
             tables.checksums = snapshot.checksums;
@@ -324,6 +330,7 @@ impl Tables {
             reaches: self.reaches.clone(),
             checksums: self.checksums.clone(),
             cluster: self.cluster.snapshot(),
+            proxies: Proxies { last: Some(self.proxy()), ..self.proxies.clone() },
             ranges,
             lending: None,
         }

@@ -84,8 +84,7 @@ impl Core {
     }
 
     fn serves_health(&self) -> bool {
-        self.tables.config.services.proxy != ripstop_objects::Proxy::None
-            && self.tables.withdrawn != Withdrawn::Everything
+        self.tables.serves() && self.tables.withdrawn != Withdrawn::Everything
     }
 
     /// Brings the ports of Services up to date; whether one may differ.

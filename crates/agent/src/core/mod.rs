@@ -29,6 +29,7 @@ mod observed;
 mod patience;
 mod pods;
 mod probes;
+mod proxy;
 mod ranges;
 mod recover;
 mod services;
@@ -42,6 +43,7 @@ pub use journal::Row as JournalRow;
 pub use migration::{MigrationAction, MigrationRequest, MigrationView};
 pub(crate) use observed::{host_kinds, reference};
 pub use probes::ProbePlan;
+pub use proxy::ProxyView;
 pub use services::{EndpointView, NamespaceView, ServiceView};
 pub use status::Status;
 pub use view::{IpamView, LeaseView, NetworkView, NodeView, PathView, PodView, RouteView};
@@ -218,6 +220,8 @@ pub struct Core {
     changes: BTreeSet<Change>,
     /// What of it waits until something may be planned.
     put_off: BTreeSet<Change>,
+    /// Switches to another proxy that are not written down yet.
+    unsaved_switches: u32,
     probes: Probes,
     health: Health,
     following: Following,
@@ -300,6 +304,7 @@ impl Core {
             draining: BTreeMap::new(),
             changes: BTreeSet::new(),
             put_off: BTreeSet::new(),
+            unsaved_switches: 0,
             probes: Probes::default(),
             health: Health::default(),
             following: Following::default(),
@@ -320,6 +325,7 @@ impl Core {
         self.want_ranges();
         self.sync_ranges();
         self.note_pod_files(lost, inside);
+        self.resume_switch();
         self.desired = Desired::beside(&self.tables, self.found_slots());
         let everything: BTreeSet<Key> = self.applied.keys().chain(self.desired.model().keys()).cloned().collect();
         self.dirty.extend(everything);
@@ -367,9 +373,11 @@ impl Core {
                 BTreeSet::new()
             }
             Input::Withdraw { call, what, release } => self.withdraw(call, what, release),
+            Input::SwitchProxy { call, proxy } => self.switch_proxy(call, proxy),
             Input::Saved { generation } => {
                 self.note_saved(generation);
                 match generation.checked_sub(borrowing::NUMBERS) {
+                    _ if self.note_switch_saved(generation) => {}
                     Some(generation) => self.lending_event(&LendingEvent::Saved { generation }),
                     None => self.range_event(&ripstop_ipam::ranges::RangeEvent::Saved { generation }),
                 }
@@ -417,6 +425,7 @@ impl Core {
             .chain(calls)
             .chain(self.waits_until())
             .chain(self.stage_due())
+            .chain(self.switch_due())
             .chain(self.probes_due())
             .chain([self.beat.due, self.look_due, self.sweep_due, self.at.now.plus(1_000)])
             .min()
@@ -504,6 +513,7 @@ impl Core {
             changes.append(&mut self.refresh_sends());
             if changes.is_empty() {
                 changes = self.refresh_stages();
+                changes.append(&mut self.advance_switch());
             }
             self.put_off(&mut changes);
             if changes.is_empty() {
@@ -579,7 +589,7 @@ fn outlives(change: &Change) -> bool {
         // A start without the API server knows what was known.
         Change::Object(_) => true,
         // Routes keep their lengths when the agent starts.
-        Change::Reach(_) | Change::Tunnel(_) => true,
+        Change::Reach(_) | Change::Tunnel(_) | Change::Proxy => true,
         Change::Alive(_)
         | Change::Service(_)
         | Change::Withdrawn

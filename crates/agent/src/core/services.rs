@@ -8,7 +8,7 @@ use ripstop_services::{Decided, Target};
 use ripstop_types::ServiceName;
 use serde::Serialize;
 
-use super::Core;
+use super::{Core, ProxyView};
 
 /// A Service.
 #[derive(Debug, Clone, Serialize)]
@@ -25,6 +25,8 @@ pub struct ServiceView {
     /// How many endpoints packets from this node may go to.
     pub endpoints: usize,
     pub revision: u64,
+    /// By what it is served, `nftables>iptables` while a node is switched from one to the other.
+    pub proxy: String,
     /// Whether the kernel has what was decided; of a Service that is not served here: no.
     pub realised: bool,
     /// Why it is not, or what of it is another's.
@@ -72,6 +74,8 @@ impl Core {
     pub fn services(&self) -> Vec<ServiceView> {
         let node = services::node(&self.tables);
         let services = &self.tables.cluster.services;
+        let ProxyView { proxy, leaving, .. } = self.proxy_view();
+        let proxy = leaving.map_or_else(|| proxy.clone(), |leaving| format!("{leaving}>{proxy}"));
         let rows = services.services().map(|service| {
             let decided = node.as_ref().map(|node| services::decide(node, services, &service.name)).unwrap_or_default();
             let endpoints = decided.frontends.iter().filter_map(|(frontend, decision)| match &decision.inside {
@@ -90,6 +94,7 @@ impl Core {
                 ports: service.ports.iter().map(ToString::to_string).collect(),
                 endpoints: endpoints.len(),
                 revision: services.revision(&service.name).0,
+                proxy: proxy.clone(),
                 realised: reason.is_none(),
                 reason,
             }
@@ -132,7 +137,7 @@ impl Core {
             return Some(missing.into());
         }
         if !serves {
-            let none = self.tables.config.services.proxy == ripstop_objects::Proxy::None;
+            let none = !self.tables.serves();
             return Some(if none { "this node serves no Services" } else { "Services have not been read yet" }.into());
         }
         match decided.lost.first() {

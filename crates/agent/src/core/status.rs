@@ -11,7 +11,7 @@ use ripstop_tables::{ForeignDrop, Knowledge, StoreKind, StoreState, Tables, With
 use ripstop_types::Family;
 use serde::{Deserialize, Serialize};
 
-use super::{Core, view};
+use super::{Core, ProxyView, view};
 
 /// Why an agent whose objects were taken out does nothing.
 pub(super) const WITHDRAWN: &str = "what this agent made was taken out of the kernel (`ripstop uninstall --purge`); a restarted agent sets it up again";
@@ -34,6 +34,9 @@ pub struct Status {
     pub warnings: Vec<String>,
     /// The store's state.
     pub store: String,
+    /// By what Services are served.
+    #[serde(default)]
+    pub proxy: ProxyView,
     /// Count of networks.
     pub networks: usize,
     /// Count of pods of this node.
@@ -73,6 +76,7 @@ impl Core {
             reasons,
             warnings: self.warnings(),
             store: store_word(&self.tables),
+            proxy: self.proxy_view(),
             networks: self.tables.networks.len(),
             pods: self.tables.pods.len(),
             peers: self.tables.peers().count(),

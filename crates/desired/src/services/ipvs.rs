@@ -10,12 +10,17 @@
 //! itself, until it ends. So an endpoint that leaves is taken out at once: its connections stay as long as both their ends please, and those
 //! that must not are forgotten as with the other compilers, for which the set `endpoints` says what leads where.
 //!
+//! Its tables have a name of their own, `ripstop-ipvs`, so that a node can be switched to another proxy and back with both in place.
+//! Connections hang on connection tracking alone, so virtual servers may go as soon as no packet is on its way to one.
+//!
 //! Not here: packets' sources, refusals, sources that are let in, hairpins: see `frame` and `elements`, which other compilers share.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
-use ripstop_netmodel::{Entry, IpvsDestination, IpvsService, Ns, RESET_MARK, Route, Sysctl, VirtualServer};
+use ripstop_netmodel::{
+    Entry, IpvsDestination, IpvsService, NFT_IPVS_TABLE, Ns, Object, RESET_MARK, Route, Sysctl, VirtualServer,
+};
 use ripstop_nft::model::{Chain, Data, Hook, Name, Rule, Set, Table, Type, Value, Verdict, build::*, priority};
 use ripstop_objects::IpvsConfig;
 use ripstop_objects::service::{Protocol, Service};
@@ -51,7 +56,27 @@ pub fn base(config: IpvsConfig, pods: &[Prefix], service_ranges: &[Prefix], rule
     for (path, value) in SETTINGS.iter().chain(arp) {
         part.add(Sysctl { ns: Ns::Host, link: None, path: (*path).into(), value: (*value).into() });
     }
-    part.entries
+    under_own_name(part.entries)
+}
+
+/// In tables that stand beside those of the compiler for nftables.
+fn under_own_name(mut entries: Vec<Entry>) -> Vec<Entry> {
+    for entry in &mut entries {
+        match &mut entry.object {
+            Object::NftTable(table) => table.table.name = Name::from(NFT_IPVS_TABLE),
+            Object::NftElement(element) => element.key.table = Name::from(NFT_IPVS_TABLE),
+            _ => {}
+        }
+    }
+    entries
+}
+
+/// What a Service still needs when nothing leads to its virtual servers any more: packets that were sent there may arrive yet.
+#[must_use]
+pub fn servers(config: IpvsConfig, node: &Node, tables: &ServiceTables, name: &ServiceName) -> Vec<Entry> {
+    let mut entries = objects(config, node, tables, name);
+    entries.retain(|entry| !matches!(entry.object, Object::NftElement(_)));
+    entries
 }
 
 /// The objects of a Service.
@@ -73,7 +98,7 @@ pub fn objects(config: IpvsConfig, node: &Node, tables: &ServiceTables, name: &S
             part.add(IpvsDestination { server, to, weight: 1, translated: true });
         }
     }
-    part.entries
+    under_own_name(part.entries)
 }
 
 /// The table of a family.

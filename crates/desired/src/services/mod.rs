@@ -1,4 +1,5 @@
-//! Services: who decides about them on this node, and the compilers of what is decided, of which a node uses one.
+//! Services: who decides about them on this node, and the compilers of what is decided, of which a node uses one, and two while it is
+//! switched from one to another ([`By`]).
 //!
 //! - [`nftables`]: a table of each family.
 //! - [`iptables`]: chains in the tables of iptables.
@@ -17,7 +18,8 @@ use std::sync::Arc;
 
 use ripstop_fabric::host;
 use ripstop_netmodel::{
-    CONNTRACK_SETTINGS, Entry, IptablesBackend, Model, NFT_LOOPBACK_TABLE, NftTable, ROUTE_LOCALNET,
+    CONNTRACK_SETTINGS, Entry, IptablesBackend, Key, Model, NFT_IPVS_TABLE, NFT_LOOPBACK_TABLE, NFT_SERVICES_TABLE,
+    NftTable, ROUTE_LOCALNET,
 };
 use ripstop_nft::model::{Chain, Hook, IfPattern, Rule, Table, TableFamily, build::*, priority};
 use ripstop_objects::{DetectLocal, IptablesChoice, ObjectKind, Proxy};
@@ -29,13 +31,89 @@ use ripstop_types::{Family, Owner, Prefix, ServiceName};
 use crate::Part;
 use crate::node::setting;
 
+/// How much of a proxy is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Extent {
+    /// All of it.
+    Whole,
+    /// What Services need. What no Service has may be one's that is not written yet, and is served by what was there before.
+    Beside,
+    /// What packets need that were sent on already.
+    Parting,
+}
+
+/// By what Services are served.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct By(Vec<(Proxy, Extent)>);
+
+impl By {
+    fn of(tables: &Tables) -> Self {
+        let extent = if tables.is_proxy_coming() { Extent::Beside } else { Extent::Whole };
+        let leaving = tables.proxies.leaving.filter(|leaving| leaving.proxy != Proxy::Ipvs || tables.facts.ipvs);
+        let leaving = leaving.map(|leaving| match leaving.until {
+            None => (leaving.proxy, Extent::Whole),
+            Some(_) => (leaving.proxy, Extent::Parting),
+        });
+        Self([(tables.proxy(), extent)].into_iter().chain(leaving).collect())
+    }
+}
+
+/// What the objects of all Services hang on.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Serving {
+    /// What decides; `None` where none are served.
+    pub node: Option<Node>,
+    /// Where iptables writes.
+    place: iptables::Place,
+    by: By,
+}
+
+impl Serving {
+    pub(crate) fn of(tables: &Tables) -> Self {
+        Self { node: node(tables), place: place(tables), by: By::of(tables) }
+    }
+}
+
+/// Whether an object is one by which this proxy serves.
+#[must_use]
+pub fn is_of(proxy: Proxy, key: &Key) -> bool {
+    match key {
+        Key::Iptables(_) | Key::FrontendFlows { .. } => proxy == Proxy::Iptables,
+        Key::IpvsService { .. } | Key::IpvsDestination { .. } => proxy == Proxy::Ipvs,
+        Key::Route { .. } => proxy == Proxy::Ipvs && key.is_of_services(),
+        _ => match proxy {
+            Proxy::Nftables => key.table() == Some(NFT_SERVICES_TABLE),
+            Proxy::Ipvs => key.table() == Some(NFT_IPVS_TABLE),
+            Proxy::None | Proxy::Iptables => false,
+        },
+    }
+}
+
+/// Why this node cannot serve Services by a proxy.
+#[must_use]
+pub fn obstacle(tables: &Tables, proxy: Proxy) -> Option<String> {
+    match proxy {
+        Proxy::Ipvs if !tables.facts.ipvs => {
+            Some("this kernel has no IPVS; load its module with `modprobe ip_vs` on the node".into())
+        }
+        Proxy::Ipvs if tables.config.services.node_port_addresses.localhost => Some(
+            "services.nodePortAddresses has localhost, and IPVS sends nothing on from loopback addresses".into(),
+        ),
+        Proxy::Iptables => {
+            let lacks = tables.facts.iptables_lacks.get(&place(tables).backend)?;
+            Some(format!("there is no program {lacks} on this node, by which rules are written"))
+        }
+        Proxy::None | Proxy::Nftables | Proxy::Ipvs => None,
+    }
+}
+
 /// What decides about Services on this node; `None` where it serves none. What is served needs both kinds of object: half of
 /// them would take away endpoints that are there.
 #[must_use]
 pub fn node(tables: &Tables) -> Option<Node> {
     let config = &tables.config.services;
     let known = |kind| tables.cluster.knowledge(kind) != Knowledge::Unknown;
-    if config.proxy == Proxy::None || !known(ObjectKind::Service) || !known(ObjectKind::EndpointSlice) {
+    if !tables.serves() || !known(ObjectKind::Service) || !known(ObjectKind::EndpointSlice) {
         return None;
     }
     if missing(tables).is_some() {
@@ -86,7 +164,7 @@ pub(crate) fn place(tables: &Tables) -> iptables::Place {
 /// What this node's kernel lacks to serve Services as it is asked to, with what to do about it.
 #[must_use]
 pub fn missing(tables: &Tables) -> Option<&'static str> {
-    (tables.config.services.proxy == Proxy::Ipvs && !tables.facts.ipvs).then_some(ipvs::MISSING)
+    (tables.proxy() == Proxy::Ipvs && !tables.facts.ipvs).then_some(ipvs::MISSING)
 }
 
 /// How rules are made, whatever the Services.
@@ -120,16 +198,20 @@ fn pod_links(tables: &Tables) -> Option<IfPattern> {
 /// What is there whatever the Services, where they are served.
 pub(crate) fn of_node(tables: &Tables) -> Vec<Entry> {
     let config = &tables.config.services;
-    if missing(tables).is_some() {
+    if missing(tables).is_some() || !tables.serves() {
         return Vec::new();
     }
-    let (pods, ranges, rules) = (pods(tables), &config.service_cidrs, rules(tables));
-    let mut entries = match config.proxy {
-        Proxy::None => return Vec::new(),
-        Proxy::Nftables => nftables::base(&pods, ranges, &rules),
-        Proxy::Iptables => iptables::base(place(tables), &node_port_addresses(tables), &pods, ranges, &rules),
-        Proxy::Ipvs => ipvs::base(config.ipvs, &pods, ranges, &rules),
-    };
+    let (pods, rules) = (pods(tables), rules(tables));
+    let mut entries = Vec::new();
+    for (proxy, extent) in By::of(tables).0 {
+        let ranges = if extent == Extent::Whole { &config.service_cidrs[..] } else { &[] };
+        entries.append(&mut match proxy {
+            Proxy::Nftables => nftables::base(&pods, ranges, &rules),
+            Proxy::Iptables => iptables::base(place(tables), &node_port_addresses(tables), &pods, ranges, &rules),
+            Proxy::Ipvs if extent != Extent::Parting => ipvs::base(config.ipvs, &pods, ranges, &rules),
+            Proxy::Ipvs | Proxy::None => Vec::new(),
+        });
+    }
     entries.append(&mut conntrack_settings(tables));
     entries
 }
@@ -150,7 +232,7 @@ pub(crate) fn wants_loopback(tables: &Tables) -> bool {
     let config = &tables.config.services;
     let at_loopback =
         |row: &Arc<PodRow>| row.state == PodState::Ready && row.host_ports.iter().any(HostPort::is_at_loopback);
-    config.proxy != Proxy::None && config.node_port_addresses.localhost || tables.pods.values().any(at_loopback)
+    tables.serves() && config.node_port_addresses.localhost || tables.pods.values().any(at_loopback)
 }
 
 /// What lets packets from 127.0.0.1 leave the node, and guards it: with that setting alone everybody on a link of the node could reach
@@ -189,7 +271,7 @@ fn conntrack_settings(tables: &Tables) -> Vec<Entry> {
 #[must_use]
 pub fn unraised(tables: &Tables) -> Vec<String> {
     let config = &tables.config.services;
-    if config.proxy == Proxy::None {
+    if !tables.serves() {
         return Vec::new();
     }
     let locked = tables.facts.conntrack.iter().filter(|(_, limit)| !limit.writable);
@@ -207,15 +289,23 @@ pub fn unraised(tables: &Tables) -> Vec<String> {
 }
 
 /// The objects of a Service. `before` is what was wanted or found before.
-pub(crate) fn of_service(tables: &Tables, node: &Node, name: &ServiceName, before: &Model) -> Vec<Entry> {
+pub(crate) fn of_service(
+    tables: &Tables,
+    serving: &Serving,
+    node: &Node,
+    name: &ServiceName,
+    before: &Model,
+) -> Vec<Entry> {
     let services = &tables.cluster.services;
     let config = &tables.config.services;
-    match config.proxy {
+    let objects = |(proxy, extent): &(Proxy, Extent)| match proxy {
         Proxy::None => Vec::new(),
         Proxy::Nftables => nftables::objects(node, services, name, before),
-        Proxy::Iptables => iptables::objects(place(tables), pod_links(tables).as_ref(), node, services, name),
+        Proxy::Iptables => iptables::objects(serving.place, pod_links(tables).as_ref(), node, services, name),
+        Proxy::Ipvs if *extent == Extent::Parting => ipvs::servers(config.ipvs, node, services, name),
         Proxy::Ipvs => ipvs::objects(config.ipvs, node, services, name),
-    }
+    };
+    serving.by.0.iter().flat_map(objects).collect()
 }
 
 /// Which endpoints of a frontend a packet may go to.

@@ -8,7 +8,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use ripstop_netmodel::{Entry, FrontendFlows, Key, NFT_SERVICES_TABLE, NFT_TABLE, Object, RESET_MARK};
+use ripstop_netmodel::{
+    Entry, FrontendFlows, Key, NFT_IPVS_TABLE, NFT_SERVICES_TABLE, NFT_TABLE, Object, RESET_MARK, is_services_table,
+};
 use ripstop_nft::model::{Data, ElementBody, ElementKey, KeyPart, Name, TableFamily, Value};
 use ripstop_plan::{Action, Step};
 
@@ -33,7 +35,7 @@ pub(super) struct Lead {
 /// What an element of the endpoints says, and whether its connections are to be forgotten when it goes. They are a map from slots, or
 /// a set where something else draws.
 fn read(key: &ElementKey, body: &ElementBody) -> Option<(Lead, bool)> {
-    if key.table.as_str() != NFT_SERVICES_TABLE || key.set.as_str() != "endpoints" {
+    if !is_services_table(key.table.as_str()) || key.set.as_str() != "endpoints" {
         return None;
     }
     let value = |part: &KeyPart| if let KeyPart::Value(value) = part { Some(value.clone()) } else { None };
@@ -69,7 +71,7 @@ fn element(entry: Option<&Entry>) -> Option<(Lead, bool)> {
 
 /// Whether a step is about an endpoint's slot.
 pub(super) fn is_of_an_endpoint(step: &Step) -> bool {
-    matches!(&step.key, Key::NftElement(key) if key.table.as_str() == NFT_SERVICES_TABLE && key.set.as_str() == "endpoints")
+    matches!(&step.key, Key::NftElement(key) if is_services_table(key.table.as_str()) && key.set.as_str() == "endpoints")
 }
 
 /// What a step about a host port of UDP brings: the port, and where it leads from now on; nowhere where it goes.
@@ -150,9 +152,10 @@ impl Run<'_> {
 
     /// Looks at all connections to what the kernel has as frontends.
     pub(super) fn check_flows(&mut self) -> Result<(), Fault> {
-        let sets = [TableFamily::Ip, TableFamily::Ip6]
-            .map(|family| (family, Name::from(NFT_SERVICES_TABLE), Name::from("endpoints")));
-        let there = elements_of(&mut self.applier.nft, &sets.into_iter().collect());
+        let tables = [NFT_SERVICES_TABLE, NFT_IPVS_TABLE];
+        let in_table =
+            |table| [TableFamily::Ip, TableFamily::Ip6].map(|family| (family, Name::from(table), Name::from("endpoints")));
+        let there = elements_of(&mut self.applier.nft, &tables.into_iter().flat_map(in_table).collect());
         let there = there.map_err(|error| Fault::refused(&error, None))?;
         let mut endpoints: BTreeMap<(u8, End), BTreeSet<End>> = BTreeMap::new();
         for (lead, _) in there.iter().filter_map(|(key, body)| read(key, body)).filter(|(_, is_kept)| *is_kept) {

@@ -28,6 +28,7 @@ use crate::error::Fault;
 use crate::netlink::uapi::{NFNL_SUBSYS_NFTABLES, NFT_MSG_GETCHAIN, NFTA_CHAIN_NAME, NFTA_CHAIN_TABLE};
 use crate::netlink::{Message, NetlinkError, Socket};
 pub(crate) use legacy::preferred;
+pub(crate) use program::lacking;
 pub(crate) use state::State;
 
 /// A backend's tables of a family.

@@ -1,7 +1,9 @@
 //! Runs the programs of iptables: the only ones that an agent runs.
 
+use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read, Write};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -24,6 +26,18 @@ const SAID: usize = 600;
 pub(super) fn name((backend, family): At, verb: &str) -> String {
     let word = if family == Family::V4 { "iptables" } else { "ip6tables" };
     format!("{word}-{}-{verb}", backend.as_str())
+}
+
+/// The first program of each backend that is not there; `ipv6`: whether the kernel has that, too.
+pub(crate) fn lacking(ipv6: bool) -> BTreeMap<IptablesBackend, Arc<str>> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let is_there = |name: &str| std::env::split_paths(&path).any(|folder| folder.join(name).is_file());
+    let families = || Family::BOTH.into_iter().filter(|family| ipv6 || *family == Family::V4);
+    let lacks = |backend| {
+        let mut names = families().flat_map(|family| ["save", "restore"].map(|verb| name((backend, family), verb)));
+        Some((backend, names.find(|name| !is_there(name))?.into()))
+    };
+    [IptablesBackend::Legacy, IptablesBackend::Nft].into_iter().filter_map(lacks).collect()
 }
 
 /// Everything that is in the tables of a backend and family.

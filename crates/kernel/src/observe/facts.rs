@@ -52,6 +52,7 @@ pub(super) fn read(route: &mut Socket, nft: &mut Socket, ifb: bool) -> Result<Ho
     facts.foreign_drops = foreign_drops(nft)?;
     facts.legacy_filters = Family::BOTH.into_iter().filter(|family| has_legacy_filter(*family)).collect();
     facts.iptables = crate::iptables::preferred(nft);
+    facts.iptables_lacks = crate::iptables::lacking(ipv6);
     facts.neighbour_limits =
         Family::BOTH.into_iter().filter_map(|family| Some((family, neighbour_limits(family)?))).collect();
     facts.conntrack = CONNTRACK.iter().filter_map(|name| Some(((*name).into(), conntrack_limit(name)?))).collect();

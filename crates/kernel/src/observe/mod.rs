@@ -196,6 +196,12 @@ pub fn load_ipvs() {
     }
 }
 
+/// Whether the kernel has IPVS.
+#[must_use]
+pub fn has_ipvs() -> bool {
+    ipvs::is_there()
+}
+
 /// Reads settings in the calling thread's namespace.
 fn read_settings<'a>(ns: &Ns, keys: impl IntoIterator<Item = &'a Key>, model: &mut Model) -> Result<(), ObserveError> {
     for key in keys {
