@@ -490,7 +490,7 @@ impl Core {
         loop {
             changes.append(&mut self.judge_namesake());
             if !changes.is_empty() {
-                self.snapshot_due |= changes.iter().any(outlives);
+                self.snapshot_due |= changes.iter().any(patience::outlives);
                 self.save_first(&changes);
                 let own = |node: &NodeName| *node == self.tables.node;
                 if changes.iter().any(|change| match change {
@@ -579,24 +579,5 @@ impl Core {
             self.outputs.push(Output::Observe { kinds: host_kinds() });
         }
         changes
-    }
-}
-
-/// Whether a change is worth a new snapshot.
-fn outlives(change: &Change) -> bool {
-    match change {
-        Change::Network(_) | Change::Node(_) | Change::Claim(_) | Change::Blocks(_) | Change::Known(_) => true,
-        // A start without the API server knows what was known.
-        Change::Object(_) => true,
-        // Routes keep their lengths when the agent starts.
-        Change::Reach(_) | Change::Tunnel(_) | Change::Proxy => true,
-        Change::Alive(_)
-        | Change::Service(_)
-        | Change::Withdrawn
-        | Change::Facts
-        | Change::Pod(_)
-        | Change::Store
-        | Change::Realised
-        | Change::Migration(_) => false,
     }
 }

@@ -93,3 +93,22 @@ impl Core {
         }
     }
 }
+
+/// Whether a change is worth a new snapshot.
+pub(super) fn outlives(change: &Change) -> bool {
+    match change {
+        Change::Network(_) | Change::Node(_) | Change::Claim(_) | Change::Blocks(_) | Change::Known(_) => true,
+        // A start without the API server knows what was known.
+        Change::Object(_) => true,
+        // Routes keep their lengths when the agent starts.
+        Change::Reach(_) | Change::Tunnel(_) | Change::Proxy => true,
+        Change::Alive(_)
+        | Change::Service(_)
+        | Change::Withdrawn
+        | Change::Facts
+        | Change::Pod(_)
+        | Change::Store
+        | Change::Realised
+        | Change::Migration(_) => false,
+    }
+}

@@ -34,6 +34,7 @@ mod many;
 mod networks;
 mod node_life;
 mod nodes;
+mod proxies;
 mod purge;
 mod repair;
 mod restart;

@@ -2,6 +2,7 @@
 
 pub mod agent;
 pub mod cni;
+pub mod load;
 pub mod ns;
 pub mod packets;
 pub mod store;
