@@ -29,7 +29,7 @@ pub use input::{
 };
 pub use nexthop::NexthopIds;
 pub use pod::{Bandwidth, HostPort, PodRow, PodState, Shaping};
-pub use proxy::{Leaving, Proxies};
+pub use proxy::{Leaving, Proxies, Stage};
 pub use record::{Recording, RecordingFault, Stamped};
 pub use ripstop_netmodel::{ForeignDrop, HostFacts, HostLink};
 pub use ripstop_probe::{Checksums, Reach, Report, Target, Tunnel};

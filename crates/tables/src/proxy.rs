@@ -29,9 +29,29 @@ pub struct Proxies {
 pub struct Leaving {
     /// Which. None of ours: nothing has to go, and others may serve until ours is there whole.
     pub proxy: Proxy,
-    /// Until when what it has sent on may still arrive; it sends nothing on any more. None: it serves as ever.
+    /// How far it is.
     #[serde(skip)]
-    pub until: Option<Millis>,
+    pub stage: Stage,
+}
+
+/// How far a proxy is that leaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Stage {
+    /// It serves as ever.
+    #[default]
+    Serving,
+    /// It is kept from taking new connections.
+    Closing,
+    /// It takes none any more. Until then a packet may be on its way through it.
+    Closed(Millis),
+}
+
+impl Leaving {
+    /// One that has just begun to leave.
+    #[must_use]
+    pub fn begun(proxy: Proxy) -> Self {
+        Self { proxy, stage: Stage::Serving }
+    }
 }
 
 impl Proxies {
@@ -41,7 +61,7 @@ impl Proxies {
         proxies.chosen = proxies.chosen.filter(|chosen| *chosen != configured);
         let now = proxies.chosen.unwrap_or(configured);
         if let Some(last) = proxies.last.filter(|last| *last != now && proxies.leaving.is_none()) {
-            proxies.leaving = Some(Leaving { proxy: last, until: None });
+            proxies.leaving = Some(Leaving::begun(last));
         }
         proxies.leaving = proxies.leaving.filter(|leaving| leaving.proxy != now);
         proxies.last = None;
@@ -57,7 +77,7 @@ impl Tables {
 
     /// Whether what serves them is not there whole yet, so that what it does not know is nobody's business.
     pub fn is_proxy_coming(&self) -> bool {
-        self.proxies.leaving.is_some_and(|leaving| leaving.until.is_none())
+        self.proxies.leaving.is_some_and(|leaving| leaving.stage == Stage::Serving)
     }
 
     /// Whether this node serves Services, be it by what leaves.
@@ -71,8 +91,8 @@ impl Tables {
 mod tests {
     use super::*;
 
-    const fn leaving(proxy: Proxy) -> Option<Leaving> {
-        Some(Leaving { proxy, until: None })
+    fn leaving(proxy: Proxy) -> Option<Leaving> {
+        Some(Leaving::begun(proxy))
     }
 
     #[test]

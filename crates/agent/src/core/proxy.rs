@@ -1,8 +1,8 @@
 //! The switch of this node from one proxy of Services to another, while connections go on.
 //!
-//! Make before break: what is wanted is both proxies, until all of the new one is in the kernel; then it is the new one alone.
-//! Connections that are there hang on connection tracking and on neither. A packet that IPVS' tables have sent on arrives at its
-//! virtual server a moment later, so these go last.
+//! Make before break: what is wanted is both proxies, until all of the new one is in the kernel; then the old one without what leads
+//! there, until no packet can be on its way through it; then the new one alone. Connections hang on connection tracking and on neither:
+//! also those that IPVS has chosen an endpoint for, since it sees no more than their first packet.
 //!
 //! Not here: what the objects of a proxy are (`ripstop_desired::services`), and how they come and go, which is as ever.
 //!
@@ -15,7 +15,7 @@ use ripstop_desired::services;
 use ripstop_fabric::migration::DRAIN_MS;
 use ripstop_netmodel::{Key, Kind};
 use ripstop_objects::Proxy;
-use ripstop_tables::{Change, Leaving, Withdrawn};
+use ripstop_tables::{Change, Leaving, Stage, Withdrawn};
 use ripstop_types::Millis;
 use serde::{Deserialize, Serialize};
 
@@ -61,7 +61,7 @@ impl Core {
         }
         self.log(Level::Info, format!("Services are switched from {} to {}", now.as_str(), proxy.as_str()));
         self.tables.proxies.chosen = chosen;
-        self.tables.proxies.leaving = Some(Leaving { proxy: now, until: None });
+        self.tables.proxies.leaving = Some(Leaving::begun(now));
         self.unsaved_switches += 1;
         self.outputs.push(Output::Save { generation: GENERATION });
         BTreeSet::from([Change::Proxy])
@@ -79,23 +79,29 @@ impl Core {
     /// Brings a switch further that has reached the end of a stage.
     pub(super) fn advance_switch(&mut self) -> BTreeSet<Change> {
         let Some(leaving) = self.tables.proxies.leaving else { return BTreeSet::new() };
-        let next = match leaving.until {
-            None if self.unsaved_switches > 0 || self.coming().is_some() => return BTreeSet::new(),
-            None if leaving.proxy == Proxy::Ipvs => {
-                Some(Leaving { until: Some(self.at.now.plus(DRAIN_MS)), ..leaving })
+        match leaving.stage {
+            Stage::Serving if self.unsaved_switches > 0 || self.coming().is_some() => return BTreeSet::new(),
+            Stage::Serving if leaving.proxy != Proxy::None => {
+                let now = self.tables.proxy().as_str();
+                self.log(Level::Info, format!("{now} serves Services, and {} goes", leaving.proxy.as_str()));
+                self.tables.proxies.leaving = Some(Leaving { stage: Stage::Closing, ..leaving });
             }
-            Some(until) if self.at.now < until => return BTreeSet::new(),
-            _ => None,
-        };
-        if leaving.until.is_none() {
-            let now = self.tables.proxy().as_str();
-            self.log(Level::Info, format!("{now} serves Services, and {} goes", leaving.proxy.as_str()));
+            Stage::Closing => {
+                if self.left_to_do(leaving.proxy).is_none() {
+                    let until = self.at.now.plus(DRAIN_MS);
+                    self.tables.proxies.leaving = Some(Leaving { stage: Stage::Closed(until), ..leaving });
+                }
+                return BTreeSet::new();
+            }
+            Stage::Closed(until) if self.at.now < until => return BTreeSet::new(),
+            Stage::Serving | Stage::Closed(_) => {
+                if leaving.proxy == Proxy::Iptables {
+                    self.let_flows_go();
+                }
+                self.tables.proxies.leaving = None;
+                self.snapshot_due = true;
+            }
         }
-        if leaving.proxy == Proxy::Iptables {
-            self.let_flows_go();
-        }
-        self.tables.proxies.leaving = next;
-        self.snapshot_due = true;
         BTreeSet::from([Change::Proxy])
     }
 
@@ -109,7 +115,10 @@ impl Core {
 
     /// When the next stage is reached, if nothing happens until then.
     pub(super) fn switch_due(&self) -> Option<Millis> {
-        self.tables.proxies.leaving?.until
+        match self.tables.proxies.leaving?.stage {
+            Stage::Closed(until) => Some(until),
+            Stage::Serving | Stage::Closing => None,
+        }
     }
 
     /// What was left half-way goes on; what has nothing in the kernel needs not be waited for.
@@ -132,6 +141,11 @@ impl Core {
         if self.desired.serving().is_none() {
             return Some("Services have not been read yet".into());
         }
+        self.left_to_do(proxy)
+    }
+
+    /// What is not yet as it is wanted of a proxy.
+    fn left_to_do(&self, proxy: Proxy) -> Option<String> {
         let is_of = |key: &&Key| services::is_of(proxy, key);
         if let Some((key, failure)) = self.failed.iter().find(|(key, _)| is_of(key)) {
             return Some(format!("{key} failed: {}", failure.why));
@@ -153,10 +167,16 @@ impl Core {
             format!("`ripstop migrate proxy {proxy}` was said; `ripstop migrate proxy {configured}` returns to the configuration")
         });
         let leaving = self.tables.proxies.leaving;
-        let switch = leaving.map(|leaving| match (leaving.until, leaving.proxy) {
-            (Some(_), proxy) => format!("what {} has sent on may still arrive", proxy.as_str()),
-            (None, Proxy::None) => format!("it is being set up: {}", self.waits()),
-            (None, proxy) => format!("{} serves until all of it is in the kernel: {}", proxy.as_str(), self.waits()),
+        let switch = leaving.map(|leaving| match (leaving.stage, leaving.proxy) {
+            (Stage::Serving, Proxy::None) => format!("it is being set up: {}", self.waits()),
+            (Stage::Serving, proxy) => {
+                format!("{} serves until all of it is in the kernel: {}", proxy.as_str(), self.waits())
+            }
+            (Stage::Closing, proxy) => match self.left_to_do(proxy) {
+                Some(left) => format!("{} is kept from taking connections: {left}", proxy.as_str()),
+                None => format!("{} takes no connection any more", proxy.as_str()),
+            },
+            (Stage::Closed(_), proxy) => format!("packets may be on their way through {}", proxy.as_str()),
         });
         ProxyView {
             proxy: proxy.into(),

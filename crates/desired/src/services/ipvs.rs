@@ -71,13 +71,6 @@ fn under_own_name(mut entries: Vec<Entry>) -> Vec<Entry> {
     entries
 }
 
-/// What a Service still needs when nothing leads to its virtual servers any more: packets that were sent there may arrive yet.
-#[must_use]
-pub fn servers(config: IpvsConfig, node: &Node, tables: &ServiceTables, name: &ServiceName) -> Vec<Entry> {
-    let mut entries = objects(config, node, tables, name);
-    entries.retain(|entry| !matches!(entry.object, Object::NftElement(_)));
-    entries
-}
 
 /// The objects of a Service.
 #[must_use]

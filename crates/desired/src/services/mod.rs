@@ -18,14 +18,14 @@ use std::sync::Arc;
 
 use ripstop_fabric::host;
 use ripstop_netmodel::{
-    CONNTRACK_SETTINGS, Entry, IptablesBackend, Key, Model, NFT_IPVS_TABLE, NFT_LOOPBACK_TABLE, NFT_SERVICES_TABLE,
+    CONNTRACK_SETTINGS, Entry, IptablesBackend, IptablesTable, Key, Model, Object, NFT_IPVS_TABLE, NFT_LOOPBACK_TABLE, NFT_SERVICES_TABLE,
     NftTable, ROUTE_LOCALNET,
 };
 use ripstop_nft::model::{Chain, Hook, IfPattern, Rule, Table, TableFamily, build::*, priority};
 use ripstop_objects::{DetectLocal, IptablesChoice, ObjectKind, Proxy};
 pub use ripstop_services::decide;
 use ripstop_services::{Decision, Node, conntrack};
-use ripstop_tables::{HostPort, Knowledge, PodRow, PodState, Tables};
+use ripstop_tables::{HostPort, Knowledge, PodRow, PodState, Stage, Tables};
 use ripstop_types::{Family, Owner, Prefix, ServiceName};
 
 use crate::Part;
@@ -38,7 +38,8 @@ enum Extent {
     Whole,
     /// What Services need. What no Service has may be one's that is not written yet, and is served by what was there before.
     Beside,
-    /// What packets need that were sent on already.
+    /// All but what leads there: what packets need that are on their way through it. One that looks for an element of a table that goes
+    /// finds none, and would be refused.
     Parting,
 }
 
@@ -50,11 +51,24 @@ impl By {
     fn of(tables: &Tables) -> Self {
         let extent = if tables.is_proxy_coming() { Extent::Beside } else { Extent::Whole };
         let leaving = tables.proxies.leaving.filter(|leaving| leaving.proxy != Proxy::Ipvs || tables.facts.ipvs);
-        let leaving = leaving.map(|leaving| match leaving.until {
-            None => (leaving.proxy, Extent::Whole),
-            Some(_) => (leaving.proxy, Extent::Parting),
+        let leaving = leaving.map(|leaving| match leaving.stage {
+            Stage::Serving => (leaving.proxy, Extent::Whole),
+            Stage::Closing | Stage::Closed(_) => (leaving.proxy, Extent::Parting),
         });
         Self([(tables.proxy(), extent)].into_iter().chain(leaving).collect())
+    }
+}
+
+/// Whether an object is one by which packets come to a proxy, or which speaks of those that come to none.
+fn leads_there(entry: &Entry) -> bool {
+    match &entry.object {
+        Object::NftElement(element) => {
+            ["frontends", "cluster-ips", "others-ips", "service-ranges"].contains(&element.key.set.as_str())
+        }
+        Object::IptablesRules(rules) => {
+            rules.key.table == IptablesTable::Nat && ["PREROUTING", "OUTPUT"].contains(&&*rules.key.chain)
+        }
+        _ => false,
     }
 }
 
@@ -205,12 +219,13 @@ pub(crate) fn of_node(tables: &Tables) -> Vec<Entry> {
     let mut entries = Vec::new();
     for (proxy, extent) in By::of(tables).0 {
         let ranges = if extent == Extent::Whole { &config.service_cidrs[..] } else { &[] };
-        entries.append(&mut match proxy {
+        let base = match proxy {
+            Proxy::None => Vec::new(),
             Proxy::Nftables => nftables::base(&pods, ranges, &rules),
             Proxy::Iptables => iptables::base(place(tables), &node_port_addresses(tables), &pods, ranges, &rules),
-            Proxy::Ipvs if extent != Extent::Parting => ipvs::base(config.ipvs, &pods, ranges, &rules),
-            Proxy::Ipvs | Proxy::None => Vec::new(),
-        });
+            Proxy::Ipvs => ipvs::base(config.ipvs, &pods, ranges, &rules),
+        };
+        entries.extend(base.into_iter().filter(|entry| extent != Extent::Parting || !leads_there(entry)));
     }
     entries.append(&mut conntrack_settings(tables));
     entries
@@ -298,14 +313,17 @@ pub(crate) fn of_service(
 ) -> Vec<Entry> {
     let services = &tables.cluster.services;
     let config = &tables.config.services;
-    let objects = |(proxy, extent): &(Proxy, Extent)| match proxy {
-        Proxy::None => Vec::new(),
-        Proxy::Nftables => nftables::objects(node, services, name, before),
-        Proxy::Iptables => iptables::objects(serving.place, pod_links(tables).as_ref(), node, services, name),
-        Proxy::Ipvs if *extent == Extent::Parting => ipvs::servers(config.ipvs, node, services, name),
-        Proxy::Ipvs => ipvs::objects(config.ipvs, node, services, name),
-    };
-    serving.by.0.iter().flat_map(objects).collect()
+    let mut entries = Vec::new();
+    for (proxy, extent) in &serving.by.0 {
+        let objects = match proxy {
+            Proxy::None => Vec::new(),
+            Proxy::Nftables => nftables::objects(node, services, name, before),
+            Proxy::Iptables => iptables::objects(serving.place, pod_links(tables).as_ref(), node, services, name),
+            Proxy::Ipvs => ipvs::objects(config.ipvs, node, services, name),
+        };
+        entries.extend(objects.into_iter().filter(|entry| *extent != Extent::Parting || !leads_there(entry)));
+    }
+    entries
 }
 
 /// Which endpoints of a frontend a packet may go to.
