@@ -36,7 +36,7 @@ use crate::node::setting;
 enum Extent {
     /// All of it.
     Whole,
-    /// What Services need. What no Service has may be one's that is not written yet, and is served by what was there before.
+    /// What Services need. What no Service has may be one's that is not written yet, or not yet again, and that the other proxy serves.
     Beside,
     /// All but what leads there: what packets need that are on their way through it. One that looks for an element of a table that goes
     /// finds none, and would be refused.
@@ -52,7 +52,7 @@ impl By {
         let extent = if tables.is_proxy_coming() { Extent::Beside } else { Extent::Whole };
         let leaving = tables.proxies.leaving.filter(|leaving| leaving.proxy != Proxy::Ipvs || tables.facts.ipvs);
         let leaving = leaving.map(|leaving| match leaving.stage {
-            Stage::Serving => (leaving.proxy, Extent::Whole),
+            Stage::Serving => (leaving.proxy, Extent::Beside),
             Stage::Closing | Stage::Closed(_) => (leaving.proxy, Extent::Parting),
         });
         Self([(tables.proxy(), extent)].into_iter().chain(leaving).collect())
