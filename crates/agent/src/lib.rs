@@ -34,6 +34,7 @@ mod take_out;
 pub mod untrusted;
 
 pub use replay::replay;
+pub use ripstop_kernel::KubeProxy;
 pub use ripstop_tables::Withdrawn;
 pub use run::{AgentOptions, run};
 pub use take_out::take_out;

@@ -1,6 +1,7 @@
 //! The only crate that changes the kernel, and that reads it.
 //!
 //! - [`Applier`] executes plan steps and takes nothing else;
+//! - [`KubeProxy`] finds, and for an operator's command removes, what Kubernetes' proxy left;
 //! - [`Observer`] reads what is there, as the same values the plan is made of;
 //! - [`Monitor`] tells when something changed behind the agent's back;
 //! - [`BootFiles`] keeps the records of this boot in files;
@@ -34,7 +35,7 @@ mod sysctl;
 pub mod untrusted;
 mod wire;
 
-pub use apply::{Applier, OnError, Outcome};
+pub use apply::{Applier, KubeProxy, OnError, Outcome};
 pub use error::{Fault, ObserveError, StepError};
 pub use iptables::Iptables;
 pub use monitor::{Changed, Monitor};

@@ -67,6 +67,7 @@ const SERVICES: &[Column] = &[
     column("ports"),
     column("endpoints"),
     column("realised"),
+    wide("proxy"),
     wide("revision"),
     column("reason"),
 ];
@@ -248,7 +249,7 @@ mod tests {
             (Kind::Leases, "range node holder alive"),
             (Kind::Networks, "name ranges wiring backend"),
             (Kind::Routes, "node dst via dev owner"),
-            (Kind::Services, "namespace name type ips ports endpoints realised revision reason"),
+            (Kind::Services, "namespace name type ips ports endpoints realised proxy revision reason"),
             (Kind::Endpoints, "namespace service frontend ip port scope realised revision"),
             (Kind::Namespaces, "name labels"),
         ];

@@ -14,6 +14,7 @@ mod hint;
 mod iptables;
 mod ipvs;
 mod jump;
+mod kube_proxy;
 mod link;
 mod nft;
 mod run;
@@ -21,6 +22,7 @@ mod space;
 
 pub(crate) use conflict::routes;
 pub(crate) use forwarder::connect;
+pub use kube_proxy::KubeProxy;
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;

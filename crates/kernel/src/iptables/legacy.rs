@@ -73,7 +73,7 @@ pub(crate) fn preferred(nft: &mut Socket) -> Option<IptablesBackend> {
 }
 
 /// The tables that are there.
-fn names(family: Family) -> Vec<String> {
+pub(crate) fn names(family: Family) -> Vec<String> {
     let name = if family == Family::V4 { "ip_tables_names" } else { "ip6_tables_names" };
     let text = std::fs::read_to_string(format!("/proc/thread-self/net/{name}")).unwrap_or_default();
     text.lines().map(ToOwned::to_owned).collect()

@@ -28,7 +28,8 @@ use crate::error::Fault;
 use crate::netlink::uapi::{NFNL_SUBSYS_NFTABLES, NFT_MSG_GETCHAIN, NFTA_CHAIN_NAME, NFTA_CHAIN_TABLE};
 use crate::netlink::{Message, NetlinkError, Socket};
 pub(crate) use legacy::preferred;
-pub(crate) use program::lacking;
+pub(crate) use legacy::names as legacy_tables;
+pub(crate) use program::{lacking, restore, save};
 pub(crate) use state::State;
 
 /// A backend's tables of a family.
@@ -147,7 +148,7 @@ fn number(family: Family) -> u8 {
 }
 
 /// Tables and names of chains.
-fn chains(nft: &mut Socket, family: Family) -> Result<Vec<(String, String)>, NetlinkError> {
+pub(crate) fn chains(nft: &mut Socket, family: Family) -> Result<Vec<(String, String)>, NetlinkError> {
     let request = Message::new(NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_GETCHAIN, 0, &[number(family), 0, 0, 0]);
     let replies = match nft.dump(&request) {
         Ok(replies) => replies,

@@ -41,7 +41,7 @@ pub(crate) fn lacking(ipv6: bool) -> BTreeMap<IptablesBackend, Arc<str>> {
 }
 
 /// Everything that is in the tables of a backend and family.
-pub(super) fn save(at: At) -> Result<String, Fault> {
+pub(crate) fn save(at: At) -> Result<String, Fault> {
     let name = name(at, "save");
     let output = run(&name, &[], "")?;
     if !output.status.success() {
@@ -51,7 +51,7 @@ pub(super) fn save(at: At) -> Result<String, Fault> {
 }
 
 /// Has a program change the tables.
-pub(super) fn restore(at: At, input: &str) -> Result<(), Refusal> {
+pub(crate) fn restore(at: At, input: &str) -> Result<(), Refusal> {
     let name = name(at, "restore");
     let output = run(&name, &["--noflush", "-w", LOCK_WAIT], input)?;
     if output.status.success() {

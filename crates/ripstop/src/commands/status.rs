@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use crate::ask::Agent;
 use crate::commands::install::cluster;
+use crate::commands::migrate::proxy;
 use crate::duration;
 use crate::failure::Failure;
 use crate::print::text::{NONE, cell, field};
@@ -95,6 +96,7 @@ fn text(status: &Value) -> String {
     if matches!(status.get("held"), Some(held) if *held != Value::Bool(false) && !held.is_null()) {
         line("Held", "yes: the agent computes and changes nothing until `ripstop resume`");
     }
+    line("Services", &status.get("proxy").map_or_else(|| NONE.into(), proxy::sentence));
     for (name, key) in [("Store", "store"), ("Networks", "networks"), ("Pods", "pods"), ("Peers", "peers")] {
         line(name, &field(status, key));
     }

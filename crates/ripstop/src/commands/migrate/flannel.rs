@@ -30,7 +30,7 @@ const LOOK: Duration = Duration::from_millis(500);
 /// The columns of a survey.
 const COLUMNS: &[&str] = &["node", "state", "range", "reason"];
 
-/// Move a Kubernetes cluster from another network to Ripstop, node by node, with its pods running
+/// Move a Kubernetes cluster from Flannel to Ripstop, node by node, with its pods running
 ///
 /// From Flannel with the backend vxlan, whose subnets Kubernetes keeps (--kube-subnet-mgr): Ripstop is installed with the
 /// same range; on each node in turn its agent takes over flanneld's device under the address that other nodes know, then
@@ -38,9 +38,6 @@ const COLUMNS: &[&str] = &["node", "state", "range", "reason"];
 /// goes with the last of them. Last, Flannel's DaemonSet is deleted. Interrupted, it is started again and goes on.
 #[derive(Debug, Args)]
 pub struct From {
-    /// What the cluster has now: flannel
-    #[arg(value_name = "NETWORK", value_parser = ["flannel"])]
-    network: String,
     /// Move only this node, and leave the rest as it is; may be given several times
     #[arg(long = "node", value_name = "NODE", conflicts_with = "status")]
     nodes: Vec<String>,

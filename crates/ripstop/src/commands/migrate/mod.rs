@@ -1,6 +1,8 @@
-//! `ripstop migrate`: a network of a running cluster goes another way, without losing a packet.
+//! `ripstop migrate`: a network of a running cluster goes another way, and Services are served by another proxy, without losing a packet.
 
 mod flannel;
+mod kube_proxy;
+pub mod proxy;
 
 use std::collections::BTreeMap;
 use std::thread;
@@ -34,7 +36,36 @@ pub struct Migrate {
 #[derive(Debug, Subcommand)]
 enum What {
     Backend(Backend),
-    From(flannel::From),
+    Proxy(proxy::Proxy),
+    From(From),
+    To(To),
+}
+
+/// Move from another network or proxy to Ripstop, with pods running
+#[derive(Debug, Args)]
+#[command(subcommand_value_name = "WHAT")]
+struct From {
+    #[command(subcommand)]
+    what: Origin,
+}
+
+#[derive(Debug, Subcommand)]
+enum Origin {
+    Flannel(flannel::From),
+    KubeProxy(kube_proxy::From),
+}
+
+/// Move from Ripstop to another proxy, with pods running
+#[derive(Debug, Args)]
+#[command(subcommand_value_name = "WHAT")]
+struct To {
+    #[command(subcommand)]
+    what: Goal,
+}
+
+#[derive(Debug, Subcommand)]
+enum Goal {
+    KubeProxy(kube_proxy::To),
 }
 
 /// Move a network to another backend, peer by peer
@@ -81,7 +112,10 @@ impl Migrate {
     pub fn target(&self) -> Option<&Target> {
         match &self.what {
             What::Backend(backend) => Some(&backend.target),
-            What::From(_) => None,
+            What::Proxy(proxy) => Some(&proxy.target),
+            What::From(From { what: Origin::KubeProxy(from) }) => Some(&from.target),
+            What::From(From { what: Origin::Flannel(_) }) => None,
+            What::To(To { what: Goal::KubeProxy(to) }) => Some(&to.target),
         }
     }
 
@@ -92,7 +126,10 @@ impl Migrate {
     pub fn run(&self, agent: &Agent, out: &mut Out) -> Result<(), Failure> {
         match &self.what {
             What::Backend(backend) => backend.run(agent, out),
-            What::From(from) => from.run(out),
+            What::Proxy(proxy) => proxy.run(agent, out),
+            What::From(From { what: Origin::Flannel(from) }) => from.run(out),
+            What::From(From { what: Origin::KubeProxy(from) }) => from.run(agent, out),
+            What::To(To { what: Goal::KubeProxy(to) }) => to.run(agent, out),
         }
     }
 }
