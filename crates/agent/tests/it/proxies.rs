@@ -17,16 +17,16 @@ const UDP: &str = "10.96.0.50:53";
 const WEB: &str = "{apiVersion: v1, kind: Service, metadata: {name: web, namespace: default},\n\
     spec: {clusterIP: 10.96.0.50, ports: [{name: http, port: 80, targetPort: 8080}, {name: dns, protocol: UDP, port: 53, targetPort: 8053}]}}\n";
 
-struct Scene {
+pub struct Scene {
     _servants: [Servant; 2],
     _pods: [Pod; 2],
     client: Pod,
-    world: World,
-    server: ApiServer,
+    pub world: World,
+    pub server: ApiServer,
 }
 
 /// A node with two endpoints of a Service and a pod that asks them.
-fn scene(proxy: &str, how: &How) -> Scene {
+pub fn scene(proxy: &str, how: &How) -> Scene {
     let spec = vec!["rangeMode: pod-cidr".to_owned()];
     let config = vec![format!("services: {{proxy: {proxy}, iptablesBackend: nft, serviceCIDRs: [10.96.0.0/16]}}")];
     let mut world = World::make(Plan { store: StoreAt::Kubernetes, spec, config, ..Plan::default() });
@@ -50,9 +50,14 @@ fn scene(proxy: &str, how: &How) -> Scene {
 }
 
 impl Scene {
-    fn load(&self) -> Load {
-        let is_served = || self.client.ns.inside(|| std::net::TcpStream::connect(TCP)).is_ok();
-        assert!(soon(|| self.row()["realised"] == true && is_served()), "{}", self.row());
+    /// Whether a connection comes to an endpoint.
+    pub fn is_served(&self) -> bool {
+        let patience = Duration::from_secs(2);
+        self.client.ns.inside(|| std::net::TcpStream::connect_timeout(&TCP.parse().unwrap(), patience)).is_ok()
+    }
+
+    pub fn load(&self) -> Load {
+        assert!(soon(|| self.is_served()), "{}", self.row());
         let clients = [("pod", &self.client.ns), ("node", &self.world.node)];
         let load = Load::start(&clients, TCP.parse().unwrap(), UDP.parse().unwrap());
         load.go_on(100);
@@ -77,7 +82,7 @@ impl Scene {
 
     /// Services are served by this alone, and nothing of another is left.
     #[track_caller]
-    fn expect(&self, proxy: &str) {
+    pub fn expect(&self, proxy: &str) {
         let view = || self.world.get("/v1/proxy");
         let is_done = || view()["proxy"] == proxy && view()["leaving"].is_null();
         assert!(soon(is_done), "{}\n{}", view(), self.world.agent().log_text());

@@ -152,17 +152,20 @@ pub fn versions() -> [CniVersion; 5] {
 /// The plugin's program, built when first needed.
 pub fn plugin() -> &'static Path {
     static PLUGIN: OnceLock<PathBuf> = OnceLock::new();
-    PLUGIN.get_or_init(|| {
-        let test = std::env::current_exe().unwrap();
-        let folder = test.parent().and_then(Path::parent).unwrap();
-        if let Some(cargo) = std::env::var_os("CARGO") {
-            let mut build = Command::new(cargo);
-            build.args(["build", "--quiet", "-p", "ripstop-cni"]).current_dir(env!("CARGO_MANIFEST_DIR"));
-            build.env("CARGO_TARGET_DIR", folder.parent().unwrap());
-            assert!(build.status().unwrap().success(), "the plugin cannot be built");
-        }
-        let plugin = folder.join("ripstop-cni");
-        assert!(plugin.exists(), "{} is missing: cargo build -p ripstop-cni", plugin.display());
-        plugin
-    })
+    PLUGIN.get_or_init(|| program("ripstop-cni"))
+}
+
+/// A program of the workspace, built where it is not.
+pub fn program(name: &str) -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    let folder = test.parent().and_then(Path::parent).unwrap();
+    if let Some(cargo) = std::env::var_os("CARGO") {
+        let mut build = Command::new(cargo);
+        build.args(["build", "--quiet", "-p", name]).current_dir(env!("CARGO_MANIFEST_DIR"));
+        build.env("CARGO_TARGET_DIR", folder.parent().unwrap());
+        assert!(build.status().unwrap().success(), "{name} cannot be built");
+    }
+    let program = folder.join(name);
+    assert!(program.exists(), "{} is missing: cargo build -p {name}", program.display());
+    program
 }

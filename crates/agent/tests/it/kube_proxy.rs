@@ -1,0 +1,146 @@
+//! Services of a node are taken over from Kubernetes' own kube-proxy, and given back, while connections come and go on.
+
+use std::fs::File;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use crate::kubernetes::is_possible;
+use crate::proxies::{Scene, scene};
+use crate::server::{OPERATOR, cache};
+use crate::support::agent::How;
+use crate::support::cni::program;
+use crate::support::soon;
+
+/// Its program, as `make k8s` builds it.
+fn program_of_kubernetes() -> Option<PathBuf> {
+    let path = cache().join("kubernetes-v1.36.2/kube-proxy");
+    if !path.is_file() {
+        println!("SKIPPED: {} is not there: `make k8s` builds it", path.display());
+        return None;
+    }
+    Some(path)
+}
+
+/// kube-proxy on the node of a scene; it ends with this, and leaves its rules.
+struct KubeProxy(Child);
+
+impl KubeProxy {
+    fn start(scene: &Scene, path: &Path, mode: &str) -> Self {
+        let folder = scene.world.dir.path();
+        let kubeconfig = folder.join("kubeconfig-of-kube-proxy");
+        scene.server.write_kubeconfig(OPERATOR, &kubeconfig, scene.server.address());
+        let config = folder.join("kube-proxy.yaml");
+        let text = format!(
+            "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\nmode: {mode}\n\
+             hostnameOverride: n1\nclientConnection: {{kubeconfig: {}}}\nclusterCIDR: 10.244.7.0/24\n\
+             detectLocalMode: ClusterCIDR\nconntrack: {{maxPerCore: 0, min: 0}}\n\
+             iptables: {{minSyncPeriod: 10ms}}\nnftables: {{minSyncPeriod: 10ms}}\n",
+            kubeconfig.display()
+        );
+        std::fs::write(&config, text).unwrap();
+        let log = File::options().create(true).append(true).open(folder.join("kube-proxy.log")).unwrap();
+        let mut command = Command::new(path);
+        command.arg(format!("--config={}", config.display())).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        let fd = scene.world.node.raw();
+        // SAFETY: system calls alone, which are safe between fork and exec.
+        unsafe {
+            command.pre_exec(move || {
+                if libc::setns(fd, libc::CLONE_NEWNET) != 0 {
+                    return Err(std::io::Error::last_os_error());
+                }
+                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+                Ok(())
+            });
+        }
+        Self(command.spawn().unwrap())
+    }
+}
+
+impl Drop for KubeProxy {
+    fn drop(&mut self) {
+        let _ = (self.0.kill(), self.0.wait());
+    }
+}
+
+impl Scene {
+    /// `ripstop migrate …` on the node: whether it succeeded, and what it said.
+    fn migrate(&self, words: &str) -> (bool, String) {
+        let socket = self.world.run_dir().join("agent.sock").display().to_string();
+        let words = words.split(' ').chain(["--socket", &socket]);
+        let args: Vec<&str> = ["migrate"].into_iter().chain(words).collect();
+        self.world.node.tried(program("ripstop").to_str().unwrap(), &args)
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.world.dir.path().join("kube-proxy.log")).unwrap_or_default()
+    }
+
+    /// Everything that netfilter has, of names that begin like kube-proxy's and kubelet's.
+    fn of_kubernetes(&self) -> Vec<String> {
+        let tables = self.world.node.run("nft", &["list", "tables"]);
+        let chains = ["iptables-nft-save", "ip6tables-nft-save"].map(|save| self.world.node.tried(save, &[]).1).concat();
+        let names = chains.lines().filter_map(|line| line.strip_prefix(':')?.split(' ').next());
+        let names = names.filter(|name| name.starts_with("KUBE-")).map(str::to_owned);
+        let tables = tables.lines().filter(|line| line.contains("kube-proxy")).map(str::to_owned);
+        names.chain(tables).collect()
+    }
+}
+
+const OTHERS: [&str; 4] = [
+    "-t filter -N KUBE-FIREWALL",
+    "-t filter -A OUTPUT -d 192.0.2.8/32 -j KUBE-FIREWALL",
+    "-t mangle -N KUBE-KUBELET-CANARY",
+    "-t nat -A PREROUTING -d 192.0.2.9/32 -j RETURN",
+];
+
+fn is_taken_over_and_given_back(mode: &str) {
+    let is_possible = is_possible("kube-proxy at an API server");
+    let Some(path) = program_of_kubernetes().filter(|_| is_possible) else { return };
+    let scene = scene("none", &How::default());
+    for line in OTHERS {
+        scene.world.node.run("iptables-nft", &line.split(' ').collect::<Vec<_>>());
+    }
+    let address = r#"{"status": {"addresses": [{"type": "InternalIP", "address": "172.30.1.11"}]}}"#;
+    scene.server.kubectl(&["patch", "node", "n1", "--subresource=status", "--type=merge", "-p", address]);
+    let before = scene.of_kubernetes();
+    let proxy = KubeProxy::start(&scene, &path, mode);
+    assert!(soon(|| scene.is_served()), "{}", scene.log());
+    let load = scene.load();
+    // It runs: ours serve, and nothing of it is taken away.
+    let (done, said) = scene.migrate("from kube-proxy --timeout 5s");
+    assert!(!done && said.contains("kube-proxy still runs on this node (process "), "{said}");
+    assert_eq!(scene.world.get("/v1/proxy")["proxy"], "nftables");
+    assert!(scene.of_kubernetes().len() > before.len());
+    load.go_on(100);
+    drop(proxy);
+    let (done, said) = scene.migrate("from kube-proxy --dry-run");
+    assert!(done && said.contains(if mode == "nftables" { "nft table ip kube-proxy" } else { "KUBE-…" }), "{said}");
+    let (done, said) = scene.migrate("from kube-proxy --timeout 60s");
+    assert!(done && said.contains("removed: "), "{said}");
+    assert_eq!(scene.of_kubernetes(), before, "{said}");
+    load.go_on(100);
+    // Back: not before it serves.
+    let (done, said) = scene.migrate("to kube-proxy --timeout 1s");
+    assert!(!done && said.contains("kube-proxy does not serve on this node yet"), "{said}");
+    scene.expect("nftables");
+    let _proxy = KubeProxy::start(&scene, &path, mode);
+    let (done, said) = scene.migrate("to kube-proxy --timeout 60s");
+    assert!(done, "{said}\n{}", scene.log());
+    scene.expect("none");
+    load.go_on(100);
+    assert_eq!(load.end(), Vec::<String>::new());
+    let rules = scene.world.node.run("iptables-nft-save", &[]);
+    let others = ["-A OUTPUT -d 192.0.2.8/32 -j KUBE-FIREWALL", "-A PREROUTING -d 192.0.2.9/32 -j RETURN"];
+    assert!(others.iter().all(|rule| rules.contains(rule)), "{rules}");
+}
+
+#[test]
+fn is_taken_over_from_its_iptables_and_given_back() {
+    is_taken_over_and_given_back("iptables");
+}
+
+#[test]
+fn is_taken_over_from_its_nftables_and_given_back() {
+    is_taken_over_and_given_back("nftables");
+}
