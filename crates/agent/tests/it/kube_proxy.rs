@@ -1,5 +1,6 @@
 //! Services of a node are taken over from Kubernetes' own kube-proxy, and given back, while connections come and go on.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -76,8 +77,9 @@ impl Scene {
         std::fs::read_to_string(self.world.dir.path().join("kube-proxy.log")).unwrap_or_default()
     }
 
-    /// Everything that netfilter has, of names that begin like kube-proxy's and kubelet's.
-    fn of_kubernetes(&self) -> Vec<String> {
+    /// Names in netfilter that begin like kube-proxy's and kubelet's. Each once: kube-proxy makes kubelet's chain, too, where it is not
+    /// there, and it stays.
+    fn of_kubernetes(&self) -> BTreeSet<String> {
         let tables = self.world.node.run("nft", &["list", "tables"]);
         let chains = ["iptables-nft-save", "ip6tables-nft-save"].map(|save| self.world.node.tried(save, &[]).1).concat();
         let names = chains.lines().filter_map(|line| line.strip_prefix(':')?.split(' ').next());
