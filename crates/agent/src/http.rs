@@ -282,7 +282,10 @@ impl Server {
             Ok(Wanted { proxy }) => proxy,
             Err(fault) => {
                 let accepted = r#"{"proxy": "nftables"}; or "iptables", "ipvs", "none""#;
-                return error(StatusCode::BAD_REQUEST, &format!("the body cannot be read: {fault}; accepted: {accepted}"));
+                return error(
+                    StatusCode::BAD_REQUEST,
+                    &format!("the body cannot be read: {fault}; accepted: {accepted}"),
+                );
             }
         };
         if proxy == Proxy::Ipvs {

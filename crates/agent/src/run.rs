@@ -176,7 +176,14 @@ impl Shell {
         let (notices, told) = watch::channel(Arc::default());
         let (serves, serving) = watch::channel(core.tables().serves());
         let raw = recording.is_some();
-        let ways = store_lane::Ways { writes: to_write, notices: told, serves: serving, news: to_news, queue: to_self.clone(), raw };
+        let ways = store_lane::Ways {
+            writes: to_write,
+            notices: told,
+            serves: serving,
+            news: to_news,
+            queue: to_self.clone(),
+            raw,
+        };
         let lane = Lane::start(config.store.clone(), host, ways, store.clone())?;
         let snapshot = Writer::start(config.clone(), to_self.clone())?;
         let plugins = socket::listen(&config.run_dir.join("cni.sock"))?;

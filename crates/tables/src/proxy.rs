@@ -97,7 +97,8 @@ mod tests {
 
     #[test]
     fn a_start_goes_on_with_what_it_left() {
-        let kept = Proxies { chosen: Some(Proxy::Iptables), leaving: leaving(Proxy::Nftables), last: Some(Proxy::Iptables) };
+        let kept =
+            Proxies { chosen: Some(Proxy::Iptables), leaving: leaving(Proxy::Nftables), last: Some(Proxy::Iptables) };
         let begun = Proxies::begun(kept.clone(), Proxy::Nftables);
         assert_eq!(begun, Proxies { last: None, ..kept });
     }

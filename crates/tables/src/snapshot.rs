@@ -69,8 +69,20 @@ impl Serialize for SnapshotRows {
         let (node, known, nexthop_ids) = (&self.node, &self.known, &self.nexthop_ids);
         let (reaches, checksums, ranges, lending) = (&self.reaches, &self.checksums, &self.ranges, &self.lending);
         let (version, cluster, proxies) = (SNAPSHOT_VERSION, &self.cluster, &self.proxies);
-        Whole { version, node, known, records: self, nexthop_ids, reaches, checksums, cluster, proxies, ranges, lending }
-            .serialize(to)
+        Whole {
+            version,
+            node,
+            known,
+            records: self,
+            nexthop_ids,
+            reaches,
+            checksums,
+            cluster,
+            proxies,
+            ranges,
+            lending,
+        }
+        .serialize(to)
     }
 }
 

@@ -14,8 +14,8 @@ use ripstop_objects::{
 use ripstop_types::{Family, IfName, NodeName, PodName, Prefix, Revision, ServiceName};
 
 use crate::{
-    Checksums, ClusterTables, NetworkList, NexthopIds, ObjectInput, PodRow, Proxies, Reach, SnapshotRows, Start, StoreInput,
-    StoreKind, StoreValue, Withdrawn,
+    Checksums, ClusterTables, NetworkList, NexthopIds, ObjectInput, PodRow, Proxies, Reach, SnapshotRows, Start,
+    StoreInput, StoreKind, StoreValue, Withdrawn,
 };
 
 /// How far a kind of record is known.

@@ -49,9 +49,8 @@ impl Core {
                 leaving.proxy.as_str(),
                 now.as_str()
             )),
-            _ => services::obstacle(&self.tables, proxy).map_or(Ok(()), |obstacle| {
-                Err(format!("Services cannot be served by {}: {obstacle}", proxy.as_str()))
-            }),
+            _ => services::obstacle(&self.tables, proxy)
+                .map_or(Ok(()), |obstacle| Err(format!("Services cannot be served by {}: {obstacle}", proxy.as_str()))),
         };
         let is_accepted = result.is_ok();
         self.outputs.push(Output::Answer { call, result });

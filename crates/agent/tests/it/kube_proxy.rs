@@ -81,7 +81,8 @@ impl Scene {
     /// there, and it stays.
     fn of_kubernetes(&self) -> BTreeSet<String> {
         let tables = self.world.node.run("nft", &["list", "tables"]);
-        let chains = ["iptables-nft-save", "ip6tables-nft-save"].map(|save| self.world.node.tried(save, &[]).1).concat();
+        let chains =
+            ["iptables-nft-save", "ip6tables-nft-save"].map(|save| self.world.node.tried(save, &[]).1).concat();
         let names = chains.lines().filter_map(|line| line.strip_prefix(':')?.split(' ').next());
         let names = names.filter(|name| name.starts_with("KUBE-")).map(str::to_owned);
         let tables = tables.lines().filter(|line| line.contains("kube-proxy")).map(str::to_owned);

@@ -25,10 +25,14 @@ pub struct Scene {
     pub server: ApiServer,
 }
 
+fn services(proxy: &str) -> String {
+    format!("services: {{proxy: {proxy}, iptablesBackend: nft, serviceCIDRs: [10.96.0.0/16]}}")
+}
+
 /// A node with two endpoints of a Service and a pod that asks them.
 pub fn scene(proxy: &str, how: &How) -> Scene {
     let spec = vec!["rangeMode: pod-cidr".to_owned()];
-    let config = vec![format!("services: {{proxy: {proxy}, iptablesBackend: nft, serviceCIDRs: [10.96.0.0/16]}}")];
+    let config = vec![services(proxy)];
     let mut world = World::make(Plan { store: StoreAt::Kubernetes, spec, config, ..Plan::default() });
     let server = ApiServer::start(setup(&world));
     become_user(&world, &server, AGENT);
@@ -38,7 +42,8 @@ pub fn scene(proxy: &str, how: &How) -> Scene {
     let [a, b, client] = ["a", "b", "client"].map(|name| world.pod(name));
     let servants = [(&a, b'a'), (&b, b'b')].map(|(pod, letter)| Servant::start(&pod.ns, 8080, 8053, letter));
     server.apply(WEB);
-    let endpoints = [&a, &b].map(|pod| format!("{{addresses: [{}], nodeName: n1, conditions: {{ready: true}}}}", pod.ip()));
+    let endpoints =
+        [&a, &b].map(|pod| format!("{{addresses: [{}], nodeName: n1, conditions: {{ready: true}}}}", pod.ip()));
     server.apply(&format!(
         "{{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, addressType: IPv4,\n\
          ports: [{{name: http, port: 8080}}, {{name: dns, protocol: UDP, port: 8053}}],\n\
@@ -137,6 +142,16 @@ fn no_connection_fails_while_the_proxy_is_switched_and_the_agent_is_killed_meanw
     scene.expect("iptables");
     scene.switch("nftables");
     assert_eq!(scene.world.get("/v1/proxy")["reason"], Value::Null);
+    load.go_on(100);
+    // The next agent's configuration is new.
+    for proxy in ["iptables", "nftables"] {
+        scene.world.kill_agent();
+        scene.world.plan.config = vec![services(proxy)];
+        scene.world.write_config();
+        scene.world.start_agent();
+        scene.world.wait_ready();
+        scene.expect(proxy);
+    }
     load.go_on(100);
     assert_eq!(load.end(), Vec::<String>::new());
     let rules = scene.world.node.run("iptables-nft-save", &["-t", "nat"]);

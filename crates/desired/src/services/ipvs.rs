@@ -71,7 +71,6 @@ fn under_own_name(mut entries: Vec<Entry>) -> Vec<Entry> {
     entries
 }
 
-
 /// The objects of a Service.
 #[must_use]
 pub fn objects(config: IpvsConfig, node: &Node, tables: &ServiceTables, name: &ServiceName) -> Vec<Entry> {

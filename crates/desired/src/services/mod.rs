@@ -18,8 +18,8 @@ use std::sync::Arc;
 
 use ripstop_fabric::host;
 use ripstop_netmodel::{
-    CONNTRACK_SETTINGS, Entry, IptablesBackend, IptablesTable, Key, Model, Object, NFT_IPVS_TABLE, NFT_LOOPBACK_TABLE, NFT_SERVICES_TABLE,
-    NftTable, ROUTE_LOCALNET,
+    CONNTRACK_SETTINGS, Entry, IptablesBackend, IptablesTable, Key, Model, NFT_IPVS_TABLE, NFT_LOOPBACK_TABLE,
+    NFT_SERVICES_TABLE, NftTable, Object, ROUTE_LOCALNET,
 };
 use ripstop_nft::model::{Chain, Hook, IfPattern, Rule, Table, TableFamily, build::*, priority};
 use ripstop_objects::{DetectLocal, IptablesChoice, ObjectKind, Proxy};
@@ -110,9 +110,9 @@ pub fn obstacle(tables: &Tables, proxy: Proxy) -> Option<String> {
         Proxy::Ipvs if !tables.facts.ipvs => {
             Some("this kernel has no IPVS; load its module with `modprobe ip_vs` on the node".into())
         }
-        Proxy::Ipvs if tables.config.services.node_port_addresses.localhost => Some(
-            "services.nodePortAddresses has localhost, and IPVS sends nothing on from loopback addresses".into(),
-        ),
+        Proxy::Ipvs if tables.config.services.node_port_addresses.localhost => {
+            Some("services.nodePortAddresses has localhost, and IPVS sends nothing on from loopback addresses".into())
+        }
         Proxy::Iptables => {
             let lacks = tables.facts.iptables_lacks.get(&place(tables).backend)?;
             Some(format!("there is no program {lacks} on this node, by which rules are written"))

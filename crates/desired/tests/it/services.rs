@@ -6,9 +6,9 @@ use ripstop_desired::services::{self, unraised};
 use ripstop_desired::{Desired, may_delete};
 use ripstop_netmodel::{Entry, HostFacts, IptablesBackend, Key, Kind, Limit, Model, Object};
 use ripstop_objects::service::{EndpointSlice, Service};
-use ripstop_objects::{AgentConfig, ClusterObject, ObjectKind};
-use ripstop_tables::{Change, ObjectInput, Start, Withdrawn};
-use ripstop_types::Revision;
+use ripstop_objects::{AgentConfig, ClusterObject, ObjectKind, Proxy};
+use ripstop_tables::{Change, Leaving, ObjectInput, Stage, Start, Withdrawn};
+use ripstop_types::{Millis, Revision};
 use serde_json::json;
 
 use crate::scenario::*;
@@ -426,4 +426,42 @@ fn packets_may_leave_loopback_addresses_only_behind_their_guard() {
     assert!(made[0].contains("ripstop-loopback") && made[1].contains("route_localnet"), "{made:?}");
     // Whoever takes the table away takes the setting back before (`kernel`): a setting itself is never removed.
     assert_eq!(gone, ["nft table ip ripstop-loopback"]);
+}
+
+/// While a node is switched to another proxy both are wanted, and at last the new one alone.
+#[test]
+fn a_switch_is_a_way_of_three_stages() {
+    let mut scenario = serving();
+    for object in [service("web", "10.96.0.1"), slice("web", [7])] {
+        put(&mut scenario, object);
+    }
+    for kind in [ObjectKind::Service, ObjectKind::EndpointSlice] {
+        synced(&mut scenario, kind);
+    }
+    let before = Desired::of(&scenario.tables);
+    let mut desired = before.clone();
+    let mut stage = |scenario: &mut Scenario, chosen, leaving| {
+        (scenario.tables.proxies.chosen, scenario.tables.proxies.leaving) = (chosen, leaving);
+        desired.update(&scenario.tables, &BTreeSet::from([Change::Proxy]));
+        assert_eq!(*desired.model(), *Desired::of(&scenario.tables).model());
+        texts(&desired.model().keys().cloned().collect())
+    };
+    let has = |keys: &[String], words: &[&str]| keys.iter().any(|key| words.iter().all(|word| key.contains(word)));
+    let frontend = ["ripstop-services frontends", "10.96.0.1"];
+    let jump = ["iptables", "nat", "PREROUTING"];
+    let leaving = |proxy, stage| Some(Leaving { proxy, stage });
+    // Both serve, and neither drops what no Service has: one of them may not have them all.
+    let keys = stage(&mut scenario, Some(Proxy::Iptables), leaving(Proxy::Nftables, Stage::Serving));
+    assert!(has(&keys, &frontend) && has(&keys, &jump) && !has(&keys, &["service-ranges"]), "{keys:#?}");
+    // Nothing leads to the old one, and what is on its way through it finds what it looks for.
+    let keys = stage(&mut scenario, Some(Proxy::Iptables), leaving(Proxy::Nftables, Stage::Closing));
+    assert!(!has(&keys, &frontend) && !has(&keys, &["cluster-ips"]) && has(&keys, &jump), "{keys:#?}");
+    assert!(has(&keys, &["ripstop-services endpoints", "10.96.0.1"]), "{keys:#?}");
+    let keys = stage(&mut scenario, Some(Proxy::Iptables), None);
+    assert!(!has(&keys, &["ripstop-services"]) && has(&keys, &jump), "{keys:#?}");
+    // The way back.
+    let keys = stage(&mut scenario, None, leaving(Proxy::Iptables, Stage::Closed(Millis(1))));
+    assert!(has(&keys, &frontend) && !has(&keys, &jump) && has(&keys, &["RIPSTOP-SERVICES"]), "{keys:#?}");
+    stage(&mut scenario, None, None);
+    assert_eq!(*desired.model(), *before.model());
 }

@@ -153,8 +153,9 @@ impl Run<'_> {
     /// Looks at all connections to what the kernel has as frontends.
     pub(super) fn check_flows(&mut self) -> Result<(), Fault> {
         let tables = [NFT_SERVICES_TABLE, NFT_IPVS_TABLE];
-        let in_table =
-            |table| [TableFamily::Ip, TableFamily::Ip6].map(|family| (family, Name::from(table), Name::from("endpoints")));
+        let in_table = |table| {
+            [TableFamily::Ip, TableFamily::Ip6].map(|family| (family, Name::from(table), Name::from("endpoints")))
+        };
         let there = elements_of(&mut self.applier.nft, &tables.into_iter().flat_map(in_table).collect());
         let there = there.map_err(|error| Fault::refused(&error, None))?;
         let mut endpoints: BTreeMap<(u8, End), BTreeSet<End>> = BTreeMap::new();

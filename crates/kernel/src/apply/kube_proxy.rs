@@ -303,7 +303,8 @@ mod tests {
 
     #[test]
     fn what_leads_to_its_chains_goes_first_and_others_stay() {
-        let unhooked = "*nat\n-D PREROUTING -m comment --comment \"kubernetes service portals\" -j KUBE-SERVICES\nCOMMIT\n";
+        let unhooked =
+            "*nat\n-D PREROUTING -m comment --comment \"kubernetes service portals\" -j KUBE-SERVICES\nCOMMIT\n";
         assert_eq!(unhooking(SAVED), unhooked);
         let removed =
             "*nat\n:KUBE-SERVICES - [0:0]\n:KUBE-SVC-ABC - [0:0]\n-X KUBE-SERVICES\n-X KUBE-SVC-ABC\nCOMMIT\n";
@@ -313,7 +314,9 @@ mod tests {
 
     #[test]
     fn chains_of_kubelet_are_none_of_its() {
-        for chain in ["KUBE-FIREWALL", "KUBE-KUBELET-CANARY", "KUBE-IPTABLES-HINT", "KUBE-MARK-DROP", "KUBE-ROUTER-INPUT"] {
+        for chain in
+            ["KUBE-FIREWALL", "KUBE-KUBELET-CANARY", "KUBE-IPTABLES-HINT", "KUBE-MARK-DROP", "KUBE-ROUTER-INPUT"]
+        {
             assert!(!is_its(chain), "{chain}");
         }
     }

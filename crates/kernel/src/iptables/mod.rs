@@ -27,8 +27,8 @@ use ripstop_types::Family;
 use crate::error::Fault;
 use crate::netlink::uapi::{NFNL_SUBSYS_NFTABLES, NFT_MSG_GETCHAIN, NFTA_CHAIN_NAME, NFTA_CHAIN_TABLE};
 use crate::netlink::{Message, NetlinkError, Socket};
-pub(crate) use legacy::preferred;
 pub(crate) use legacy::names as legacy_tables;
+pub(crate) use legacy::preferred;
 pub(crate) use program::{lacking, restore, save};
 pub(crate) use state::State;
 

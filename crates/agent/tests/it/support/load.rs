@@ -104,7 +104,13 @@ impl Load {
     /// Of some clients, through a Service at these addresses.
     pub fn start(clients: &[(&str, &Ns)], tcp: SocketAddr, udp: SocketAddr) -> Self {
         let (fault, faults) = std::sync::mpsc::channel();
-        let mut load = Self { threads: Threads::default(), made: Arc::default(), slow: Arc::default(), said: Arc::default(), faults };
+        let mut load = Self {
+            threads: Threads::default(),
+            made: Arc::default(),
+            slow: Arc::default(),
+            said: Arc::default(),
+            faults,
+        };
         for (name, ns) in clients {
             let (made, slow, to, who) = (load.made.clone(), load.slow.clone(), fault.clone(), (*name).to_owned());
             load.threads.spawn(ns, move |stop| {

@@ -181,7 +181,9 @@ fn process() -> Option<String> {
 
 /// Whether somebody answers its health check as it does, who is not an agent of ours.
 fn answers() -> bool {
-    let Ok(mut stream) = TcpStream::connect_timeout(&(Ipv4Addr::LOCALHOST, HEALTH).into(), PATIENCE) else { return false };
+    let Ok(mut stream) = TcpStream::connect_timeout(&(Ipv4Addr::LOCALHOST, HEALTH).into(), PATIENCE) else {
+        return false;
+    };
     let mut text = String::new();
     let asked = stream
         .set_read_timeout(Some(PATIENCE))

@@ -80,7 +80,9 @@ pub fn wait(agent: &Agent, proxy: &str, until: Instant) -> Result<(), Failure> {
         }
         let reason = view.get("reason").and_then(Value::as_str).unwrap_or_default().to_owned();
         if Instant::now() >= until {
-            return Err(Failure::Failed(format!("Services are not served by {proxy} alone yet, which goes on: {reason}")));
+            return Err(Failure::Failed(format!(
+                "Services are not served by {proxy} alone yet, which goes on: {reason}"
+            )));
         }
         if told.as_ref() != Some(&reason) {
             talk(&reason);
