@@ -22,7 +22,7 @@ const UDP_RATE: u32 = 200;
 
 /// VXLAN everywhere; then every agent is killed, and a node leaves and another comes.
 pub fn vxlan(ledger: &mut Ledger) -> Result<()> {
-    let lab = up(ledger, "demo-vxlan", Backend::Vxlan, Wiring::Routed)?;
+    let lab = up(ledger, dual("demo-vxlan", Backend::Vxlan, Wiring::Routed))?;
     let pods = Pods::make(&lab, &[("web", 1), ("near", 1), ("far", 2), ("same", 3)])?;
     traffic(ledger, &lab, &pods, &[("near", "same node"), ("same", "same subnet"), ("far", "other subnet")])?;
     speed(ledger, &lab, &pods, "far", "vxlan across the router")?;
@@ -33,7 +33,7 @@ pub fn vxlan(ledger: &mut Ledger) -> Result<()> {
 
 /// host-gw between nodes of one subnet; a peer behind a router is refused with the reason.
 pub fn host_gw(ledger: &mut Ledger) -> Result<()> {
-    let lab = up(ledger, "demo-hostgw", Backend::HostGw, Wiring::Routed)?;
+    let lab = up(ledger, dual("demo-hostgw", Backend::HostGw, Wiring::Routed))?;
     let pods = Pods::make(&lab, &[("web", 1), ("near", 1), ("same", 3)])?;
     traffic(ledger, &lab, &pods, &[("near", "same node"), ("same", "same subnet")])?;
     speed(ledger, &lab, &pods, "same", "host-gw inside a subnet")?;
@@ -45,7 +45,7 @@ pub fn host_gw(ledger: &mut Ledger) -> Result<()> {
 
 /// The backend is chosen per peer, and pods hang on a bridge.
 pub fn auto_bridge(ledger: &mut Ledger) -> Result<()> {
-    let lab = up(ledger, "demo-auto", Backend::Auto, Wiring::Bridge)?;
+    let lab = up(ledger, dual("demo-auto", Backend::Auto, Wiring::Bridge))?;
     let pods = Pods::make(&lab, &[("web", 1), ("near", 1), ("far", 2), ("same", 3)])?;
     let chosen = (backend(&lab, 1, "n3")?, backend(&lab, 1, "n2")?);
     let right = chosen == ("host-gw".to_owned(), "vxlan".to_owned());
@@ -57,7 +57,7 @@ pub fn auto_bridge(ledger: &mut Ledger) -> Result<()> {
 
 /// Flannel's first backend; agents are killed, then forwarders, which cost a moment.
 pub fn udp(ledger: &mut Ledger) -> Result<()> {
-    let lab = up(ledger, "demo-udp", Backend::Udp, Wiring::Routed)?;
+    let lab = up(ledger, dual("demo-udp", Backend::Udp, Wiring::Routed))?;
     let pods = Pods::make(&lab, &[("web", 1), ("near", 1), ("far", 2)])?;
     traffic(ledger, &lab, &pods, &[("far", "other subnet")])?;
     speed(ledger, &lab, &pods, "far", "udp across the router")?;
@@ -74,11 +74,14 @@ pub fn udp(ledger: &mut Ledger) -> Result<()> {
     lab.down()
 }
 
-fn up(ledger: &Ledger, name: &str, backend: Backend, wiring: Wiring) -> Result<Lab> {
+fn dual(name: &str, backend: Backend, wiring: Wiring) -> Options {
+    Options { backend, wiring, families: Families::Dual, ..Options::named(name) }
+}
+
+/// Three nodes in two subnets.
+pub fn up(ledger: &Ledger, options: Options) -> Result<Lab> {
     let begun = Instant::now();
-    let options =
-        Options { subnets: 2, backend, wiring, families: Families::Dual, replace: true, ..Options::named(name) };
-    let lab = Lab::up(&options)?;
+    let lab = Lab::up(&Options { subnets: 2, replace: true, ..options })?;
     ledger.tell(&format!("up in {:.1} s:", begun.elapsed().as_secs_f64()));
     ledger.tell("  n1 ── subnet 1 ─┐            ┌─ subnet 2 ── n2\n  n3 ── subnet 1 ─┴── router ──┴─ outside");
     Ok(lab)

@@ -7,7 +7,9 @@
 
 mod acts;
 mod ledger;
+mod load;
 mod programs;
+mod service;
 
 use std::process::ExitCode;
 use std::time::Instant;
@@ -26,6 +28,7 @@ const ACTS: &[Act] = &[
     ("host-gw where the nodes share a subnet, and a reason where they do not", acts::host_gw),
     ("auto: plain inside a subnet, VXLAN across; pods on a bridge", acts::auto_bridge),
     ("udp: a forwarder in user space carries the packets", acts::udp),
+    ("A Service without Kubernetes: its backends replaced, its proxy switched live", service::services),
 ];
 
 /// Runs every act and prints the table.
