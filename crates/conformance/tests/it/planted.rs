@@ -134,7 +134,7 @@ fn of_elements(table: &Table) -> Vec<Fault> {
         let changes: [(&str, usize, bool, Change); 5] = [
             ("empty", usize::MAX, true, |_| None),
             ("one less", 1, true, |_| None),
-            ("refuses", usize::MAX, leads, |element| with_verdict(element, Verdict::Goto(Name::from("reject")))),
+            ("refuses", usize::MAX, leads, |element| with_verdict(element, Verdict::Goto(Name::from("refuse")))),
             ("drops", usize::MAX, leads, |element| with_verdict(element, Verdict::Drop)),
             ("at another port", usize::MAX, has_port, |element| Some(at_another_port(element))),
         ];

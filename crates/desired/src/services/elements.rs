@@ -110,7 +110,7 @@ fn target(part: &mut Part, frontend: &Frontend, decision: &Decision, scope: Scop
     };
     match target {
         Some(Target::Backends(backends)) => means.leading(part, &To { frontend, decision, scope, backends }),
-        Some(Target::Reject) => Verdict::Goto(Name::from("reject")),
+        Some(Target::Reject) => Verdict::Goto(Name::from("refuse")),
         Some(Target::Drop) | None => Verdict::Drop,
     }
 }

@@ -47,10 +47,10 @@ pub(super) fn frame(family: Family, rules: &Rules, leaving: &[&'static str]) -> 
     for (hook, chain) in [(Hook::Prerouting, "prerouting"), (Hook::Output, "output")] {
         table = table.chain(chain, Chain::nat(hook, priority::DSTNAT).rule(Rule::new([jump("services")])));
     }
-    let leaving = leaving.iter().copied().chain(["masquerade"]).map(translated);
+    let leaving = leaving.iter().copied().chain(["masqueraded"]).map(translated);
     table
         .chain("services", services(family))
-        .chain("reject", Chain::regular().rule(Rule::new([reject()])))
+        .chain("refuse", Chain::regular().rule(Rule::new([reject()])))
         .chain("restricted", restricted(family))
         .chain("from-anywhere", from_anywhere(family, rules))
         .chain(
@@ -59,7 +59,7 @@ pub(super) fn frame(family: Family, rules: &Rules, leaving: &[&'static str]) -> 
         )
         .chain("forward", forwarded(rules))
         .chain("postrouting", Chain::nat(Hook::Postrouting, priority::SRCNAT).rules(leaving))
-        .chain("masquerade", masquerading(family, rules))
+        .chain("masqueraded", masquerading(family, rules))
 }
 
 /// The set of frontends whose packets all leave with the node's address.
@@ -93,7 +93,7 @@ pub(super) fn with_ports() -> ripstop_nft::model::Statement {
 fn services(family: Family) -> Chain {
     Chain::regular().rules([
         Rule::new([frontend(family).vmap("frontends")]),
-        Rule::new([daddr(family).in_set("cluster-ips"), goto("reject")]).comment("no Service has this port"),
+        Rule::new([daddr(family).in_set("cluster-ips"), goto("refuse")]).comment("no Service has this port"),
         Rule::new([daddr(family).in_set("service-ranges"), daddr(family).not_in_set("others-ips"), drop()])
             .comment("no Service has this address"),
     ])

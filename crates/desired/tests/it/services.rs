@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use ripstop_desired::services::{self, unraised};
 use ripstop_desired::{Desired, may_delete};
-use ripstop_netmodel::{Entry, HostFacts, IptablesBackend, Key, Kind, Limit, Model, Object};
+use ripstop_netmodel::{Entry, HostFacts, IptablesBackend, Key, Kind, Limit, Model, NftTable, Object};
 use ripstop_objects::service::{EndpointSlice, Service};
 use ripstop_objects::{AgentConfig, ClusterObject, ObjectKind, Proxy};
 use ripstop_tables::{Change, Leaving, ObjectInput, Stage, Start, Withdrawn};
@@ -464,4 +464,41 @@ fn a_switch_is_a_way_of_three_stages() {
     assert!(has(&keys, &frontend) && !has(&keys, &jump) && has(&keys, &["RIPSTOP-SERVICES"]), "{keys:#?}");
     stage(&mut scenario, None, None);
     assert_eq!(*desired.model(), *before.model());
+}
+
+/// `nft` reads such a word as what it means, so nobody could name the object by hand.
+#[test]
+fn no_name_is_a_word_of_nfts_language() {
+    const WORDS: [&str; 14] = [
+        "accept",
+        "counter",
+        "ct",
+        "dnat",
+        "drop",
+        "goto",
+        "ip",
+        "jump",
+        "log",
+        "masquerade",
+        "meta",
+        "redirect",
+        "reject",
+        "return",
+    ];
+    for how in ["proxy: nftables", "proxy: ipvs"] {
+        let mut scenario = serving_by(how);
+        scenario.tables.facts.ipvs = true;
+        for kind in [ObjectKind::Service, ObjectKind::EndpointSlice] {
+            synced(&mut scenario, kind);
+        }
+        let desired = Desired::of(&scenario.tables);
+        let tables = desired.model().iter().filter_map(|(_, entry)| match &entry.object {
+            Object::NftTable(NftTable { table }) => Some(table),
+            _ => None,
+        });
+        let names: Vec<_> = tables.flat_map(|table| table.chains.keys().chain(table.sets.keys())).collect();
+        assert!(names.len() > 20, "{how}: {names:?}");
+        let bad: Vec<_> = names.iter().filter(|name| WORDS.contains(&name.as_str())).collect();
+        assert!(bad.is_empty(), "{how}: {bad:?}");
+    }
 }
