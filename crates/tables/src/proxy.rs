@@ -60,7 +60,7 @@ impl Proxies {
         let mut proxies = kept;
         proxies.chosen = proxies.chosen.filter(|chosen| *chosen != configured);
         let now = proxies.chosen.unwrap_or(configured);
-        if let Some(last) = proxies.last.filter(|last| *last != now && proxies.leaving.is_none()) {
+        if let Some(last) = proxies.last.filter(|last| *last != now) {
             proxies.leaving = Some(Leaving::begun(last));
         }
         proxies.leaving = proxies.leaving.filter(|leaving| leaving.proxy != now);
@@ -108,6 +108,9 @@ mod tests {
         let kept = Proxies { last: Some(Proxy::Nftables), ..Proxies::default() };
         assert_eq!(Proxies::begun(kept.clone(), Proxy::Iptables).leaving, leaving(Proxy::Nftables));
         assert_eq!(Proxies::begun(kept, Proxy::Nftables), Proxies::default());
+        // Also one that returns to what has not left yet.
+        let kept = Proxies { leaving: leaving(Proxy::Nftables), last: Some(Proxy::Iptables), ..Proxies::default() };
+        assert_eq!(Proxies::begun(kept, Proxy::Nftables).leaving, leaving(Proxy::Iptables));
         // What was switched to stays in force, and is no switch any more where the configuration follows.
         let kept = Proxies { chosen: Some(Proxy::Ipvs), last: Some(Proxy::Ipvs), ..Proxies::default() };
         assert_eq!(Proxies::begun(kept.clone(), Proxy::Iptables).chosen, Some(Proxy::Ipvs));

@@ -113,6 +113,13 @@ impl Core {
     /// Plans again what was refused for a reason that may be gone: what was kept because a kind was not known, or because
     /// a pod stands.
     pub(super) fn reconsider_after(&mut self, changes: &BTreeSet<Change>) {
+        // Of Services what was kept as well, once they are known.
+        let services_known = |change: &Change| {
+            matches!(change, Change::Object(kind) if kind.is_of_services()) || *change == Change::Proxy
+        };
+        if changes.iter().any(services_known) {
+            self.reconsider(|_, key| key.is_of_services());
+        }
         if changes.iter().any(|change| matches!(change, Change::Known(_))) {
             self.reconsider(|_, _| true);
         } else if changes.iter().any(|change| matches!(change, Change::Pod(_))) {

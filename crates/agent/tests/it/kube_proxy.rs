@@ -10,7 +10,7 @@ use crate::kubernetes::is_possible;
 use crate::proxies::{Scene, scene};
 use crate::server::{OPERATOR, cache};
 use crate::support::agent::How;
-use crate::support::cni::program;
+use crate::support::cni::command;
 use crate::support::soon;
 
 /// Its program, as `make k8s` builds it.
@@ -70,7 +70,7 @@ impl Scene {
         let socket = self.world.run_dir().join("agent.sock").display().to_string();
         let words = words.split(' ').chain(["--socket", &socket]);
         let args: Vec<&str> = ["migrate"].into_iter().chain(words).collect();
-        self.world.node.tried(program("ripstop").to_str().unwrap(), &args)
+        self.world.node.tried(command().to_str().unwrap(), &args)
     }
 
     fn log(&self) -> String {
@@ -100,6 +100,7 @@ const OTHERS: [&str; 4] = [
 fn is_taken_over_and_given_back(mode: &str) {
     let is_possible = is_possible("kube-proxy at an API server");
     let Some(path) = program_of_kubernetes().filter(|_| is_possible) else { return };
+    command();
     let scene = scene("none", &How::default());
     for line in OTHERS {
         scene.world.node.run("iptables-nft", &line.split(' ').collect::<Vec<_>>());

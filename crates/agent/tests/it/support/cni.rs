@@ -152,14 +152,21 @@ pub fn versions() -> [CniVersion; 5] {
 /// The plugin's program, built when first needed.
 pub fn plugin() -> &'static Path {
     static PLUGIN: OnceLock<PathBuf> = OnceLock::new();
-    PLUGIN.get_or_init(|| program("ripstop-cni"))
+    PLUGIN.get_or_init(|| program("ripstop-cni", true))
 }
 
-/// A program of the workspace, built where it is not.
-pub fn program(name: &str) -> PathBuf {
+/// The command, which takes long to build: as it was built, where it was.
+pub fn command() -> &'static Path {
+    static COMMAND: OnceLock<PathBuf> = OnceLock::new();
+    COMMAND.get_or_init(|| program("ripstop", false))
+}
+
+/// A program of the workspace, built where it is missing, or always.
+fn program(name: &str, anew: bool) -> PathBuf {
     let test = std::env::current_exe().unwrap();
     let folder = test.parent().and_then(Path::parent).unwrap();
-    if let Some(cargo) = std::env::var_os("CARGO") {
+    let is_wanted = anew || !folder.join(name).exists();
+    if let Some(cargo) = std::env::var_os("CARGO").filter(|_| is_wanted) {
         let mut build = Command::new(cargo);
         build.args(["build", "--quiet", "-p", name]).current_dir(env!("CARGO_MANIFEST_DIR"));
         build.env("CARGO_TARGET_DIR", folder.parent().unwrap());

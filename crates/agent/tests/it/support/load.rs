@@ -144,7 +144,12 @@ impl Load {
         assert!(super::soon(|| self.made() >= until), "no load: {:?}", self.faults.try_iter().collect::<Vec<_>>());
     }
 
-    /// Ends; what failed.
+    /// What failed until now.
+    pub fn faults(&self) -> Vec<String> {
+        self.faults.try_iter().collect()
+    }
+
+    /// Ends; what failed since it was asked last.
     pub fn end(mut self) -> Vec<String> {
         self.threads.end();
         let [said, slow] = [&self.said, &self.slow].map(|count| count.load(Ordering::Relaxed));
@@ -167,7 +172,7 @@ fn connect_on(stop: &AtomicBool, to: SocketAddr, [made, slow]: [&AtomicU64; 2], 
         });
         made.fetch_add(1, Ordering::Relaxed);
         slow.fetch_add(u64::from(since.elapsed() > SLOW), Ordering::Relaxed);
-        tried.unwrap_or_else(|error| fail(format!("number {number}: {error}")));
+        tried.unwrap_or_else(|error| fail(format!("number {number} after {:.1?}: {error}", begin.elapsed())));
     }
 }
 
