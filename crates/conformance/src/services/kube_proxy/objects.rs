@@ -178,13 +178,25 @@ pub fn local(world: &World) -> &[Prefix] {
     }
 }
 
-/// kube-proxy's settings.
-pub fn settings(world: &World, mode: Mode, kubeconfig: &str) -> Value {
-    let node_ports = match &world.node_port_addresses {
-        NodePortAddresses::Primary => json!(["primary"]),
-        NodePortAddresses::All => json!(["0.0.0.0/0", "::/0"]),
+/// Where node ports are served: its `nodePortAddresses`. Loopback addresses are served only where they are in one of these ranges, too,
+/// and the word for primary addresses stands alone or not at all.
+fn node_ports(world: &World) -> Vec<String> {
+    let primaries = || Family::BOTH.into_iter().filter_map(|family| world.primary(family)).map(Prefix::host);
+    let mut ranges: Vec<String> = match &world.node_port_addresses {
+        NodePortAddresses::Primary if !world.localhost_node_ports => return vec!["primary".into()],
+        NodePortAddresses::Primary => primaries().map(|range| range.to_string()).collect(),
+        NodePortAddresses::All => return vec!["0.0.0.0/0".into(), "::/0".into()],
         NodePortAddresses::Ranges(ranges) => ranges.iter().map(ToString::to_string).collect(),
     };
+    if world.localhost_node_ports {
+        ranges.push("127.0.0.1/32".into());
+    }
+    ranges
+}
+
+/// kube-proxy's settings.
+pub fn settings(world: &World, mode: Mode, kubeconfig: &str) -> Value {
+    let node_ports = node_ports(world);
     let mut settings = json!({
         "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
         "kind": "KubeProxyConfiguration",
@@ -244,6 +256,27 @@ mod tests {
         assert_eq!((&spec["allocateLoadBalancerNodePorts"], &object.body["status"]), (&json!(false), &Value::Null));
         assert_eq!(object.body["metadata"], json!({ "name": "web", "namespace": "default" }));
         assert_eq!(Object::of(&json!({ "kind": "Service" })), None);
+    }
+
+    #[test]
+    fn loopback_node_ports_are_in_its_ranges_of_node_ports() {
+        let ports = |localhost: bool, at: &Value| {
+            let world = json!({
+                "node": "n1",
+                "addresses": ["172.18.0.1", "172.18.1.1", "fd00:18::1"],
+                "localhostNodePorts": localhost,
+                "nodePortAddresses": at,
+            });
+            node_ports(&serde_json::from_value(world).unwrap())
+        };
+        let (all, range) = (json!("all"), json!({ "ranges": ["172.18.1.0/24"] }));
+        assert_eq!(ports(false, &json!("primary")), ["primary"]);
+        assert_eq!(ports(true, &json!("primary")), ["172.18.0.1/32", "fd00:18::1/128", "127.0.0.1/32"]);
+        assert_eq!(ports(true, &all), ["0.0.0.0/0", "::/0"]);
+        assert_eq!(
+            (ports(false, &range), ports(true, &range)),
+            (vec!["172.18.1.0/24".into()], vec!["172.18.1.0/24".into(), "127.0.0.1/32".into()])
+        );
     }
 
     #[test]
