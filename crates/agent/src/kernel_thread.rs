@@ -36,6 +36,9 @@ const IPVS_LOOK: Duration = Duration::from_secs(10);
 /// So many steps of a plan are done before a call may have its turn.
 const SLICE: usize = 512;
 
+/// So many where they are elements of nftables: with each transaction that brings a verdict the kernel looks through all maps of verdicts.
+const ELEMENTS: usize = 4_096;
+
 /// Something for the kernel thread.
 pub enum Job {
     /// Run steps.
@@ -304,11 +307,15 @@ fn slices(steps: &[Step]) -> impl Iterator<Item = &[Step]> {
         Kind::NftElement => !replaces,
         _ => false,
     };
+    let least = |step: &Step| if step.key.kind() == Kind::NftElement { ELEMENTS } else { SLICE };
     let mut rest = steps;
     std::iter::from_fn(move || {
-        let follows = |pair: &[Step]| pair[0].key != pair[1].key && may_begin(&pair[1]);
+        let follows = |(place, pair): &(usize, &[Step])| {
+            *place >= least(&pair[1]) && pair[0].key != pair[1].key && may_begin(&pair[1])
+        };
         let behind = rest.get(SLICE - 1..).unwrap_or_default();
-        let place = behind.windows(2).position(follows).map_or(rest.len(), |place| place + SLICE);
+        let mut places = (SLICE..).zip(behind.windows(2));
+        let place = places.find(follows).map_or(rest.len(), |(place, _)| place);
         let (slice, behind) = rest.split_at(place);
         rest = behind;
         (!slice.is_empty()).then_some(slice)

@@ -14,7 +14,7 @@ use ripstop_cni_spec::wire::{Request, Response};
 use ripstop_kernel::BootFiles;
 use ripstop_netmodel::{HostFacts, Model};
 use ripstop_objects::{AgentConfig, Notice, Proxy};
-use ripstop_tables::{Input, Moment, Recording, Stamped, Start, StoreInput};
+use ripstop_tables::{Input, Moment, Recording, Stamped, Start};
 use ripstop_types::{Millis, NodeName};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::{Receiver, UnboundedReceiver, UnboundedSender, channel, unbounded_channel};
@@ -122,8 +122,8 @@ struct Shell {
     core: Core,
     clock: Clock,
     queue: UnboundedReceiver<Message>,
-    /// What the store says. Apart from the queue, so that nothing waits behind a list.
-    news: Receiver<StoreInput>,
+    /// What the store says, of records and of Kubernetes' own objects. Apart from the queue, so that nothing waits behind a list.
+    news: Receiver<Input>,
     jobs: mpsc::Sender<Job>,
     writes: UnboundedSender<StoreWrite>,
     prober: UnboundedSender<ProbePlan>,
@@ -267,12 +267,12 @@ impl Shell {
     }
 
     /// Takes in what the store has said, and acts upon it once.
-    fn hear(&mut self, news: &mut Vec<StoreInput>) {
+    fn hear(&mut self, news: &mut Vec<Input>) {
         let at = self.clock.now();
         let mut left = news.len();
         for input in news.drain(..) {
             left -= 1;
-            self.take_in(at, Input::Store(input), left > 0);
+            self.take_in(at, input, left > 0);
         }
         let outputs = self.core.conclude();
         self.carry_out(outputs);

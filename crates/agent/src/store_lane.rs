@@ -55,7 +55,7 @@ pub struct Ways {
     /// Whether the node serves Services.
     pub serves: watch::Receiver<bool>,
     /// For what the store says.
-    pub news: Sender<StoreInput>,
+    pub news: Sender<Input>,
     /// For what became of the plans.
     pub queue: UnboundedSender<Message>,
     /// Hand records in as they came, for a recording.
@@ -107,7 +107,7 @@ async fn run(config: StoreConfig, host: Host, ways: Ways, ready: StoreCell) {
         match open(&config, &host, &notices) {
             Ok((store, cluster)) => {
                 if let Some(cluster) = cluster {
-                    tokio::spawn(hear_objects(cluster, serves.clone(), queue.clone()));
+                    tokio::spawn(hear_objects(cluster, serves.clone(), news.clone(), queue.clone()));
                 }
                 break store;
             }
@@ -197,38 +197,51 @@ fn kubernetes_options(config: &KubernetesConfig) -> KubernetesOptions {
     }
 }
 
-/// Hands what Kubernetes says of its objects to the core, and whether notices can be written. Services are asked for from the moment on in
-/// which the node serves them: then everything is listed anew.
-async fn hear_objects(cluster: Cluster, mut serves: watch::Receiver<bool>, queue: UnboundedSender<Message>) {
-    tokio::spawn(hear_told(cluster.told, queue.clone()));
+/// Hands what Kubernetes says of its objects to the core, many at once, and whether notices can be written. Services are asked for from
+/// the moment on in which the node serves them: then everything is listed anew.
+async fn hear_objects(
+    cluster: Cluster,
+    mut serves: watch::Receiver<bool>,
+    news: Sender<Input>,
+    queue: UnboundedSender<Message>,
+) {
+    tokio::spawn(hear_told(cluster.told, queue));
     let mut with_services = *serves.borrow_and_update();
     let mut objects = cluster.store.objects(&cluster.node, cluster.peers, with_services);
+    let mut heard = Vec::new();
     loop {
-        let event = tokio::select! {
-            event = objects.recv() => event,
+        let over = tokio::select! {
+            count = objects.recv_many(&mut heard, news.max_capacity()) => count == 0,
             Ok(_) = serves.wait_for(|serves| *serves), if !with_services => {
                 with_services = true;
                 objects = cluster.store.objects(&cluster.node, cluster.peers, with_services);
                 // The first list of a stream begins without a word, and it does not know that the server was away.
-                let resets = ObjectKind::ALL.into_iter().map(|kind| ObjectInput::Reset { kind });
-                for input in resets.chain([ObjectInput::Back]) {
-                    let _ = queue.send(Message::Input(Input::Object(input)));
-                }
-                continue;
+                heard.extend(ObjectKind::ALL.map(ObjectEvent::Reset).into_iter().chain([ObjectEvent::Back]));
+                false
             }
         };
-        let Some(event) = event else { return };
-        let input = match event {
-            ObjectEvent::Put(object, revision) => ObjectInput::Put { object, revision },
-            ObjectEvent::Delete(kind, name, revision) => ObjectInput::Delete { kind, name, revision },
-            ObjectEvent::Reset(kind) => ObjectInput::Reset { kind },
-            ObjectEvent::Synced(kind, revision) => ObjectInput::Synced { kind, revision },
-            ObjectEvent::Away(reason) => ObjectInput::Away { reason },
-            ObjectEvent::Back => ObjectInput::Back,
-        };
-        if queue.send(Message::Input(Input::Object(input))).is_err() {
+        if over || !hand_on(&mut heard, &news).await {
             return;
         }
+    }
+}
+
+/// Hands on what was heard of objects, at once; whether anybody still wants it.
+async fn hand_on(heard: &mut Vec<ObjectEvent>, news: &Sender<Input>) -> bool {
+    let Ok(places) = news.reserve_many(heard.len()).await else { return false };
+    places.zip(heard.drain(..)).for_each(|(place, event)| place.send(Input::Object(object_input(event))));
+    true
+}
+
+/// What an event of an object is to the core.
+fn object_input(event: ObjectEvent) -> ObjectInput {
+    match event {
+        ObjectEvent::Put(object, revision) => ObjectInput::Put { object, revision },
+        ObjectEvent::Delete(kind, name, revision) => ObjectInput::Delete { kind, name, revision },
+        ObjectEvent::Reset(kind) => ObjectInput::Reset { kind },
+        ObjectEvent::Synced(kind, revision) => ObjectInput::Synced { kind, revision },
+        ObjectEvent::Away(reason) => ObjectInput::Away { reason },
+        ObjectEvent::Back => ObjectInput::Back,
     }
 }
 
@@ -266,7 +279,7 @@ fn etcd_options(config: &EtcdConfig, host: &Host) -> EtcdOptions {
 
 /// Hands in what the store says, many at once: who takes them in wakes once for all of them. Only signs of life wait for
 /// others.
-async fn hand_in(mut events: Receiver<Event<Text>>, news: Sender<StoreInput>, raw: bool, wait: Duration) {
+async fn hand_in(mut events: Receiver<Event<Text>>, news: Sender<Input>, raw: bool, wait: Duration) {
     let (mut heard, mut read) = (Vec::new(), Vec::new());
     let mut due: Option<Instant> = None;
     loop {
@@ -286,7 +299,7 @@ async fn hand_in(mut events: Receiver<Event<Text>>, news: Sender<StoreInput>, ra
         due = None;
         // The agent is ending where this fails.
         let Ok(places) = news.reserve_many(read.len()).await else { return };
-        places.zip(read.drain(..)).for_each(|(place, input)| place.send(input));
+        places.zip(read.drain(..)).for_each(|(place, input)| place.send(Input::Store(input)));
         if over {
             return;
         }
@@ -304,9 +317,9 @@ fn is_sign(input: &StoreInput) -> bool {
     matches!(input, StoreInput::Put { kind: Kind::Alive, .. })
 }
 
-async fn send(news: &Sender<StoreInput>, input: StoreInput) {
+async fn send(news: &Sender<Input>, input: StoreInput) {
     // The agent is ending where this fails.
-    let _ = news.send(input).await;
+    let _ = news.send(Input::Store(input)).await;
 }
 
 fn refuse(queue: &UnboundedSender<Message>, write: &Write, why: &str) {
@@ -368,6 +381,8 @@ async fn write_step(store: &dyn Store, step: &Step) -> StoreResult {
 
 #[cfg(test)]
 mod tests {
+    use ripstop_objects::ObjectKind;
+
     use super::*;
 
     fn sign(node: &str, revision: u64) -> Event<Text> {
@@ -398,7 +413,8 @@ mod tests {
         events.send(Event::Away { reason: "it rains".into() }).await.unwrap();
         heard.clear();
         assert_eq!(news.recv_many(&mut heard, 16).await, 2);
-        assert!(is_sign(&heard[0]) && matches!(heard[1], StoreInput::Away { .. }), "{heard:?}");
+        let Input::Store(first) = &heard[0] else { panic!("{heard:?}") };
+        assert!(is_sign(first) && matches!(heard[1], Input::Store(StoreInput::Away { .. })), "{heard:?}");
         // As many as may wait are enough.
         for revision in 4..8 {
             events.send(sign("n1", revision)).await.unwrap();
@@ -411,5 +427,22 @@ mod tests {
         heard.clear();
         assert_eq!(news.recv_many(&mut heard, 16).await, 1);
         assert!(news.recv().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn objects_come_many_at_once_and_in_their_order() {
+        let (to_news, mut news) = tokio::sync::mpsc::channel(16);
+        let gone = |revision| ObjectEvent::Delete(ObjectKind::Service, "default/s".into(), Revision(revision));
+        let (mut events, mut heard): (Vec<ObjectEvent>, _) = ((0..16).map(gone).collect(), Vec::new());
+        assert!(hand_on(&mut events, &to_news).await && events.is_empty());
+        assert_eq!(news.recv_many(&mut heard, 16).await, 16);
+        let revisions = heard.iter().filter_map(|input| match input {
+            Input::Object(ObjectInput::Delete { revision, .. }) => Some(revision.0),
+            _ => None,
+        });
+        assert!(revisions.eq(0..16));
+        drop(news);
+        events.push(gone(16));
+        assert!(!hand_on(&mut events, &to_news).await);
     }
 }

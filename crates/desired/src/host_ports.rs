@@ -120,7 +120,7 @@ fn element(part: &Part, set: &'static str, parts: Vec<KeyPart>, data: Option<Dat
             family: TableFamily::Inet,
             table: Name::from(NFT_TABLE),
             set: Name::from(set),
-            key: ElementValue { interval: false, parts },
+            key: ElementValue { interval: false, parts: parts.into() },
         },
         body: ElementBody { data, ..ElementBody::comment(&part.owner) },
     }

@@ -254,7 +254,7 @@ impl Key {
             }
             Self::NftTable { family, name } => {
                 // 'A' sorts before every other first letter of a name.
-                let key = ElementValue { interval: false, parts: Vec::new() };
+                let key = ElementValue { interval: false, parts: [].into() };
                 let (family, table) = (*family, name.clone());
                 vec![
                     Self::NftPart { family, table: table.clone(), name: Name::from("A") },

@@ -66,7 +66,7 @@ fn verdict_maps(model: &Model, table: &Key) -> Vec<ElementKey> {
         family: table.family,
         table: table.name.clone(),
         set: set.clone(),
-        key: ElementValue { interval: false, parts: Vec::new() },
+        key: ElementValue { interval: false, parts: [].into() },
     };
     let verdicts = table.sets.iter().filter(|(_, set)| set.data == Some(DataType::Verdict));
     verdicts.map(|(name, _)| first(name)).collect()

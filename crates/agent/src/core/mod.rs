@@ -225,6 +225,7 @@ pub struct Core {
     probes: Probes,
     health: Health,
     following: Following,
+    serving: services::Serving,
     notices: Notices,
     outputs: Vec<Output>,
     at: Moment,
@@ -308,6 +309,7 @@ impl Core {
             probes: Probes::default(),
             health: Health::default(),
             following: Following::default(),
+            serving: services::Serving::default(),
             notices: Notices::default(),
             outputs: Vec::new(),
             at,
@@ -535,6 +537,7 @@ impl Core {
         self.follow_pods();
         self.refresh_probes();
         self.refresh_health();
+        self.tell_serving();
         self.advance_withdrawal();
         self.refresh_notices();
     }

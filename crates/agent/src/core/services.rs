@@ -3,12 +3,12 @@
 use std::net::IpAddr;
 
 use ripstop_desired::{Source, services};
-use ripstop_netmodel::Resource;
+use ripstop_netmodel::{Key, Resource};
 use ripstop_services::{Decided, Target};
 use ripstop_types::ServiceName;
 use serde::Serialize;
 
-use super::{Core, ProxyView};
+use super::{Core, Level, ProxyView};
 
 /// A Service.
 #[derive(Debug, Clone, Serialize)]
@@ -56,6 +56,18 @@ pub struct NamespaceView {
     pub name: String,
     /// `team=blue`.
     pub labels: Vec<String>,
+}
+
+/// How far Services were served since this agent started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Serving {
+    /// They are not, or nothing is known of them yet.
+    #[default]
+    Nothing,
+    /// All are known.
+    Read,
+    /// All that was known then is in the kernel.
+    Served,
 }
 
 impl Core {
@@ -129,6 +141,29 @@ impl Core {
         }
         rows.sort();
         rows
+    }
+
+    /// Says once that Services were read, and once that they are served: between the two the work is this node's alone.
+    pub(super) fn tell_serving(&mut self) {
+        let tables = &self.tables.cluster.services;
+        self.serving = match (self.serving, self.desired.serving()) {
+            (_, None) => Serving::Nothing,
+            (Serving::Nothing, Some(_)) => {
+                let (services, slices) = (tables.services().count(), tables.slices().count());
+                self.log(Level::Info, format!("{services} Services and {slices} EndpointSlices are read"));
+                Serving::Read
+            }
+            (Serving::Read, Some(_)) if self.desired.is_whole() && !self.is_serving_under_way() => {
+                self.log(Level::Info, "Services are served");
+                Serving::Served
+            }
+            (serving, Some(_)) => serving,
+        };
+    }
+
+    /// Whether something of Services is to be done or being done.
+    fn is_serving_under_way(&self) -> bool {
+        self.running.values().any(|running| running.is_of_services) || self.dirty.iter().any(Key::is_of_services)
     }
 
     /// Why nothing, or not all, is done for a Service here.

@@ -161,7 +161,7 @@ impl Layout {
     fn interval(&self, first: &[u8], last: &[u8], element: &ElementInfo) -> Option<(Key, ElementBody)> {
         let read = |key: &[u8]| -> Option<Value> { bytes::read_all(&self.key, key)?.pop() };
         let parts = vec![KeyPart::range(read(first)?, read(last)?)];
-        Some((Key { interval: true, parts }, self.body(element)?))
+        Some((Key { interval: true, parts: parts.into() }, self.body(element)?))
     }
 
     fn body(&self, element: &ElementInfo) -> Option<ElementBody> {

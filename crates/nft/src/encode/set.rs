@@ -199,7 +199,7 @@ pub(super) fn inline_elements(attrs: &mut Attrs, set: &Set, entries: &[(Vec<KeyP
     let mut entries: Vec<_> = entries.iter().collect();
     entries.sort_by_cached_key(|(parts, _)| bytes::key_bounds(parts));
     for (parts, data) in entries {
-        let key = Key { interval: set.interval, parts: parts.clone() };
+        let key = Key { interval: set.interval, parts: parts[..].into() };
         element(attrs, &key, Some(&ElementBody { data: data.clone(), ..ElementBody::default() }));
     }
 }

@@ -1,5 +1,7 @@
 //! Declarations of sets and maps, and their elements.
 
+use std::sync::Arc;
+
 use ripstop_types::Prefix;
 use serde::{Deserialize, Serialize};
 
@@ -195,8 +197,8 @@ pub struct Key {
     /// The set's `interval` flag: its elements are ranges, even where one holds a single value.
     #[serde(default)]
     pub interval: bool,
-    /// One part a field of the set's key.
-    pub parts: Vec<KeyPart>,
+    /// One part a field of the set's key. Shared: of thousands of elements the keys are in several tables each.
+    pub parts: Arc<[KeyPart]>,
 }
 
 impl Key {

@@ -49,8 +49,8 @@ pub(super) trait Reader: Send + Sync + 'static {
     fn topics(&self) -> &[Topic];
     /// What a list of a topic begins with, where it is not the first.
     fn reset(&self, topic: usize) -> Self::Event;
-    /// The objects of a list, in the receiver's order.
-    fn list(&self, topic: usize, objects: Vec<Box<RawValue>>) -> Result<Vec<Self::Event>, String>;
+    /// Puts what [`Self::put`] made of a list's objects in the receiver's order.
+    fn order(&self, events: &mut Vec<Self::Event>);
     /// What a list ends with.
     fn synced(&self, topic: usize, revision: u64) -> Self::Event;
     /// An object that came or changed; `None`: it is not for the receiver.
@@ -87,8 +87,8 @@ pub(super) async fn pump<R: Reader>(shared: Arc<Shared>, reader: R, events: mpsc
     let mut closed = shared.closed.subscribe();
     let (places, begun) = (vec![None; reader.topics().len()], vec![false; reader.topics().len()]);
     let streams = reader.topics().iter().map(|topic| topic.streaming).collect();
-    let pump =
-        Pump { shared, reader, events: events.clone(), away: None, begun, places, streams, relist: Relist::default() };
+    let (reader, relist) = (Arc::new(reader), Relist::default());
+    let pump = Pump { shared, reader, events: events.clone(), away: None, begun, places, streams, relist };
     tokio::select! {
         Gone = pump.run() => {}
         () = events.closed() => {}
@@ -112,7 +112,7 @@ impl From<Gone> for End {
 
 struct Pump<R: Reader> {
     shared: Arc<Shared>,
-    reader: R,
+    reader: Arc<R>,
     events: mpsc::Sender<R::Event>,
     /// Why the server is lost, as the receiver was told.
     away: Option<String>,
@@ -141,9 +141,9 @@ impl Relist {
     }
 }
 
-/// A list: its objects and its revision.
-struct Listed {
-    objects: Vec<Box<RawValue>>,
+/// A list: what it says, and its revision.
+struct Listed<T> {
+    items: Vec<T>,
     revision: u64,
 }
 
@@ -187,11 +187,7 @@ impl<R: Reader> Pump<R> {
             *checked = true;
         }
         let count = self.places.len();
-        let mut lists = Vec::new();
-        let unknown: Vec<usize> = (0..count).filter(|topic| self.places[*topic].is_none()).collect();
-        for topic in unknown {
-            lists.push((topic, self.list(topic).await.map_err(End::Fault)?));
-        }
+        let lists = self.list_unknown().await.map_err(End::Fault)?;
         let (to_self, mut heard) = mpsc::channel(64);
         let mut tasks = JoinSet::new();
         for topic in 0..count {
@@ -235,13 +231,11 @@ impl<R: Reader> Pump<R> {
         Ok(())
     }
 
-    async fn hand_over(&mut self, topic: usize, listed: Listed) -> Result<(), End> {
-        let events =
-            self.reader.list(topic, listed.objects).map_err(|cause| End::Fault(self.shared.nonsense(cause)))?;
+    async fn hand_over(&mut self, topic: usize, listed: Listed<R::Event>) -> Result<(), End> {
         if std::mem::replace(&mut self.begun[topic], true) {
             self.send(self.reader.reset(topic)).await?;
         }
-        for event in events {
+        for event in listed.items {
             self.send(event).await?;
         }
         self.send(self.reader.synced(topic, listed.revision)).await?;
@@ -294,21 +288,69 @@ impl<R: Reader> Pump<R> {
         }
     }
 
-    async fn list(&mut self, topic: usize) -> Result<Listed, StoreError> {
-        let about = self.reader.topics()[topic].clone();
-        if self.streams[topic] {
-            match self.shared.list_by_watch(&about).await? {
-                Some(listed) => return Ok(listed),
-                // An older server, or one whose etcd is (3.4): what it cannot for one kind it cannot for the others.
-                None => self.streams.fill(false),
-            }
+    /// Lists what was not yet, all at once: two of them are long, and a server has more than one core.
+    async fn list_unknown(&mut self) -> Result<Vec<(usize, Listed<R::Event>)>, StoreError> {
+        let unknown: Vec<usize> = (0..self.places.len()).filter(|topic| self.places[*topic].is_none()).collect();
+        let (to_self, mut read) = mpsc::channel(unknown.len().max(1));
+        let mut tasks = JoinSet::new();
+        for topic in unknown.iter().copied() {
+            let (shared, reader, to_self) = (self.shared.clone(), self.reader.clone(), to_self.clone());
+            let streams = self.streams[topic];
+            tasks.spawn(async move {
+                // Nobody wants it any more where another list failed.
+                let _ = to_self.send((topic, list(&shared, reader.as_ref(), topic, streams).await)).await;
+            });
         }
-        self.shared.list_by_pages(&about).await
+        drop(to_self);
+        let mut lists = Vec::with_capacity(unknown.len());
+        while let Some((topic, result)) = read.recv().await {
+            let (listed, streams) = result?;
+            self.note_streams(topic, streams);
+            lists.push((topic, listed));
+        }
+        if lists.len() < unknown.len() {
+            return Err(self.shared.nonsense("a list that could not be read to its end".into()));
+        }
+        lists.sort_by_key(|(topic, _)| *topic);
+        Ok(lists)
+    }
+
+    async fn list(&mut self, topic: usize) -> Result<Listed<R::Event>, StoreError> {
+        let (listed, streams) = list(&self.shared, self.reader.as_ref(), topic, self.streams[topic]).await?;
+        self.note_streams(topic, streams);
+        Ok(listed)
+    }
+
+    /// An older server, or one whose etcd is (3.4), lists nothing by a watch: what it cannot for one kind it cannot for the others.
+    fn note_streams(&mut self, topic: usize, streams: bool) {
+        if self.streams[topic] && !streams {
+            self.streams.fill(false);
+        }
     }
 
     async fn send(&self, event: R::Event) -> Result<(), Gone> {
         self.events.send(event).await.map_err(|_| Gone)
     }
+}
+
+/// Lists a topic, by a watch where the server can do that; whether it can.
+async fn list<R: Reader>(
+    shared: &Shared,
+    reader: &R,
+    topic: usize,
+    streams: bool,
+) -> Result<(Listed<R::Event>, bool), StoreError> {
+    let about = &reader.topics()[topic];
+    // Each object is read as it comes, while the server is at the next.
+    let mut put = |object: &RawValue| reader.put(topic, object);
+    let by_watch = if streams { shared.list_by_watch(about, &mut put).await? } else { None };
+    let streams = by_watch.is_some();
+    let mut listed = match by_watch {
+        Some(listed) => listed,
+        None => shared.list_by_pages(about, &mut put).await?,
+    };
+    reader.order(&mut listed.items);
+    Ok((listed, streams))
 }
 
 async fn hear(topic: usize, mut lines: Lines, to: mpsc::Sender<Heard>) {
@@ -362,7 +404,11 @@ pub(super) fn random() -> f64 {
 
 impl Shared {
     /// All objects of a topic, a page at a time, as of one revision.
-    async fn list_by_pages(&self, topic: &Topic) -> Result<Listed, StoreError> {
+    async fn list_by_pages<T>(
+        &self,
+        topic: &Topic,
+        read: &mut impl FnMut(&RawValue) -> Result<Option<T>, String>,
+    ) -> Result<Listed<T>, StoreError> {
         #[derive(Deserialize)]
         struct Page {
             metadata: PageData,
@@ -378,14 +424,14 @@ impl Shared {
             more: String,
         }
         let tried = format!("list {}", topic.name);
-        let (mut objects, mut more, mut limit) = (Vec::new(), String::new(), FIRST_PAGE);
+        let (mut items, mut more, mut limit) = (Vec::new(), String::new(), FIRST_PAGE);
         loop {
             let path = format!("{}?limit={limit}&continue={more}{}", topic.path, topic.selector);
             let answer = self.ask(&tried, &Ask::get(path)).await?;
             if !answer.status.is_success() {
                 if !more.is_empty() && Status::of(&answer).is_gone() {
                     // The rest of the list is no more to be had: all is asked for again.
-                    (objects, more) = (Vec::new(), String::new());
+                    (items, more) = (Vec::new(), String::new());
                     continue;
                 }
                 return Err(self.refused(&tried, false, &answer));
@@ -394,19 +440,25 @@ impl Shared {
                 .map_err(|fault| self.nonsense(format!("a list that cannot be read: {fault}")))?;
             let each = (answer.body.len() / page.items.len().max(1)).max(1);
             limit = (PAGE_BYTES / each).clamp(1, MOST_PAGE).min(limit * 4);
-            objects.extend(page.items);
+            for object in &page.items {
+                items.extend(read(object).map_err(|cause| self.nonsense(cause))?);
+            }
             more = page.metadata.more;
             if more.is_empty() {
                 let revision =
                     object::revision(&page.metadata.resource_version).map_err(|cause| self.nonsense(cause))?;
-                return Ok(Listed { objects, revision: revision.0 });
+                return Ok(Listed { items, revision: revision.0 });
             }
         }
     }
 
     /// All objects of a topic as the first events of a watch (Kubernetes' streaming lists): the server keeps no whole
     /// list in memory for it. `None` where it cannot do so.
-    async fn list_by_watch(&self, topic: &Topic) -> Result<Option<Listed>, StoreError> {
+    async fn list_by_watch<T>(
+        &self,
+        topic: &Topic,
+        read: &mut impl FnMut(&RawValue) -> Result<Option<T>, String>,
+    ) -> Result<Option<Listed<T>>, StoreError> {
         let tried = format!("watch {}", topic.name);
         let seconds = self.options.timeout.as_secs().max(1);
         let path = format!(
@@ -414,16 +466,16 @@ impl Shared {
             topic.path, topic.selector
         );
         let Ok(mut lines) = self.stream(&tried, path).await? else { return Ok(None) };
-        let mut objects = Vec::new();
+        let mut items = Vec::new();
         loop {
             let next = tokio::time::timeout(self.options.timeout.min(STREAM_PATIENCE), lines.next()).await;
             let Ok(Ok(Some(line))) = next else { return Ok(None) };
             let Ok(line) = heard_line(&line) else { return Ok(None) };
             match line.kind.as_str() {
-                "ADDED" => objects.push(line.object),
+                "ADDED" => items.extend(read(&line.object).map_err(|cause| self.nonsense(cause))?),
                 "BOOKMARK" => {
                     let revision = revision_of(&line.object).map_err(|cause| self.nonsense(cause))?;
-                    return Ok(Some(Listed { objects, revision }));
+                    return Ok(Some(Listed { items, revision }));
                 }
                 _ => return Ok(None),
             }
@@ -432,8 +484,10 @@ impl Shared {
 
     /// The records of a kind, in order of their keys.
     pub(super) async fn records(&self, kind: crate::Kind) -> Result<Vec<crate::Record>, StoreError> {
-        let listed = self.list_by_pages(&super::records::topic(kind, &self.options.namespace)).await?;
-        super::records::records(kind, &listed.objects).map_err(|cause| self.nonsense(cause))
+        let topic = super::records::topic(kind, &self.options.namespace);
+        let mut listed = self.list_by_pages(&topic, &mut |object| super::records::record(kind, object)).await?;
+        listed.items.sort_by(|a, b| a.key.cmp(&b.key));
+        Ok(listed.items)
     }
 }
 

@@ -1,6 +1,5 @@
 //! The watch of Kubernetes' own objects: this node, or all, this node's pods, the namespaces, and Services with their endpoints.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use ripstop_objects::{ClusterObject, ObjectKind};
@@ -86,14 +85,12 @@ impl Reader for Objects {
         ObjectEvent::Reset(self.kinds[topic])
     }
 
-    fn list(&self, topic: usize, objects: Vec<Box<RawValue>>) -> Result<Vec<ObjectEvent>, String> {
-        let mut sorted = BTreeMap::new();
-        for object in &objects {
-            if let Some((object, revision)) = read(self.kinds[topic], object)? {
-                sorted.insert(object.name(), ObjectEvent::Put(object, revision));
-            }
-        }
-        Ok(sorted.into_values().collect())
+    /// By name, of which there are no two in a list.
+    fn order(&self, events: &mut Vec<ObjectEvent>) {
+        events.sort_by_cached_key(|event| match event {
+            ObjectEvent::Put(object, _) => Some(object.name()),
+            _ => None,
+        });
     }
 
     fn synced(&self, topic: usize, revision: u64) -> ObjectEvent {

@@ -37,12 +37,9 @@ pub(super) fn topic(kind: Kind, namespace: &str) -> Topic {
     Topic { path: object::path(kind, namespace), selector, name: object::full_name(kind), streaming: false }
 }
 
-/// Records out of a list, in order of their keys. Objects whose names are no keys' are not among them.
-pub(super) fn records(kind: Kind, objects: &[Box<RawValue>]) -> Result<Vec<Record>, String> {
-    let read = objects.iter().filter_map(|object| read(object).and_then(|object| object.record(kind)).transpose());
-    let mut records: Vec<Record> = read.collect::<Result<_, _>>()?;
-    records.sort_by(|a, b| a.key.cmp(&b.key));
-    Ok(records)
+/// A record; none of an object whose name is no key's.
+pub(super) fn record(kind: Kind, object: &RawValue) -> Result<Option<Record>, String> {
+    read(object)?.record(kind)
 }
 
 fn read(object: &RawValue) -> Result<Object, String> {
@@ -60,12 +57,10 @@ impl<V: Form> Reader for Records<V> {
         Event::Reset { kind: self.kinds[topic] }
     }
 
-    fn list(&self, topic: usize, objects: Vec<Box<RawValue>>) -> Result<Vec<Event<V>>, String> {
-        let kind = self.kinds[topic];
-        for object in &objects {
-            self.judging.look(kind, object);
-        }
-        Ok(records(kind, &objects)?.into_iter().map(|record| Event::Put(record.map(V::of_value))).collect())
+    /// By key.
+    fn order(&self, events: &mut Vec<Event<V>>) {
+        let key = |event: &Event<V>| if let Event::Put(record) = event { Some(record.key.clone()) } else { None };
+        events.sort_by_cached_key(key);
     }
 
     fn synced(&self, topic: usize, revision: u64) -> Event<V> {
@@ -75,7 +70,7 @@ impl<V: Form> Reader for Records<V> {
     fn put(&self, topic: usize, object: &RawValue) -> Result<Option<Event<V>>, String> {
         let kind = self.kinds[topic];
         self.judging.look(kind, object);
-        Ok(read(object)?.record(kind)?.map(|record| Event::Put(record.map(V::of_value))))
+        Ok(record(kind, object)?.map(|record| Event::Put(record.map(V::of_value))))
     }
 
     fn delete(&self, topic: usize, object: &RawValue) -> Result<Option<Event<V>>, String> {
