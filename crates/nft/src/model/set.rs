@@ -1,5 +1,6 @@
 //! Declarations of sets and maps, and their elements.
 
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use ripstop_types::Prefix;
@@ -113,7 +114,7 @@ impl Set {
 }
 
 /// One field of an element's key.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum KeyPart {
     /// Exactly this.
@@ -122,6 +123,17 @@ pub enum KeyPart {
     Prefix(Prefix),
     /// Everything from the first to the last, both included. Never a prefix, never a single value.
     Range(Value, Value),
+}
+
+impl Hash for KeyPart {
+    /// As its values: a set has parts of one form at a place, as a rule.
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        match self {
+            Self::Value(value) => value.hash(state),
+            Self::Prefix(prefix) => prefix.hash(state),
+            Self::Range(first, last) => (first, last).hash(state),
+        }
+    }
 }
 
 impl KeyPart {

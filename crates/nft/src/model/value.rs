@@ -1,5 +1,6 @@
 //! Values that are compared, looked up or mapped to, and their types.
 
+use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ripstop_types::{IfName, Mac};
@@ -91,7 +92,7 @@ impl Type {
 }
 
 /// One value of a [`Type`].
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[allow(missing_docs)] // Named as the types.
 pub enum Value {
@@ -139,6 +140,29 @@ impl Value {
             Self::CtStatus(_) => Type::CtStatus,
             Self::CtDirection(_) => Type::CtDirection,
             Self::TcpFlags(_) => Type::TcpFlags,
+        }
+    }
+}
+
+impl Hash for Value {
+    /// In one word as a rule, and without its kind: values at one place of keys are of one, and keys are hashed by the hundred thousand.
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        match self {
+            Self::Ipv4(ip) => state.write_u32(ip.to_bits()),
+            Self::Ipv6(ip) => state.write_u128(ip.to_bits()),
+            Self::Ether(mac) => mac.hash(state),
+            Self::IfName(pattern) => pattern.hash(state),
+            Self::Service(n) | Self::EtherType(n) | Self::ArpOp(n) => state.write_u32((*n).into()),
+            Self::Proto(n)
+            | Self::IcmpType(n)
+            | Self::Icmpv6Type(n)
+            | Self::NfProto(n)
+            | Self::PktType(n)
+            | Self::CtDirection(n)
+            | Self::TcpFlags(n) => state.write_u32((*n).into()),
+            Self::Mark(n) | Self::FibAddrType(n) | Self::IfIndex(n) | Self::CtState(n) | Self::CtStatus(n) => {
+                state.write_u32(*n);
+            }
         }
     }
 }

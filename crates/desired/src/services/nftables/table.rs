@@ -9,8 +9,9 @@ use crate::ruleset::address_type;
 use crate::services::frame::{frame, translated, with_ports};
 use crate::services::{Rules, Scope};
 
-/// For up to so many endpoints the chains are there from the start: a chain that comes makes the kernel look at all maps again.
-pub const PREPARED: usize = 128;
+/// For up to so many endpoints the chains are there from the start: a chain that comes makes the kernel look at all maps again. Not for
+/// more: for each endpoint that comes it looks at all rules that look endpoints up, which are two for each number.
+pub const PREPARED: usize = 64;
 
 /// The table of a family.
 #[must_use]
