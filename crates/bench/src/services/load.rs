@@ -18,6 +18,8 @@ use crate::cpu;
 
 /// Longer than this no connection takes that gets through.
 const LIMIT: Duration = Duration::from_secs(5);
+/// Who asks whether it is served asks again after this: a packet that was dropped is sent again only after a second, then after two.
+const TRY: Duration = Duration::from_millis(50);
 /// So long takes one whose first packet was lost, at least: it is sent again after a second (RFC 6298).
 const AGAIN: Duration = Duration::from_millis(900);
 const BACKLOG: libc::c_int = 4096;
@@ -95,9 +97,9 @@ impl Draw {
 }
 
 /// Connects once and resets; how long it took.
-fn connect(to: SocketAddr) -> std::io::Result<Duration> {
+fn connect(to: SocketAddr, limit: Duration) -> std::io::Result<Duration> {
     let begun = Instant::now();
-    let stream = TcpStream::connect_timeout(&to, LIMIT)?;
+    let stream = TcpStream::connect_timeout(&to, limit)?;
     let took = begun.elapsed();
     let linger = libc::linger { l_onoff: 1, l_linger: 0 };
     let length = libc::socklen_t::try_from(size_of::<libc::linger>()).unwrap_or_default();
@@ -113,14 +115,14 @@ pub fn times(client: &Path, targets: &[SocketAddr], cpu: usize) -> Result<Vec<f6
     space::in_netns(client, || {
         cpu::pin(cpu)?;
         let times: std::io::Result<Vec<f64>> =
-            targets.iter().map(|to| connect(*to).map(|took| took.as_secs_f64() * 1e6)).collect();
+            targets.iter().map(|to| connect(*to, LIMIT).map(|took| took.as_secs_f64() * 1e6)).collect();
         times.context("connect")
     })?
 }
 
 /// How many of the targets answer.
 pub fn answering(client: &Path, targets: &[SocketAddr]) -> Result<usize> {
-    Ok(space::in_netns(client, || targets.iter().take_while(|to| connect(**to).is_ok()).count())?)
+    Ok(space::in_netns(client, || targets.iter().take_while(|to| connect(**to, TRY).is_ok()).count())?)
 }
 
 /// What happened to connections that were made at a rate.
@@ -140,7 +142,7 @@ pub fn at_rate(client: &Path, targets: &[SocketAddr], rate: f64, tally: &Tally, 
             if let Some(early) = due.checked_sub(begun.elapsed()) {
                 thread::sleep(early);
             }
-            match connect(targets[number as usize % targets.len()]) {
+            match connect(targets[number as usize % targets.len()], LIMIT) {
                 Ok(took) if took < AGAIN => tally.made.fetch_add(1, Ordering::Relaxed),
                 _ => tally.failed.fetch_add(1, Ordering::Relaxed),
             };

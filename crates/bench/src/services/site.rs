@@ -21,6 +21,7 @@ use crate::scene::{Programs, Running, Scene, checkpoint, wait_for};
 
 /// The longest that anything may take until it serves.
 const LIMIT: Duration = Duration::from_secs(600);
+const DAY: f64 = 86_400.0;
 /// Of so many Services each is tried before all are taken for served.
 const SAMPLE: u32 = 300;
 /// Where pods are, endpoints among them; those of this node; and the client.
@@ -195,6 +196,19 @@ impl Site {
         Ok(begun.elapsed().as_secs_f64())
     }
 
+    /// Seconds in which the agent did its own part of a start, as it says itself: from when it had read all Services until they were served.
+    pub fn own_part(&self) -> Result<f64> {
+        let (mut read, mut served) = (None, None);
+        wait_for("the agent to say that Services are served", LIMIT, || {
+            let log = fs::read_to_string(self.scene.run().join("subject.log")).unwrap_or_default();
+            let at = |words: &str| log.lines().find(|line| line.ends_with(words)).and_then(time_of_day);
+            (read, served) = (at(" EndpointSlices are read"), at(" Services are served"));
+            served.is_some()
+        })?;
+        let (read, served) = read.zip(served).context("the agent did not say when it had read Services")?;
+        Ok((served - read).rem_euclid(DAY))
+    }
+
     /// Services drawn among all; the endpoint itself where nobody serves.
     #[must_use]
     pub fn targets(&self, count: u32, seed: u64) -> Vec<SocketAddr> {
@@ -303,9 +317,26 @@ impl Site {
     }
 }
 
+/// The seconds since midnight at which a line of a log was written: `2026-01-31T23:59:59.123456Z …`
+fn time_of_day(line: &str) -> Option<f64> {
+    let (_, time) = line.split(' ').next()?.strip_suffix('Z')?.split_once('T')?;
+    time.split(':').try_fold(0.0, |sum, part| Some(sum * 60.0 + part.parse::<f64>().ok()?))
+}
+
 fn stopped(stop: Stop) -> anyhow::Error {
     match stop {
         Stop::Fail(why) | Stop::Skip(why) | Stop::Differs(why) | Stop::Unclaimed(why) => anyhow!(why),
         Stop::Interrupted => anyhow!("interrupted"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::time_of_day;
+
+    #[test]
+    fn a_line_of_a_log_has_its_time() {
+        assert_eq!(time_of_day("2026-01-31T10:02:03.250000Z  INFO agent 0.1.0"), Some(36_123.25));
+        assert_eq!(time_of_day("thread 'main' panicked"), None);
     }
 }
