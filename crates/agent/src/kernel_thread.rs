@@ -455,7 +455,8 @@ fn tell(jobs: &mpsc::Sender<Job>, mut changed: Changed) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use ripstop_netmodel::{Nexthop, Resource, Sysctl};
+    use ripstop_netmodel::{Nexthop, NftElement, Resource, Sysctl};
+    use ripstop_nft::model::{ElementBody, ElementKey, Name, TableFamily};
     use ripstop_plan::Action;
     use ripstop_types::Owner;
 
@@ -471,6 +472,19 @@ mod tests {
             owner: Owner::agent(),
             reason: "missing".into(),
         }
+    }
+
+    #[test]
+    fn elements_of_nftables_go_in_longer_parts() {
+        let element = |n: usize| {
+            let ip = std::net::Ipv4Addr::from_bits(n as u32);
+            let key = ripstop_nft::model::Key::new(false, [ripstop_nft::model::Value::from(ip)]);
+            let (family, table, set) = (TableFamily::Ip, Name::from("t"), Name::from("s"));
+            step(NftElement { key: ElementKey { family, table, set, key }, body: ElementBody::default() })
+        };
+        let steps: Vec<Step> = (0..2 * ELEMENTS + 7).map(element).collect();
+        let parts: Vec<usize> = slices(&steps).map(<[Step]>::len).collect();
+        assert_eq!(parts, [ELEMENTS, ELEMENTS, 7]);
     }
 
     #[test]

@@ -164,7 +164,7 @@ fn of_elements(table: &Table) -> Vec<Fault> {
 }
 
 fn at_another_port(mut element: NftElement) -> NftElement {
-    for part in &mut element.key.key.parts {
+    for part in std::sync::Arc::make_mut(&mut element.key.key.parts) {
         if let KeyPart::Value(Value::Service(port)) = part {
             *port += 1;
         }

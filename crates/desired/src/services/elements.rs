@@ -131,7 +131,12 @@ pub(super) fn port(port: u16) -> KeyPart {
 pub(super) fn named(ip: IpAddr, set: &'static str, parts: Vec<KeyPart>) -> ElementKey {
     let interval = matches!(set, "sources" | "pods" | "service-ranges");
     let family = table_family(Family::of(ip));
-    ElementKey { family, table: table_name(), set: Name::from(set), key: ElementValue { interval, parts: parts.into() } }
+    ElementKey {
+        family,
+        table: table_name(),
+        set: Name::from(set),
+        key: ElementValue { interval, parts: parts.into() },
+    }
 }
 
 pub(super) fn element(ip: IpAddr, set: &'static str, key: Vec<KeyPart>, data: Option<Data>) -> NftElement {

@@ -77,6 +77,27 @@ async fn a_watch_that_is_not_behind_goes_on_over_a_compaction() {
     assert_eq!(etcd.list(Kind::Alive).await.unwrap().len(), 1);
 }
 
+/// Whoever fills a store may do so in one transaction: all of it has one revision, and may come in several pieces, which etcd makes of what
+/// is longer than a request may be.
+#[tokio::test]
+async fn a_thousand_records_of_one_transaction_all_arrive() {
+    if !is_here("large transactions") {
+        return;
+    }
+    let limits = ["--max-txn-ops=1000", "--max-request-bytes=2000000"].map(str::to_owned);
+    let servers = Servers::start(Setup { args: limits.into(), ..Setup::default() });
+    let etcd = Etcd::connect(EtcdOptions::new(servers.endpoints())).await.unwrap();
+    let (mut mirror, mut watch) = (Mirror::new(&Kind::ALL), etcd.watch(&Kind::ALL));
+    follow(&mut mirror, &mut watch, Mirror::is_synced).await;
+    // Just below the limit: with what etcd says of each besides it is above.
+    let value = format!("\"{}\"", "v".repeat(1_955));
+    servers.put_at_once((0..1_000).map(|n| (format!("/ripstop/nodes/n{n:03}"), format!("'{value}'"))));
+    follow(&mut mirror, &mut watch, |mirror| mirror.records(Kind::Nodes).len() == 1_000).await;
+    let records = mirror.records(Kind::Nodes);
+    assert!(records.iter().all(|record| record.revision == records[0].revision && record.value.is_string()));
+    assert_eq!(records, etcd.list(Kind::Nodes).await.unwrap());
+}
+
 /// A member at a time ends, the leader first; writes go on, and a watch sees each once.
 #[tokio::test]
 async fn a_cluster_of_three_loses_its_leader_and_no_answered_write() {

@@ -171,6 +171,18 @@ impl Servers {
         String::from_utf8(output.stdout).unwrap()
     }
 
+    /// Puts keys with a value each, in one transaction.
+    pub fn put_at_once(&self, keys: impl Iterator<Item = (String, String)>) {
+        let puts: String = keys.map(|(key, value)| format!("put {key} {value}\n")).collect();
+        let mut command = Command::new("etcdctl");
+        command.env("ETCDCTL_API", "3").args(["--endpoints", &self.endpoints().join(","), "txn"]);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        // Conditions, what is done where they hold, and where they do not.
+        child.stdin.take().unwrap().write_all(format!("\n{puts}\n\n").as_bytes()).unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success() && output.stdout.starts_with(b"SUCCESS"), "{output:?}");
+    }
+
     /// Forgets all revisions but the present, at once.
     pub fn compact(&self, args: &[&str]) {
         let present = self.ctl(&[args, &["get", "x", "-w", "json"]].concat());
