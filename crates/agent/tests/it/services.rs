@@ -157,6 +157,10 @@ fn connections_follow_the_endpoints_that_kubernetes_names() {
         return;
     }
     let scene = scene();
+    let log = || scene.world.agent().log_text();
+    let place = |words: &str| log().find(words);
+    assert!(soon(|| place("Services are served").is_some()), "{}", log());
+    assert!(place("EndpointSlices are read") < place("Services are served"), "{}", log());
     scene.server.apply(&web(""));
     // Nothing is behind it yet.
     assert!(soon(|| who(&scene.client.ns, VIP) == Err(ErrorKind::ConnectionRefused)), "{}", scene.row("web"));
