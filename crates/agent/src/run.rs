@@ -24,7 +24,7 @@ use crate::core::{Core, Level, Output, ProbePlan, reference};
 use crate::kernel_thread::{self, Job, Wanted};
 use crate::metrics::Metrics;
 use crate::snapshot_lane::Writer;
-use crate::store_lane::{self, Lane, StoreCell, Write as StoreWrite};
+use crate::store_lane::{self, Lane, StoreCell, Ways, Write as StoreWrite};
 use crate::{files, health, http, lists, logging, prober, readiness, socket};
 
 /// So much of what the store says is acted upon at once: in its list there are thousands of records, and each would have a
@@ -151,11 +151,7 @@ impl Shell {
         let mut start = left_behind(&config, &node, at, &boot_files, lock)?;
         // What the last run wanted, so that what it left is recognised.
         let last = start.clone();
-        let chosen = start.snapshot.as_ref().and_then(|snapshot| snapshot.proxies.chosen);
-        if chosen.unwrap_or(config.services.proxy) == Proxy::Ipvs {
-            // Whether it is there then is a fact of the host.
-            ripstop_kernel::load_ipvs();
-        }
+        load_modules(&start);
         let wanted = move |facts: &HostFacts| wanted(at, Start { facts: facts.clone(), ..last });
         let (found, jobs) =
             kernel_thread::start(boot_files, files::forwarder_socket(&config), wanted, to_self.clone())?;
@@ -163,11 +159,7 @@ impl Shell {
         start.facts = found.facts;
         start.observed = found.observed;
         start.held = options.hold;
-        let host = store_lane::Host {
-            node: node.clone(),
-            machine: start.identity.machine_id.clone(),
-            addresses: start.facts.links.values().flat_map(|link| &link.addresses).map(|(ip, _)| *ip).collect(),
-        };
+        let host = host(&start);
         let recording = open_recording(options, at, &start)?;
         let (core, outputs) = Core::start(at, start);
         let (writes, to_write) = unbounded_channel();
@@ -175,15 +167,8 @@ impl Shell {
         let (to_news, news) = channel(BATCH);
         let (notices, told) = watch::channel(Arc::default());
         let (serves, serving) = watch::channel(core.tables().serves());
-        let raw = recording.is_some();
-        let ways = store_lane::Ways {
-            writes: to_write,
-            notices: told,
-            serves: serving,
-            news: to_news,
-            queue: to_self.clone(),
-            raw,
-        };
+        let (queue_of_lane, raw) = (to_self.clone(), recording.is_some());
+        let ways = Ways { writes: to_write, notices: told, serves: serving, news: to_news, queue: queue_of_lane, raw };
         let lane = Lane::start(config.store.clone(), host, ways, store.clone())?;
         let snapshot = Writer::start(config.clone(), to_self.clone())?;
         let plugins = socket::listen(&config.run_dir.join("cni.sock"))?;
@@ -430,6 +415,23 @@ fn left_behind(
         snapshot,
         held: true,
     })
+}
+
+/// Has the kernel load what the proxy of Services needs. Whether it is there then is a fact of the host.
+fn load_modules(start: &Start) {
+    let chosen = start.snapshot.as_ref().and_then(|snapshot| snapshot.proxies.chosen);
+    if chosen.unwrap_or(start.config.services.proxy) == Proxy::Ipvs {
+        ripstop_kernel::load_ipvs();
+    }
+}
+
+/// Who this is to stores that are shared with others.
+fn host(start: &Start) -> store_lane::Host {
+    store_lane::Host {
+        node: start.node.clone(),
+        machine: start.identity.machine_id.clone(),
+        addresses: start.facts.links.values().flat_map(|link| &link.addresses).map(|(ip, _)| *ip).collect(),
+    }
 }
 
 /// What of the kernel has to be known to an agent that starts like this.
