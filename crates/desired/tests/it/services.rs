@@ -462,7 +462,17 @@ fn a_switch_is_a_way_of_three_stages() {
     // The way back.
     let keys = stage(&mut scenario, None, leaving(Proxy::Iptables, Stage::Closed(Millis(1))));
     assert!(has(&keys, &frontend) && !has(&keys, &jump) && has(&keys, &["RIPSTOP-SERVICES"]), "{keys:#?}");
-    stage(&mut scenario, None, None);
+    // The tables of IPVS have a name of their own, and its virtual servers go last.
+    scenario.tables.facts.ipvs = true;
+    let keys = stage(&mut scenario, Some(Proxy::Ipvs), leaving(Proxy::Nftables, Stage::Serving));
+    assert!(has(&keys, &frontend) && has(&keys, &["ripstop-ipvs frontends", "10.96.0.1"]), "{keys:#?}");
+    let keys = stage(&mut scenario, None, leaving(Proxy::Ipvs, Stage::Closing));
+    assert!(!has(&keys, &["ripstop-ipvs frontends"]) && has(&keys, &["ripstop-ipvs servers"]), "{keys:#?}");
+    let servers = |keys: &[String]| keys.iter().filter(|key| key.starts_with("ipvs")).count();
+    assert!(servers(&keys) > 0, "{keys:#?}");
+    scenario.tables.facts.ipvs = false;
+    let keys = stage(&mut scenario, None, None);
+    assert_eq!(servers(&keys), 0, "{keys:#?}");
     assert_eq!(*desired.model(), *before.model());
 }
 
