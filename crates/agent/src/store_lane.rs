@@ -381,8 +381,6 @@ async fn write_step(store: &dyn Store, step: &Step) -> StoreResult {
 
 #[cfg(test)]
 mod tests {
-    use ripstop_objects::ObjectKind;
-
     use super::*;
 
     fn sign(node: &str, revision: u64) -> Event<Text> {
