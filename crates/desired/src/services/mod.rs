@@ -1,5 +1,5 @@
 //! Services: who decides about them on this node, and the compilers of what is decided, of which a node uses one, and two while it is
-//! switched from one to another ([`By`]).
+//! switched from one to another (`By`).
 //!
 //! - [`nftables`]: a table of each family.
 //! - [`iptables`]: chains in the tables of iptables.
