@@ -288,12 +288,16 @@ impl<R: Reader> Pump<R> {
         }
     }
 
-    /// Lists what was not yet, all at once: two of them are long, and a server has more than one core.
+    /// Lists what was not yet: by the first it is seen whether the server lists by a watch, then the others are listed at once, since two
+    /// of them may be long, and a server has more than one core.
     async fn list_unknown(&mut self) -> Result<Vec<(usize, Listed<R::Event>)>, StoreError> {
         let unknown: Vec<usize> = (0..self.places.len()).filter(|topic| self.places[*topic].is_none()).collect();
-        let (to_self, mut read) = mpsc::channel(unknown.len().max(1));
+        let Some((first, others)) = unknown.split_first() else { return Ok(Vec::new()) };
+        let mut lists = Vec::with_capacity(unknown.len());
+        lists.push((*first, self.list(*first).await?));
+        let (to_self, mut read) = mpsc::channel(unknown.len());
         let mut tasks = JoinSet::new();
-        for topic in unknown.iter().copied() {
+        for topic in others.iter().copied() {
             let (shared, reader, to_self) = (self.shared.clone(), self.reader.clone(), to_self.clone());
             let streams = self.streams[topic];
             tasks.spawn(async move {
@@ -302,7 +306,6 @@ impl<R: Reader> Pump<R> {
             });
         }
         drop(to_self);
-        let mut lists = Vec::with_capacity(unknown.len());
         while let Some((topic, result)) = read.recv().await {
             let (listed, streams) = result?;
             self.note_streams(topic, streams);
