@@ -166,7 +166,7 @@ fn a_node_is_deleted_when_it_is_dead() {
     refused("n1", "is the node that was asked");
     refused("n9", "there is no node of this name");
     assert_eq!(delete("N_9").status, 422);
-    assert_eq!(world.ask("POST", "/v1/delete/pod/x", "").unwrap().status, 404);
+    assert_eq!(world.ask("POST", "/v1/delete/route/x", "").unwrap().status, 404);
     assert!(store.get(Kind::Nodes, "n2").is_some());
     assert!(soon(|| world.rows("/v1/leases").iter().any(|lease| lease["node"] == "n2" && lease["alive"] == false)));
     let answer = delete("n2");

@@ -30,6 +30,8 @@ const ENDPOINTS: u32 = 10;
 /// Where kube-proxy's iptables mode still loads in a minute or two: twenty thousand more, of one endpoint, so four on average.
 const MANY: u32 = 30_000;
 const MOST: u32 = 100_000;
+/// Number of Services at which the product is switched to its other proxy and back.
+const SWITCHED: u32 = 1_000;
 /// Connections of one visit.
 const VISIT: u32 = 1_000;
 const SUBJECTS: [Subject; 4] = [Subject::Ripstop, Subject::Nftables, Subject::Iptables, Subject::Direct];
@@ -66,6 +68,10 @@ pub fn services(programs: &Programs, rounds: usize) -> Result<Section> {
         }
         serve_all(&sites)?;
         visits(&sites, size, rounds, &mut found.visits)?;
+        if size == SWITCHED {
+            let ours = sites.iter().find(|site| site.subject == Subject::Ripstop).context("ours")?;
+            found.switch = Some(switches(ours)?);
+        }
     }
     for site in sites.iter_mut().filter(|site| site.subject != Subject::Direct) {
         let is_ours = site.subject == Subject::Ripstop;
@@ -202,6 +208,28 @@ fn losses(site: &mut Site) -> Result<Losses> {
     Ok(Losses { rolling, killed, broken: open.broken() })
 }
 
+/// What was lost while something was done, and how long that took.
+#[derive(Debug, Clone, Copy)]
+struct Switch {
+    connections: (u64, u64),
+    broken: usize,
+    seconds: f64,
+}
+
+/// Under load: to iptables and back.
+fn switches(site: &Site) -> Result<Switch> {
+    let targets = site.targets(VISIT, 5);
+    let mut open = Open::to(&site.client, &site.targets(STAY, 3))?;
+    let mut seconds = 0.0;
+    let connections = under_load(&site.client, &targets, || {
+        let begun = Instant::now();
+        ["iptables", "nftables"].into_iter().try_for_each(|proxy| site.switch(proxy))?;
+        seconds = begun.elapsed().as_secs_f64();
+        Ok(())
+    })?;
+    Ok(Switch { connections, broken: open.broken(), seconds })
+}
+
 /// Connections that were made and that failed while something was done.
 fn under_load(
     client: &std::path::Path,
@@ -251,6 +279,7 @@ struct Found {
     changes: BTreeMap<Subject, Vec<f64>>,
     lag: Option<f64>,
     losses: Option<Losses>,
+    switch: Option<Switch>,
     memory: BTreeMap<Subject, (f64, f64)>,
 }
 
@@ -401,6 +430,11 @@ impl Found {
             let found = format!("{failed} of {}, {} of {STAY} broken", made + failed, losses.broken);
             let good = failed == 0 && losses.broken == 0;
             goals.push(alone("kill -9 and start at 2,000 connections a second", "0 failed, 0 broken", found, good));
+        }
+        if let Some(Switch { connections: (made, failed), broken, seconds }) = self.switch {
+            let found = format!("{failed} of {}, {broken} of {STAY} broken; {seconds:.1} s", made + failed);
+            let what = "1,000 × 10 switched to iptables and back at 2,000 connections a second";
+            goals.push(alone(what, "0 failed, 0 broken", found, failed == 0 && broken == 0));
         }
         goals
     }

@@ -226,6 +226,16 @@ impl Site {
         self.ask("PUT", &slice_path(service), Some(&slice(service, endpoints, generation)))
     }
 
+    /// Has the agent serve by another proxy, and waits until it does.
+    pub fn switch(&self, proxy: &str) -> Result<()> {
+        let socket = self.scene.run().join("n1/agent.sock");
+        let mut command = Command::new(&self.scene.programs().ripstop);
+        command.arg("--socket").arg(socket).args(["migrate", "proxy", proxy]).stdout(Stdio::null());
+        let status = command.status().context("run ripstop")?;
+        ensure!(status.success(), "ripstop migrate proxy {proxy}: {status}");
+        Ok(())
+    }
+
     fn ask(&self, method: &str, path: &str, body: Option<&Value>) -> Result<()> {
         let control = self.control.as_ref().context("there is no API server")?;
         let reply = control.ask(method, path, body).map_err(stopped)?;

@@ -32,9 +32,9 @@ const UNSEEN: &[(&str, &str)] = &[
     ("from-anywhere: no rule 4", BETWEEN),
     ("from-inside: no rule 2", BETWEEN),
     ("masquerade-own", OWN),
-    ("masquerade: no rule 5", OWN),
-    ("masquerade: no rule 7", OWN),
-    ("masquerade: no rule 9", OWN),
+    ("masqueraded: no rule 5", OWN),
+    ("masqueraded: no rule 7", OWN),
+    ("masqueraded: no rule 9", OWN),
 ];
 
 const BETWEEN: &str = "packets come here between two changes only";

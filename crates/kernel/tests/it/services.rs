@@ -413,7 +413,7 @@ pub fn connections_go(by: By) {
         assert_eq!(connect_from(&scene, "192.0.2.1:30080"), "refused");
         let text = run("nft", &["list", "table", "ip", "ripstop-services"]);
         assert!(by != By::Nftables || text.contains("numgen random mod 3 map @endpoints"), "{text}");
-        assert!(text.contains("10.96.0.10 . tcp . 80 comment \"service/default/web\" : goto reject"), "{text}");
+        assert!(text.contains("10.96.0.10 . tcp . 80 comment \"service/default/web\" : goto refuse"), "{text}");
     });
 }
 

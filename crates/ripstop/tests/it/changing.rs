@@ -41,6 +41,9 @@ fn a_node_and_a_network_are_deleted_by_name() {
     let ended = agent.run(&["delete", "node", "n3"]);
     assert_eq!((ended.code, ended.stdout.as_str()), (Some(0), "node/n3 deleted\n"), "{ended:?}");
     assert_eq!(agent.run(&["delete", "node/n3"]).stdout, "node/n3 deleted\n");
+    agent.on("POST /v1/delete/pod/shop/web", 200, r#"{"results":[{"object":"pod/shop/web","action":"deleted"}]}"#);
+    assert_eq!(agent.run(&["delete", "pod", "web", "-n", "shop"]).stdout, "pod/shop/web deleted\n");
+    assert_eq!(agent.run(&["delete", "pod/shop/web"]).stdout, "pod/shop/web deleted\n");
     let refused = agent.run(&["delete", "network", "blue"]);
     assert_eq!((refused.code, refused.stdout.as_str()), (Some(1), ""));
     assert_eq!(refused.stderr, "error: network/blue: node n2 owns range 10.9.1.0/24 of it\n");
@@ -50,7 +53,10 @@ fn a_node_and_a_network_are_deleted_by_name() {
         &["delete"][..],
         &["delete", "node"],
         &["delete", "node/n3", "n4"],
-        &["delete", "pod", "web"],
+        &["delete", "route", "web"],
+        &["delete", "pod", "web/"],
+        &["delete", "namespace", "a/b"],
+        &["delete", "node", "n3", "-n", "default"],
         &["delete", "node", "../n3"],
         &["delete", "node", "N 3"],
         &["delete", "network", "a/b"],

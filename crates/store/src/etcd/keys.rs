@@ -108,7 +108,7 @@ mod tests {
     #[test]
     fn what_is_not_ours_is_named() {
         let keys = Keys::new("/ripstop/");
-        for key in ["/ripstop/pods/x", "/ripstop/nodes/", "/ripstop/nodes/a b", "/other/nodes/x", "/ripstop/nodes"] {
+        for key in ["/ripstop/routes/x", "/ripstop/nodes/", "/ripstop/nodes/a b", "/other/nodes/x", "/ripstop/nodes"] {
             assert_eq!(keys.parse(key.as_bytes()), Err(key.to_owned()));
         }
         assert_eq!(keys.parse(b"/ripstop/nodes/\xff"), Err("/ripstop/nodes/\u{fffd}".to_owned()));
