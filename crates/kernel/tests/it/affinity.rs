@@ -97,7 +97,7 @@ pub fn who_loses_its_endpoint(by: By) {
         assert!(failed.is_empty(), "{failed:?} of {} connections", tried.len());
         let last = scene.sticks_to(Some(CLIENT), CLUSTER_IP);
         scene.change(None, slice(&[]));
-        assert!(!run("nft", &["list", "table", "ip", "ripstop-services"]).contains("affinity/"));
+        assert!(!run("nft", &["list", "table", "ip", by.table()]).contains("affinity/"));
         scene.change(None, slice(&others(&last)));
         assert_ne!(scene.sticks_to(Some(CLIENT), CLUSTER_IP), last);
     });

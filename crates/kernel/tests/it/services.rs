@@ -6,7 +6,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
 use ripstop_desired::services;
-use ripstop_netmodel::{Entry, IptablesBackend, Key, Model, Object};
+use ripstop_netmodel::{Entry, IptablesBackend, Key, Model, NFT_IPVS_TABLE, NFT_SERVICES_TABLE, Object};
 use ripstop_objects::IpvsConfig;
 use ripstop_objects::service::{EndpointSlice, Service};
 use ripstop_services::Node as ServiceNode;
@@ -25,6 +25,13 @@ pub enum By {
     Nftables,
     Iptables(IptablesBackend),
     Ipvs,
+}
+
+impl By {
+    /// Its table of nftables.
+    pub fn table(self) -> &'static str {
+        if self == Self::Ipvs { NFT_IPVS_TABLE } else { NFT_SERVICES_TABLE }
+    }
 }
 
 fn place(backend: IptablesBackend) -> services::iptables::Place {
@@ -312,7 +319,7 @@ pub fn datagrams_leave(by: By) {
             By::Ipvs => "set",
             By::Iptables(_) => return,
         };
-        let listed = run("nft", &["list", kind, "ip", "ripstop-services", "endpoints"]);
+        let listed = run("nft", &["list", kind, "ip", by.table(), "endpoints"]);
         assert!(!listed.contains("10.244."), "{listed}");
     });
 }
@@ -411,7 +418,7 @@ pub fn connections_go(by: By) {
         scene.change(None, slice(&[]));
         assert_eq!(connect_from(&scene, "10.96.0.10:80"), "refused");
         assert_eq!(connect_from(&scene, "192.0.2.1:30080"), "refused");
-        let text = run("nft", &["list", "table", "ip", "ripstop-services"]);
+        let text = run("nft", &["list", "table", "ip", by.table()]);
         assert!(by != By::Nftables || text.contains("numgen random mod 3 map @endpoints"), "{text}");
         assert!(text.contains("10.96.0.10 . tcp . 80 comment \"service/default/web\" : goto refuse"), "{text}");
     });
