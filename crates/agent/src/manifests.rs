@@ -81,7 +81,7 @@ pub async fn apply(store: &dyn Store, objects: Vec<Applied>, ranges: &[Prefix]) 
 pub async fn delete(store: &dyn Store, objects: &[(ObjectKind, String)]) -> Result<Vec<Value>, Refusal> {
     let mut results = Vec::new();
     for (kind, key) in objects {
-        let gone = store.delete_if(store_kind(*kind), key, Expect::Any).await?.is_some();
+        let gone = store.delete_if(kind.store_kind(), key, Expect::Any).await?.is_some();
         if *kind == ObjectKind::Service
             && let Ok(name) = key.parse::<ServiceName>()
         {
@@ -91,15 +91,6 @@ pub async fn delete(store: &dyn Store, objects: &[(ObjectKind, String)]) -> Resu
         results.push(json!({"object": object, "action": if gone { "deleted" } else { "not found" }}));
     }
     Ok(results)
-}
-
-fn store_kind(kind: ObjectKind) -> Kind {
-    match kind {
-        ObjectKind::Service => Kind::Services,
-        ObjectKind::EndpointSlice => Kind::EndpointSlices,
-        ObjectKind::Pod => Kind::Pods,
-        ObjectKind::Namespace | ObjectKind::Node => Kind::Namespaces,
-    }
 }
 
 /// Decides what an object gets, and claims it.

@@ -8,7 +8,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
-use ripstop_types::{Mac, NodeName, PodName, Prefix};
+use ripstop_types::{Mac, NodeName, PodName, Prefix, StoreKind};
 use serde::{Deserialize, Serialize};
 
 use crate::Faults;
@@ -41,6 +41,16 @@ impl ObjectKind {
     /// Whether it is read only where Services are served.
     pub fn is_of_services(self) -> bool {
         matches!(self, Self::Service | Self::EndpointSlice)
+    }
+
+    /// The kind of its record in a store that is not Kubernetes; a Node has none, and nobody asks for it.
+    pub fn store_kind(self) -> StoreKind {
+        match self {
+            Self::Service => StoreKind::Services,
+            Self::EndpointSlice => StoreKind::EndpointSlices,
+            Self::Pod => StoreKind::Pods,
+            Self::Namespace | Self::Node => StoreKind::Namespaces,
+        }
     }
 }
 

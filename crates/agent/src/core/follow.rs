@@ -7,12 +7,11 @@
 //! Not here: which slices those are (`ripstop_services::follow`), and which probe goes when (`ripstop_services::readiness`).
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 use ripstop_ipam::ranges::Life;
-use ripstop_netmodel::{Entry, Object, Record, RecordGuard, RecordScope, Resource};
+use ripstop_netmodel::RecordGuard;
 use ripstop_objects::{ObjectKind, StoreConfig};
-use ripstop_plan::{Action, Step};
+use ripstop_plan::Step;
 use ripstop_services::follow;
 use ripstop_services::readiness::Watched;
 use ripstop_tables::{Change, Knowledge, StoreKind, StoreState, Withdrawn};
@@ -20,7 +19,7 @@ use ripstop_types::{NodeName, Owner, PodName, ServiceName};
 use serde_json::Value;
 
 use super::dispatch::Purpose;
-use super::withdraw::record_removal;
+use super::withdraw::{record_removal, record_write};
 use super::{Core, Output};
 
 /// What the core remembers of them.
@@ -160,21 +159,9 @@ impl Core {
             if row.is_some_and(|row| *row.value == *value) {
                 continue;
             }
-            let object: Object = Record {
-                scope: RecordScope::Cluster(StoreKind::EndpointSlices.as_str().into()),
-                key: name.to_string().into(),
-                value: value.to_string().into(),
-                guard: row.map_or(RecordGuard::Absent, |row| RecordGuard::Revision(row.revision.0)),
-            }
-            .into();
-            steps.push(Step {
-                action: if row.is_some() { Action::Update } else { Action::Create },
-                key: object.key(),
-                after: Some(Arc::new(Entry { object, owner: Some(owner.clone()) })),
-                before: None,
-                owner: owner.clone(),
-                reason: "endpoints follow pods".into(),
-            });
+            let (kind, key) = (StoreKind::EndpointSlices, name.to_string());
+            let guard = row.map_or(RecordGuard::Absent, |row| RecordGuard::Revision(row.revision.0));
+            steps.push(record_write(kind, key, value.to_string(), guard, owner.clone(), "endpoints follow pods"));
         }
         steps
     }

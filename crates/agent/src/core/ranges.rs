@@ -9,15 +9,15 @@ use ripstop_ipam::ranges::{
     Slot, Stored, releasable,
 };
 use ripstop_ipam::{LendingEvent, OwnRange, Usable};
-use ripstop_netmodel::{Entry, Object, Record as ModelRecord, RecordGuard, RecordScope, Resource};
+use ripstop_netmodel::RecordGuard;
 use ripstop_objects::{
     ClaimState as RecordState, FLANNEL_MACHINE, Network, NetworkName, RangeClaim, RangeMode, Record, Wiring,
     check_network_against_host, claim_key,
 };
-use ripstop_plan::{Action, Step};
 use ripstop_tables::{Change, Start, StoreInput, StoreKind, StoreResult, StoreValue, Withdrawn};
 use ripstop_types::{Family, Owner, Prefix, Revision};
 
+use super::withdraw::{record_removal, record_write};
 use super::{Core, Level, Output, borrowing};
 
 impl Core {
@@ -288,30 +288,16 @@ impl Core {
             holder: claim.holder.as_deref().map(Into::into),
         };
         let guard = expect.map_or(RecordGuard::Absent, |revision| RecordGuard::Revision(revision.0));
-        let object = model_record(record.key(), record.encode().to_string(), guard);
-        let step = Step {
-            action: if expect.is_some() { Action::Update } else { Action::Create },
-            key: object.key(),
-            after: Some(Arc::new(Entry { object, owner: Some(self.own()) })),
-            before: None,
-            owner: self.own(),
-            reason: "this node takes part in the network".into(),
-        };
+        let reason = "this node takes part in the network";
+        let step =
+            record_write(StoreKind::Claims, record.key(), record.encode().to_string(), guard, self.own(), reason);
         self.run_operation(step, op);
     }
 
     pub(super) fn delete_claim(&mut self, op: u64, key: &ClaimKey, expect: Revision) {
         let Ok(network) = key.network.parse::<NetworkName>() else { return };
         let guard = RecordGuard::Revision(expect.0);
-        let object = model_record(claim_key(&network, key.range), String::new(), guard);
-        let step = Step {
-            action: Action::Delete,
-            key: object.key(),
-            after: None,
-            before: Some(Arc::new(Entry { object, owner: Some(self.own()) })),
-            owner: self.own(),
-            reason: "given back".into(),
-        };
+        let step = record_removal(StoreKind::Claims, &claim_key(&network, key.range), guard, self.own(), "given back");
         self.run_operation(step, op);
     }
 
@@ -362,11 +348,6 @@ fn own_range(
 
 /// Numbers of operations that are not the engine's own begin here.
 const FOREIGN_OPERATIONS: u64 = 1 << 48;
-
-fn model_record(key: String, value: String, guard: RecordGuard) -> Object {
-    let scope = RecordScope::Cluster(StoreKind::Claims.as_str().into());
-    ModelRecord { scope, key: key.into(), value: value.into(), guard }.into()
-}
 
 /// What this node wants of a network: a range in each of its families.
 fn requests(network: &Network, pod_cidrs: &[Prefix], preferred: &[Prefix]) -> Vec<RangeRequest> {

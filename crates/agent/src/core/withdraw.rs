@@ -162,6 +162,28 @@ impl Core {
     }
 }
 
+/// The step that writes a record into the store.
+pub(super) fn record_write(
+    kind: StoreKind,
+    key: String,
+    value: String,
+    guard: RecordGuard,
+    owner: Owner,
+    reason: &str,
+) -> Step {
+    let action = if guard == RecordGuard::Absent { Action::Create } else { Action::Update };
+    let scope = RecordScope::Cluster(kind.as_str().into());
+    let object: Object = Record { scope, key: key.into(), value: value.into(), guard }.into();
+    Step {
+        action,
+        key: object.key(),
+        after: Some(Arc::new(Entry { object, owner: Some(owner.clone()) })),
+        before: None,
+        owner,
+        reason: reason.into(),
+    }
+}
+
 /// The step that takes a record out of the store.
 pub(super) fn record_removal(kind: StoreKind, key: &str, guard: RecordGuard, owner: Owner, reason: &str) -> Step {
     let scope = RecordScope::Cluster(kind.as_str().into());

@@ -70,12 +70,7 @@ impl Applied {
     /// The kind of its record.
     #[must_use]
     pub fn store_kind(&self) -> StoreKind {
-        match self.object.kind() {
-            ObjectKind::Service => StoreKind::Services,
-            ObjectKind::EndpointSlice => StoreKind::EndpointSlices,
-            ObjectKind::Pod => StoreKind::Pods,
-            ObjectKind::Namespace | ObjectKind::Node => StoreKind::Namespaces,
-        }
+        self.object.kind().store_kind()
     }
 
     /// The key of its record: its name, with the namespace before it if it lies in one.

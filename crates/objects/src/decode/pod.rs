@@ -5,14 +5,14 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use ripstop_types::{NodeName, PodName};
+use ripstop_types::NodeName;
 use serde::Deserialize;
 
 use super::service::{Judge, RawPortRef};
 use super::tree::shown;
+use crate::Faults;
 use crate::kubernetes::{KubePod, PodPort, ProbeCheck, RawMetadata, ReadinessProbe};
 use crate::service::{PortRef, Protocol};
-use crate::{Faults, ObjectKind};
 
 /// Longest time that a probe may be told, in seconds: a day.
 const LONGEST: i64 = 86_400;
@@ -23,7 +23,7 @@ const CHECKS: &str = "tcpSocket or httpGet: the agent runs no process and speaks
 impl KubePod {
     pub(crate) fn read(raw: RawPod) -> Result<(Self, Faults), String> {
         let RawPod { metadata, spec, status } = raw;
-        let (name, uid) = (metadata.pod_name()?, metadata.uid.into());
+        let (name, uid) = (metadata.name("a Pod")?, metadata.uid.into());
         let mut judge = Judge { object: format!("pod/{name}"), faults: Faults::none() };
         let node = spec.node_name.filter(|node| !node.is_empty()).and_then(|text| {
             let node = text.parse::<NodeName>();
@@ -137,14 +137,6 @@ impl Judge {
                 named.map(|port| port.port)
             }
         }
-    }
-}
-
-impl RawMetadata {
-    /// Whoever applies a pod may leave the namespace out.
-    fn pod_name(&self) -> Result<PodName, String> {
-        let namespace = self.namespace.as_deref().filter(|name| !name.is_empty()).unwrap_or("default");
-        PodName::new(namespace, &self.name).map_err(|fault| format!("a {} without a name: {fault}", ObjectKind::Pod))
     }
 }
 
