@@ -26,6 +26,8 @@ const DAY: f64 = 86_400.0;
 /// Of so many Services each is tried before all are taken for served.
 const SAMPLE: u32 = 300;
 const LAST: u32 = 10;
+/// Those of iptables' tables in which kube-proxy has rules.
+const LEGACY_TABLES: [&str; 3] = ["filter", "mangle", "nat"];
 /// Where pods are, endpoints among them; those of this node; and the client.
 const PODS: &str = "10.128.0.0/9";
 const NODE_PODS: &str = "10.128.0.0/24";
@@ -50,7 +52,7 @@ impl Subject {
         match self {
             Self::Ripstop => "ripstop, nftables",
             Self::Nftables => "kube-proxy, nftables",
-            Self::Iptables => "kube-proxy, iptables",
+            Self::Iptables => "kube-proxy, iptables (legacy)",
             Self::Direct => "the endpoint itself, no rules",
         }
     }
@@ -154,6 +156,9 @@ impl Site {
                 fs::write(&path, self.settings()?.to_string())?;
                 let mut command = self.kubernetes.command("kube-proxy");
                 command.arg(format!("--config={}", path.display()));
+                if self.subject == Subject::Iptables {
+                    command.env("PATH", self.legacy()?);
+                }
                 command
             }
         };
@@ -169,10 +174,20 @@ impl Site {
 
     /// Takes every rule away.
     pub fn clear(&self) -> Result<()> {
-        let mut command = Command::new("nft");
-        command.args(["flush", "ruleset"]).stdout(Stdio::null());
-        let status = space::Place::host().in_netns(&self.node)?.spawn(&mut command)?.wait()?;
-        ensure!(status.success(), "nft flush ruleset: {status}");
+        let empty = self.scene.run().join("no-rules");
+        fs::write(&empty, LEGACY_TABLES.map(|table| format!("*{table}\nCOMMIT\n")).concat())?;
+        let mut flush = Command::new("nft");
+        flush.args(["flush", "ruleset"]).stdout(Stdio::null());
+        let restore = ["iptables-legacy-restore", "ip6tables-legacy-restore"].map(|program| {
+            let mut command = Command::new(program);
+            command.arg(&empty);
+            command
+        });
+        let is_legacy = self.subject == Subject::Iptables;
+        for mut command in [flush].into_iter().chain(restore.into_iter().filter(|_| is_legacy)) {
+            let status = space::Place::host().in_netns(&self.node)?.spawn(&mut command)?.wait()?;
+            ensure!(status.success(), "{command:?}: {status}");
+        }
         Ok(())
     }
 
@@ -241,6 +256,28 @@ impl Site {
         let status = command.status().context("run ripstop")?;
         ensure!(status.success(), "ripstop migrate proxy {proxy}: {status}");
         Ok(())
+    }
+
+    /// A path of programs on which iptables is the legacy one: over nf_tables, which most systems have by now, kube-proxy does not come to
+    /// serve 10,000 Services in ten minutes.
+    fn legacy(&self) -> Result<std::ffi::OsString> {
+        let folder = self.scene.run().join("legacy");
+        if !folder.exists() {
+            fs::create_dir(&folder)?;
+            for (name, tool) in ["iptables", "ip6tables"]
+                .into_iter()
+                .flat_map(|name| ["", "-save", "-restore"].map(|tool| (name, tool)))
+            {
+                std::os::unix::fs::symlink(
+                    format!("/usr/sbin/{name}-legacy{tool}"),
+                    folder.join(format!("{name}{tool}")),
+                )?;
+            }
+        }
+        let mut path = folder.into_os_string();
+        path.push(":");
+        path.push(std::env::var_os("PATH").unwrap_or_default());
+        Ok(path)
     }
 
     fn ask(&self, method: &str, path: &str, body: Option<&Value>) -> Result<()> {
