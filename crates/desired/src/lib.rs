@@ -26,10 +26,10 @@ pub use pod::{inspect_keys, migration_keys, objects as pod_objects};
 pub use ruleset::ruleset;
 pub use source::Source;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, hash_map};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use ripstop_netmodel::{Entry, Key, Model, Object};
+use ripstop_netmodel::{Entry, Key, Model, Object, Resource};
 use ripstop_tables::{Change, Tables};
 use ripstop_types::{Owner, Prefix};
 
@@ -44,9 +44,10 @@ pub const LEASES: &str = "leases";
 #[derive(Debug, Clone, Default)]
 pub struct Desired {
     model: Model,
-    /// In order.
-    keys_of: BTreeMap<Source, Vec<Key>>,
-    /// Only asked for single keys, and at each of thousands: not in order.
+    /// What a source has or waits for, in the order of keys. Not its keys themselves, which are several times as large.
+    objects_of: BTreeMap<Source, Vec<Arc<Entry>>>,
+    /// Who has a key, where that is no Service: an object of a Service names it as its owner. Only asked for single keys, and at each
+    /// of thousands: not in order.
     holder: HashMap<Key, Source>,
     /// Objects that a source wants under a key another source has.
     waiting: BTreeMap<Key, BTreeMap<Source, Arc<Entry>>>,
@@ -92,14 +93,14 @@ impl Desired {
         if changes.iter().any(|change| source::touches_all(tables, change, moved)) {
             self.own_ranges = own_ranges;
         }
-        let mut sources = source::sources_of(tables, changes, self.keys_of.keys(), moved);
+        let mut sources = source::sources_of(tables, changes, self.objects_of.keys(), moved);
         let serving = changes.iter().any(source::may_change_serving).then(|| services::Serving::of(tables));
         // What is taken out is Services', too.
         let is_withdrawn = changes.contains(&Change::Withdrawn);
         if let Some(serving) = serving.filter(|serving| is_withdrawn || *serving != self.serving) {
             self.serving = serving;
             sources.extend(source::every_service(tables));
-            sources.extend(self.keys_of.keys().filter(|source| matches!(source, Source::Service(_))).cloned());
+            sources.extend(self.objects_of.keys().filter(|source| matches!(source, Source::Service(_))).cloned());
         }
         let (many, others): (Vec<Source>, Vec<Source>) = sources.into_iter().partition(Source::is_many);
         for source in others {
@@ -143,81 +144,63 @@ impl Desired {
     }
 
     /// The keys that a source has or waits for.
-    pub fn keys_of(&self, source: &Source) -> impl Iterator<Item = &Key> {
-        self.keys_of.get(source).into_iter().flatten()
+    pub fn keys_of(&self, source: &Source) -> impl Iterator<Item = Key> {
+        self.objects_of.get(source).into_iter().flatten().map(|entry| entry.object.key())
     }
 
     fn make(&mut self, tables: &Tables, source: &Source) -> Vec<Key> {
-        let before = if self.keys_of.contains_key(source) { &self.model } else { &self.found };
+        let before = if self.objects_of.contains_key(source) { &self.model } else { &self.found };
         let parts = source.objects(tables, &self.serving, before);
         let mut touched = Vec::with_capacity(parts.len());
-        let mut keys = Vec::with_capacity(parts.len());
+        // Two proxies may want one.
+        let mut objects = BTreeMap::new();
         for entry in parts {
-            let key = ripstop_netmodel::Resource::key(&entry.object);
-            if self.put(source, &key, Arc::new(entry)) {
+            let (key, mut entry) = (entry.object.key(), Arc::new(entry));
+            if self.put(source, &key, &mut entry) {
                 touched.push(key.clone());
             }
-            keys.push(key);
+            objects.insert(key, entry);
         }
-        keys.sort();
-        // Two proxies may want one.
-        keys.dedup();
-        let before = self.keys_of.remove(source).unwrap_or_default();
-        for key in before.into_iter().filter(|key| keys.binary_search(key).is_err()) {
+        let before = self.objects_of.remove(source).unwrap_or_default();
+        for key in before.iter().map(|entry| entry.object.key()).filter(|key| !objects.contains_key(key)) {
             if self.take(source, &key) {
                 touched.push(key);
             }
         }
-        if !keys.is_empty() {
-            self.keys_of.insert(source.clone(), keys);
+        if !objects.is_empty() {
+            self.objects_of.insert(source.clone(), objects.into_values().collect());
         }
         touched
     }
 
-    /// Whether the model changed.
-    fn put(&mut self, source: &Source, key: &Key, entry: Arc<Entry>) -> bool {
-        match self.holder.entry(key.clone()) {
-            // What nobody holds is not in the model, and nobody waits for it.
-            hash_map::Entry::Vacant(free) => {
-                free.insert(source.clone());
-                self.model.insert_entry(entry);
-                return true;
-            }
-            hash_map::Entry::Occupied(held) if held.get() < source => {
-                self.waiting.entry(key.clone()).or_default().insert(source.clone(), entry);
+    /// Whether the model changed. Where it has the same already, `entry` becomes that.
+    fn put(&mut self, source: &Source, key: &Key, entry: &mut Arc<Entry>) -> bool {
+        // What nobody holds is not in the model, and nobody waits for it.
+        let Some(there) = self.model.get(key).cloned() else {
+            self.hand(source, key, entry.clone());
+            return true;
+        };
+        let holder = self.holder(key, &there);
+        if let Some(holder) = holder.filter(|holder| holder != source) {
+            if holder < *source {
+                self.waiting.entry(key.clone()).or_default().insert(source.clone(), entry.clone());
                 return false;
             }
-            hash_map::Entry::Occupied(mut held) => {
-                let before = held.insert(source.clone());
-                if before != *source
-                    && let Some(there) = self.model.get(key)
-                {
-                    self.waiting.entry(key.clone()).or_default().insert(before, there.clone());
-                }
-            }
+            self.waiting.entry(key.clone()).or_default().insert(holder, there.clone());
         }
-        if let Some(waiting) = self.waiting.get_mut(key) {
-            waiting.remove(source);
-            if waiting.is_empty() {
-                self.waiting.remove(key);
-            }
+        self.wait_no_more(source, key);
+        let differs = there != *entry;
+        if !differs {
+            *entry = there;
         }
-        if self.model.get(key).is_some_and(|there| **there == *entry) {
-            return false;
-        }
-        self.model.insert_entry(entry);
-        true
+        self.hand(source, key, entry.clone());
+        differs
     }
 
     /// Whether the model changed.
     fn take(&mut self, source: &Source, key: &Key) -> bool {
-        if self.holder.get(key) != Some(source) {
-            if let Some(waiting) = self.waiting.get_mut(key) {
-                waiting.remove(source);
-                if waiting.is_empty() {
-                    self.waiting.remove(key);
-                }
-            }
+        if self.model.get(key).and_then(|there| self.holder(key, there)).as_ref() != Some(source) {
+            self.wait_no_more(source, key);
             return false;
         }
         self.holder.remove(key);
@@ -225,13 +208,35 @@ impl Desired {
         if let Some(mut waiting) = self.waiting.remove(key)
             && let Some((next, entry)) = waiting.pop_first()
         {
-            self.model.insert_entry(entry);
-            self.holder.insert(key.clone(), next);
+            self.hand(&next, key, entry);
             if !waiting.is_empty() {
                 self.waiting.insert(key.clone(), waiting);
             }
         }
         true
+    }
+
+    /// Who has a key, under which this is in the model.
+    fn holder(&self, key: &Key, there: &Entry) -> Option<Source> {
+        let of_service = || there.owner.as_ref()?.as_service().map(Source::Service);
+        self.holder.get(key).cloned().or_else(of_service)
+    }
+
+    /// Gives a key to a source.
+    fn hand(&mut self, source: &Source, key: &Key, entry: Arc<Entry>) {
+        if !matches!(source, Source::Service(_)) {
+            self.holder.insert(key.clone(), source.clone());
+        }
+        self.model.insert_entry(entry);
+    }
+
+    fn wait_no_more(&mut self, source: &Source, key: &Key) {
+        if let Some(waiting) = self.waiting.get_mut(key) {
+            waiting.remove(source);
+            if waiting.is_empty() {
+                self.waiting.remove(key);
+            }
+        }
     }
 }
 

@@ -353,7 +353,7 @@ fn write_element(f: &mut fmt::Formatter<'_>, element: &ElementKey) -> fmt::Resul
         match part {
             KeyPart::Value(value) => write!(f, "{dot} {}", word(value))?,
             KeyPart::Prefix(prefix) => write!(f, "{dot} {prefix}")?,
-            KeyPart::Range(first, last) => write!(f, "{dot} {}-{}", word(first), word(last))?,
+            KeyPart::Range(bounds) => write!(f, "{dot} {}-{}", word(&bounds.0), word(&bounds.1))?,
         }
     }
     f.write_str(" }")

@@ -11,6 +11,7 @@
 
 mod applied;
 mod cluster;
+mod few;
 mod flannel;
 mod input;
 mod networks;

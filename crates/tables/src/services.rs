@@ -12,6 +12,7 @@ use ripstop_objects::service::{EndpointSlice, Protocol, Service, ServiceKind};
 use ripstop_types::{Family, NodeName, Revision, ServiceName};
 
 use crate::Row;
+use crate::few::Few;
 
 /// What packets are sent to: an address or, by a node port, those of the node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -49,7 +50,9 @@ pub struct ServiceTables {
     services: BTreeMap<ServiceName, Row<Service>>,
     slices: BTreeMap<ServiceName, Arc<EndpointSlice>>,
     /// Slices of a Service, by their names within its namespace.
-    slices_of: BTreeMap<ServiceName, BTreeSet<Arc<str>>>,
+    slices_of: BTreeMap<ServiceName, Few<Arc<str>>>,
+    /// Nodes that endpoints are on, so that each name is kept once.
+    nodes: BTreeSet<NodeName>,
     /// Nodes that are gone: what their agents published says nothing any more.
     gone: BTreeSet<NodeName>,
     /// By proxy and place: proxies know nothing of each other.
@@ -59,12 +62,12 @@ pub struct ServiceTables {
 /// Who asks for a place: by `spec.externalIPs`, which not every node serves, and otherwise.
 #[derive(Debug, Clone, Default)]
 struct Claims {
-    external: BTreeSet<ServiceName>,
-    other: BTreeSet<ServiceName>,
+    external: Few<ServiceName>,
+    other: Few<ServiceName>,
 }
 
 impl Claims {
-    fn of(&mut self, is_external: bool) -> &mut BTreeSet<ServiceName> {
+    fn of(&mut self, is_external: bool) -> &mut Few<ServiceName> {
         if is_external { &mut self.external } else { &mut self.other }
     }
 
@@ -97,7 +100,7 @@ impl ServiceTables {
 
     /// The slices of a Service that count, in the order of names.
     pub fn slices_of(&self, name: &ServiceName) -> impl Iterator<Item = &Arc<EndpointSlice>> {
-        let names = self.slices_of.get(name).into_iter().flatten();
+        let names = self.slices_of.get(name).into_iter().flat_map(Few::iter);
         let slices = names.filter_map(|slice| {
             self.slices.get(&ServiceName { namespace: name.namespace.clone(), name: slice.clone() })
         });
@@ -147,10 +150,16 @@ impl ServiceTables {
     }
 
     /// Takes in a slice; answers with the Services whose endpoints it may change.
-    pub fn put_slice(&mut self, slice: EndpointSlice) -> BTreeSet<ServiceName> {
+    pub fn put_slice(&mut self, mut slice: EndpointSlice) -> BTreeSet<ServiceName> {
         let before = self.slices.get(&slice.name);
         if before.is_some_and(|there| **there == slice) {
             return BTreeSet::new();
+        }
+        for node in slice.endpoints.iter_mut().filter_map(|endpoint| endpoint.node.as_mut()) {
+            match self.nodes.get(node) {
+                Some(known) => node.clone_from(known),
+                None => drop(self.nodes.insert(node.clone())),
+            }
         }
         let owner = owner(&slice);
         let former = before.and_then(|slice| self::owner(slice));

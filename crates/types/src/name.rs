@@ -198,6 +198,12 @@ impl Owner {
         Self(format!("service/{service}").into())
     }
 
+    /// The Service that it is.
+    pub fn as_service(&self) -> Option<ServiceName> {
+        let (namespace, name) = self.0.strip_prefix("service/")?.split_once('/')?;
+        Some(ServiceName { namespace: namespace.into(), name: name.into() })
+    }
+
     /// Caused by a peer or by this node's own record.
     pub fn node(node: &NodeName) -> Self {
         Self(format!("node/{node}").into())

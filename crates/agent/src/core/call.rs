@@ -259,13 +259,13 @@ impl Core {
         self.tables.pods.insert(attachment.clone(), Arc::new(row));
         self.leaving.remove(&attachment);
         let source = Source::Pod(attachment.clone());
-        let before: BTreeSet<Key> = self.desired.keys_of(&source).cloned().collect();
+        let before: BTreeSet<Key> = self.desired.keys_of(&source).collect();
         let touched = self.desired.update(&self.tables, &BTreeSet::from([Change::Pod(attachment)]));
         for key in &touched {
             self.dirty.remove(key);
             self.failed.remove(key);
         }
-        before.into_iter().chain(touched).chain(self.desired.keys_of(&source).cloned()).collect()
+        before.into_iter().chain(touched).chain(self.desired.keys_of(&source)).collect()
     }
 
     /// The plan of an ADD ran.
@@ -478,7 +478,7 @@ impl Core {
             return false;
         }
         let source = Source::Pod(attachment.clone());
-        let wanted = self.desired.keys_of(&source).any(|key| self.busy.contains(key));
+        let wanted = self.desired.keys_of(&source).any(|key| self.busy.contains(&key));
         // Of a pod whose interface went, or could not be made, remains may still be on their way out.
         let remains = |row: &Arc<PodRow>| {
             let whole = PodRow { state: PodState::Ready, ..(**row).clone() };

@@ -137,7 +137,7 @@ impl Core {
         let sources = pods.map(|row| Source::Pod(row.attachment.clone()));
         let keys: BTreeSet<Key> = sources
             .chain([Source::Network(network.clone())])
-            .flat_map(|source| self.desired.keys_of(&source).cloned().collect::<Vec<_>>())
+            .flat_map(|source| self.desired.keys_of(&source).collect::<Vec<_>>())
             .collect();
         keys.iter().all(|key| !self.busy.contains(key)) && self.diff(&keys).steps.is_empty()
     }

@@ -186,10 +186,10 @@ impl Core {
     fn unrealised(&self, name: &ServiceName) -> Option<String> {
         let source = Source::Service(name.clone());
         self.desired.keys_of(&source).find_map(|key| {
-            let wanted = self.desired.model().get(key)?;
-            match self.applied.get(key) {
+            let wanted = self.desired.model().get(&key)?;
+            match self.applied.get(&key) {
                 Some(there) if wanted.object.satisfied_by(&there.object) => None,
-                _ => Some(match (self.failed.get(key), self.refused.get(key)) {
+                _ => Some(match (self.failed.get(&key), self.refused.get(&key)) {
                     (Some(failure), _) => format!("failed: {}", failure.why),
                     (None, Some(why)) => format!("refused: {why}"),
                     (None, None) => "pending".into(),

@@ -292,9 +292,9 @@ impl Writer<'_> {
                 }
                 self.compare(equal, &bytes::value(value));
             }
-            KeyPart::Range(first, last) => {
+            KeyPart::Range(bounds) => {
                 self.load_key(&[field]);
-                let (first, last) = (bytes::value(first), bytes::value(last));
+                let (first, last) = (bytes::value(&bounds.0), bytes::value(&bounds.1));
                 if inverted {
                     self.expr("range", |a| {
                         a.be32(NFTA_RANGE_SREG, NFT_REG_1).be32(NFTA_RANGE_OP, NFT_RANGE_NEQ);

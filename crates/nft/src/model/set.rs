@@ -122,7 +122,7 @@ pub enum KeyPart {
     /// Every address of a prefix. Never of full length: that is a [`KeyPart::Value`].
     Prefix(Prefix),
     /// Everything from the first to the last, both included. Never a prefix, never a single value.
-    Range(Value, Value),
+    Range(Box<(Value, Value)>),
 }
 
 impl Hash for KeyPart {
@@ -131,7 +131,7 @@ impl Hash for KeyPart {
         match self {
             Self::Value(value) => value.hash(state),
             Self::Prefix(prefix) => prefix.hash(state),
-            Self::Range(first, last) => (first, last).hash(state),
+            Self::Range(bounds) => bounds.hash(state),
         }
     }
 }
@@ -145,7 +145,7 @@ impl KeyPart {
         }
         match prefix_of(&first, &last) {
             Some(prefix) => prefix.into(),
-            None => Self::Range(first, last),
+            None => Self::Range(Box::new((first, last))),
         }
     }
 
@@ -154,7 +154,7 @@ impl KeyPart {
         match self {
             Self::Value(value) => (value.clone(), value.clone()),
             Self::Prefix(prefix) => (prefix.addr().into(), prefix.last().into()),
-            Self::Range(first, last) => (first.clone(), last.clone()),
+            Self::Range(bounds) => (**bounds).clone(),
         }
     }
 

@@ -175,7 +175,7 @@ pub(super) fn key_part(part: &KeyPart) -> String {
     match part {
         KeyPart::Value(one) => value(one),
         KeyPart::Prefix(prefix) => prefix.to_string(),
-        KeyPart::Range(first, last) => format!("{}-{}", value(first), value(last)),
+        KeyPart::Range(bounds) => format!("{}-{}", value(&bounds.0), value(&bounds.1)),
     }
 }
 

@@ -61,9 +61,13 @@ struct Objects {
 fn read(kind: ObjectKind, text: &RawValue) -> Result<Option<(ClusterObject, Revision)>, String> {
     let revision = Revision(feed::revision_of(text)?);
     match ClusterObject::decode(kind, text.get()) {
-        Ok((object, faults)) => {
+        Ok((mut object, faults)) => {
             for fault in faults.iter() {
                 tracing::warn!("{fault}; that is left out");
+            }
+            // Here Kubernetes makes the slices. Kept by the ten thousand they are a good part of what an agent needs.
+            if let ClusterObject::Service(service) = &mut object {
+                service.selector = Default::default();
             }
             Ok(Some((object, revision)))
         }
