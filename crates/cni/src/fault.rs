@@ -98,11 +98,18 @@ impl<'a> Object<'a> {
 
     /// Whether the key is there at all, even as null.
     pub(crate) fn has(&self, key: &str) -> bool {
-        self.map.contains_key(key)
+        self.find(key).is_some()
     }
 
     pub(crate) fn get(&self, key: &str) -> Option<&'a Value> {
-        self.map.get(key).filter(|v| !v.is_null())
+        self.find(key).filter(|v| !v.is_null())
+    }
+
+    /// In any case where it is not there as it is written: so reads Go's `encoding/json`, by which runtimes and other plugins go.
+    /// containerd 1.6 says `HostPort`, `IngressRate` and `Servers`.
+    fn find(&self, key: &str) -> Option<&'a Value> {
+        let in_any_case = || self.map.iter().find(|(name, _)| name.eq_ignore_ascii_case(key)).map(|(_, value)| value);
+        self.map.get(key).or_else(in_any_case)
     }
 
     pub(crate) fn text(&self, key: &str, faults: &mut Faults) -> Option<&'a str> {

@@ -231,6 +231,33 @@ fn an_annotation_names_the_address_where_no_capability_does() {
     assert!(error.contains("ripstop.io/ip") && error.contains("10.1.2"), "{error}");
 }
 
+/// As containerd 1.6 writes them, whose types have no names of their own for JSON.
+#[test]
+fn names_are_read_in_any_case() {
+    let runtime = json!({
+        "portMappings": [{"HostPort": 54323, "ContainerPort": 8080, "Protocol": "tcp", "HostIP": "127.0.0.1"}],
+        "bandwidth": {"IngressRate": 1_000_000, "IngressBurst": 2_000_000, "EgressRate": 0, "EgressBurst": 0},
+        "dns": {"Servers": ["10.96.0.10"], "Searches": ["svc.cluster.local"], "Options": ["ndots:5"]},
+        "ipRanges": [[{"Subnet": "10.1.0.0/24", "RangeStart": "10.1.0.9"}]],
+    });
+    let read = decode(Verb::Add, &with("runtimeConfig", runtime)).unwrap().runtime;
+    let port = &read.port_mappings[0];
+    assert_eq!((port.host_ip, port.host_port, port.container_port), (Some([127, 0, 0, 1].into()), 54323, 8080));
+    let rate = read.bandwidth.ingress.unwrap();
+    assert_eq!(
+        (rate.bits_per_second, rate.burst_bits, read.bandwidth.egress.is_none()),
+        (1_000_000, Some(2_000_000), true)
+    );
+    assert_eq!(
+        (&read.dns.nameservers[..], &read.dns.search[..]),
+        (&["10.96.0.10".into()][..], &["svc.cluster.local".into()][..])
+    );
+    assert_eq!(read.ip_ranges.len(), 1);
+    let both = json!({"portMappings": [{"hostPort": 1, "HOSTPORT": 2, "containerPort": 3}]});
+    let read = decode(Verb::Add, &with("runtimeConfig", both)).unwrap().runtime;
+    assert_eq!(read.port_mappings[0].host_port, 1, "as it is written goes before");
+}
+
 #[test]
 fn ports_of_the_host_are_read_as_runtimes_write_them() {
     let mappings = json!([
