@@ -61,6 +61,20 @@ fn time(value: libc::timeval) -> Result<Duration> {
     Ok(Duration::new(u64::try_from(value.tv_sec)?, u32::try_from(value.tv_usec)? * 1_000))
 }
 
+/// The share of all CPUs' time that was used meanwhile (proc_stat(5): `cpu`, the fourth and fifth are idle).
+pub fn busy(time: Duration) -> Result<f64> {
+    let read = || -> Result<[f64; 2]> {
+        let text = fs::read_to_string("/proc/stat")?;
+        let times: Vec<f64> =
+            text.lines().next().unwrap_or_default().split_whitespace().skip(1).take(8).flat_map(str::parse).collect();
+        Ok([times.iter().skip(3).take(2).sum(), times.iter().sum()])
+    };
+    let before = read()?;
+    std::thread::sleep(time);
+    let after = read()?;
+    Ok(1.0 - (after[0] - before[0]) / (after[1] - before[1]).max(1.0))
+}
+
 /// Keeps the calling thread on one CPU.
 pub fn pin(cpu: usize) -> Result<()> {
     pin_process(0, cpu)

@@ -48,6 +48,12 @@ pub fn ratios(ours: &[f64], rival: &[f64]) -> Vec<f64> {
     ours.iter().zip(rival).map(|(a, b)| a / b).collect()
 }
 
+/// Pair by pair, the first less the second: differences inside one round.
+#[must_use]
+pub fn differences(ours: &[f64], rival: &[f64]) -> Vec<f64> {
+    ours.iter().zip(rival).map(|(a, b)| a - b).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -66,6 +72,7 @@ mod tests {
     #[test]
     fn a_ratio_is_taken_inside_a_round() {
         assert_eq!(ratios(&[2.0, 6.0], &[1.0, 2.0]), [2.0, 3.0]);
+        assert_eq!(differences(&[2.0, 6.0], &[1.0, 2.0]), [1.0, 4.0]);
         assert_eq!(Spread::of(&[0.5, 1.0]).to_string(), "0.50 / 0.50 / 1.00");
     }
 }

@@ -218,8 +218,12 @@ impl Site {
         Ok(begun.elapsed().as_secs_f64())
     }
 
-    /// Seconds in which the agent did its own part of a start, as it says itself: from when it had read all Services until they were served.
-    pub fn own_part(&self) -> Result<f64> {
+    /// Seconds of a start that took so long behind the API server's lists: from when all Services had been read until they were served.
+    pub fn own_part(&self, took: f64) -> Result<f64> {
+        if self.subject != Subject::Ripstop {
+            let log = fs::read_to_string(self.scene.run().join("subject.log")).unwrap_or_default();
+            return took_behind_lists(&log, took).context("kube-proxy did not say when it had read Services");
+        }
         let (mut read, mut served) = (None, None);
         wait_for("the agent to say that Services are served", LIMIT, || {
             let log = fs::read_to_string(self.scene.run().join("subject.log")).unwrap_or_default();
@@ -377,6 +381,19 @@ fn time_of_day(line: &str) -> Option<f64> {
     time.split(':').try_fold(0.0, |sum, part| Some(sum * 60.0 + part.parse::<f64>().ok()?))
 }
 
+/// The same by the log of kube-proxy, which says when it has a list and not when all is served. Its first line stands for its start.
+fn took_behind_lists(log: &str, took: f64) -> Option<f64> {
+    let time = |line: &str| {
+        line.split_whitespace()
+            .nth(1)?
+            .split(':')
+            .try_fold(0.0, |sum, part| Some(sum * 60.0 + part.parse::<f64>().ok()?))
+    };
+    let first = log.lines().find_map(time)?;
+    let read = log.lines().filter(|line| line.contains("Caches are synced")).filter_map(time).next_back()?;
+    Some(took - (read - first).rem_euclid(DAY))
+}
+
 fn stopped(stop: Stop) -> anyhow::Error {
     match stop {
         Stop::Fail(why) | Stop::Skip(why) | Stop::Differs(why) | Stop::Unclaimed(why) => anyhow!(why),
@@ -386,11 +403,20 @@ fn stopped(stop: Stop) -> anyhow::Error {
 
 #[cfg(test)]
 mod tests {
-    use super::time_of_day;
+    use super::{time_of_day, took_behind_lists};
 
     #[test]
     fn a_line_of_a_log_has_its_time() {
         assert_eq!(time_of_day("2026-01-31T10:02:03.250000Z  INFO agent 0.1.0"), Some(36_123.25));
         assert_eq!(time_of_day("thread 'main' panicked"), None);
+    }
+
+    #[test]
+    fn what_is_behind_the_last_list_is_found_in_a_log_of_kube_proxy() {
+        let log = "I1129 23:59:58.500000 3021 server.go:1] \"Version info\"\n\
+                   I1129 23:59:59.000000 3021 shared_informer.go:388] \"Caches are synced\" controller=\"service config\"\n\
+                   I1130 00:00:00.500000 3021 shared_informer.go:388] \"Caches are synced\" controller=\"endpoint slice config\"\n";
+        assert_eq!(took_behind_lists(log, 10.0), Some(8.0));
+        assert_eq!(took_behind_lists("", 10.0), None);
     }
 }
