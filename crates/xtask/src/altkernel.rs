@@ -17,6 +17,12 @@ const LIMIT: Duration = Duration::from_secs(25 * 60);
 /// What `tools/altkernel/run` ends with where there is no machine to run in.
 const NO_MACHINE: i32 = 125;
 
+/// The crates whose test programs have tests of what this kernel may lack: of IPVS their names say so.
+pub const PACKAGES: [&str; 3] = ["ripstop-kernel", "ripstop-agent", RULES];
+
+/// The one that judges the rules for Services.
+pub const RULES: &str = "ripstop-planes";
+
 /// Where Debian has newer kernels: 6.12, and the newest.
 pub const NEWER: [&str; 2] = ["trixie", "trixie-backports"];
 

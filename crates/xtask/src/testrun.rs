@@ -84,14 +84,11 @@ pub fn command(workspace: &Workspace, args: &[String]) -> Result<bool> {
     add(&mut tally, tests(workspace, &choice, programs.as_deref())?);
     if choice.packages.is_empty() && choice.tier != Tier::Quick {
         // The tests of what this kernel may lack.
-        let theirs = |program: &&Program| {
-            program.kind == "test" && matches!(&*program.package, "ripstop-kernel" | "ripstop-conformance")
-        };
+        let theirs = |program: &&Program| program.kind == "test" && altkernel::PACKAGES.contains(&&*program.package);
         let tests: Vec<&Path> =
             programs.iter().flatten().filter(theirs).map(|program| program.executable.as_path()).collect();
         add(&mut tally, altkernel::stage(workspace, &tests, choice.tier.name())?);
-        let judges =
-            programs.iter().flatten().filter(theirs).find(|program| &*program.package == "ripstop-conformance");
+        let judges = programs.iter().flatten().filter(theirs).find(|program| &*program.package == altkernel::RULES);
         for suite in altkernel::NEWER.into_iter().filter(|_| choice.tier == Tier::Long) {
             if let Some(judge) = judges {
                 add(&mut tally, altkernel::rules(workspace, suite, &judge.executable)?);

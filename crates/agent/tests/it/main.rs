@@ -28,6 +28,7 @@ mod hygiene;
 mod idle;
 mod in_cluster;
 mod iptables;
+mod ipvs;
 mod kube_proxy;
 mod kubernetes;
 mod logs;

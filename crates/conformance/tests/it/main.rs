@@ -3,8 +3,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
 mod faults;
-mod planes;
-mod planted;
 mod plugins;
 mod program;
 mod scene;

@@ -1,4 +1,5 @@
-//! `ripstop conformance`: black-box suites for what speaks a public protocol. Nothing of Ripstop takes part in judging.
+//! `ripstop conformance`: black-box suites for what speaks a public protocol. Nothing of Ripstop takes part in judging; its own rules for
+//! Services may be what is judged.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -8,6 +9,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand, ValueEnum};
 use ripstop_conformance::services::{self, KubeProxy, Mode, Oracle, Stop};
 use ripstop_conformance::{Error, Host, Options, Outcome, Row};
+use ripstop_planes::{Compiler, IptablesBackend};
 use serde_json::{Map, Value};
 
 use crate::duration;
@@ -93,7 +95,8 @@ struct Cni {
 /// Judge what carries packets to Services
 ///
 /// Each case is a few Services and EndpointSlices, packets, and what a correct proxy does with them. What a data plane cannot
-/// show is skipped, with the reason.
+/// show, or this machine lacks for it, is skipped, with the reason. All but the oracle carry real packets, as root, in network
+/// namespaces that the suite makes and removes.
 #[derive(Debug, Args)]
 struct Services {
     /// Print the cases' ids, one a line, and nothing else
@@ -105,6 +108,9 @@ struct Services {
     /// What is judged
     #[arg(long, value_enum, default_value = "oracle")]
     data_plane: DataPlane,
+    /// The backend of iptables, for iptables; without it the one that this machine uses
+    #[arg(long, value_enum, value_name = "BACKEND")]
+    iptables_backend: Option<Backend>,
     /// The folder of Kubernetes' own programs, for kube-proxy; without it where `make k8s` puts them
     #[arg(long, value_name = "DIR")]
     kubernetes: Option<PathBuf>,
@@ -118,10 +124,25 @@ struct Services {
 enum DataPlane {
     /// The model that others are compared with: it must agree with every case
     Oracle,
+    /// Ripstop's rules in tables of nftables
+    Nftables,
+    /// Ripstop's rules in chains of iptables
+    Iptables,
+    /// Ripstop's virtual servers of IPVS, and the tables before them
+    Ipvs,
     /// Kubernetes' own proxy, in its nftables mode, at an API server of its own
     KubeProxyNftables,
     /// The same in its iptables mode
     KubeProxyIptables,
+}
+
+/// Which of the kernel's two machineries iptables writes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Backend {
+    /// x_tables
+    Legacy,
+    /// Tables of nftables
+    Nft,
 }
 
 /// The form of a report.
@@ -154,25 +175,43 @@ impl Services {
             return out.text(&lines).map(|()| ExitCode::SUCCESS);
         }
         ripstop_conformance::watch_signals();
-        let mode = match self.data_plane {
-            DataPlane::Oracle => {
-                return print(services::run(&mut Oracle::default(), &self.only, &tell), self.output, out);
-            }
-            DataPlane::KubeProxyNftables => Mode::Nftables,
-            DataPlane::KubeProxyIptables => Mode::Iptables,
-        };
-        let folder = match self.kubernetes {
-            Some(folder) => folder,
-            None => ripstop_lab::kubernetes_programs().map_err(|error| Failure::Failed(error.to_string()))?,
-        };
-        let mut plane = match KubeProxy::new(mode, &folder) {
+        if self.iptables_backend.is_some() && self.data_plane != DataPlane::Iptables {
+            return Err(Failure::Usage("--iptables-backend is for --data-plane iptables alone".into()));
+        }
+        let mut plane = match self.plane() {
             Ok(plane) => plane,
             Err(Stop::Interrupted) => return print(Err(Error::Interrupted), self.output, out),
+            Err(Stop::Skip(why)) if !rustix::process::geteuid().is_root() => {
+                return Err(Failure::NotPermitted(format!("{why}; run it as root")));
+            }
             Err(Stop::Skip(why) | Stop::Fail(why) | Stop::Differs(why) | Stop::Unclaimed(why)) => {
                 return Err(Failure::Failed(why));
             }
         };
-        print(services::run(&mut plane, &self.only, &tell), self.output, out)
+        print(services::run(&mut *plane, &self.only, &tell), self.output, out)
+    }
+
+    /// What is judged.
+    fn plane(&self) -> Result<Box<dyn services::DataPlane>, Stop> {
+        let compiler = match (self.data_plane, self.iptables_backend) {
+            (DataPlane::Oracle, _) => return Ok(Box::new(Oracle::default())),
+            (DataPlane::KubeProxyNftables, _) => return Ok(Box::new(self.kube_proxy(Mode::Nftables)?)),
+            (DataPlane::KubeProxyIptables, _) => return Ok(Box::new(self.kube_proxy(Mode::Iptables)?)),
+            (DataPlane::Nftables, _) => Compiler::Nftables,
+            (DataPlane::Ipvs, _) => Compiler::Ipvs,
+            (DataPlane::Iptables, Some(Backend::Legacy)) => Compiler::Iptables(IptablesBackend::Legacy),
+            (DataPlane::Iptables, Some(Backend::Nft)) => Compiler::Iptables(IptablesBackend::Nft),
+            (DataPlane::Iptables, None) => Compiler::Iptables(ripstop_planes::backend_here()?),
+        };
+        Ok(Box::new(ripstop_planes::scene(compiler)?))
+    }
+
+    fn kube_proxy(&self, mode: Mode) -> Result<KubeProxy, Stop> {
+        let folder = match &self.kubernetes {
+            Some(folder) => folder.clone(),
+            None => ripstop_lab::kubernetes_programs().map_err(|error| Stop::Fail(error.to_string()))?,
+        };
+        KubeProxy::new(mode, &folder)
     }
 }
 

@@ -12,6 +12,7 @@ mod etcd;
 mod fake;
 mod help;
 mod installing;
+mod judging;
 mod kubernetes;
 mod plain_host;
 mod refusing;

@@ -104,6 +104,24 @@ const RIM: &[Row] = &[
     row("lab", "ripstop-lab", &["ripstop-types", "ripstop-cni-spec", "ripstop-objects"]),
     // A judge of any plugin and any proxy: it shares no more with what it judges than the types of objects.
     row("conformance", "ripstop-conformance", &["ripstop-types", "ripstop-objects", "ripstop-oracle"]),
+    // The product as what that judge judges: its own compilers and applier, where cases are run on them.
+    row(
+        "planes",
+        "ripstop-planes",
+        &[
+            "ripstop-types",
+            "ripstop-netmodel",
+            "ripstop-objects",
+            "ripstop-tables",
+            "ripstop-services",
+            "ripstop-desired",
+            "ripstop-plan",
+            "ripstop-kernel",
+            "ripstop-agent",
+            "ripstop-oracle",
+            "ripstop-conformance",
+        ],
+    ),
     row(
         "ripstop",
         "ripstop",
@@ -120,6 +138,7 @@ const RIM: &[Row] = &[
             "ripstop-agent",
             "ripstop-lab",
             "ripstop-conformance",
+            "ripstop-planes",
         ],
     ),
     // Measures the product beside its rivals: by programs and sockets, and by records as agents write them.

@@ -11,12 +11,25 @@ use ripstop_kernel::Netns;
 
 use super::ns::Ns;
 
-/// New connections of each client in a second.
-const RATE: u32 = 100;
-/// Connections, and as many flows of UDP, of each client that stay.
-const STAYING: usize = 4;
-/// One that takes longer has failed.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How much load.
+#[derive(Debug, Clone, Copy)]
+pub struct Pace {
+    /// New connections of each client in a second.
+    pub rate: u32,
+    /// Connections, and as many flows of UDP, of each client that stay.
+    pub staying: usize,
+    /// One that takes longer has failed.
+    pub patience: Duration,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self { rate: 100, staying: 4, patience: Duration::from_secs(5) }
+    }
+}
+
+/// Who hears nothing from a client for so long ends with it.
+const SILENCE: Duration = Duration::from_secs(60);
 /// A first packet that is lost is sent again after a second: that is told, as a busy machine may be as slow.
 const SLOW: Duration = Duration::from_millis(950);
 /// Between two words of one that stays.
@@ -84,7 +97,7 @@ impl Drop for Servant {
 
 fn repeat(mut client: TcpStream, letter: u8) {
     client.set_nonblocking(false).unwrap();
-    client.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    client.set_read_timeout(Some(SILENCE)).unwrap();
     let _ = client.set_nodelay(true);
     let mut word = [letter];
     let _ = client.write_all(&word);
@@ -103,6 +116,11 @@ pub struct Load {
 impl Load {
     /// Of some clients, through a Service at these addresses.
     pub fn start(clients: &[(&str, &Ns)], tcp: SocketAddr, udp: SocketAddr) -> Self {
+        Self::at(Pace::default(), clients, tcp, udp)
+    }
+
+    /// The same at another pace.
+    pub fn at(pace: Pace, clients: &[(&str, &Ns)], tcp: SocketAddr, udp: SocketAddr) -> Self {
         let (fault, faults) = std::sync::mpsc::channel();
         let mut load = Self {
             threads: Threads::default(),
@@ -114,17 +132,17 @@ impl Load {
         for (name, ns) in clients {
             let (made, slow, to, who) = (load.made.clone(), load.slow.clone(), fault.clone(), (*name).to_owned());
             load.threads.spawn(ns, move |stop| {
-                connect_on(stop, tcp, [&made, &slow], |what| to.send(format!("{who}, new: {what}")).unwrap());
+                connect_on(stop, pace, tcp, [&made, &slow], |what| to.send(format!("{who}, new: {what}")).unwrap());
             });
-            for number in 0..STAYING {
+            for number in 0..pace.staying {
                 let (said, to, who) = (load.said.clone(), fault.clone(), format!("{name}, staying {number}"));
                 load.threads.spawn(ns, move |stop| {
-                    let end = stay(stop, tcp, &said);
+                    let end = stay(stop, pace.patience, tcp, &said);
                     end.unwrap_or_else(|error| to.send(format!("{who}: {error}")).unwrap());
                 });
                 let (said, to, who) = (load.said.clone(), fault.clone(), format!("{name}, flow {number}"));
                 load.threads.spawn(ns, move |stop| {
-                    let end = flow(stop, udp, &said);
+                    let end = flow(stop, pace.patience, udp, &said);
                     end.unwrap_or_else(|error| to.send(format!("{who}: {error}")).unwrap());
                 });
             }
@@ -158,16 +176,16 @@ impl Load {
     }
 }
 
-fn connect_on(stop: &AtomicBool, to: SocketAddr, [made, slow]: [&AtomicU64; 2], fail: impl Fn(String)) {
+fn connect_on(stop: &AtomicBool, pace: Pace, to: SocketAddr, [made, slow]: [&AtomicU64; 2], fail: impl Fn(String)) {
     let begin = Instant::now();
     for number in 0.. {
-        std::thread::sleep((Duration::from_secs(1) / RATE * number).saturating_sub(begin.elapsed()));
+        std::thread::sleep((Duration::from_secs(1) / pace.rate * number).saturating_sub(begin.elapsed()));
         if stop.load(Ordering::Relaxed) {
             return;
         }
         let since = Instant::now();
-        let tried = TcpStream::connect_timeout(&to, PATIENCE).and_then(|mut stream| {
-            stream.set_read_timeout(Some(PATIENCE))?;
+        let tried = TcpStream::connect_timeout(&to, pace.patience).and_then(|mut stream| {
+            stream.set_read_timeout(Some(pace.patience))?;
             stream.read_exact(&mut [0])
         });
         made.fetch_add(1, Ordering::Relaxed);
@@ -176,9 +194,9 @@ fn connect_on(stop: &AtomicBool, to: SocketAddr, [made, slow]: [&AtomicU64; 2], 
     }
 }
 
-fn stay(stop: &AtomicBool, to: SocketAddr, said: &AtomicU64) -> std::io::Result<()> {
-    let mut stream = TcpStream::connect_timeout(&to, PATIENCE)?;
-    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+fn stay(stop: &AtomicBool, patience: Duration, to: SocketAddr, said: &AtomicU64) -> std::io::Result<()> {
+    let mut stream = TcpStream::connect_timeout(&to, patience)?;
+    stream.set_read_timeout(Some(patience))?;
     let mut word = [0];
     stream.read_exact(&mut word)?;
     while !stop.load(Ordering::Relaxed) {
@@ -191,10 +209,10 @@ fn stay(stop: &AtomicBool, to: SocketAddr, said: &AtomicU64) -> std::io::Result<
 }
 
 /// Who answered first answers always.
-fn flow(stop: &AtomicBool, to: SocketAddr, said: &AtomicU64) -> std::io::Result<()> {
+fn flow(stop: &AtomicBool, patience: Duration, to: SocketAddr, said: &AtomicU64) -> std::io::Result<()> {
     let socket = UdpSocket::bind("0.0.0.0:0")?;
     socket.connect(to)?;
-    socket.set_read_timeout(Some(Duration::from_secs(5)))?;
+    socket.set_read_timeout(Some(patience))?;
     let mut first = None;
     while !stop.load(Ordering::Relaxed) {
         let mut letter = [0];

@@ -1,25 +1,18 @@
-//! Faults planted into the tables that Services are compiled to: the cases must see each of them.
-//!
-//! They are not picked by hand but follow from the tables: each rule is left out once, each set and map is emptied, loses an element, gets
-//! an element too many or other verdicts, in each family. What cannot be seen in the simulator is named with its reason; that list is
-//! held to as well.
+//! Faults in the tables that Services are compiled to, in the simulator.
 
-use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use ripstop_conformance::services::scene::{Node as Place, Scene};
-use ripstop_conformance::services::{Case, DataPlane, Stop, cases, run_case};
+use ripstop_conformance::services::cases;
 use ripstop_desired::services::{Rules, nftables};
-use ripstop_netmodel::{Entry, Key, Model, NFT_SERVICES_TABLE, NftElement, Object};
+use ripstop_netmodel::{Entry, Key, Model, NftElement, Object};
 use ripstop_nft::model::{Data, DataType, KeyPart, Name, Table, TableFamily, Type, Value, Verdict};
-use ripstop_oracle::services::World;
+use ripstop_planes::Compiler;
 use ripstop_types::Prefix;
 
-use crate::planes::{Applied, Simulated, Spoil, drawn_by};
-use crate::possible;
+use super::{Fault, Search, found_in};
+use crate::simulated::{Simulated, drawn_by};
 
 /// Faults that no packet shows: what the name begins with behind the family, and why.
 const UNSEEN: &[(&str, &str)] = &[
@@ -44,48 +37,23 @@ const OWN: &str = "the node's own packets have an address of the node without it
 /// socket is to be had everywhere.
 const AFFINITY: [&str; 5] = ["chosen", "learn", "input: no rule 1", "postrouting: no rule 1", "learning: no rule"];
 
-/// A fault.
-struct Fault {
-    name: String,
-    spoil: Spoil,
+/// Whether only real packets show it.
+fn is_of_affinity(fault: &Fault) -> bool {
+    AFFINITY.iter().any(|begin| fault.what().starts_with(begin))
 }
 
-impl Fault {
-    fn new(name: String, spoil: impl Fn(&mut Model) + Send + Sync + 'static) -> Self {
-        Self { name, spoil: Arc::new(spoil) }
-    }
-
-    /// The name without the family.
-    fn what(&self) -> &str {
-        self.name.split_once(' ').unwrap().1
-    }
-
-    fn is_unseen(&self) -> bool {
-        UNSEEN.iter().any(|(begin, _)| self.what().starts_with(begin))
-    }
-
-    fn is_of_affinity(&self) -> bool {
-        AFFINITY.iter().any(|begin| self.what().starts_with(begin))
-    }
-
-    /// The first case that sees it.
-    fn found_by(&self, cases: &mut [Case]) -> Option<String> {
-        found_in(&mut Simulated::spoilt(self.spoil.clone()), cases)
-    }
-}
-
-/// The first case that finds something wrong.
-fn found_in(plane: &mut dyn DataPlane, cases: &mut [Case]) -> Option<String> {
-    let by = cases.iter().position(|case| matches!(run_case(plane, case), Err(Stop::Fail(_))))?;
-    // What sees one fault may see the next.
-    cases[..=by].rotate_right(1);
-    Some(cases[0].id.clone())
-}
-
-/// The tables as they are made.
-fn tables() -> Vec<Table> {
+fn faults() -> Vec<Fault> {
     let range = |text: &str| text.parse::<Prefix>().unwrap();
     let base = nftables::base(&[range("10.244.1.0/24")], &[range("10.96.0.0/16")], &Rules::default());
+    let tables = tables(base);
+    tables
+        .iter()
+        .flat_map(|table| of_rules(table).into_iter().chain(of_elements(table)).chain(of_endpoints(table)))
+        .collect()
+}
+
+/// The tables among what is wanted.
+pub fn tables(base: Vec<Entry>) -> Vec<Table> {
     let table = |entry: Entry| match entry.object {
         Object::NftTable(table) => Some(table.table),
         _ => None,
@@ -93,22 +61,18 @@ fn tables() -> Vec<Table> {
     base.into_iter().filter_map(table).collect()
 }
 
-fn faults() -> Vec<Fault> {
-    tables().iter().flat_map(|table| of_rules(table).into_iter().chain(of_elements(table))).collect()
-}
-
 /// Each rule is missing once. Of the chains that draw, which are alike, those for up to three endpoints.
-fn of_rules(table: &Table) -> Vec<Fault> {
-    let family = table.family;
+pub fn of_rules(table: &Table) -> Vec<Fault> {
+    let (family, name) = (table.family, table.name.clone());
     let mut faults = Vec::new();
     for (chain, body) in &table.chains {
         if drawn_by(chain).is_some_and(|count| count > 3) {
             continue;
         }
         for index in 0..body.rules.len() {
-            let of = chain.clone();
+            let (name, of) = (name.clone(), chain.clone());
             faults.push(Fault::new(format!("{} {chain}: no rule {}", family.as_str(), index + 1), move |model| {
-                change_table(model, family, |table| {
+                change_table(model, (family, &name), |table| {
                     let rules = &mut table.chains.get_mut(&of).unwrap().rules;
                     if index < rules.len() {
                         rules.remove(index);
@@ -125,7 +89,7 @@ type Change = fn(NftElement) -> Option<NftElement>;
 
 /// Each set and map is empty once, and has an element less; where its elements lead somewhere, they lead elsewhere; where they have a
 /// port, they have another.
-fn of_elements(table: &Table) -> Vec<Fault> {
+pub fn of_elements(table: &Table) -> Vec<Fault> {
     let family = table.family;
     let mut faults = Vec::new();
     for (name, set) in &table.sets {
@@ -147,6 +111,13 @@ fn of_elements(table: &Table) -> Vec<Fault> {
             }
         }
     }
+    faults
+}
+
+/// Endpoints have another port, or another address.
+fn of_endpoints(table: &Table) -> Vec<Fault> {
+    let family = table.family;
+    let mut faults = Vec::new();
     faults.push(Fault::new(format!("{} endpoints: another port", family.as_str()), move |model| {
         change_endpoints(model, family, |to| match &mut to[1] {
             Value::Service(port) => *port += 1,
@@ -180,12 +151,11 @@ fn with_verdict(mut element: NftElement, verdict: Verdict) -> Option<NftElement>
     Some(element)
 }
 
-fn change_table(model: &mut Model, family: TableFamily, change: impl Fn(&mut Table)) {
+fn change_table(model: &mut Model, which: (TableFamily, &Name), change: impl Fn(&mut Table)) {
     let entries: Vec<Entry> = model.iter().map(|(_, entry)| Entry::clone(entry)).collect();
     for mut entry in entries {
         if let Object::NftTable(table) = &mut entry.object
-            && table.table.family == family
-            && table.table.name.as_str() == NFT_SERVICES_TABLE
+            && (table.table.family, &table.table.name) == which
         {
             change(&mut table.table);
             model.insert_entry(entry.into());
@@ -222,13 +192,13 @@ fn change_endpoints(model: &mut Model, family: TableFamily, change: impl Fn(&mut
 fn each_planted_fault_is_found() {
     let mut faults = faults();
     // What is not to be seen takes a run of every case: one family's is enough.
-    let left_out = |fault: &Fault| fault.is_of_affinity() || (fault.is_unseen() && fault.name.starts_with("ip6 "));
+    let left_out = |fault: &Fault| is_of_affinity(fault) || (fault.is_in(UNSEEN) && fault.name.starts_with("ip6 "));
     faults.retain(|fault| !left_out(fault));
     let next = AtomicUsize::new(0);
     let look = || {
         let (mut rows, mut cases) = (Vec::new(), cases().unwrap().to_vec());
         while let Some(fault) = faults.get(next.fetch_add(1, Ordering::Relaxed)) {
-            rows.push((fault, fault.found_by(&mut cases)));
+            rows.push((fault, found_in(&mut Simulated::spoilt(fault.spoil.clone()), &mut cases)));
         }
         rows
     };
@@ -240,7 +210,7 @@ fn each_planted_fault_is_found() {
     println!("{} faults: {found} found", faults.len());
     let wrong: BTreeMap<_, _> = rows
         .iter()
-        .filter(|(fault, by)| fault.is_unseen() == by.is_some())
+        .filter(|(fault, by)| fault.is_in(UNSEEN) == by.is_some())
         .map(|(fault, by)| (&fault.name, by.as_deref().unwrap_or("no case sees it")))
         .collect();
     assert!(wrong.is_empty(), "{wrong:#?}");
@@ -249,25 +219,15 @@ fn each_planted_fault_is_found() {
 
 #[test]
 fn each_fault_of_affinity_is_found_by_packets() {
-    if !possible() {
-        return;
-    }
-    let applied = RefCell::new(Applied::default());
-    let install = |world: &World, place: &Place<'_>| applied.borrow_mut().follow(world, place);
-    let mut scene = match Scene::new(Box::new(install)) {
-        Ok(scene) => scene,
-        Err(stop) => return println!("SKIPPED: {stop:?}"),
-    };
-    let mut cases: Vec<Case> =
-        cases().unwrap().iter().filter(|case| case.id.starts_with("affinity/")).cloned().collect();
+    let Some(mut search) = Search::by(Compiler::Nftables) else { return };
+    search.cases.retain(|known| known.case.id.starts_with("affinity/"));
     let (mut missed, mut found) = (Vec::new(), 0);
     // "one less" may be one that no case of these looks at; the rule for SCTP wants sockets that few kernels have.
     let shown =
         |fault: &Fault| !["sctp", "learning: no rule 3", "one less"].iter().any(|word| fault.what().contains(word));
-    for fault in faults().into_iter().filter(|fault| fault.is_of_affinity() && shown(fault)) {
-        applied.borrow_mut().fault = Some(fault.spoil.clone());
+    for fault in faults().into_iter().filter(|fault| is_of_affinity(fault) && shown(fault)) {
         // A draw may hide a fault once.
-        match (0..3).find_map(|_| found_in(&mut scene, &mut cases)) {
+        match (0..3).find_map(|_| search.found_by(&fault, &[], false).unwrap()) {
             Some(by) => {
                 println!("{}: {by}", fault.name);
                 found += 1;
