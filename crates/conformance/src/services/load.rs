@@ -96,12 +96,12 @@ impl Templates<'_> {
         }
         merge(world, &Value::Object(raw.world));
         let world = read_world(world.clone(), objects)?;
-        let packets = raw.packets.iter().map(|text| text::expected(text, &world)).collect::<Result<_, _>>()?;
+        let packets = raw.packets.iter().map(|text| text::all_expected(text, &world)).collect::<Result<Vec<_>, _>>()?;
         Ok(Step {
             wait: raw.wait,
             restart: raw.restart,
             store: raw.store.map(|store| store == Store::Back),
-            packets,
+            packets: packets.concat(),
             health: raw.health.into_iter().map(health).collect(),
             flows: raw.flows.iter().map(|line| text::flow(line)).collect::<Result<_, _>>()?,
             knowledge: raw.knowledge,

@@ -1,7 +1,7 @@
 //! Runs cases on a data plane, and says where it does something else than expected.
 
-use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use ripstop_oracle::services::{Outcome, Packet, Source, World};
@@ -93,9 +93,11 @@ fn run_step(plane: &mut dyn DataPlane, step: &Step, first: bool, went: &mut Vec<
         let found = plane.knowledge()?;
         need!(found == expected, "rules from before: {found:?}, expected {expected:?}");
     }
+    let before = went.len();
     for expected in &step.packets {
         went.push(check_packet(plane, &step.world, expected, went)?);
     }
+    check_clients(step, went.get(before..).unwrap_or_default())?;
     for health in &step.health {
         check_health(plane, health)?;
     }
@@ -152,6 +154,25 @@ fn check_packet(
         look_for_all(plane, world, expected, &outcome, endpoint)?;
     }
     Ok(Some(endpoint))
+}
+
+/// Each endpoint has got some of many clients, each of which has one of its own.
+fn check_clients(step: &Step, went: &[Option<SocketAddr>]) -> Verdict {
+    let mut clients: BTreeMap<(SocketAddr, &BTreeMap<SocketAddr, Source>), BTreeMap<IpAddr, SocketAddr>> =
+        BTreeMap::new();
+    for (expected, endpoint) in step.packets.iter().zip(went) {
+        if let (Then::Is(Outcome::To(endpoints)), Some(endpoint)) = (&expected.then, endpoint) {
+            let to = SocketAddr::new(expected.packet.destination, expected.packet.port);
+            clients.entry((to, endpoints)).or_default().insert(expected.packet.source, *endpoint);
+        }
+    }
+    for ((to, endpoints), clients) in clients.into_iter().filter(|((_, to), all)| all.len() >= to.len() * TRIES) {
+        let seen: BTreeSet<SocketAddr> = clients.into_values().collect();
+        let missing: Vec<String> =
+            endpoints.keys().filter(|endpoint| !seen.contains(endpoint)).map(ToString::to_string).collect();
+        need!(missing.is_empty(), "of many clients of {to} {} never got one", missing.join(", "));
+    }
+    Ok(())
 }
 
 /// Whether something that was seen is what was expected; else what it was.

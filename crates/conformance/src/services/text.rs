@@ -11,7 +11,7 @@
 //! of the case's Nth packet. Without a source, a packet has the usual one of its origin; without a protocol it is TCP.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use ripstop_objects::service::Protocol;
 use ripstop_oracle::services::flows::Flow;
@@ -41,6 +41,34 @@ pub enum Then {
     Is(Outcome),
     /// It goes where the packet of this number went, counted from 0, and the endpoint sees such a source.
     Same(usize, Source),
+}
+
+/// Reads a packet and its outcome; or of so many clients, from a first address on: `pod 10.244.1.100+32 > …`. What they do the same as a
+/// packet, the next does the same as the next packet.
+pub fn all_expected(text: &str, world: &World) -> Result<Vec<Expected>, String> {
+    let source = text.split('>').next().and_then(|from| from.split_whitespace().nth(1));
+    let Some((first, count)) = source.and_then(|source| source.split_once('+')) else {
+        return Ok(vec![expected(text, world)?]);
+    };
+    let whole = format!("{first}+{count}");
+    let first: IpAddr = first.parse().map_err(|_| format!("{text:?}: {first:?} is no address"))?;
+    let count: u8 = count.parse().map_err(|_| format!("{text:?}: {count:?} is no number of clients"))?;
+    let each = (0..count).map(|place| {
+        let mut one = expected(&text.replacen(&whole, &beyond(first, place).to_string(), 1), world)?;
+        if let Then::Same(number, _) = &mut one.then {
+            *number += usize::from(place);
+        }
+        Ok(one)
+    });
+    each.collect()
+}
+
+/// So many addresses further.
+fn beyond(ip: IpAddr, count: u8) -> IpAddr {
+    match ip {
+        IpAddr::V4(ip) => Ipv4Addr::from_bits(ip.to_bits().wrapping_add(count.into())).into(),
+        IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits().wrapping_add(count.into())).into(),
+    }
 }
 
 /// Reads a packet and its outcome.
@@ -192,6 +220,17 @@ mod tests {
             expected("pod > 10.96.0.10:80 -> same 2 kept", &world()).unwrap().then,
             Then::Same(1, Source::Kept)
         ));
+    }
+
+    #[test]
+    fn clients_are_counted_from_an_address_on() {
+        let read = all_expected("pod 10.244.1.254+3 > 10.96.0.10:80 -> same 5 kept", &world()).unwrap();
+        let sources: Vec<String> = read.iter().map(|one| one.packet.source.to_string()).collect();
+        assert_eq!(sources, ["10.244.1.254", "10.244.1.255", "10.244.2.0"]);
+        assert!(matches!(read[2].then, Then::Same(6, Source::Kept)));
+        assert_eq!(all_expected("pod fd00::1+2 > [fd00::9]:80 -> dropped", &world()).unwrap().len(), 2);
+        assert_eq!(all_expected("pod > 10.96.0.10:80 -> dropped", &world()).unwrap().len(), 1);
+        assert!(all_expected("pod 10.244.1.9+x > 10.96.0.10:80 -> dropped", &world()).is_err());
     }
 
     #[test]

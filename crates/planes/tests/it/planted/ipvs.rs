@@ -195,5 +195,5 @@ fn each_fault_of_ipvs_is_found_by_packets() {
         return;
     }
     let Some(mut search) = Search::by(Compiler::Ipvs) else { return };
-    search.judge(&sample(faults(), SOME), UNSEEN, likely);
+    search.judge(&sample(faults(), SOME, UNSEEN), UNSEEN, likely);
 }
