@@ -143,25 +143,26 @@ pub fn sign_of(source: IpAddr, destination: IpAddr, protocol: u8, body: &[u8], t
         let ours = body.starts_with(&unreachable) && first(quoted.2, quoted.3)?.1 == token;
         return ours.then_some(Sign::Refused);
     }
-    let (port, found, answer) = first(protocol, body)?;
-    if answer == Some(token) {
+    let (port, found, refused) = first(protocol, body)?;
+    if refused.is_some_and(|tokens| tokens.contains(&token)) {
         return Some(Sign::Refused);
     }
     (found == token).then(|| Sign::Here { source, destination: SocketAddr::new(destination, port) })
 }
 
-/// Destination port and token; and the token of the packet that it refuses.
-fn first(protocol: u8, body: &[u8]) -> Option<(u16, u32, Option<u32>)> {
+/// Destination port and token; and the token that the packet has which it refuses: a reset counts a SYN and a FIN.
+fn first(protocol: u8, body: &[u8]) -> Option<(u16, u32, Option<[u32; 2]>)> {
     let long = |at: usize| Some(u32::from_be_bytes(body.get(at..at + 4)?.try_into().ok()?));
     let port = u16::from_be_bytes(body.get(2..4)?.try_into().ok()?);
     match Protocol::ALL.into_iter().find(|known| known.number() == protocol)? {
         Protocol::Tcp => {
             let reset = body.get(13).is_some_and(|flags| flags & RST != 0);
-            Some((port, long(4)?, if reset { Some(long(8)?.wrapping_sub(1)) } else { None }))
+            let refused = [1, 2].map(|counted| long(8).unwrap_or_default().wrapping_sub(counted));
+            Some((port, long(4)?, reset.then_some(refused)))
         }
         Protocol::Udp => Some((port, long(8)?, None)),
         // INIT, and ABORT with the tag of whom it is for.
-        Protocol::Sctp if body.get(12) == Some(&6) => Some((port, 0, Some(long(4)?))),
+        Protocol::Sctp if body.get(12) == Some(&6) => Some((port, 0, Some([long(4)?; 2]))),
         Protocol::Sctp => Some((port, long(16)?, None)),
     }
 }

@@ -93,13 +93,13 @@ fn lines(rules: &IptablesRules) -> impl Iterator<Item = String> + '_ {
 type Change = fn(&str, Family) -> String;
 
 const CHANGES: [(&str, Change); 11] = [
-    ("another port", |text, _| at_another(text, |to| SocketAddr::new(to.ip(), to.port() + 1))),
+    ("another port", |text, _| at_another(text, |to| SocketAddr::new(to.ip(), to.port().wrapping_add(1)))),
     ("another address", |text, _| at_another(text, |to| SocketAddr::new(next(to.ip()), to.port()))),
     ("at another port", |text, _| {
         let port = value(text, "--dport ").and_then(|port| port.parse::<u16>().ok());
         port.map_or_else(
             || text.into(),
-            |port| text.replace(&format!("--dport {port}"), &format!("--dport {}", port + 1)),
+            |port| text.replace(&format!("--dport {port}"), &format!("--dport {}", port.wrapping_add(1))),
         )
     }),
     ("the first alone", |text, _| without(text, "-m statistic --mode random --probability ")),

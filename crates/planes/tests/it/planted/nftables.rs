@@ -120,7 +120,7 @@ fn of_endpoints(table: &Table) -> Vec<Fault> {
     let mut faults = Vec::new();
     faults.push(Fault::new(format!("{} endpoints: another port", family.as_str()), move |model| {
         change_endpoints(model, family, |to| match &mut to[1] {
-            Value::Service(port) => *port += 1,
+            Value::Service(port) => *port = port.wrapping_add(1),
             _ => unreachable!(),
         });
     }));
@@ -137,7 +137,7 @@ fn of_endpoints(table: &Table) -> Vec<Fault> {
 fn at_another_port(mut element: NftElement) -> NftElement {
     for part in std::sync::Arc::make_mut(&mut element.key.key.parts) {
         if let KeyPart::Value(Value::Service(port)) = part {
-            *port += 1;
+            *port = port.wrapping_add(1);
         }
     }
     element
