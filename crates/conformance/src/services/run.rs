@@ -158,8 +158,9 @@ fn check_packet(
 
 /// Each endpoint has got some of many clients, each of which has one of its own.
 fn check_clients(step: &Step, went: &[Option<SocketAddr>]) -> Verdict {
-    let mut clients: BTreeMap<(SocketAddr, &BTreeMap<SocketAddr, Source>), BTreeMap<IpAddr, SocketAddr>> =
-        BTreeMap::new();
+    /// What is asked, and who may answer.
+    type Asked<'a> = (SocketAddr, &'a BTreeMap<SocketAddr, Source>);
+    let mut clients: BTreeMap<Asked<'_>, BTreeMap<IpAddr, SocketAddr>> = BTreeMap::new();
     for (expected, endpoint) in step.packets.iter().zip(went) {
         if let (Then::Is(Outcome::To(endpoints)), Some(endpoint)) = (&expected.then, endpoint) {
             let to = SocketAddr::new(expected.packet.destination, expected.packet.port);

@@ -124,7 +124,10 @@ fn of_servers(family: &'static str) -> Vec<Fault> {
             of_destination(object, |it| IpvsDestination { translated: false, ..it })
         }),
         fault("destinations: another port", true, |object| {
-            of_destination(object, |it| IpvsDestination { to: SocketAddr::new(it.to.ip(), it.to.port().wrapping_add(1)), ..it })
+            of_destination(object, |it| IpvsDestination {
+                to: SocketAddr::new(it.to.ip(), it.to.port().wrapping_add(1)),
+                ..it
+            })
         }),
         fault("local addresses: none", true, |object| (!is_local(&object)).then_some(object)),
         fault("local addresses: one less", false, |object| (!is_local(&object)).then_some(object)),
