@@ -1,5 +1,6 @@
 //! The programs on another kernel, in an emulated machine: a cluster of two nodes on the kernel of Debian's stable release, booted
-//! once; there too the tests of IPVS, which that kernel has, and the rules for Services. The rules alone on newer kernels.
+//! once; there too the tests of IPVS, which that kernel has (a live switch to it, its repair, faults planted into it), and the rules for
+//! Services. The rules alone on newer kernels.
 
 use std::path::Path;
 use std::process::Command;
@@ -11,7 +12,7 @@ use crate::checks::{Outcome, Tally};
 use crate::process::{self, Ran};
 use crate::workspace::Workspace;
 
-/// Longer than the emulated machine takes beside a build; by itself it takes three minutes.
+/// Longer than the emulated machine takes beside a build; by itself it takes five minutes.
 const LIMIT: Duration = Duration::from_secs(25 * 60);
 
 /// What `tools/altkernel/run` ends with where there is no machine to run in.
