@@ -366,6 +366,14 @@ impl Server {
                     Err(fault) => return error(StatusCode::UNPROCESSABLE_ENTITY, &format!("{fault}")),
                 };
                 let object = format!("node/{node}");
+                let asked = node.clone();
+                match self.ask(move |core, _| core.is_no_node(&asked)).await {
+                    Ok(false) => {}
+                    Ok(true) => {
+                        return json_answer(&json!({"results": [{"object": object, "action": "not found"}]}));
+                    }
+                    Err(answer) => return answer,
+                }
                 match self.operate(move |call| Input::DeleteNode { call, node }).await {
                     Answer(StatusCode::OK, ..) => {
                         json_answer(&json!({"results": [{"object": object, "action": "deleted"}]}))

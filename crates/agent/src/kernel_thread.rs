@@ -406,8 +406,8 @@ fn watch(
 }
 
 /// What the host's facts speak of and the kernel tells no change of: whether bridged packets pass netfilter, which
-/// tables legacy iptables has, and whether there is IPVS.
-fn silent_facts() -> ([Option<String>; 4], bool) {
+/// tables legacy iptables has, whether there is IPVS, and whether connection tracking is full.
+fn silent_facts() -> ([Option<String>; 4], [bool; 2]) {
     let texts = [
         "sys/net/bridge/bridge-nf-call-iptables",
         "sys/net/bridge/bridge-nf-call-ip6tables",
@@ -415,7 +415,7 @@ fn silent_facts() -> ([Option<String>; 4], bool) {
         "net/ip6_tables_names",
     ]
     .map(|name| std::fs::read_to_string(Path::new("/proc").join(name)).ok());
-    (texts, Path::new("/proc/net/ip_vs").exists())
+    (texts, [Path::new("/proc/net/ip_vs").exists(), ripstop_kernel::is_conntrack_full()])
 }
 
 /// What changed within a time, and until it is quiet for a moment. Who listens anew has missed something.

@@ -41,7 +41,7 @@ pub use iptables::Iptables;
 pub use monitor::{Changed, Monitor};
 pub use netns::{Netns, NetnsError};
 pub use observe::Observer;
-pub use observe::{has_ipvs, load_ipvs};
+pub use observe::{has_ipvs, is_conntrack_full, load_ipvs};
 pub use own::OwnTraffic;
 pub use probe::{Datagram, ProbeSocket};
 pub use records::{BootFiles, Records};

@@ -32,6 +32,9 @@ pub struct HostFacts {
     /// kernel has no connection tracking.
     #[serde(default)]
     pub conntrack: BTreeMap<Arc<str>, Limit>,
+    /// Whether connection tracking holds about as many connections as it may: new ones are dropped then.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub conntrack_full: bool,
     /// Count of CPUs.
     #[serde(default)]
     pub cpus: u64,

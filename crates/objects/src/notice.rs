@@ -1,11 +1,11 @@
-//! What people are told about a pod or a node where they look for it: an Event in Kubernetes.
+//! What people are told about a pod, a Service or a node where they look for it: an Event in Kubernetes.
 //!
 //! A notice is a level: it is there as long as what it says is so. Whoever writes it down counts, joins repeats and says
 //! when it is over.
 
 use std::sync::Arc;
 
-use ripstop_types::{NodeName, PodName};
+use ripstop_types::{NodeName, PodName, ServiceName};
 
 /// Something that deserves a look.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -16,7 +16,7 @@ pub struct Notice {
     pub reason: &'static str,
     /// A sentence for people, with the way out.
     pub note: Arc<str>,
-    /// How often it was so; a node's is counted by its time.
+    /// How often it was so; a node's and a Service's are counted by their time.
     pub times: u64,
 }
 
@@ -27,6 +27,13 @@ pub enum About {
     Node {
         /// Its name.
         name: NodeName,
+        /// Its uid; empty where it is not known.
+        uid: Arc<str>,
+    },
+    /// A Service.
+    Service {
+        /// Its namespace and name.
+        name: ServiceName,
         /// Its uid; empty where it is not known.
         uid: Arc<str>,
     },

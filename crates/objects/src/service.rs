@@ -72,6 +72,9 @@ pub struct Service {
     /// Annotation `ripstop.io/on-endpoint-removal: reset`: connections to an endpoint that leaves are reset.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub reset_on_removal: bool,
+    /// What is wrong with it and was left out, in sentences; few of many.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub left_out: Vec<Arc<str>>,
 }
 
 /// `spec.type`
@@ -229,6 +232,9 @@ pub struct EndpointSlice {
     /// Its endpoints.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub endpoints: Vec<Endpoint>,
+    /// What is wrong with it and was left out, in sentences; few of many.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub left_out: Vec<Arc<str>>,
 }
 
 /// A port that all endpoints of a slice have.

@@ -6,6 +6,7 @@
 //! - [`choice`]: which of a Service's endpoints count: conditions, topology, traffic policies.
 //! - [`conntrack`]: how far settings of connection tracking are raised.
 //! - [`health`]: what is answered who asks how Services are here.
+//! - [`remarks`]: what people should know of objects that do not get what they ask for.
 //! - [`relay`]: node ports that no rule of the kernel can serve.
 //! - [`slots`]: an order of endpoints that a change moves as little as it can.
 //!
@@ -29,6 +30,7 @@ pub mod give;
 pub mod health;
 pub mod readiness;
 pub mod relay;
+pub mod remarks;
 pub mod slots;
 
 use std::collections::BTreeSet;
@@ -179,12 +181,14 @@ pub fn decide(node: &Node, tables: &ServiceTables, name: &ServiceName) -> Decide
         for family in service.cluster_ips.iter().map(|ip| Family::of(*ip)) {
             let chosen = Chosen::of(node, service, port, family, tables.slices_of(name));
             for (place, ip, kind) in entrances(node, service, port, family) {
-                match tables.holder(node.proxy_name.as_ref(), node.external_ips, &place) {
-                    Some(holder) if holder != name => decided.lost.push((place, holder.clone())),
-                    // An address said outright goes before all of the node's.
-                    _ if place.at == At::Node(family)
-                        && is_anothers(node, tables, &Place { at: At::Ip(ip), ..place }, name) => {}
-                    _ => {
+                // An address said outright goes before all of the node's.
+                let outright = (place.at == At::Node(family)).then_some(Place { at: At::Ip(ip), ..place });
+                let lost = [Some(place), outright].into_iter().flatten().find_map(|place| {
+                    Some((place, anothers(node, tables, &place, name)?.clone()))
+                });
+                match lost {
+                    Some(lost) => decided.lost.push(lost),
+                    None => {
                         let frontend = Frontend { ip, protocol: place.protocol, port: place.port };
                         decided.frontends.push((frontend, decision(node, service, port, ip, kind, &chosen)));
                     }
@@ -199,8 +203,14 @@ pub fn decide(node: &Node, tables: &ServiceTables, name: &ServiceName) -> Decide
     decided
 }
 
-fn is_anothers(node: &Node, tables: &ServiceTables, place: &Place, name: &ServiceName) -> bool {
-    tables.holder(node.proxy_name.as_ref(), node.external_ips, place).is_some_and(|holder| holder != name)
+/// Who has a place, if it is another.
+fn anothers<'a>(
+    node: &Node,
+    tables: &'a ServiceTables,
+    place: &Place,
+    name: &ServiceName,
+) -> Option<&'a ServiceName> {
+    tables.holder(node.proxy_name.as_ref(), node.external_ips, place).filter(|holder| *holder != name)
 }
 
 /// Whether this proxy serves it at all.

@@ -56,8 +56,17 @@ pub struct ServiceTables {
     /// Nodes that are gone: what their agents published says nothing any more.
     gone: BTreeSet<NodeName>,
     /// By proxy and place: proxies know nothing of each other.
-    claims: BTreeMap<(Option<Arc<str>>, Place), Claims>,
+    claims: BTreeMap<Claim, Claims>,
+    /// Those that several ask for.
+    contested: BTreeSet<Claim>,
+    /// Services and slices of which something was left out.
+    faulty: [BTreeSet<ServiceName>; 2],
+    /// How often something was another than before.
+    changes: u64,
 }
+
+/// A place of a proxy.
+type Claim = (Option<Arc<str>>, Place);
 
 /// Who asks for a place: by `spec.externalIPs`, which not every node serves, and otherwise.
 #[derive(Debug, Clone, Default)]
@@ -71,6 +80,15 @@ impl Claims {
         if is_external { &mut self.external } else { &mut self.other }
     }
 
+    /// All who ask; `external` says whether external IPs are served.
+    fn all(&self, external: bool) -> impl Iterator<Item = &ServiceName> {
+        self.external.iter().filter(move |_| external).chain(&self.other)
+    }
+
+    fn count(&self) -> usize {
+        self.external.len() + self.other.len()
+    }
+
     /// Those who may have it, as nodes serve external IPs or not.
     fn firsts(&self) -> impl Iterator<Item = &ServiceName> {
         self.external.first().into_iter().chain(self.other.first())
@@ -81,6 +99,11 @@ impl ServiceTables {
     /// A Service.
     pub fn service(&self, name: &ServiceName) -> Option<&Arc<Service>> {
         self.services.get(name).map(|row| &row.value)
+    }
+
+    /// A number that is another after each change of a Service or a slice.
+    pub fn changes(&self) -> u64 {
+        self.changes
     }
 
     /// The revision that a Service came with.
@@ -123,26 +146,70 @@ impl ServiceTables {
         if external { claims.firsts().min() } else { claims.other.first() }
     }
 
+    /// Those who ask this proxy for a place that somebody else has: the place, who has it, and who does not.
+    pub fn losers<'a>(
+        &'a self,
+        proxy: Option<&'a Arc<str>>,
+        external: bool,
+    ) -> impl Iterator<Item = (&'a Place, &'a ServiceName, &'a ServiceName)> {
+        let contested = self.contested.iter().filter(move |(of, _)| of.as_ref() == proxy);
+        contested.flat_map(move |claim| {
+            let claims = self.claims.get(claim);
+            let holder = self.holder(proxy, external, &claim.1);
+            let all = claims.into_iter().flat_map(move |claims| claims.all(external));
+            all.filter_map(move |name| holder.filter(|holder| *holder != name).map(|holder| (&claim.1, holder, name)))
+        })
+    }
+
+    /// Who has the places at an address that somebody asks this proxy for, with the places.
+    pub fn at<'a>(
+        &'a self,
+        proxy: Option<&'a Arc<str>>,
+        external: bool,
+        ip: IpAddr,
+    ) -> impl Iterator<Item = (&'a Place, &'a ServiceName)> {
+        let place = |protocol, port| (proxy.cloned(), Place { at: At::Ip(ip), protocol, port });
+        let range = place(Protocol::Tcp, 0)..=place(Protocol::Sctp, u16::MAX);
+        let claims = self.claims.range(range);
+        claims.filter_map(move |(claim, _)| Some((&claim.1, self.holder(proxy, external, &claim.1)?)))
+    }
+
+    /// Services of which something was left out, then slices.
+    pub fn faulty(&self) -> (impl Iterator<Item = &Arc<Service>>, impl Iterator<Item = &Arc<EndpointSlice>>) {
+        let [services, slices] = &self.faulty;
+        (
+            services.iter().filter_map(|name| self.service(name)),
+            slices.iter().filter_map(|name| self.slices.get(name)),
+        )
+    }
+
     /// Takes in a Service; answers with those whose decisions it may change.
     pub fn put_service(&mut self, service: Service, revision: Revision) -> BTreeSet<ServiceName> {
         if let Some(there) = self.services.get_mut(&service.name).filter(|there| *there.value == service) {
             there.revision = revision;
             return BTreeSet::new();
         }
+        self.changes += 1;
         let mut touched = self.release(&service.name);
         for (place, is_external) in places(&service) {
             let claims = self.claims.entry((service.proxy_name.clone(), place)).or_default();
             touched.extend(claims.firsts().cloned());
             claims.of(is_external).insert(service.name.clone());
+            if claims.count() > 1 {
+                self.contested.insert((service.proxy_name.clone(), place));
+            }
         }
         touched.insert(service.name.clone());
+        note(&mut self.faulty[0], &service.name, !service.left_out.is_empty());
         self.services.insert(service.name.clone(), Row { value: Arc::new(service), revision });
         touched
     }
 
     /// Forgets a Service; answers with those whose decisions that may change.
     pub fn remove_service(&mut self, name: &ServiceName) -> BTreeSet<ServiceName> {
+        self.changes += 1;
         let mut touched = self.release(name);
+        note(&mut self.faulty[0], name, false);
         if self.services.remove(name).is_some() {
             touched.insert(name.clone());
         }
@@ -161,6 +228,7 @@ impl ServiceTables {
                 None => drop(self.nodes.insert(node.clone())),
             }
         }
+        self.changes += 1;
         let owner = owner(&slice);
         let former = before.and_then(|slice| self::owner(slice));
         let mut touched = BTreeSet::new();
@@ -171,12 +239,15 @@ impl ServiceTables {
             self.slices_of.entry(owner.clone()).or_default().insert(slice.name.name.clone());
             touched.insert(owner);
         }
+        note(&mut self.faulty[1], &slice.name, !slice.left_out.is_empty());
         self.slices.insert(slice.name.clone(), Arc::new(slice));
         touched
     }
 
     /// Forgets a slice; answers with the Services whose endpoints that may change.
     pub fn remove_slice(&mut self, name: &ServiceName) -> BTreeSet<ServiceName> {
+        self.changes += 1;
+        note(&mut self.faulty[1], name, false);
         let former = self.slices.remove(name).and_then(|slice| owner(&slice));
         former.inspect(|former| self.unlink(former, &name.name)).into_iter().collect()
     }
@@ -199,11 +270,23 @@ impl ServiceTables {
             let Some(claims) = self.claims.get_mut(&place) else { continue };
             claims.of(is_external).remove(name);
             touched.extend(claims.firsts().cloned());
+            if claims.count() < 2 {
+                self.contested.remove(&place);
+            }
             if claims.firsts().next().is_none() {
                 self.claims.remove(&place);
             }
         }
         touched
+    }
+}
+
+/// Has a name in a set or not.
+fn note(names: &mut BTreeSet<ServiceName>, name: &ServiceName, is_in: bool) {
+    if is_in {
+        names.insert(name.clone());
+    } else {
+        names.remove(name);
     }
 }
 
@@ -279,6 +362,39 @@ mod tests {
         assert_eq!(tables.remove_service(&"c".parse().unwrap()), names(&["c"]));
         assert_eq!(tables.holder(None, true, &place), None);
         assert_eq!(tables.remove_service(&"c".parse().unwrap()), names(&[]));
+        assert!(tables.contested.is_empty());
+    }
+
+    #[test]
+    fn who_asks_in_vain_is_known() {
+        let mut tables = ServiceTables::default();
+        let losers = |tables: &ServiceTables| -> Vec<String> {
+            let losers = tables.losers(None, false);
+            losers.map(|(place, holder, name)| format!("{name}: {place} of {holder}")).collect()
+        };
+        put(&mut tables, service("b", "10.96.0.2"));
+        assert_eq!(losers(&tables), Vec::<String>::new());
+        put(&mut tables, service("c", "10.96.0.3"));
+        assert_eq!(losers(&tables), ["c: node port 30080/TCP over IPv4 of b"]);
+        put(&mut tables, service("a", "10.96.0.3"));
+        assert_eq!(losers(&tables), [
+            "c: 10.96.0.3:80/TCP of a",
+            "b: node port 30080/TCP over IPv4 of a",
+            "c: node port 30080/TCP over IPv4 of a"
+        ]);
+        // An external IP that is not served is nobody's.
+        for (name, ip) in [("d", "10.96.0.8"), ("e", "10.96.0.9")] {
+            let spec = json!({"clusterIP": ip, "externalIPs": ["192.0.2.1"], "ports": [{"port": 80}]});
+            put(&mut tables, Service::from_value(json!({"metadata": {"name": name}, "spec": spec})).unwrap().0);
+        }
+        assert_eq!(losers(&tables).len(), 3);
+        assert_eq!(tables.losers(None, true).count(), 4);
+        let at = |ip: &str, external| -> Vec<String> {
+            tables.at(None, external, ip.parse().unwrap()).map(|(place, name)| format!("{place} {name}")).collect()
+        };
+        assert_eq!(at("10.96.0.3", false), ["10.96.0.3:80/TCP a"]);
+        assert_eq!(at("192.0.2.1", false), Vec::<String>::new());
+        assert_eq!(at("192.0.2.1", true), ["192.0.2.1:80/TCP d"]);
     }
 
     #[test]

@@ -32,6 +32,8 @@ pub(super) struct Running {
     pub since: Millis,
     /// Whether something of it is of Services.
     pub is_of_services: bool,
+    /// Whether something of it is of iptables.
+    is_of_iptables: bool,
 }
 
 impl Running {
@@ -71,8 +73,14 @@ impl Core {
             return;
         }
         let dirty = std::mem::take(&mut self.dirty);
-        let is_ready =
-            |key: &Key| !self.busy.contains(key) && !self.failed.contains_key(key) && self.means_something(key);
+        // Each run of programs of iptables costs as much as there is already: what comes meanwhile goes along with the next.
+        let waits = !self.desired.is_whole() || self.running.values().any(|running| running.is_of_iptables);
+        let is_ready = |key: &Key| {
+            !(waits && is_of_iptables(key))
+                && !self.busy.contains(key)
+                && !self.failed.contains_key(key)
+                && self.means_something(key)
+        };
         // In order, from which a tree is made at once.
         let (ready, later): (Vec<Key>, Vec<Key>) = dirty.into_iter().partition(is_ready);
         self.dirty = later.into_iter().collect();
@@ -194,8 +202,16 @@ impl Core {
         let plan = self.next_plan;
         self.next_plan += 1;
         let steps = Arc::new(Plan { steps: sent });
-        let (since, is_of_services) = (self.at.now, scope.iter().any(Key::is_of_services));
-        self.running.insert(plan, Running { plan: steps.clone(), numbers, scope, purpose, since, is_of_services });
+        let running = Running {
+            plan: steps.clone(),
+            numbers,
+            purpose,
+            since: self.at.now,
+            is_of_services: scope.iter().any(Key::is_of_services),
+            is_of_iptables: scope.iter().any(is_of_iptables),
+            scope,
+        };
+        self.running.insert(plan, running);
         self.outputs.push(if of_store {
             Output::Store { plan, steps }
         } else {
@@ -368,6 +384,11 @@ impl Core {
 /// Steps for the store, and those for the kernel and this node's files, refusals included.
 pub(super) fn by_lane(plan: Plan) -> (Vec<Step>, Vec<Step>) {
     plan.steps.into_iter().partition(|step| is_cluster_record(&step.key) && step.action != Action::Refuse)
+}
+
+/// Rules of iptables, and what follows them: connections are held to endpoints once the rules lead there.
+fn is_of_iptables(key: &Key) -> bool {
+    matches!(key.kind(), Kind::Iptables | Kind::FrontendFlows)
 }
 
 pub(super) fn is_cluster_record(key: &Key) -> bool {

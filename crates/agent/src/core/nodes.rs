@@ -51,6 +51,23 @@ impl Core {
         }
     }
 
+    /// Whether this is known to be nobody's name: there is nothing to delete.
+    pub(crate) fn is_no_node(&self, node: &NodeName) -> bool {
+        let tables = &self.tables;
+        let are_known = [StoreKind::Nodes, StoreKind::Claims].into_iter().all(|kind| tables.knows(kind));
+        let is_there = tables.nodes.contains_key(node) || tables.alive.contains_key(node);
+        are_known && !is_there && *node != tables.node && self.claims_under(node).is_empty()
+    }
+
+    /// Claims under a node's name; under this node's own another machine's alone.
+    fn claims_under(&self, node: &NodeName) -> Vec<(ClaimKey, Stored)> {
+        let others = self.engine.claims().filter(|(_, stored)| {
+            let claimant = &stored.claim.claimant;
+            claimant.node == *node && (*node != self.tables.node || *claimant.machine != *self.tables.identity.machine_id)
+        });
+        others.map(|(key, stored)| (key.clone(), stored.clone())).collect()
+    }
+
     /// The claims that go with the node, or why it does not go.
     fn judge_deletion(&self, node: &NodeName) -> Result<Vec<(ClaimKey, Revision)>, String> {
         let tables = &self.tables;
@@ -75,13 +92,8 @@ impl Core {
             // Its record goes before its claims.
             node_exists: Some(false),
         };
-        let others = self.engine.claims().filter(|(_, stored)| {
-            let claimant = &stored.claim.claimant;
-            // Under this node's own name another machine's alone.
-            claimant.node == *node && (*node != tables.node || *claimant.machine != *tables.identity.machine_id)
-        });
-        let claims: Vec<_> = others.map(|(key, stored)| (key.clone(), stored.clone())).collect();
-        if claims.is_empty() && !tables.nodes.contains_key(node) && !tables.alive.contains_key(node) {
+        let claims = self.claims_under(node);
+        if self.is_no_node(node) {
             return Err(format!("node/{node}: there is no node of this name; `ripstop get nodes` lists them"));
         }
         match life {

@@ -1,7 +1,7 @@
-//! What people are told on pods and on this node's Node object: which levels stand, for whoever writes Events of them.
+//! What people are told on pods, on Services and on this node's Node object: which levels stand, for whoever writes Events of them.
 //!
-//! Of a pod: why its last ADD failed, until one succeeds, the pod goes, or nobody tries any more. Of the node: what stands
-//! for some seconds. Only with the store in Kubernetes.
+//! Of a pod: why its last ADD failed, until one succeeds, the pod goes, or nobody tries any more. Of a Service and of the node: what
+//! stands for some seconds. What every node finds alike of a Service one of them tells. Only with the store in Kubernetes.
 //!
 //! Not here: repeats, rates, and the writing itself; nothing waits for it.
 
@@ -11,8 +11,11 @@ use std::sync::Arc;
 use ripstop_cni_spec::call::Call;
 use ripstop_cni_spec::wire::Response;
 use ripstop_cni_spec::{Code, TypedCall};
+use ripstop_desired::services;
 use ripstop_fabric::{host, hygiene};
+use ripstop_ipam::ranges::Life;
 use ripstop_objects::{About, Notice, StoreConfig, check_network_against_host};
+use ripstop_services::remarks::{Remark, remarks};
 use ripstop_tables::{ForeignDrop, Knowledge, NetworkList, StoreKind, StoreState};
 use ripstop_types::{Millis, PodName};
 
@@ -31,12 +34,21 @@ const FORGOTTEN_MS: u64 = 900_000;
 /// Pods that are told something at once, at most.
 const MOST_PODS: usize = 256;
 
+/// The same of Services.
+const MOST_SERVICES: usize = 64;
+
+/// Services that are spelt out in the status.
+const MOST_IN_STATUS: usize = 8;
+
 /// What stands.
 #[derive(Debug, Default)]
 pub(super) struct Notices {
     pods: BTreeMap<PodName, OfPod>,
-    /// Since when each of the node's has stood.
-    since: BTreeMap<(&'static str, Arc<str>), Millis>,
+    /// Since when each of the node's and of Services has stood.
+    since: BTreeMap<Notice, Millis>,
+    /// What was found of Services last, and when: at this change, for this node.
+    of_services: Vec<Remark>,
+    found_at: Option<(u64, ripstop_services::Node)>,
     look_due: Millis,
     /// Why none can be written.
     fault: Option<String>,
@@ -131,16 +143,14 @@ impl Core {
             let there = !knows_pods || cluster.pods.contains_key(name) || now.since(of.last) < STANDING_MS;
             there && now.since(of.last) < FORGOTTEN_MS
         });
-        let levels = self.node_levels();
+        let mut levels = self.node_notices();
+        levels.extend(self.service_notices());
         let before = std::mem::take(&mut self.notices.since);
-        let since = |level: &(&'static str, Arc<str>)| before.get(level).copied().unwrap_or(now);
+        let since = |level: &Notice| before.get(level).copied().unwrap_or(now);
         self.notices.since = levels.into_iter().map(|level| (level.clone(), since(&level))).collect();
-        let uid = self.tables.cluster.node.as_ref().map(|node| node.uid.clone()).unwrap_or_default();
-        let about = About::Node { name: self.tables.node.clone(), uid };
         let standing = self.notices.since.iter().filter(|(_, since)| now.since(**since) >= STANDING_MS);
-        let of_node =
-            standing.map(|((reason, note), _)| Notice { about: about.clone(), reason, note: note.clone(), times: 1 });
-        let told: Vec<Notice> = of_node.chain(self.notices.pods.values().map(|of| of.notice.clone())).collect();
+        let standing = standing.map(|(notice, _)| notice.clone());
+        let told: Vec<Notice> = standing.chain(self.notices.pods.values().map(|of| of.notice.clone())).collect();
         if told != *self.notices.told {
             self.notices.told = Arc::new(told);
             self.outputs.push(super::Output::Notices(self.notices.told.clone()));
@@ -150,6 +160,49 @@ impl Core {
     /// Whether there is anything that an Event can be about.
     fn has_events(&self) -> bool {
         matches!(self.tables.config.store, StoreConfig::Kubernetes(_))
+    }
+
+    fn node_notices(&self) -> Vec<Notice> {
+        let uid = self.tables.cluster.node.as_ref().map(|node| node.uid.clone()).unwrap_or_default();
+        let about = About::Node { name: self.tables.node.clone(), uid };
+        let levels = self.node_levels().into_iter();
+        levels.map(|(reason, note)| Notice { about: about.clone(), reason, note, times: 1 }).collect()
+    }
+
+    /// What this node's agent is to tell of Services.
+    fn service_notices(&mut self) -> Vec<Notice> {
+        let tables = &self.tables.cluster.services;
+        let Some(node) = self.desired.serving() else { return Vec::new() };
+        let at = (tables.changes(), node);
+        if self.notices.found_at.as_ref().is_none_or(|(changes, node)| (*changes, node) != at) {
+            self.notices.of_services = remarks(node, tables);
+            self.notices.found_at = Some((tables.changes(), node.clone()));
+        }
+        let is_first = self.is_first_node();
+        let own = self.notices.of_services.iter().filter(|remark| is_first || !remark.cause.is_everywhere());
+        let notice = |remark: &Remark| {
+            let uid = tables.service(&remark.service).map(|service| service.uid.clone()).unwrap_or_default();
+            let about = About::Service { name: remark.service.clone(), uid };
+            Notice { about, reason: remark.cause.reason(), note: remark.text.as_str().into(), times: 1 }
+        };
+        own.take(MOST_SERVICES).map(notice).collect()
+    }
+
+    /// Whether no node that may be alive has a name before this one's.
+    fn is_first_node(&self) -> bool {
+        let own = &self.tables.node;
+        let names = self.tables.nodes.keys();
+        names.take_while(|name| *name < own).all(|name| matches!(self.liveness.life(name), Life::Stale(_)))
+    }
+
+    /// What people should know of Services, some of it.
+    pub(super) fn service_warnings(&self) -> Vec<String> {
+        let Some(node) = self.desired.serving() else { return Vec::new() };
+        let remarks = remarks(node, &self.tables.cluster.services);
+        let more = remarks.len().saturating_sub(MOST_IN_STATUS);
+        let first = remarks.iter().take(MOST_IN_STATUS).map(|remark| format!("service {}: {}", remark.service, remark.text));
+        let more = (more > 0).then(|| format!("{more} more of Services; `ripstop get services -o wide` shows each"));
+        first.chain(more).collect()
     }
 
     /// What is wrong with this node, a word and a sentence each.
@@ -189,6 +242,14 @@ impl Core {
         levels.extend(
             away.map(|reason| ("ObjectsUnread", format!("this node's agent cannot read what it needs: {reason}"))),
         );
+        if let Some(obstacle) = services::obstacle(&self.tables, self.tables.proxy()) {
+            let proxy = self.tables.proxy().as_str();
+            levels.push(("ServicesNotServed", format!("Services cannot be served by {proxy} on this node: {obstacle}")));
+        }
+        if let Some((_, failure)) = self.failed.iter().find(|(key, _)| key.is_of_services()) {
+            levels.push(("ServicesNotServed", format!("what serves Services cannot be written: {}", failure.why)));
+        }
+        levels.extend(services::full(&self.tables).map(|text| ("ConnectionTableFull", text)));
         levels.extend(self.lists_sentence().map(|text| ("OtherNetworkFirst", text)));
         levels.extend(self.earlier_names().into_iter().map(|text| ("NodeRenamed", text)));
         levels.into_iter().map(|(reason, text)| (reason, Arc::from(text))).collect()

@@ -44,7 +44,8 @@ impl Core {
         let result = match leaving {
             _ if self.held => Err(status::HELD.to_owned()),
             _ if self.tables.withdrawn == Withdrawn::Everything => Err(status::WITHDRAWN.to_owned()),
-            Some(leaving) if proxy != now && proxy != leaving.proxy => Err(format!(
+            // Of none nothing has to go.
+            Some(leaving) if leaving.proxy != Proxy::None && proxy != now && proxy != leaving.proxy => Err(format!(
                 "Services are being switched from {} to {}; wait for that, or return to {0}",
                 leaving.proxy.as_str(),
                 now.as_str()
@@ -120,12 +121,17 @@ impl Core {
         }
     }
 
-    /// What was left half-way goes on; what has nothing in the kernel needs not be waited for.
+    /// What was left half-way goes on; what has nothing in the kernel needs not be waited for. Where nothing of the proxy in force is
+    /// there, as on a node that has just been started, it begins as after none: until Services are read and in the kernel nobody
+    /// knows which addresses no Service has.
     pub(super) fn resume_switch(&mut self) {
-        let Some(leaving) = self.tables.proxies.leaving.filter(|leaving| leaving.proxy != Proxy::None) else { return };
-        if !self.applied.keys().any(|key| services::is_of(leaving.proxy, key)) {
-            self.tables.proxies.leaving = None;
-        }
+        let is_there = |proxy| self.applied.keys().any(|key| services::is_of(proxy, key));
+        let leaving = self.tables.proxies.leaving;
+        let leaving = leaving.filter(|leaving| leaving.proxy == Proxy::None || is_there(leaving.proxy));
+        let now = self.tables.proxy();
+        let is_new = now != Proxy::None && !is_there(now);
+        self.tables.proxies.leaving = leaving.or_else(|| is_new.then(|| Leaving::begun(Proxy::None)));
+        self.snapshot_due |= is_new;
     }
 
     /// What the proxy in force waits for; `None`: all of it is in the kernel.

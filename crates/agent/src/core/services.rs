@@ -1,9 +1,12 @@
 //! Services and their endpoints as people ask for them: what was decided, and whether the kernel has it.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use ripstop_desired::{Source, services};
 use ripstop_netmodel::{Key, Resource};
+use ripstop_objects::service::Service;
+use ripstop_services::remarks::{remarks, taken};
 use ripstop_services::{Decided, Target};
 use ripstop_types::ServiceName;
 use serde::Serialize;
@@ -29,7 +32,7 @@ pub struct ServiceView {
     pub proxy: String,
     /// Whether the kernel has what was decided; of a Service that is not served here: no.
     pub realised: bool,
-    /// Why it is not, or what of it is another's.
+    /// Why it is not, or what of it is another's, or was left out.
     pub reason: Option<String>,
 }
 
@@ -88,6 +91,10 @@ impl Core {
         let services = &self.tables.cluster.services;
         let ProxyView { proxy, leaving, .. } = self.proxy_view();
         let proxy = leaving.map_or_else(|| proxy.clone(), |leaving| format!("{leaving}>{proxy}"));
+        let remarks = node.as_ref().map(|node| remarks(node, services)).unwrap_or_default();
+        // The first of each: what is left out.
+        let remarked: BTreeMap<&ServiceName, &str> =
+            remarks.iter().rev().map(|remark| (&remark.service, remark.text.as_str())).collect();
         let rows = services.services().map(|service| {
             let decided = node.as_ref().map(|node| services::decide(node, services, &service.name)).unwrap_or_default();
             let endpoints = decided.frontends.iter().filter_map(|(frontend, decision)| match &decision.inside {
@@ -97,7 +104,7 @@ impl Core {
             let mut endpoints: Vec<_> = endpoints.flatten().collect();
             endpoints.sort();
             endpoints.dedup();
-            let reason = self.unserved(&decided, node.is_some()).or_else(|| self.unrealised(&service.name));
+            let reason = self.unserved(service, &decided, node.is_some()).or_else(|| self.unrealised(&service.name));
             ServiceView {
                 namespace: service.name.namespace.to_string(),
                 name: service.name.name.to_string(),
@@ -108,7 +115,7 @@ impl Core {
                 revision: services.revision(&service.name).0,
                 proxy: proxy.clone(),
                 realised: reason.is_none(),
-                reason,
+                reason: reason.or_else(|| remarked.get(&service.name).map(|text| (*text).to_owned())),
             }
         });
         rows.collect()
@@ -167,7 +174,7 @@ impl Core {
     }
 
     /// Why nothing, or not all, is done for a Service here.
-    fn unserved(&self, decided: &Decided, serves: bool) -> Option<String> {
+    fn unserved(&self, service: &Service, decided: &Decided, serves: bool) -> Option<String> {
         if let Some(missing) = services::missing(&self.tables) {
             return Some(missing.into());
         }
@@ -176,7 +183,11 @@ impl Core {
             return Some(if none { "this node serves no Services" } else { "Services have not been read yet" }.into());
         }
         match decided.lost.first() {
-            Some((place, holder)) => Some(format!("{place} is that of {holder}, whose name comes first")),
+            Some((place, holder)) => Some(taken(&service.name, place, holder)),
+            // Whose address was left out has a reason of its own.
+            None if decided.frontends.is_empty() && !service.left_out.is_empty() => {
+                Some(format!("it has no address that this node serves: {}", service.left_out.join("; ")))
+            }
             None if decided.frontends.is_empty() => Some("it has no address that this node serves".into()),
             None => None,
         }

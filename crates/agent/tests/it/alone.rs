@@ -12,6 +12,7 @@ use serde_json::Value;
 use crate::services::{Named, all, who};
 use crate::support::ns::Ns;
 use crate::support::soon;
+use crate::support::store::TestStore;
 use crate::support::world::{Plan, Pod, StoreAt, World};
 
 /// A server of HTTP that says it is well, or not.
@@ -366,6 +367,43 @@ fn what_is_wrong_has_its_sentence_and_nothing_is_stored() {
         assert_eq!(keys, expected, "{kind}");
     }
     assert_eq!(store.list(ripstop_store::Kind::ServiceClaims).len(), 2);
+}
+
+/// A node that has just been started, and whose agent has not been told of Services: what goes to them is nobody's to drop.
+#[test]
+fn nothing_is_dropped_before_services_are_known() {
+    if !crate::support::ns::is_root() {
+        return;
+    }
+    for proxy in ["nftables", "iptables"] {
+        let services = format!("services: {{proxy: {proxy}, serviceCIDRs: [10.96.0.0/16]}}");
+        let mut world = World::make(Plan { store: StoreAt::Nowhere, config: vec![services], ..Plan::default() });
+        world.router.ip("addr add 10.96.0.50/32 dev lo");
+        let _server = Named::start(&world.router, "10.96.0.50:80", "elsewhere");
+        world.start_agent();
+        let rules = |world: &World| match proxy {
+            "nftables" => world.node.tried("nft", &["list", "table", "ip", "ripstop-services"]).1,
+            _ => world.node.tried("iptables-nft-save", &["-t", "filter"]).1,
+        };
+        let has = |word: &str| soon(|| rules(&world).contains(word));
+        assert!(has(if proxy == "nftables" { "frontends" } else { "RIPSTOP-FORWARDED" }), "{}", rules(&world));
+        let wait = || world.get("/v1/proxy")["reason"].as_str().unwrap_or_default().to_owned();
+        assert!(soon(|| wait().contains("Services have not been read yet")), "{}", wait());
+        for _ in 0..20 {
+            assert_eq!(who(&world.node, "10.96.0.50:80").as_deref(), Ok("elsewhere"), "{proxy}: {}", rules(&world));
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        // They are listed, and nobody has this address.
+        world.store = Some(TestStore::new(&world.dir.path().join("store.sock")));
+        assert!(soon(|| who(&world.node, "10.96.0.50:80") == Err(ErrorKind::TimedOut)), "{proxy}: {}", rules(&world));
+        assert_eq!(world.get("/v1/proxy")["leaving"], Value::Null);
+        // An agent that starts later finds its rules, and has them stand.
+        world.kill_agent();
+        world.store.as_mut().unwrap().close();
+        world.start_agent();
+        assert!(soon(|| world.ask("GET", "/v1/proxy", "").is_some()));
+        assert_eq!(who(&world.node, "10.96.0.50:80"), Err(ErrorKind::TimedOut), "{proxy}: {}", rules(&world));
+    }
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! Ports of the host that lead to pods: who reaches what, whose they are, and that they outlive agents and go with their pods.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -156,6 +157,75 @@ fn host_ports_stand_while_no_agent_runs_and_are_known_to_the_next() {
     assert!(code == 109 && text.contains("default/web"), "{code} {text}");
     world.del(&web);
     assert_eq!(tcp(&world.router, &to), None);
+}
+
+/// A socket of SCTP that is used as one of TCP is; `None` where the kernel has none.
+fn sctp() -> Option<OwnedFd> {
+    // SAFETY: a system call that takes numbers.
+    let fd = unsafe { libc::socket(libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, libc::IPPROTO_SCTP) };
+    // SAFETY: the descriptor is new and nobody else's.
+    (fd >= 0).then(|| unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Connects a socket, or binds it.
+fn place(socket: &OwnedFd, connects: bool, to: SocketAddrV4) -> std::io::Result<()> {
+    let address = libc::sockaddr_in {
+        sin_family: libc::AF_INET as libc::sa_family_t,
+        sin_port: to.port().to_be(),
+        sin_addr: libc::in_addr { s_addr: u32::from_ne_bytes(to.ip().octets()) },
+        sin_zero: [0; 8],
+    };
+    let size = size_of_val(&address) as libc::socklen_t;
+    let call = if connects { libc::connect } else { libc::bind };
+    // SAFETY: the address is as long as it says and outlives the call.
+    let done = unsafe { call(socket.as_raw_fd(), (&raw const address).cast(), size) };
+    if done == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+}
+
+#[test]
+fn a_host_port_of_sctp_leads_to_its_pod() {
+    if !is_root() {
+        return;
+    }
+    if sctp().is_none() {
+        println!("SKIPPED: this kernel has no sockets of SCTP (module sctp); the emulated kernel's stage has them");
+        return;
+    }
+    let world = World::start(Plan::default());
+    let mappings = json!([{"hostPort": 3868, "containerPort": 80, "protocol": "SCTP"}]);
+    let web = world.pod_with("web", ports(mappings));
+    let listener = web.ns.inside(|| {
+        let socket = sctp().unwrap();
+        place(&socket, false, "0.0.0.0:80".parse().unwrap()).unwrap();
+        // SAFETY: a system call that takes numbers.
+        assert_eq!(unsafe { libc::listen(socket.as_raw_fd(), 8) }, 0);
+        TcpListener::from(socket)
+    });
+    std::thread::spawn(move || {
+        let mut buffer = [0; 16];
+        while let Ok((mut client, _)) = listener.accept() {
+            let length = client.read(&mut buffer).unwrap_or_default();
+            let _ = client.write_all(&[b"web ", &buffer[..length]].concat());
+        }
+    });
+    let other = world.pod("other");
+    let asked = |from: &Ns| {
+        from.inside(|| -> std::io::Result<String> {
+            let socket = sctp().ok_or_else(std::io::Error::last_os_error)?;
+            place(&socket, true, at(NODE[0], 3868).parse().unwrap())?;
+            let mut stream = TcpStream::from(socket);
+            stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+            stream.write_all(b"hello")?;
+            let mut buffer = [0; 32];
+            let length = stream.read(&mut buffer)?;
+            Ok(String::from_utf8_lossy(&buffer[..length]).into_owned())
+        })
+    };
+    for (name, from) in [("outside", &world.router), ("a pod", &other.ns), ("the node", &world.node)] {
+        assert!(soon(|| asked(from).is_ok_and(|text| text == "web hello")), "{name}: {:?}", asked(from));
+    }
+    world.del(&web);
+    assert!(asked(&world.router).is_err(), "it went with its pod");
 }
 
 /// A client of UDP never begins anew: what it sends has to find who has the port now.

@@ -1,14 +1,18 @@
 //! An agent that serves Services by iptables: which programs it runs, and when.
 
 use std::fs;
+use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use ripstop_store::Kind;
+use serde_json::json;
+
 use crate::support::agent::How;
 use crate::support::ns::is_root;
-use crate::support::soon;
-use crate::support::world::{Families, Plan, World};
+use crate::support::{soon, within};
+use crate::support::world::{Families, Plan, StoreAt, World};
 
 /// Programs that note that they were run, and do it.
 struct Programs {
@@ -18,14 +22,19 @@ struct Programs {
 
 impl Programs {
     fn start(backend: &'static str) -> Self {
+        let mut programs = Self::make(backend, StoreAt::File);
+        programs.begin();
+        programs
+    }
+
+    fn make(backend: &'static str, store: StoreAt) -> Self {
         let services =
             format!("services: {{proxy: iptables, iptablesBackend: {backend}, serviceCIDRs: [10.96.0.0/16]}}");
-        let world = World::make(Plan { families: Families::Dual, config: vec![services], ..Plan::default() });
+        let world = World::make(Plan { families: Families::Dual, store, config: vec![services], ..Plan::default() });
         world.write_config();
         fs::create_dir(world.dir.path().join("programs")).unwrap();
-        let mut programs = Self { world, backend };
+        let programs = Self { world, backend };
         programs.provide();
-        programs.begin();
         programs
     }
 
@@ -139,4 +148,60 @@ fn of_the_backend_nft_programs_run_where_something_changes() {
 #[test]
 fn of_the_backend_legacy_programs_run_where_something_changes() {
     programs_run_where_something_changes("legacy");
+}
+
+/// Endpoints of each of many Services.
+const ENDPOINTS: u32 = 4;
+
+/// Many Services that are there when an agent starts; `RIPSTOP_TEST_SERVICES` makes it more.
+fn many_services_are_few_runs(backend: &'static str) {
+    if !is_root() {
+        return;
+    }
+    let count: u32 = std::env::var("RIPSTOP_TEST_SERVICES").ok().and_then(|n| n.parse().ok()).unwrap_or(600);
+    let mut node = Programs::make(backend, StoreAt::Here);
+    let store = node.world.store.as_ref().unwrap();
+    for n in 0..count {
+        let name = format!("s{n}");
+        let spec = json!({"clusterIP": Ipv4Addr::from_bits(0x0a60_0100 + n), "ports": [{"port": 80}]});
+        let service = json!({"metadata": {"namespace": "default", "name": name}, "spec": spec});
+        store.put(Kind::Services, &format!("default/{name}"), &service);
+        let ips = (0..ENDPOINTS).map(|e| json!({"addresses": [Ipv4Addr::from_bits(0x0ac8_0000 + n * ENDPOINTS + e)]}));
+        let slice = json!({
+            "metadata": {"namespace": "default", "name": name, "labels": {"kubernetes.io/service-name": name}},
+            "addressType": "IPv4", "ports": [{"port": 8080}], "endpoints": ips.collect::<Vec<_>>(),
+        });
+        store.put(Kind::EndpointSlices, &format!("default/{name}"), &slice);
+    }
+    let begun = Instant::now();
+    node.begin();
+    let log = || node.world.agent().log_text();
+    let is_served = || log().contains("Services are served") && log().contains(&format!("{count} Services and"));
+    assert!(within(Duration::from_secs(600), is_served), "{}", log());
+    let took = begun.elapsed();
+    let ran = node.ran();
+    let restores = ran.iter().filter(|name| *name == &format!("iptables-{backend}-restore")).count();
+    println!("{backend}: {count} Services of {ENDPOINTS} endpoints in {took:.1?}, by {restores} runs of {ran:?}");
+    assert!(restores <= 8, "{restores} runs");
+    let chains = node.rules("iptables").lines().filter(|line| line.starts_with("-A RIPSTOP-SVC-")).count();
+    // The mark of who is no pod, and the way on.
+    assert_eq!(chains, 2 * count as usize);
+    // One more is one more run.
+    let begun = Instant::now();
+    let slice = json!({"metadata": {"namespace": "default", "name": "s0", "labels": {"kubernetes.io/service-name": "s0"}},
+        "addressType": "IPv4", "ports": [{"port": 8080}], "endpoints": [{"addresses": ["10.200.0.0"]}]});
+    node.world.store.as_ref().unwrap().put(Kind::EndpointSlices, "default/s0", &slice);
+    assert!(soon(|| !node.rules("iptables").contains("--to-destination 10.200.0.3:8080")), "{}", log());
+    println!("{backend}: one endpoint changed after {:.1?}", begun.elapsed());
+    assert!(node.ran().iter().all(|name| name.ends_with("-restore")));
+}
+
+#[test]
+fn of_the_backend_nft_many_services_are_few_runs() {
+    many_services_are_few_runs("nft");
+}
+
+#[test]
+fn of_the_backend_legacy_many_services_are_few_runs() {
+    many_services_are_few_runs("legacy");
 }

@@ -38,7 +38,7 @@ fn events(server: &ApiServer, kind: &str, name: &str) -> Vec<Value> {
 
 /// The only event of ours about an object with this reason, once it is as wanted.
 #[track_caller]
-fn event(server: &ApiServer, of: [&str; 3], wanted: impl Fn(&Value) -> bool) -> Value {
+pub fn event(server: &ApiServer, of: [&str; 3], wanted: impl Fn(&Value) -> bool) -> Value {
     let [kind, name, reason] = of;
     let mut seen = Vec::new();
     let told = within(WORDS, || {
@@ -50,11 +50,11 @@ fn event(server: &ApiServer, of: [&str; 3], wanted: impl Fn(&Value) -> bool) -> 
     seen.remove(0)
 }
 
-fn is_over(event: &Value) -> bool {
+pub fn is_over(event: &Value) -> bool {
     event["metadata"]["annotations"]["ripstop.io/over"].is_string()
 }
 
-fn says(event: &Value, words: &[&str]) -> bool {
+pub fn says(event: &Value, words: &[&str]) -> bool {
     let note = event["note"].as_str().unwrap();
     words.iter().all(|word| note.contains(word))
 }

@@ -63,6 +63,7 @@ impl Scene {
 
     pub fn load(&self) -> Load {
         assert!(soon(|| self.is_served()), "{}", self.row());
+        assert!(soon(|| self.world.get("/v1/proxy")["leaving"].is_null()), "{}", self.world.get("/v1/proxy"));
         let clients = [("pod", &self.client.ns), ("node", &self.world.node)];
         let load = Load::start(&clients, TCP.parse().unwrap(), UDP.parse().unwrap());
         load.go_on(100);

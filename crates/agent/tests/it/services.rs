@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::node_life::{event, is_over, says};
 use crate::kubernetes::{become_user, is_possible, node_object, setup, wait_for};
 use crate::server::{AGENT, ApiServer};
 use crate::support::ns::Ns;
@@ -205,12 +206,21 @@ fn a_frontend_that_two_services_want_is_told() {
     let told = || scene.row("two")["reason"].as_str().unwrap_or_default().to_owned();
     let words = ["198.51.100.9", "default/one"];
     assert!(soon(|| words.iter().all(|word| told().contains(word))), "{}", told());
+    let of_two = ["Service", "two", "AddressOrPortTaken"];
+    event(&scene.server, of_two, |event| says(event, &words) && !is_over(event));
     // The other addresses of the loser are served, and with the holder's end it has this one too.
     let ip = scene.server.kubectl(&["get", "service", "two", "-o", "jsonpath={.spec.clusterIP}"]);
     scene.expect(&format!("{ip}:80"), &["b"]);
     scene.server.kubectl(&["delete", "service", "one"]);
     scene.expect("198.51.100.9:80", &["b"]);
     assert!(soon(|| scene.row("two")["realised"] == true), "{}", scene.row("two"));
+    event(&scene.server, of_two, is_over);
+    // An address of the node's own is served, which may be more than was meant.
+    let status = r#"{"status": {"loadBalancer": {"ingress": [{"ip": "172.30.1.11"}]}}}"#;
+    scene.server.kubectl(&["patch", "service", "two", "--subresource=status", "--type=merge", "-p", status]);
+    scene.expect("172.30.1.11:80", &["b"]);
+    let own = ["Service", "two", "AddressIsNodes"];
+    event(&scene.server, own, |event| says(event, &["172.30.1.11", "80/TCP"]) && !is_over(event));
 }
 
 #[test]

@@ -304,6 +304,7 @@ fn service() -> impl Strategy<Value = Service> {
             proxy_name: other.then(|| "other".into()),
             selector: Default::default(),
             reset_on_removal: false,
+            left_out: Vec::new(),
         }
     })
 }
@@ -348,6 +349,7 @@ impl Drawn {
             family: Some(self.family),
             ports: ports.map(|(name, protocol, port)| EndpointPort { name: name.into(), protocol, port }).collect(),
             endpoints: self.endpoints.into_iter().filter_map(endpoint).collect(),
+            left_out: Vec::new(),
         }
     }
 }

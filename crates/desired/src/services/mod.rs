@@ -282,6 +282,16 @@ fn conntrack_settings(tables: &Tables) -> Vec<Entry> {
     part.entries
 }
 
+/// That no connection can be tracked any more, and what to do about it.
+#[must_use]
+pub fn full(tables: &Tables) -> Option<String> {
+    let max = tables.facts.conntrack.get("max").map(|limit| limit.value).filter(|_| tables.facts.conntrack_full)?;
+    Some(format!(
+        "connection tracking holds about as many connections as it may, {max}: new ones are dropped, those of Services too, until \
+         others end; raise net.netfilter.nf_conntrack_max (services.conntrack.maxPerCore)"
+    ))
+}
+
 /// Settings of connection tracking that are too low and cannot be raised here, in sentences.
 #[must_use]
 pub fn unraised(tables: &Tables) -> Vec<String> {

@@ -19,7 +19,8 @@ use ripstop_types::Family;
 
 use crate::error::Fault;
 use crate::iptables::{At, chains, lacking, legacy_tables, restore, save};
-use crate::netlink::{Message, NetlinkError, Protocol, Socket};
+use crate::netlink::uapi::*;
+use crate::netlink::{Attrs, Message, NetlinkError, Protocol, Socket};
 use crate::observe::ipvs::{Ipvs, is_there};
 use crate::wire::{address, ipvs, link};
 
@@ -45,6 +46,8 @@ const CHAINS: [&str; 13] = [
 ];
 /// What its chains for a Service or an endpoint begin with.
 const PREFIXES: [&str; 6] = ["KUBE-SVC-", "KUBE-SVL-", "KUBE-SEP-", "KUBE-EXT-", "KUBE-XLB-", "KUBE-FW-"];
+/// The kernel's chain of packets that leave.
+const LEAVING: &str = "POSTROUTING";
 /// What packets take to pass a chain that they are in.
 const PASSING: Duration = Duration::from_millis(500);
 
@@ -150,7 +153,8 @@ impl KubeProxy {
         tables.chain(chains).chain(link).collect()
     }
 
-    /// Takes it out: first what leads there, then, when no packet is on its way through it any more, the rest. What is not its own stays.
+    /// Takes it out: first what leads there, then, when no packet is on its way through it any more, the rest, with what sees packets
+    /// leave that it has let in. What is not its own stays.
     ///
     /// # Errors
     /// What could not be removed first; what was before it is gone.
@@ -161,6 +165,7 @@ impl KubeProxy {
             write(*at, &unhooking(&text))?;
             texts.insert(*at, text);
         }
+        self.unhook_tables()?;
         thread::sleep(PASSING);
         for (at, text) in &texts {
             write(*at, &removing(text))?;
@@ -173,20 +178,25 @@ impl KubeProxy {
         if self.tables.is_empty() {
             return Ok(());
         }
+        let mut batch = Batch::new();
+        for family in &self.tables {
+            batch.destroy_table(nft_family(*family), &Name::from(TABLE)).map_err(unsupported)?;
+        }
+        transact(&mut open(Protocol::Netfilter)?, batch)
+    }
+
+    /// Takes away the rules of its chains at the kernel's hooks but the last one. In a table that is being deleted elements vanish before
+    /// packets in its chains do, and one that looks for its Service then would not find it.
+    fn unhook_tables(&self) -> Result<(), Fault> {
         let mut nft = open(Protocol::Netfilter)?;
         let mut batch = Batch::new();
         for family in &self.tables {
-            let deleted = batch.destroy_table(nft_family(*family), &Name::from(TABLE));
-            deleted.map_err(|error| Fault::Unsupported(error.to_string().into()))?;
+            for chain in hooked(&mut nft, *family)? {
+                let chain: Name = chain.parse().map_err(unsupported)?;
+                batch.flush_chain(nft_family(*family), &Name::from(TABLE), &chain).map_err(unsupported)?;
+            }
         }
-        let encoded = batch.finish(nft.next_seq());
-        nft.set_seq(encoded.next_seq());
-        let mut answers = Answers::to(&encoded);
-        nft.transact(&encoded.bytes, |bytes| drop(answers.take(bytes))).map_err(refused)?;
-        match answers.refusals().first() {
-            Some(refusal) => Err(refused(NetlinkError::with_text(refusal.errno, TABLE))),
-            None => Ok(()),
-        }
+        if batch.is_empty() { Ok(()) } else { transact(&mut nft, batch) }
     }
 
     fn remove_servers(&self) -> Result<(), Fault> {
@@ -201,6 +211,36 @@ impl KubeProxy {
             None => Ok(()),
         }
     }
+}
+
+/// Names of chains of its table that packets come to by themselves, but for those that leave.
+fn hooked(nft: &mut Socket, family: Family) -> Result<Vec<String>, Fault> {
+    let number = if family == Family::V4 { NFPROTO_IPV4 } else { NFPROTO_IPV6 };
+    let request = Message::new(NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_GETCHAIN, 0, &[number, 0, 0, 0]);
+    let replies = nft.dump(&request).map_err(refused)?;
+    let chains = replies.iter().filter_map(|reply| {
+        let (_, attrs) = reply.split::<4>()?;
+        let hook = attrs.get(NFTA_CHAIN_HOOK).map(Attrs)?.be32(NFTA_HOOK_HOOKNUM)?;
+        let is_there = attrs.str(NFTA_CHAIN_TABLE) == Some(TABLE) && hook != NF_INET_POST_ROUTING;
+        is_there.then(|| attrs.str(NFTA_CHAIN_NAME).map(str::to_owned)).flatten()
+    });
+    Ok(chains.collect())
+}
+
+fn transact(nft: &mut Socket, batch: Batch) -> Result<(), Fault> {
+    let encoded = batch.finish(nft.next_seq());
+    nft.set_seq(encoded.next_seq());
+    let mut answers = Answers::to(&encoded);
+    nft.transact(&encoded.bytes, |bytes| drop(answers.take(bytes))).map_err(refused)?;
+    match answers.refusals().first() {
+        Some(refusal) => Err(refused(NetlinkError::with_text(refusal.errno, TABLE))),
+        None => Ok(()),
+    }
+}
+
+#[allow(clippy::needless_pass_by_value)]
+fn unsupported(error: impl std::fmt::Display) -> Fault {
+    Fault::Unsupported(error.to_string().into())
 }
 
 /// Sends removals; what is gone already was to go.
@@ -255,28 +295,33 @@ fn declared(text: &str) -> impl Iterator<Item = (&str, &str)> {
     })
 }
 
-/// What takes out rules of others' chains that lead to its own.
+/// What takes out rules of others' chains that lead to its own, but for packets that leave.
 fn unhooking(text: &str) -> String {
-    of_tables(text, |lines| {
-        let rules = lines.iter().filter_map(|line| line.strip_prefix("-A "));
-        let leads_there = |rule: &&str| {
-            let mut words = rule.split(' ');
-            let own = words.next().is_some_and(is_its);
-            let mut rest = words.skip_while(|word| !matches!(*word, "-j" | "-g")).skip(1);
-            !own && rest.next().is_some_and(is_its)
-        };
-        rules.filter(leads_there).map(|rule| format!("-D {rule}")).collect()
-    })
+    of_tables(text, |lines| unhooked(lines, |chain| chain != LEAVING))
 }
 
-/// What takes out its chains.
+/// Removals of rules in some of others' chains that lead to its own.
+fn unhooked(lines: &[&str], is_meant: impl Fn(&str) -> bool) -> Vec<String> {
+    let rules = lines.iter().filter_map(|line| line.strip_prefix("-A "));
+    let leads_there = |rule: &&str| {
+        let mut words = rule.split(' ');
+        let is_at = words.next().is_some_and(|chain| !is_its(chain) && is_meant(chain));
+        let mut rest = words.skip_while(|word| !matches!(*word, "-j" | "-g")).skip(1);
+        is_at && rest.next().is_some_and(is_its)
+    };
+    rules.filter(leads_there).map(|rule| format!("-D {rule}")).collect()
+}
+
+/// What takes out its chains, and what leads there still.
 fn removing(text: &str) -> String {
     of_tables(text, |lines| {
+        let unhooked = unhooked(lines, |chain| chain == LEAVING);
         let names = lines.iter().filter_map(|line| line.strip_prefix(':')?.split(' ').next());
         let names: Vec<&str> = names.filter(|chain| is_its(chain)).collect();
         // Said so, a chain is emptied, or made where it has gone meanwhile.
         let emptied = names.iter().map(|chain| format!(":{chain} - [0:0]"));
-        emptied.chain(names.iter().map(|chain| format!("-X {chain}"))).collect()
+        let deleted = names.iter().map(|chain| format!("-X {chain}"));
+        emptied.chain(unhooked).chain(deleted).collect()
     })
 }
 
@@ -298,6 +343,7 @@ mod tests {
     const SAVED: &str = "# Generated by iptables-save\n*nat\n:PREROUTING ACCEPT [0:0]\n:KUBE-SERVICES - [0:0]\n\
         :KUBE-SVC-ABC - [0:0]\n:KUBE-KUBELET-CANARY - [0:0]\n:MINE - [0:0]\n\
         -A PREROUTING -m comment --comment \"kubernetes service portals\" -j KUBE-SERVICES\n-A PREROUTING -j MINE\n\
+        -A POSTROUTING -j KUBE-SVC-ABC\n\
         -A KUBE-SERVICES -d 10.96.0.1/32 -j KUBE-SVC-ABC\nCOMMIT\n# Completed\n# Generated by iptables-save\n*filter\n\
         :KUBE-FIREWALL - [0:0]\n-A INPUT -j KUBE-FIREWALL\nCOMMIT\n";
 
@@ -307,7 +353,7 @@ mod tests {
             "*nat\n-D PREROUTING -m comment --comment \"kubernetes service portals\" -j KUBE-SERVICES\nCOMMIT\n";
         assert_eq!(unhooking(SAVED), unhooked);
         let removed =
-            "*nat\n:KUBE-SERVICES - [0:0]\n:KUBE-SVC-ABC - [0:0]\n-X KUBE-SERVICES\n-X KUBE-SVC-ABC\nCOMMIT\n";
+            "*nat\n:KUBE-SERVICES - [0:0]\n:KUBE-SVC-ABC - [0:0]\n-D POSTROUTING -j KUBE-SVC-ABC\n-X KUBE-SERVICES\n-X KUBE-SVC-ABC\nCOMMIT\n";
         assert_eq!(removing(SAVED), removed);
         assert_eq!(declared(SAVED).collect::<Vec<_>>(), [("nat", "KUBE-SERVICES"), ("nat", "KUBE-SVC-ABC")]);
     }

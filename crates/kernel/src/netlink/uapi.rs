@@ -244,6 +244,7 @@ pub(crate) const NFPROTO_IPV6: u8 = 10;
 pub(crate) const NF_DROP: u32 = 0;
 pub(crate) const NF_ACCEPT: u32 = 1;
 pub(crate) const NF_INET_FORWARD: u32 = 2;
+pub(crate) const NF_INET_POST_ROUTING: u32 = 4;
 
 // genetlink.h
 pub(crate) const GENL_ID_CTRL: u16 = 0x10;

@@ -56,6 +56,7 @@ pub(super) fn read(route: &mut Socket, nft: &mut Socket, ifb: bool) -> Result<Ho
     facts.neighbour_limits =
         Family::BOTH.into_iter().filter_map(|family| Some((family, neighbour_limits(family)?))).collect();
     facts.conntrack = CONNTRACK.iter().filter_map(|name| Some(((*name).into(), conntrack_limit(name)?))).collect();
+    facts.conntrack_full = is_conntrack_full();
     facts.cpus = cpus();
     Ok(facts)
 }
@@ -70,6 +71,15 @@ const CONNTRACK: [&str; 7] = [
     "udp_timeout",
     "udp_timeout_stream",
 ];
+
+/// Whether connection tracking of this namespace holds nineteen in twenty of the connections that it may, or more. The kernel says
+/// so of itself in its log alone (`nf_conntrack: table full, dropping packet`).
+#[must_use]
+pub fn is_conntrack_full() -> bool {
+    let number = |name: &str| number::<u64>(&format!("net/netfilter/nf_conntrack_{name}"));
+    let (Some(count), Some(max)) = (number("count"), number("max")) else { return false };
+    max > 0 && count.saturating_mul(20) >= max.saturating_mul(19)
+}
 
 fn conntrack_limit(name: &str) -> Option<Limit> {
     let path = format!("net/netfilter/nf_conntrack_{name}");

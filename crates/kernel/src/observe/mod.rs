@@ -11,6 +11,8 @@ pub(crate) mod jump;
 pub(crate) mod nft;
 mod space;
 
+pub use facts::is_conntrack_full;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 

@@ -201,6 +201,17 @@ impl Batch {
         self.delete_table(family, name)
     }
 
+    /// Takes away all rules of a chain that is there.
+    ///
+    /// # Errors
+    /// None today: names always fit.
+    pub fn flush_chain(&mut self, family: TableFamily, table: &Name, chain: &Name) -> Result<(), EncodeError> {
+        let mut attrs = Attrs::default();
+        attrs.text(NFTA_RULE_TABLE, table.as_str()).text(NFTA_RULE_CHAIN, chain.as_str());
+        let object = Object::Chain { family, table: table.clone(), chain: chain.clone() };
+        self.push(NFT_MSG_DELRULE, family, 0, attrs, Action::Delete, object)
+    }
+
     /// Adds elements; one that is there with the same value stays. To change a map's value, delete the element first,
     /// in the same batch.
     ///

@@ -62,17 +62,14 @@ impl Batch {
         chain_stays: impl Fn(&Name) -> bool,
         set_stays: impl Fn(&Name, &SetShape) -> bool,
     ) -> Result<(), EncodeError> {
-        let chain_object =
-            |name: &Name| Object::Chain { family: place.family, table: place.table.clone(), chain: name.clone() };
         for name in &there.chains {
-            let mut attrs = Attrs::default();
-            attrs.text(NFTA_RULE_TABLE, place.table.as_str()).text(NFTA_RULE_CHAIN, name.as_str());
-            self.push(NFT_MSG_DELRULE, place.family, 0, attrs, Action::Delete, chain_object(name))?;
+            self.flush_chain(place.family, place.table, name)?;
         }
         for name in there.chains.iter().filter(|name| !chain_stays(name)) {
+            let object = Object::Chain { family: place.family, table: place.table.clone(), chain: name.clone() };
             let mut attrs = Attrs::default();
             attrs.text(NFTA_CHAIN_TABLE, place.table.as_str()).text(NFTA_CHAIN_NAME, name.as_str());
-            self.push(NFT_MSG_DELCHAIN, place.family, 0, attrs, Action::Delete, chain_object(name))?;
+            self.push(NFT_MSG_DELCHAIN, place.family, 0, attrs, Action::Delete, object)?;
         }
         for (name, _) in there.sets.iter().filter(|(name, set)| !set_stays(name, set)) {
             let object = Object::Set { family: place.family, table: place.table.clone(), set: name.to_string() };

@@ -22,6 +22,8 @@ use crate::{Fault, Faults, ObjectLabels};
 const MAX_AFFINITY: i64 = 86_400;
 /// The timeout where none is said.
 const DEFAULT_AFFINITY: u32 = 10_800;
+/// So many faults of an object are carried with it.
+const MOST_FAULTS: usize = 4;
 
 impl Service {
     /// Reads a Service of JSON text; the faults name what of it was left out.
@@ -79,8 +81,10 @@ impl Service {
             proxy_name: metadata.labels.get(PROXY_NAME_LABEL).cloned(),
             selector: spec.selector.unwrap_or_default(),
             reset_on_removal: judge.on_removal(metadata.annotations.get(ON_REMOVAL_ANNOTATION)),
+            left_out: Vec::new(),
             name,
         };
+        let service = Self { left_out: judge.few(), ..service };
         Ok((service, judge.faults))
     }
 }
@@ -124,7 +128,8 @@ impl EndpointSlice {
         let endpoints = endpoints.filter_map(|(place, raw)| judge.endpoint(place, raw, family)).collect();
         let service = raw.metadata.labels.get(SERVICE_NAME_LABEL).filter(|name| !name.is_empty()).cloned();
         let publisher = raw.metadata.labels.get(PUBLISHER_LABEL).and_then(|node| node.parse().ok());
-        Ok((Self { name, service, publisher, family, ports, endpoints }, judge.faults))
+        let left_out = judge.few();
+        Ok((Self { name, service, publisher, family, ports, endpoints, left_out }, judge.faults))
     }
 }
 
@@ -137,6 +142,13 @@ pub(super) struct Judge {
 impl Judge {
     pub(super) fn fault(&mut self, path: &str, found: String, accepted: &str) {
         self.faults.push(Fault::new(&*self.object, path, found, accepted));
+    }
+
+    /// The first of what is wrong.
+    fn few(&self) -> Vec<Arc<str>> {
+        let more = self.faults.len().saturating_sub(MOST_FAULTS);
+        let first = self.faults.iter().take(MOST_FAULTS).map(|fault| fault.to_string().into());
+        first.chain((more > 0).then(|| format!("{}: … and {more} more", self.object).into())).collect()
     }
 
     fn kind(&mut self, text: &Option<String>) -> ServiceKind {

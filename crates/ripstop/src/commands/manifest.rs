@@ -35,7 +35,7 @@ pub struct Apply {
 /// Delete networks, Services, endpoints, pods and namespaces, or a node that is gone for good
 ///
 /// A network of which a node owns a range is not deleted. Of a file, one that `ripstop apply` takes, only names matter, and
-/// all of it goes or nothing. A namespace goes without what lies in it. With a node go its record and its claims on ranges, which other nodes may take then; as
+/// all of it goes or nothing. What is not there is named, and the exit code is 1. A namespace goes without what lies in it. With a node go its record and its claims on ranges, which other nodes may take then; as
 /// long as it shows signs of life the agent refuses: two nodes would use the same addresses.
 #[derive(Debug, Args)]
 #[command(override_usage = "ripstop delete [OPTIONS] <KIND> <NAME>\n       ripstop delete [OPTIONS] --filename <FILE>")]
@@ -57,6 +57,9 @@ pub struct Delete {
     /// Delete what this file describes; - is standard input
     #[arg(short, long = "filename", visible_alias = "file", value_name = "FILE")]
     file: Option<String>,
+    /// That something is not there is no failure
+    #[arg(long)]
+    ignore_not_found: bool,
     /// Form of the answer: {object, action} for each object
     #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t)]
     output: Format,
@@ -108,14 +111,14 @@ impl Apply {
 }
 
 impl Delete {
-    /// Sends the file.
+    /// Sends the file, or what is named.
     ///
     /// # Errors
-    /// As [`Apply::run`].
+    /// As [`Apply::run`], and where something is not there.
     pub fn run(&self, agent: &Agent, out: &mut Out) -> Result<(), Failure> {
         let Some(subject) = &self.subject else {
             let text = read(self.file.as_deref().unwrap_or("-"))?;
-            return send(agent, "/v1/delete", text.as_bytes(), self.output, out);
+            return self.send(agent, "", text.as_bytes(), out);
         };
         let name = match (&subject.name, &self.name) {
             (Some(name), None) | (None, Some(name)) => name.as_str(),
@@ -132,12 +135,12 @@ impl Delete {
         match subject.kind {
             Kind::Node => {
                 let node: NodeName = name.parse().map_err(|invalid| Failure::Usage(format!("NAME: {invalid}")))?;
-                send(agent, &format!("/v1/delete/node/{node}"), &[], self.output, out)
+                self.send(agent, &format!("/node/{node}"), &[], out)
             }
             Kind::Network => {
                 let network: NetworkName =
                     name.parse().map_err(|invalid| Failure::Usage(format!("NAME: {invalid}")))?;
-                send(agent, &format!("/v1/delete/network/{network}"), &[], self.output, out)
+                self.send(agent, &format!("/network/{network}"), &[], out)
             }
             Kind::Service => self.delete_object("service", name, agent, out),
             Kind::Endpointslice => self.delete_object("endpointslice", name, agent, out),
@@ -145,13 +148,28 @@ impl Delete {
             Kind::Namespace => {
                 ripstop_types::validate_dns_name("a namespace", name)
                     .map_err(|invalid| Failure::Usage(format!("NAME: {invalid}")))?;
-                send(agent, &format!("/v1/delete/namespace/{name}"), &[], self.output, out)
+                self.send(agent, &format!("/namespace/{name}"), &[], out)
             }
         }
     }
 }
 
 impl Delete {
+    fn send(&self, agent: &Agent, path: &str, body: &[u8], out: &mut Out) -> Result<(), Failure> {
+        let results = post(agent, &format!("/v1/delete{path}"), body)?;
+        let (missing, done): (Vec<Value>, Vec<Value>) =
+            results.iter().cloned().partition(|result| field(result, "action") == "not found");
+        if !out.data(self.output, &results.into())? {
+            tell(&done, out)?;
+        }
+        if missing.is_empty() || self.ignore_not_found {
+            return Ok(());
+        }
+        let sentences: Vec<String> =
+            missing.iter().map(|result| format!("{} not found", field(result, "object"))).collect();
+        Err(Failure::Failed(sentences.join("\n")))
+    }
+
     /// `NAME` with -n, or `NAMESPACE/NAME`.
     fn delete_object(&self, kind: &str, name: &str, agent: &Agent, out: &mut Out) -> Result<(), Failure> {
         let whole = match (&self.namespace, name.contains('/')) {
@@ -162,26 +180,25 @@ impl Delete {
             }
         };
         let whole = whole.map_err(|invalid| Failure::Usage(format!("NAME: {invalid}")))?;
-        send(agent, &format!("/v1/delete/{kind}/{whole}"), &[], self.output, out)
+        self.send(agent, &format!("/{kind}/{whole}"), &[], out)
     }
 }
 
 impl Manifest {
     fn send(&self, agent: &Agent, path: &str, out: &mut Out) -> Result<(), Failure> {
-        send(agent, path, read(&self.file)?.as_bytes(), self.output, out)
+        let results = post(agent, path, read(&self.file)?.as_bytes())?;
+        if out.data(self.output, &results.clone().into())? { Ok(()) } else { tell(&results, out) }
     }
 }
 
-fn send(agent: &Agent, path: &str, body: &[u8], format: Format, out: &mut Out) -> Result<(), Failure> {
+/// What became of each object.
+fn post(agent: &Agent, path: &str, body: &[u8]) -> Result<Vec<Value>, Failure> {
     let answer = agent.post(path, "application/yaml", body)?;
-    let results = answer.get("results").cloned().unwrap_or_else(|| Value::Array(Vec::new()));
-    if out.data(format, &results)? {
-        return Ok(());
-    }
-    for result in results.as_array().into_iter().flatten() {
-        out.line(&format!("{} {}", field(result, "object"), field(result, "action")))?;
-    }
-    Ok(())
+    Ok(answer.get("results").and_then(Value::as_array).cloned().unwrap_or_default())
+}
+
+fn tell(results: &[Value], out: &mut Out) -> Result<(), Failure> {
+    results.iter().try_for_each(|result| out.line(&format!("{} {}", field(result, "object"), field(result, "action"))))
 }
 
 fn read(file: &str) -> Result<String, Failure> {

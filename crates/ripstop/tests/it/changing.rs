@@ -69,6 +69,37 @@ fn a_node_and_a_network_are_deleted_by_name() {
 }
 
 #[test]
+fn what_is_not_there_fails_unless_that_is_fine() {
+    let agent = Fake::new();
+    let gone = r#"{"results":[{"object":"service/default/web","action":"not found"}]}"#;
+    agent.on("POST /v1/delete/service/default/web", 200, gone);
+    agent.on("POST /v1/delete/node/n9", 200, r#"{"results":[{"object":"node/n9","action":"not found"}]}"#);
+    agent.on(
+        "POST /v1/delete",
+        200,
+        r#"{"results":[{"object":"network/a","action":"deleted"},{"object":"network/b","action":"not found"},
+                       {"object":"pod/default/c","action":"not found"}]}"#,
+    );
+    let file = agent.dir().join("all.yaml");
+    fs::write(&file, NETWORK).unwrap();
+    let file = ["delete", "-f", file.to_str().unwrap()];
+    for (args, done, missing) in [
+        (&["delete", "service", "default/web"][..], "", "error: service/default/web not found\n"),
+        (&["delete", "node", "n9"][..], "", "error: node/n9 not found\n"),
+        (&file[..], "network/a deleted\n", "error: network/b not found\npod/default/c not found\n"),
+    ] {
+        let ended = agent.run(args);
+        assert_eq!((ended.code, &*ended.stdout, &*ended.stderr), (Some(1), done, missing), "{args:?}");
+        let ended = agent.run(&[args, &["--ignore-not-found"]].concat());
+        assert_eq!((ended.code, &*ended.stdout, &*ended.stderr), (Some(0), done, ""), "{args:?}");
+        // Who reads data is told all of it.
+        let ended = agent.run(&[args, &["-o", "json"]].concat());
+        assert_eq!((ended.code, &*ended.stderr), (Some(1), missing), "{args:?}");
+        assert!(ended.stdout.contains("not found"), "{ended:?}");
+    }
+}
+
+#[test]
 fn every_fault_of_a_file_is_told() {
     let agent = Fake::new();
     agent.on("POST /v1/apply", 422, r#"{"error":"network/a: spec.ranges: found 3\nnetwork/b: spec.wiring: found x"}"#);

@@ -1,4 +1,4 @@
-//! Events (`events.k8s.io/v1`) on pods and nodes, by the notices that stand.
+//! Events (`events.k8s.io/v1`) on pods, Services and nodes, by the notices that stand.
 //!
 //! One Event a cause and object: its name follows from both, so that an agent that starts again goes on with it. What
 //! happens again or lasts is counted in its series, at growing pauses; what is over gets an annotation that says since
@@ -289,8 +289,8 @@ impl Teller {
         if !uid.is_empty() {
             regarding["uid"] = uid.into();
         }
-        if let About::Pod { name, .. } = &notice.about {
-            regarding["namespace"] = (&*name.namespace).into();
+        if !matches!(notice.about, About::Node { .. }) {
+            regarding["namespace"] = namespace(notice).into();
         }
         json!({
             "apiVersion": "events.k8s.io/v1", "kind": "Event",
@@ -310,6 +310,7 @@ fn patch(path: &str, name: &str, body: &Value) -> Ask {
 fn action(notice: &Notice) -> &'static str {
     match notice.about {
         About::Pod { .. } => "AddToNetwork",
+        About::Service { .. } => "ServeService",
         About::Node { .. } => "ServeNode",
     }
 }
@@ -317,6 +318,7 @@ fn action(notice: &Notice) -> &'static str {
 fn about(notice: &Notice) -> (&'static str, &str, &str) {
     match &notice.about {
         About::Node { name, uid } => ("Node", name.as_str(), uid),
+        About::Service { name, uid } => ("Service", &name.name, uid),
         About::Pod { name, uid } => ("Pod", &name.name, uid),
     }
 }
@@ -324,7 +326,7 @@ fn about(notice: &Notice) -> (&'static str, &str, &str) {
 fn namespace(notice: &Notice) -> &str {
     match &notice.about {
         About::Node { .. } => CLUSTER_NAMESPACE,
-        About::Pod { name, .. } => &name.namespace,
+        About::Service { name, .. } | About::Pod { name, .. } => &name.namespace,
     }
 }
 
