@@ -375,12 +375,12 @@ mod tests {
         put(&mut tables, service("b", "10.96.0.2"));
         assert_eq!(losers(&tables), Vec::<String>::new());
         put(&mut tables, service("c", "10.96.0.3"));
-        assert_eq!(losers(&tables), ["c: node port 30080/TCP over IPv4 of b"]);
+        assert_eq!(losers(&tables), ["default/c: node port 30080/TCP over IPv4 of default/b"]);
         put(&mut tables, service("a", "10.96.0.3"));
         assert_eq!(losers(&tables), [
-            "c: 10.96.0.3:80/TCP of a",
-            "b: node port 30080/TCP over IPv4 of a",
-            "c: node port 30080/TCP over IPv4 of a"
+            "default/c: 10.96.0.3:80/TCP of default/a",
+            "default/b: node port 30080/TCP over IPv4 of default/a",
+            "default/c: node port 30080/TCP over IPv4 of default/a"
         ]);
         // An external IP that is not served is nobody's.
         for (name, ip) in [("d", "10.96.0.8"), ("e", "10.96.0.9")] {
@@ -392,9 +392,9 @@ mod tests {
         let at = |ip: &str, external| -> Vec<String> {
             tables.at(None, external, ip.parse().unwrap()).map(|(place, name)| format!("{place} {name}")).collect()
         };
-        assert_eq!(at("10.96.0.3", false), ["10.96.0.3:80/TCP a"]);
+        assert_eq!(at("10.96.0.3", false), ["10.96.0.3:80/TCP default/a"]);
         assert_eq!(at("192.0.2.1", false), Vec::<String>::new());
-        assert_eq!(at("192.0.2.1", true), ["192.0.2.1:80/TCP d"]);
+        assert_eq!(at("192.0.2.1", true), ["192.0.2.1:80/TCP default/d"]);
     }
 
     #[test]

@@ -98,15 +98,58 @@ const OTHERS: [&str; 4] = [
     "-t nat -A PREROUTING -d 192.0.2.9/32 -j RETURN",
 ];
 
-/// What stays has not failed. Of new connections some may: where kube-proxy serves alone, one in some thousand first packets of pods
-/// passes as if there were no Service, and where ours serve alone none does. A twentieth of a second without one would be more.
-fn expect_few_faults(load: Load) {
-    let most = load.made() / 200;
-    let (new, staying): (Vec<String>, Vec<String>) =
-        load.end().into_iter().partition(|fault| fault.contains(", new: "));
-    println!("failed: {new:?}");
-    assert_eq!(staying, Vec::<String>::new());
-    assert!(new.len() as u64 <= most, "{new:?}");
+/// Who may serve at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum By {
+    KubeProxy,
+    Both,
+    Ours,
+}
+
+/// What happens while a load goes on.
+struct Story {
+    load: Load,
+    since: Instant,
+    /// When each part began.
+    parts: Vec<(Duration, By, &'static str)>,
+}
+
+impl Story {
+    fn begin(scene: &Scene) -> Self {
+        let (load, since) = (scene.load(), Instant::now());
+        Self { load, since, parts: vec![(Duration::ZERO, By::KubeProxy, "kube-proxy alone")] }
+    }
+
+    fn part(&mut self, by: By, what: &'static str) {
+        self.load.go_on(100);
+        println!("{:>6.1?} {what}", self.since.elapsed());
+        self.parts.push((self.since.elapsed(), by, what));
+    }
+
+    /// The part in which a connection began that failed so long after the first one.
+    fn part_of(&self, fault: &str) -> (By, &'static str) {
+        let after = fault.split(" after ").nth(1).and_then(|rest| rest.split('s').next()?.parse().ok());
+        let after = Duration::from_secs_f64(after.unwrap_or_default());
+        let waited = if fault.contains("timed out") { Duration::from_secs(5) } else { Duration::ZERO };
+        let at = after.saturating_sub(waited);
+        let part = self.parts.iter().rev().find(|(begin, ..)| *begin <= at).unwrap_or(&self.parts[0]);
+        (part.1, part.2)
+    }
+
+    /// What stays has not failed, and of new connections none while ours serve. Where kube-proxy serves alone some may.
+    fn end(self) {
+        let Self { load, since, parts } = self;
+        let most = load.made() / 200;
+        let faults = load.end();
+        let told = Self { load: Load::start(&[], TCP.parse().unwrap(), TCP.parse().unwrap()), since, parts };
+        let (new, staying): (Vec<String>, Vec<String>) = faults.into_iter().partition(|fault| fault.contains(", new: "));
+        assert_eq!(staying, Vec::<String>::new());
+        let parts: Vec<(By, &str, String)> = new.into_iter().map(|fault| (told.part_of(&fault).0, told.part_of(&fault).1, fault)).collect();
+        println!("failed: {parts:#?}");
+        let (its, others): (Vec<_>, Vec<_>) = parts.into_iter().partition(|(by, ..)| *by == By::KubeProxy);
+        assert_eq!(others, []);
+        assert!(its.len() as u64 <= most, "{its:#?}");
+    }
 }
 
 fn is_taken_over_and_given_back(mode: &str) {

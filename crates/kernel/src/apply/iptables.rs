@@ -62,23 +62,31 @@ impl Run<'_> {
                 _ => return Err(mismatch().into()),
             }
         }
+        // Legacy iptables writes a table whole whatever changes.
+        let parts = if at.0 == IptablesBackend::Nft { text::parts(&state, &mut touched) } else { Vec::new() };
+        for part in parts {
+            self.send_iptables(at, &part, 1)?;
+        }
         let (input, tables) = text::input(&state, &touched);
         if tables > 0 {
-            let mut done = Ok(());
-            match at.0 {
-                IptablesBackend::Legacy => done = write(at, &input),
-                IptablesBackend::Nft => {
-                    let ears = self.applier.own.ears();
-                    let heard = unheard(&mut self.applier.nft, &ears, |_| {
-                        done = write(at, &input);
-                        Ok(if done.is_ok() { tables } else { 0 })
-                    });
-                    heard.map_err(Fault::from)?;
-                }
-            }
-            done?;
+            self.send_iptables(at, &input, tables)?;
         }
         known.set(at, state);
         Ok(())
+    }
+
+    /// Has the program write so many tables.
+    fn send_iptables(&mut self, at: At, input: &str, tables: u32) -> Result<(), Refusal> {
+        if at.0 == IptablesBackend::Legacy {
+            return write(at, input);
+        }
+        let mut done = Ok(());
+        let ears = self.applier.own.ears();
+        let heard = unheard(&mut self.applier.nft, &ears, |_| {
+            done = write(at, input);
+            Ok(if done.is_ok() { tables } else { 0 })
+        });
+        heard.map_err(Fault::from)?;
+        done
     }
 }

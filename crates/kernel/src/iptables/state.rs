@@ -64,6 +64,8 @@ pub(crate) struct Jump {
 #[derive(Debug, Default)]
 pub(crate) struct Touched {
     pub(crate) chains: BTreeSet<Place>,
+    /// Those of them that were not there.
+    pub(crate) made: BTreeSet<Place>,
     /// Jumps that go, as they are written.
     pub(crate) gone: BTreeMap<Place, Vec<String>>,
     /// Chains of the kernel's that get one.
@@ -92,6 +94,9 @@ impl State {
         }
         match &key.entry {
             None => {
+                if !self.chains.contains_key(&place) {
+                    touched.made.insert(place.clone());
+                }
                 self.chains.entry(place.clone()).or_default().whole = Some(rules.rules.iter().map(rule).collect());
                 touched.chains.insert(place);
             }
@@ -347,23 +352,34 @@ mod tests {
 
     fn write(state: &mut State, entries: &[Entry]) -> Touched {
         let mut touched = Touched::default();
-        for entry in entries {
-            if let Object::IptablesRules(rules) = &entry.object {
-                state.put(rules, entry.owner.as_ref(), &mut touched);
-            }
-        }
+        put_all(state, entries, &mut touched);
         touched
     }
 
-    fn whole(tables: &ServiceTables) -> State {
-        let mut state = State::default();
-        let (nat, filter) = (IptablesTable::Nat, IptablesTable::Filter);
-        for (table, chain) in [(nat, FRONTENDS_CHAIN), (nat, PORTS_CHAIN), (filter, CLUSTER_IPS_CHAIN)] {
-            let key = IptablesKey { backend: AT.0, family: AT.1, table, chain: chain.into(), entry: None };
-            state.put(&IptablesRules { key, rules: Vec::new() }, None, &mut Touched::default());
+    fn put_all(state: &mut State, entries: &[Entry], touched: &mut Touched) {
+        for entry in entries {
+            if let Object::IptablesRules(rules) = &entry.object {
+                state.put(rules, entry.owner.as_ref(), touched);
+            }
         }
-        (0..MANY).for_each(|n| drop(write(&mut state, &objects(tables, n))));
-        state
+    }
+
+    fn whole(tables: &ServiceTables) -> State {
+        written_at_once(tables).0
+    }
+
+    /// All of it, and what one run changes that writes it.
+    fn written_at_once(tables: &ServiceTables) -> (State, Touched) {
+        let (mut state, mut touched) = (State::default(), Touched::default());
+        let (nat, filter) = (IptablesTable::Nat, IptablesTable::Filter);
+        let roots = [(nat, FRONTENDS_CHAIN), (nat, PORTS_CHAIN), (filter, CLUSTER_IPS_CHAIN), (nat, "RIPSTOP-MARK-CLUSTER")];
+        for (table, chain) in roots {
+            let key = IptablesKey { backend: AT.0, family: AT.1, table, chain: chain.into(), entry: None };
+            state.put(&IptablesRules { key, rules: Vec::new() }, None, &mut touched);
+        }
+        let entries: Vec<Entry> = (0..MANY).flat_map(|n| objects(tables, n)).collect();
+        put_all(&mut state, &entries, &mut touched);
+        (state, touched)
     }
 
     #[test]
@@ -379,6 +395,31 @@ mod tests {
         let lines: Vec<&str> = input.lines().collect();
         // The table, the chain, its three rules, and the end.
         assert!(lines.len() == 6 && lines[1].starts_with(":RIPSTOP-ALL-"), "{input}");
+    }
+
+    #[test]
+    fn many_new_chains_come_in_parts_that_lead_to_what_is_there() {
+        let tables = tables();
+        let (state, mut touched) = written_at_once(&tables);
+        let all: BTreeSet<Place> = touched.chains.clone();
+        let parts = text::parts(&state, &mut touched);
+        // One for each Service's endpoints, and one for each way in, of two.
+        assert_eq!(parts.len(), 4, "{:?}", parts.iter().map(String::len).collect::<Vec<_>>());
+        let (last, count) = text::input(&state, &touched);
+        assert_eq!(count, 2);
+        let mut there: BTreeSet<String> = BTreeSet::new();
+        for input in parts.iter().chain([&last]) {
+            there.extend(input.lines().filter_map(|line| Some(line.strip_prefix(':')?.split(' ').next()?.to_owned())));
+            let leads = |word: &str| input.lines().filter_map(|line| line.split(word).nth(1)).collect::<Vec<_>>();
+            for to in leads(" -g ").into_iter().chain(leads(" -j ")).filter(|to| is_ours(to)) {
+                assert!(there.contains(to), "{to} is not there yet");
+            }
+        }
+        let names: BTreeSet<String> = all.iter().map(|(_, chain)| chain.to_string()).collect();
+        assert_eq!(there, names);
+        // Few are written at once, and so is what was there.
+        let mut again = write(&mut whole(&tables), &(0..MANY).flat_map(|n| objects(&tables, n)).collect::<Vec<_>>());
+        assert_eq!(text::parts(&state, &mut again), Vec::<String>::new());
     }
 
     #[test]

@@ -156,6 +156,42 @@ pub(super) fn written(rule: &Rule, of: Option<&str>) -> String {
     text
 }
 
+/// So many chains are made at once: programs of the backend nft take longer for each the more a run brings.
+const AT_ONCE: usize = 2_000;
+
+/// Where many chains come that lead to nothing but each other and what is there: inputs that make them first, each in one table. Nothing
+/// leads to them yet. What they write is touched no more.
+pub(crate) fn parts(state: &State, touched: &mut Touched) -> Vec<String> {
+    let mut parts = Vec::new();
+    if touched.made.len() <= AT_ONCE {
+        return parts;
+    }
+    // Endpoints are drawn by chains that lead nowhere else, and those to which the ways into Services lead.
+    for _ in 0..2 {
+        let is_there = |table: IptablesTable, rule: &Rule| {
+            let to = target(&rule.text).1.split(' ').nth(1).unwrap_or_default();
+            !is_ours(to) || root_of(to).is_none() && !touched.made.contains(&(table, to.into()))
+        };
+        let is_ready = |place: &&Place| {
+            let rules = state.chains.get(*place).and_then(|chain| chain.whole.as_ref());
+            root_of(&place.1).is_none() && rules.is_some_and(|rules| rules.iter().all(|rule| is_there(place.0, rule)))
+        };
+        let ready: Vec<Place> = touched.made.iter().filter(is_ready).cloned().collect();
+        for table in IptablesTable::BOTH {
+            let of_table: Vec<&Place> = ready.iter().filter(|place| place.0 == table).collect();
+            for some in of_table.chunks(AT_ONCE) {
+                let chains = some.iter().map(|place| (*place).clone()).collect();
+                parts.push(input(state, &Touched { chains, ..Touched::default() }).0);
+            }
+        }
+        for place in ready {
+            touched.made.remove(&place);
+            touched.chains.remove(&place);
+        }
+    }
+    parts
+}
+
 /// The input by which the kernel comes to have what was touched, and how many tables are written; each is one transaction.
 pub(crate) fn input(state: &State, touched: &Touched) -> (String, u32) {
     let (mut text, mut tables) = (String::new(), 0);
