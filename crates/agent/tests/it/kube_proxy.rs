@@ -5,6 +5,7 @@ use std::fs::File;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use crate::kubernetes::is_possible;
 use crate::proxies::{Scene, scene};
@@ -28,8 +29,17 @@ fn program_of_kubernetes() -> Option<PathBuf> {
 struct KubeProxy(Child);
 
 impl KubeProxy {
-    fn start(scene: &Scene, path: &Path, mode: &str) -> Self {
+    /// Its `iptables` is that of a backend.
+    fn start(scene: &Scene, path: &Path, mode: &str, backend: &str) -> Self {
         let folder = scene.world.dir.path();
+        let programs = folder.join("programs");
+        if std::fs::create_dir(&programs).is_ok() {
+            for (word, verb) in ["iptables", "ip6tables"].iter().flat_map(|word| ["", "-save", "-restore"].map(|verb| (word, verb))) {
+                let program = format!("/usr/sbin/{word}-{backend}{verb}");
+                std::os::unix::fs::symlink(program, programs.join(format!("{word}{verb}"))).unwrap();
+            }
+        }
+        let before = std::env::var("PATH").unwrap_or_default();
         let kubeconfig = folder.join("kubeconfig-of-kube-proxy");
         scene.server.write_kubeconfig(OPERATOR, &kubeconfig, scene.server.address());
         let config = folder.join("kube-proxy.yaml");
@@ -44,6 +54,7 @@ impl KubeProxy {
         let log = File::options().create(true).append(true).open(folder.join("kube-proxy.log")).unwrap();
         let mut command = Command::new(path);
         command.arg(format!("--config={}", config.display())).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        command.env("PATH", format!("{}:{before}", programs.display()));
         let fd = scene.world.node.raw();
         // SAFETY: system calls alone, which are safe between fork and exec.
         unsafe {
@@ -80,10 +91,11 @@ impl Scene {
 
     /// Names in netfilter that begin like kube-proxy's and kubelet's. Each once: kube-proxy makes kubelet's chain, too, where it is not
     /// there, and it stays.
-    fn of_kubernetes(&self) -> BTreeSet<String> {
+    fn of_kubernetes(&self, backend: &str) -> BTreeSet<String> {
         let tables = self.world.node.run("nft", &["list", "tables"]);
-        let chains =
-            ["iptables-nft-save", "ip6tables-nft-save"].map(|save| self.world.node.tried(save, &[]).1).concat();
+        let chains = ["iptables", "ip6tables"]
+            .map(|word| self.world.node.tried(&format!("{word}-{backend}-save"), &[]).1)
+            .concat();
         let names = chains.lines().filter_map(|line| line.strip_prefix(':')?.split(' ').next());
         let names = names.filter(|name| name.starts_with("KUBE-")).map(str::to_owned);
         let tables = tables.lines().filter(|line| line.contains("kube-proxy")).map(str::to_owned);
@@ -126,88 +138,94 @@ impl Story {
         self.parts.push((self.since.elapsed(), by, what));
     }
 
-    /// The part in which a connection began that failed so long after the first one.
-    fn part_of(&self, fault: &str) -> (By, &'static str) {
-        let after = fault.split(" after ").nth(1).and_then(|rest| rest.split('s').next()?.parse().ok());
-        let after = Duration::from_secs_f64(after.unwrap_or_default());
-        let waited = if fault.contains("timed out") { Duration::from_secs(5) } else { Duration::ZERO };
-        let at = after.saturating_sub(waited);
-        let part = self.parts.iter().rev().find(|(begin, ..)| *begin <= at).unwrap_or(&self.parts[0]);
-        (part.1, part.2)
-    }
-
     /// What stays has not failed, and of new connections none while ours serve. Where kube-proxy serves alone some may.
     fn end(self) {
-        let Self { load, since, parts } = self;
-        let most = load.made() / 200;
-        let faults = load.end();
-        let told = Self { load: Load::start(&[], TCP.parse().unwrap(), TCP.parse().unwrap()), since, parts };
-        let (new, staying): (Vec<String>, Vec<String>) = faults.into_iter().partition(|fault| fault.contains(", new: "));
+        let most = self.load.made() / 200;
+        let faults = self.load.end().into_iter();
+        let (new, staying): (Vec<String>, Vec<String>) = faults.partition(|fault| fault.contains(", new: "));
         assert_eq!(staying, Vec::<String>::new());
-        let parts: Vec<(By, &str, String)> = new.into_iter().map(|fault| (told.part_of(&fault).0, told.part_of(&fault).1, fault)).collect();
-        println!("failed: {parts:#?}");
-        let (its, others): (Vec<_>, Vec<_>) = parts.into_iter().partition(|(by, ..)| *by == By::KubeProxy);
+        let told = new.into_iter().map(|fault| {
+            let begun = begun(&fault);
+            let part = self.parts.iter().rev().find(|(at, ..)| *at <= begun).unwrap_or(&self.parts[0]);
+            (part.1, format!("{}: {fault}", part.2))
+        });
+        let (its, others): (Vec<_>, Vec<_>) = told.partition(|(by, _)| *by == By::KubeProxy);
+        println!("failed while kube-proxy served alone: {its:#?}");
         assert_eq!(others, []);
         assert!(its.len() as u64 <= most, "{its:#?}");
     }
 }
 
-fn is_taken_over_and_given_back(mode: &str) {
+/// When a connection began that failed, as its fault says.
+fn begun(fault: &str) -> Duration {
+    let after = fault.split(" after ").nth(1).and_then(|rest| rest.split('s').next()?.parse().ok());
+    let after = Duration::from_secs_f64(after.unwrap_or_default());
+    if fault.contains("timed out") { after.saturating_sub(PATIENCE) } else { after }
+}
+
+/// What a connection of the load waits.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// In a mode of kube-proxy, by a backend of iptables.
+fn is_taken_over_and_given_back(mode: &str, backend: &'static str) {
     let is_possible = is_possible("kube-proxy at an API server");
     let Some(path) = program_of_kubernetes().filter(|_| is_possible) else { return };
     command();
     let scene = scene("none", &How::default());
+    let iptables = format!("iptables-{backend}");
     for line in OTHERS {
-        scene.world.node.run("iptables-nft", &line.split(' ').collect::<Vec<_>>());
+        scene.world.node.run(&iptables, &line.split(' ').collect::<Vec<_>>());
     }
     let address = r#"{"status": {"addresses": [{"type": "InternalIP", "address": "172.30.1.11"}]}}"#;
     scene.server.kubectl(&["patch", "node", "n1", "--subresource=status", "--type=merge", "-p", address]);
-    let before = scene.of_kubernetes();
-    let proxy = KubeProxy::start(&scene, &path, mode);
+    let before = scene.of_kubernetes(backend);
+    let proxy = KubeProxy::start(&scene, &path, mode, backend);
     assert!(soon(|| scene.is_served()), "{}", scene.log());
-    let load = scene.load();
-    let since = std::time::Instant::now();
-    let at = |what: &str| println!("{:>6.1?} {mode}: {what}", since.elapsed());
-    // What fails while it serves alone is its own.
-    println!("kube-proxy alone: {:?}", load.faults());
+    let mut story = Story::begin(&scene);
+    story.load.go_on(200);
     // It runs: ours serve, and nothing of it is taken away.
+    story.part(By::Both, "ours come");
     let (done, said) = scene.migrate("from kube-proxy --timeout 5s");
     assert!(!done && said.contains("kube-proxy still runs on this node (process "), "{said}");
     assert_eq!(scene.world.get("/v1/proxy")["proxy"], "nftables");
-    assert!(scene.of_kubernetes().len() > before.len());
-    load.go_on(100);
-    at("both serve");
+    assert!(scene.of_kubernetes(backend).len() > before.len());
+    story.part(By::Both, "kube-proxy ends");
     drop(proxy);
     let (done, said) = scene.migrate("from kube-proxy --dry-run");
     assert!(done && said.contains(if mode == "nftables" { "nft table ip kube-proxy" } else { "KUBE-…" }), "{said}");
+    story.part(By::Both, "what it left goes");
     let (done, said) = scene.migrate("from kube-proxy --timeout 60s");
     assert!(done && said.contains("removed: "), "{said}");
-    assert_eq!(scene.of_kubernetes(), before, "{said}");
-    load.go_on(100);
-    at("kube-proxy is gone");
+    assert_eq!(scene.of_kubernetes(backend), before, "{said}");
+    story.part(By::Ours, "ours alone");
     // Back: not before it serves.
     let (done, said) = scene.migrate("to kube-proxy --timeout 1s");
     assert!(!done && said.contains("kube-proxy does not serve on this node yet"), "{said}");
     scene.expect("nftables");
-    let _proxy = KubeProxy::start(&scene, &path, mode);
-    at("kube-proxy starts");
+    story.part(By::Both, "kube-proxy starts");
+    let _proxy = KubeProxy::start(&scene, &path, mode, backend);
     let (done, said) = scene.migrate("to kube-proxy --timeout 60s");
-    at("kube-proxy serves");
     assert!(done, "{said}\n{}", scene.log());
     scene.expect("none");
-    load.go_on(100);
-    expect_few_faults(load);
-    let rules = scene.world.node.run("iptables-nft-save", &[]);
+    story.part(By::KubeProxy, "kube-proxy alone again");
+    story.load.go_on(100);
+    story.end();
+    let rules = scene.world.node.run(&format!("{iptables}-save"), &[]);
     let others = ["-A OUTPUT -d 192.0.2.8/32 -j KUBE-FIREWALL", "-A PREROUTING -d 192.0.2.9/32 -j RETURN"];
     assert!(others.iter().all(|rule| rules.contains(rule)), "{rules}");
 }
 
 #[test]
 fn is_taken_over_from_its_iptables_and_given_back() {
-    is_taken_over_and_given_back("iptables");
+    is_taken_over_and_given_back("iptables", "nft");
+}
+
+#[test]
+fn is_taken_over_from_its_legacy_iptables_and_given_back() {
+    is_taken_over_and_given_back("iptables", "legacy");
 }
 
 #[test]
 fn is_taken_over_from_its_nftables_and_given_back() {
-    is_taken_over_and_given_back("nftables");
+    is_taken_over_and_given_back("nftables", "nft");
 }

@@ -162,12 +162,7 @@ impl Load {
         assert!(super::soon(|| self.made() >= until), "no load: {:?}", self.faults.try_iter().collect::<Vec<_>>());
     }
 
-    /// What failed until now.
-    pub fn faults(&self) -> Vec<String> {
-        self.faults.try_iter().collect()
-    }
-
-    /// Ends; what failed since it was asked last.
+    /// Ends; what failed.
     pub fn end(mut self) -> Vec<String> {
         self.threads.end();
         let [said, slow] = [&self.said, &self.slow].map(|count| count.load(Ordering::Relaxed));
