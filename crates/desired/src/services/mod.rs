@@ -57,6 +57,14 @@ impl By {
         });
         Self([(tables.proxy(), extent)].into_iter().chain(leaving).collect())
     }
+
+    /// As far as objects of Services differ by it: they need of both all, unless one is parting.
+    fn for_services(mut self) -> Self {
+        for (_, extent) in self.0.iter_mut().filter(|(_, extent)| *extent == Extent::Beside) {
+            *extent = Extent::Whole;
+        }
+        self
+    }
 }
 
 /// Whether an object is one by which packets come to a proxy, or which speaks of those that come to none.
@@ -84,7 +92,7 @@ pub(crate) struct Serving {
 
 impl Serving {
     pub(crate) fn of(tables: &Tables) -> Self {
-        Self { node: node(tables), place: place(tables), by: By::of(tables) }
+        Self { node: node(tables), place: place(tables), by: By::of(tables).for_services() }
     }
 }
 
