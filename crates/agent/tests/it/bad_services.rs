@@ -1,6 +1,9 @@
 //! Services and slices that are not as they should be, and those that are greater than others: each has an outcome that is told, and none
 //! disturbs another.
 
+use std::net::UdpSocket;
+use std::path::Path;
+
 use ripstop_store::Kind;
 use serde_json::{Value, json};
 
@@ -279,4 +282,32 @@ fn each_bad_service_has_its_outcome_and_disturbs_no_other() {
         println!("{:>8.1?} {}", since.elapsed(), case.what);
     }
     scene.world.settle();
+}
+
+/// How many connections are tracked at most, on the whole machine.
+const MOST: &str = "/proc/sys/net/netfilter/nf_conntrack_max";
+
+#[test]
+fn of_a_full_connection_table_status_tells() {
+    if !is_root() {
+        return;
+    }
+    if !Path::new("/run/altkernel").exists() {
+        println!("SKIPPED: the limit is the whole machine's, and only the emulated kernel's stage may lower it");
+        return;
+    }
+    let scene = Scene::start();
+    scene.put(&[service("good", "10.96.0.50", json!([{"port": 80}]), json!({})), scene.own("good")]);
+    assert!(soon(|| all(&scene.client.ns, GOOD) == ["a"]), "{}", scene.row("good"));
+    let before = std::fs::read_to_string(MOST).unwrap();
+    std::fs::write(MOST, "200").unwrap();
+    let socket = scene.world.node.inside(|| UdpSocket::bind("0.0.0.0:0").unwrap());
+    let told = soon(|| {
+        (1..=250).for_each(|port| drop(socket.send_to(b"?", ("192.0.2.1", port))));
+        scene.warnings().contains("connection tracking holds about as many connections as it may, 200")
+    });
+    std::fs::write(MOST, before.trim()).unwrap();
+    assert!(told, "{}", scene.warnings());
+    assert!(soon(|| !scene.warnings().contains("connection tracking holds")), "{}", scene.warnings());
+    assert!(soon(|| who(&scene.client.ns, GOOD).as_deref() == Ok("a")), "{}", scene.row("good"));
 }
