@@ -183,9 +183,10 @@ pub fn decide(node: &Node, tables: &ServiceTables, name: &ServiceName) -> Decide
             for (place, ip, kind) in entrances(node, service, port, family) {
                 // An address said outright goes before all of the node's.
                 let outright = (place.at == At::Node(family)).then_some(Place { at: At::Ip(ip), ..place });
-                let lost = [Some(place), outright].into_iter().flatten().find_map(|place| {
-                    Some((place, anothers(node, tables, &place, name)?.clone()))
-                });
+                let lost = [Some(place), outright]
+                    .into_iter()
+                    .flatten()
+                    .find_map(|place| Some((place, anothers(node, tables, &place, name)?.clone())));
                 match lost {
                     Some(lost) => decided.lost.push(lost),
                     None => {
@@ -204,12 +205,7 @@ pub fn decide(node: &Node, tables: &ServiceTables, name: &ServiceName) -> Decide
 }
 
 /// Who has a place, if it is another.
-fn anothers<'a>(
-    node: &Node,
-    tables: &'a ServiceTables,
-    place: &Place,
-    name: &ServiceName,
-) -> Option<&'a ServiceName> {
+fn anothers<'a>(node: &Node, tables: &'a ServiceTables, place: &Place, name: &ServiceName) -> Option<&'a ServiceName> {
     tables.holder(node.proxy_name.as_ref(), node.external_ips, place).filter(|holder| *holder != name)
 }
 

@@ -177,10 +177,7 @@ impl ServiceTables {
     /// Services of which something was left out, then slices.
     pub fn faulty(&self) -> (impl Iterator<Item = &Arc<Service>>, impl Iterator<Item = &Arc<EndpointSlice>>) {
         let [services, slices] = &self.faulty;
-        (
-            services.iter().filter_map(|name| self.service(name)),
-            slices.iter().filter_map(|name| self.slices.get(name)),
-        )
+        (services.iter().filter_map(|name| self.service(name)), slices.iter().filter_map(|name| self.slices.get(name)))
     }
 
     /// Takes in a Service; answers with those whose decisions it may change.
@@ -377,11 +374,14 @@ mod tests {
         put(&mut tables, service("c", "10.96.0.3"));
         assert_eq!(losers(&tables), ["default/c: node port 30080/TCP over IPv4 of default/b"]);
         put(&mut tables, service("a", "10.96.0.3"));
-        assert_eq!(losers(&tables), [
-            "default/c: 10.96.0.3:80/TCP of default/a",
-            "default/b: node port 30080/TCP over IPv4 of default/a",
-            "default/c: node port 30080/TCP over IPv4 of default/a"
-        ]);
+        assert_eq!(
+            losers(&tables),
+            [
+                "default/c: 10.96.0.3:80/TCP of default/a",
+                "default/b: node port 30080/TCP over IPv4 of default/a",
+                "default/c: node port 30080/TCP over IPv4 of default/a"
+            ]
+        );
         // An external IP that is not served is nobody's.
         for (name, ip) in [("d", "10.96.0.8"), ("e", "10.96.0.9")] {
             let spec = json!({"clusterIP": ip, "externalIPs": ["192.0.2.1"], "ports": [{"port": 80}]});

@@ -75,8 +75,9 @@ impl Core {
         let dirty = std::mem::take(&mut self.dirty);
         // Each run of programs of iptables costs as much as there is already: what comes meanwhile goes along with the next.
         let waits = !self.desired.is_whole() || self.running.values().any(|running| running.is_of_iptables);
+        let may_go = |key: &Key| !waits || !is_of_iptables(key);
         let is_ready = |key: &Key| {
-            !(waits && is_of_iptables(key))
+            may_go(key)
                 && !self.busy.contains(key)
                 && !self.failed.contains_key(key)
                 && self.means_something(key)

@@ -63,7 +63,8 @@ impl Core {
     fn claims_under(&self, node: &NodeName) -> Vec<(ClaimKey, Stored)> {
         let others = self.engine.claims().filter(|(_, stored)| {
             let claimant = &stored.claim.claimant;
-            claimant.node == *node && (*node != self.tables.node || *claimant.machine != *self.tables.identity.machine_id)
+            claimant.node == *node
+                && (*node != self.tables.node || *claimant.machine != *self.tables.identity.machine_id)
         });
         others.map(|(key, stored)| (key.clone(), stored.clone())).collect()
     }

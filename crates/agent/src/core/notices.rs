@@ -200,8 +200,9 @@ impl Core {
         let Some(node) = self.desired.serving() else { return Vec::new() };
         let remarks = remarks(node, &self.tables.cluster.services);
         let more = remarks.len().saturating_sub(MOST_IN_STATUS);
-        let first = remarks.iter().take(MOST_IN_STATUS).map(|remark| format!("service {}: {}", remark.service, remark.text));
-        let more = (more > 0).then(|| format!("{more} more of Services; `ripstop get services -o wide` shows each"));
+        let first =
+            remarks.iter().take(MOST_IN_STATUS).map(|remark| format!("service {}: {}", remark.service, remark.text));
+        let more = (more > 0).then(|| format!("{more} more of Services; `ripstop get services` shows each"));
         first.chain(more).collect()
     }
 
@@ -244,7 +245,8 @@ impl Core {
         );
         if let Some(obstacle) = services::obstacle(&self.tables, self.tables.proxy()) {
             let proxy = self.tables.proxy().as_str();
-            levels.push(("ServicesNotServed", format!("Services cannot be served by {proxy} on this node: {obstacle}")));
+            levels
+                .push(("ServicesNotServed", format!("Services cannot be served by {proxy} on this node: {obstacle}")));
         }
         if let Some((_, failure)) = self.failed.iter().find(|(key, _)| key.is_of_services()) {
             levels.push(("ServicesNotServed", format!("what serves Services cannot be written: {}", failure.why)));

@@ -154,7 +154,10 @@ impl Scene {
                 "endpoints of another family, and some that are none",
                 vec![service("mixed", "10.96.1.1", port(80), none()), self.own("mixed"), mixed],
                 vec![
-                    ("mixed", "endpoints[0].addresses[0]: found fd00::1, accepted: an address of the slice's addressType"),
+                    (
+                        "mixed",
+                        "endpoints[0].addresses[0]: found fd00::1, accepted: an address of the slice's addressType",
+                    ),
                     ("mixed", "endpoints[1].addresses[0]: found 10.0.0"),
                     ("mixed", "endpoints[2].addresses[0]: found 127.0.0.1"),
                 ],
@@ -171,7 +174,12 @@ impl Scene {
             ),
             case(
                 "times that nobody stays",
-                vec![affinity("short", "10.96.1.3", 0), affinity("long", "10.96.1.4", 86_401), self.own("short"), self.own("long")],
+                vec![
+                    affinity("short", "10.96.1.3", 0),
+                    affinity("long", "10.96.1.4", 86_401),
+                    self.own("short"),
+                    self.own("long"),
+                ],
                 vec![
                     ("short", "timeoutSeconds: found 0, accepted: 1 to 86400 seconds; 10800 is used"),
                     ("long", "timeoutSeconds: found 86401, accepted: 1 to 86400 seconds; 10800 is used"),
@@ -195,7 +203,12 @@ impl Scene {
                     service("one", "10.96.1.7", port(80), none()),
                     service("two", "10.96.1.7", json!([{"name": "a", "port": 80}, {"name": "b", "port": 81}]), none()),
                     self.own("one"),
-                    slice("two-1", "two", &[format!("{FAR}.0.1")], json!([{"name": "a", "port": 8080}, {"name": "b", "port": 8080}])),
+                    slice(
+                        "two-1",
+                        "two",
+                        &[format!("{FAR}.0.1")],
+                        json!([{"name": "a", "port": 8080}, {"name": "b", "port": 8080}]),
+                    ),
                 ],
                 vec![("two", "10.96.1.7:80/TCP is that of service default/one, whose name comes first")],
                 vec![("10.96.1.7:80", "a"), ("10.96.1.7:81", "far")],
@@ -203,7 +216,10 @@ impl Scene {
             case(
                 "a load balancer's address that is the node's own",
                 vec![balanced("own", "10.96.1.8", "172.30.1.11", 8099), self.own("own")],
-                vec![("own", "its address 172.30.1.11 is this node's own: packets to 8099/TCP there go to its endpoints")],
+                vec![(
+                    "own",
+                    "its address 172.30.1.11 is this node's own: packets to 8099/TCP there go to its endpoints",
+                )],
                 vec![("172.30.1.11:8099", "a"), ("172.30.1.11:8098", "node"), ("10.96.1.8:8099", "a")],
             ),
             case(
@@ -229,7 +245,11 @@ impl Scene {
                     (Kind::Services, "default/none".into(), json!({})),
                     (Kind::Services, "default/other".into(), json!({"metadata": {"name": "another"}})),
                     (Kind::Services, "default/word".into(), json!("no")),
-                    (Kind::EndpointSlices, "default/good-2".into(), json!({"metadata": {"name": "good-2"}, "endpoints": 7})),
+                    (
+                        Kind::EndpointSlices,
+                        "default/good-2".into(),
+                        json!({"metadata": {"name": "good-2"}, "endpoints": 7}),
+                    ),
                 ],
                 vec![],
                 vec![],

@@ -11,8 +11,8 @@ use serde_json::json;
 
 use crate::support::agent::How;
 use crate::support::ns::is_root;
-use crate::support::{soon, within};
 use crate::support::world::{Families, Plan, StoreAt, World};
+use crate::support::{soon, within};
 
 /// Programs that note that they were run, and do it.
 struct Programs {

@@ -34,7 +34,9 @@ impl KubeProxy {
         let folder = scene.world.dir.path();
         let programs = folder.join("programs");
         if std::fs::create_dir(&programs).is_ok() {
-            for (word, verb) in ["iptables", "ip6tables"].iter().flat_map(|word| ["", "-save", "-restore"].map(|verb| (word, verb))) {
+            for (word, verb) in
+                ["iptables", "ip6tables"].iter().flat_map(|word| ["", "-save", "-restore"].map(|verb| (word, verb)))
+            {
                 let program = format!("/usr/sbin/{word}-{backend}{verb}");
                 std::os::unix::fs::symlink(program, programs.join(format!("{word}{verb}"))).unwrap();
             }

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::node_life::{event, is_over, says};
 use crate::kubernetes::{become_user, is_possible, node_object, setup, wait_for};
+use crate::node_life::{event, is_over, says};
 use crate::server::{AGENT, ApiServer};
 use crate::support::ns::Ns;
 use crate::support::soon;

@@ -46,6 +46,8 @@ const CHAINS: [&str; 13] = [
 ];
 /// What its chains for a Service or an endpoint begin with.
 const PREFIXES: [&str; 6] = ["KUBE-SVC-", "KUBE-SVL-", "KUBE-SEP-", "KUBE-EXT-", "KUBE-XLB-", "KUBE-FW-"];
+/// Its chain that packets to any Service pass.
+const SERVICES: &str = "KUBE-SERVICES";
 /// The kernel's chain of packets that leave.
 const LEAVING: &str = "POSTROUTING";
 /// What packets take to pass a chain that they are in.
@@ -58,6 +60,8 @@ pub struct KubeProxy {
     tables: BTreeSet<Family>,
     /// Its chains of iptables, by backend and family and by table.
     chains: BTreeMap<At, BTreeMap<String, BTreeSet<String>>>,
+    /// Where its chain of all Services leads anywhere: it makes it first, and rules a moment later.
+    leading: BTreeSet<At>,
     /// Its link's index.
     link: Option<u32>,
     /// Virtual servers at the link's addresses.
@@ -82,11 +86,18 @@ impl KubeProxy {
                 if is_its(chain) && ["nat", "filter", "mangle"].contains(&table.as_str()) {
                     found.note((IptablesBackend::Nft, family), table, chain);
                 }
+                if (table.as_str(), chain.as_str()) == ("nat", SERVICES) && has_rules(&mut nft, family)? {
+                    found.leading.insert((IptablesBackend::Nft, family));
+                }
             }
             let legacy = (IptablesBackend::Legacy, family);
             if !lacks.contains_key(&legacy.0) && !legacy_tables(family).is_empty() {
-                for (table, chain) in declared(&save(legacy)?) {
+                let text = save(legacy)?;
+                for (table, chain) in declared(&text) {
                     found.note(legacy, table, chain);
+                }
+                if leads(&text) {
+                    found.leading.insert(legacy);
                 }
             }
         }
@@ -130,9 +141,10 @@ impl KubeProxy {
     #[must_use]
     pub fn serves(&self) -> bool {
         let in_nat = |tables: &BTreeMap<String, BTreeSet<String>>| {
-            tables.get("nat").is_some_and(|chains| chains.contains("KUBE-SERVICES"))
+            tables.get("nat").is_some_and(|chains| chains.contains(SERVICES))
         };
-        !self.tables.is_empty() || self.chains.values().any(in_nat)
+        let mut places = self.chains.iter().filter(|(_, tables)| in_nat(tables)).map(|(at, _)| at).peekable();
+        !self.tables.is_empty() || places.peek().is_some() && places.all(|at| self.leading.contains(at))
     }
 
     /// Whether it has virtual servers of IPVS.
@@ -211,6 +223,26 @@ impl KubeProxy {
             None => Ok(()),
         }
     }
+}
+
+/// Whether its chain of all Services has a rule in iptables' own table of nftables.
+fn has_rules(nft: &mut Socket, family: Family) -> Result<bool, Fault> {
+    let number = if family == Family::V4 { NFPROTO_IPV4 } else { NFPROTO_IPV6 };
+    let request = Message::new(NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_GETRULE, 0, &[number, 0, 0, 0]);
+    let request = request.str(NFTA_RULE_TABLE, "nat").str(NFTA_RULE_CHAIN, SERVICES);
+    match nft.dump(&request) {
+        Ok(rules) => Ok(rules.iter().next().is_some()),
+        // It has gone meanwhile.
+        Err(error) if error.errno == libc::ENOENT => Ok(false),
+        Err(error) => Err(refused(error)),
+    }
+}
+
+/// The same of what `iptables-save` prints.
+fn leads(text: &str) -> bool {
+    let nat = tables(text).into_iter().filter(|(table, _)| *table == "nat");
+    nat.flat_map(|(_, lines)| lines)
+        .any(|line| line.strip_prefix("-A ").and_then(|rule| rule.split(' ').next()) == Some(SERVICES))
 }
 
 /// Names of chains of its table that packets come to by themselves, but for those that leave.
@@ -352,9 +384,9 @@ mod tests {
         let unhooked =
             "*nat\n-D PREROUTING -m comment --comment \"kubernetes service portals\" -j KUBE-SERVICES\nCOMMIT\n";
         assert_eq!(unhooking(SAVED), unhooked);
-        let removed =
-            "*nat\n:KUBE-SERVICES - [0:0]\n:KUBE-SVC-ABC - [0:0]\n-D POSTROUTING -j KUBE-SVC-ABC\n-X KUBE-SERVICES\n-X KUBE-SVC-ABC\nCOMMIT\n";
+        let removed = "*nat\n:KUBE-SERVICES - [0:0]\n:KUBE-SVC-ABC - [0:0]\n-D POSTROUTING -j KUBE-SVC-ABC\n-X KUBE-SERVICES\n-X KUBE-SVC-ABC\nCOMMIT\n";
         assert_eq!(removing(SAVED), removed);
+        assert!(leads(SAVED) && !leads(&SAVED.replace("-A KUBE-SERVICES ", "-A MINE ")), "a chain alone leads nowhere");
         assert_eq!(declared(SAVED).collect::<Vec<_>>(), [("nat", "KUBE-SERVICES"), ("nat", "KUBE-SVC-ABC")]);
     }
 

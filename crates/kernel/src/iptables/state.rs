@@ -372,7 +372,8 @@ mod tests {
     fn written_at_once(tables: &ServiceTables) -> (State, Touched) {
         let (mut state, mut touched) = (State::default(), Touched::default());
         let (nat, filter) = (IptablesTable::Nat, IptablesTable::Filter);
-        let roots = [(nat, FRONTENDS_CHAIN), (nat, PORTS_CHAIN), (filter, CLUSTER_IPS_CHAIN), (nat, "RIPSTOP-MARK-CLUSTER")];
+        let roots =
+            [(nat, FRONTENDS_CHAIN), (nat, PORTS_CHAIN), (filter, CLUSTER_IPS_CHAIN), (nat, "RIPSTOP-MARK-CLUSTER")];
         for (table, chain) in roots {
             let key = IptablesKey { backend: AT.0, family: AT.1, table, chain: chain.into(), entry: None };
             state.put(&IptablesRules { key, rules: Vec::new() }, None, &mut touched);

@@ -27,6 +27,8 @@ use crate::target::Target;
 const LOOK: Duration = Duration::from_millis(200);
 /// The port of its health check, where nothing else was said to it.
 const HEALTH: u16 = 10256;
+/// So long it has to serve: it begins with one family a moment before the other.
+const SETTLED: Duration = Duration::from_secs(1);
 /// What it has to answer in.
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -116,7 +118,13 @@ impl To {
     pub fn run(&self, agent: &Agent, out: &mut Out) -> Result<(), Failure> {
         let until = Instant::now() + self.timeout;
         let mut told = false;
-        while !(runs().is_some() && find()?.serves()) {
+        let mut since = None;
+        loop {
+            if !(runs().is_some() && find()?.serves()) {
+                since = None;
+            } else if since.get_or_insert_with(Instant::now).elapsed() >= SETTLED {
+                break;
+            }
             if Instant::now() >= until {
                 return Err(Failure::Failed(
                     "kube-proxy does not serve on this node yet: start it here, and run this again; Services are served \
