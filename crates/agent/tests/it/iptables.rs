@@ -158,7 +158,7 @@ fn many_services_are_few_runs(backend: &'static str) {
     if !is_root() {
         return;
     }
-    let count: u32 = std::env::var("RIPSTOP_TEST_SERVICES").ok().and_then(|n| n.parse().ok()).unwrap_or(600);
+    let count: u32 = std::env::var("RIPSTOP_TEST_SERVICES").ok().and_then(|n| n.parse().ok()).unwrap_or(1_100);
     let mut node = Programs::make(backend, StoreAt::Here);
     let store = node.world.store.as_ref().unwrap();
     for n in 0..count {
