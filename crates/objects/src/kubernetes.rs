@@ -94,6 +94,12 @@ pub struct KubeNode {
     /// `spec.podCIDRs`: the ranges that Kubernetes gives its pods.
     #[serde(rename = "podCIDRs")]
     pub pod_cidrs: Vec<Prefix>,
+    /// Its labels.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: ObjectLabels,
+    /// Its addresses, as its status has them: those by which nodes and others reach it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<IpAddr>,
     /// Label `topology.kubernetes.io/zone`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub zone: Option<Arc<str>>,
@@ -148,10 +154,13 @@ struct RawVtep {
 pub struct KubeNamespace {
     /// Its name.
     pub name: Arc<str>,
-    /// Its labels.
+    /// Its labels. That of its name ([`NAMESPACE_NAME_LABEL`]) is always there.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: ObjectLabels,
 }
+
+/// Label of every namespace that has its name.
+pub const NAMESPACE_NAME_LABEL: &str = "kubernetes.io/metadata.name";
 
 /// A pod.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -235,6 +244,13 @@ pub enum ProbeCheck {
     },
 }
 
+impl KubePod {
+    /// Whether it has ended for good. Its addresses are free then, and may be another pod's already.
+    pub fn has_finished(&self) -> bool {
+        matches!(&*self.phase, "Succeeded" | "Failed")
+    }
+}
+
 impl ClusterObject {
     /// Its kind.
     pub fn kind(&self) -> ObjectKind {
@@ -293,7 +309,7 @@ impl ClusterObject {
 
     fn decode_core(kind: ObjectKind, text: &str) -> Result<Self, String> {
         let raw: Raw = serde_json::from_str(text).map_err(|fault| format!("a {kind} that cannot be read: {fault}"))?;
-        let Raw { metadata, spec } = raw;
+        let Raw { metadata, spec, status } = raw;
         let unnamed = |fault: ripstop_types::Invalid| format!("a {kind} without a name: {fault}");
         Ok(match kind {
             ObjectKind::Node => {
@@ -305,9 +321,17 @@ impl ClusterObject {
                 let zone = metadata.labels.get(ZONE_LABEL).filter(|zone| !zone.is_empty()).cloned();
                 let leaving =
                     metadata.deletion_timestamp.is_some() || spec.taints.iter().any(|taint| taint.key == LEAVING_TAINT);
-                Self::Node(KubeNode { name, uid, pod_cidrs, zone, leaving, flannel })
+                let is_reached_by = |at: &&RawAddress| matches!(at.kind.as_str(), "InternalIP" | "ExternalIP");
+                let addresses = status.addresses.iter().filter(is_reached_by);
+                let addresses = addresses.filter_map(|at| at.address.parse().ok()).collect();
+                let labels = metadata.labels;
+                Self::Node(KubeNode { name, uid, pod_cidrs, labels, addresses, zone, leaving, flannel })
             }
-            _ => Self::Namespace(KubeNamespace { name: metadata.name.into(), labels: metadata.labels }),
+            _ => {
+                let (name, mut labels): (Arc<str>, _) = (metadata.name.into(), metadata.labels);
+                labels.insert(NAMESPACE_NAME_LABEL.into(), name.clone());
+                Self::Namespace(KubeNamespace { name, labels })
+            }
         })
     }
 }
@@ -323,6 +347,8 @@ struct Raw {
     metadata: RawMetadata,
     #[serde(default)]
     spec: RawSpec,
+    #[serde(default)]
+    status: RawStatus,
 }
 
 /// What every object of Kubernetes begins with.
@@ -351,6 +377,20 @@ struct RawSpec {
     pod_cidrs: Vec<String>,
     #[serde(default)]
     taints: Vec<RawTaint>,
+}
+
+#[derive(Default, Deserialize)]
+struct RawStatus {
+    #[serde(default)]
+    addresses: Vec<RawAddress>,
+}
+
+#[derive(Deserialize)]
+struct RawAddress {
+    #[serde(default, rename = "type")]
+    kind: String,
+    #[serde(default)]
+    address: String,
 }
 
 #[derive(Deserialize)]

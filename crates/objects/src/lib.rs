@@ -17,6 +17,7 @@ mod kubernetes;
 mod migration;
 mod network;
 mod notice;
+pub mod policy;
 mod record;
 pub mod service;
 
@@ -31,8 +32,8 @@ pub use decode::kubeconfig::{Kubeconfig, Pem, Token};
 pub use documents::Manifest;
 pub use fault::{Fault, Faults, Note};
 pub use kubernetes::{
-    ClusterObject, FlannelNode, KubeNamespace, KubeNode, KubePod, ObjectKind, ObjectLabels, PodPort, ProbeCheck,
-    ReadinessProbe,
+    ClusterObject, FlannelNode, KubeNamespace, KubeNode, KubePod, NAMESPACE_NAME_LABEL, ObjectKind, ObjectLabels,
+    PodPort, ProbeCheck, ReadinessProbe,
 };
 pub use migration::Migration;
 pub use network::{

@@ -6,4 +6,5 @@
 //!
 //! Invariants: pure; the same question has the same answer; no answer depends on the order in which objects are listed.
 
+pub mod policy;
 pub mod services;

@@ -46,7 +46,7 @@ pub fn members(tables: &Tables) -> Vec<Member<'_>> {
         }
     }
     let pods = tables.cluster.pods.values();
-    let pods = pods.filter(|pod| !matches!(&*pod.phase, "Succeeded" | "Failed"));
+    let pods = pods.filter(|pod| !pod.has_finished());
     pods.filter_map(|pod| member(tables, &attached, pod)).collect()
 }
 

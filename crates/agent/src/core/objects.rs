@@ -50,7 +50,7 @@ impl Core {
             let in_range = pod.ips.iter().filter(|ip| own.iter().any(|range| range.contains(**ip)));
             let of_flannel: Vec<IpAddr> = in_range.filter(|ip| self.book.holder_of(**ip).is_none()).copied().collect();
             // What has ended has left the bridge; its address may still be shown.
-            let has_ended = matches!(&*pod.phase, "Succeeded" | "Failed");
+            let has_ended = pod.has_finished();
             standing += u32::from(!of_flannel.is_empty() && !has_ended);
             found.extend(of_flannel);
         }

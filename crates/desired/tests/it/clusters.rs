@@ -64,6 +64,8 @@ pub fn taken_from_flannel() -> Scenario {
         name: node.parse().unwrap(),
         uid: "".into(),
         pod_cidrs: vec![prefix(range)],
+        labels: Default::default(),
+        addresses: Vec::new(),
         zone: None,
         leaving: false,
         flannel: Some(FlannelNode {

@@ -12,6 +12,7 @@ pub(crate) mod kubeconfig;
 pub(crate) mod kubernetes;
 pub(crate) mod network;
 pub(crate) mod pod;
+pub(crate) mod policy;
 pub(crate) mod record;
 pub(crate) mod rules;
 pub(crate) mod service;
@@ -130,6 +131,16 @@ impl Decoder {
     /// Whether nothing was wrong so far.
     pub(crate) fn is_clean(&self) -> bool {
         self.faults.is_empty()
+    }
+
+    /// How many faults there are. Their number grows by each new one.
+    pub(crate) fn count(&self) -> usize {
+        self.faults.len()
+    }
+
+    /// The faults alone, of an object that is read as far as it can be.
+    pub(crate) fn into_faults(self) -> Faults {
+        self.faults
     }
 
     /// Adds a note on this object.
@@ -303,14 +314,14 @@ impl Decoder {
     }
 }
 
-fn label_key_ok(key: &str) -> bool {
+pub(crate) fn label_key_ok(key: &str) -> bool {
     match key.split_once('/') {
         Some((prefix, name)) => ripstop_types::validate_dns_name("a label", prefix).is_ok() && label_word_ok(name),
         None => label_word_ok(key),
     }
 }
 
-fn label_word_ok(word: &str) -> bool {
+pub(crate) fn label_word_ok(word: &str) -> bool {
     let inner = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     let end = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
     word.len() <= 63 && word.chars().all(inner) && end(word.chars().next()) && end(word.chars().last())

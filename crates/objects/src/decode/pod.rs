@@ -43,6 +43,12 @@ impl KubePod {
             probes.extend(container.readiness_probe.and_then(|probe| judge.probe(&path, probe, &own)));
             ports.extend(own);
         }
+        // A sidecar's ports are the pod's like any other; other initial containers have ended when packets come.
+        for (place, container) in spec.init_containers.into_iter().enumerate() {
+            if container.restart_policy.as_deref() == Some("Always") {
+                ports.extend(judge.pod_ports(&format!("spec.initContainers[{place}]"), container.ports));
+            }
+        }
         let (labels, host_network, phase) = (metadata.labels, spec.host_network, status.phase.into());
         Ok((Self { name, uid, labels, node, ips, host_network, phase, ports, probes }, judge.faults))
     }
@@ -155,6 +161,7 @@ struct RawSpec {
     node_name: Option<String>,
     host_network: bool,
     containers: Vec<RawContainer>,
+    init_containers: Vec<RawContainer>,
 }
 
 #[derive(Default, Deserialize)]
@@ -162,6 +169,7 @@ struct RawSpec {
 struct RawContainer {
     ports: Vec<RawPodPort>,
     readiness_probe: Option<RawProbe>,
+    restart_policy: Option<String>,
 }
 
 #[derive(Deserialize)]

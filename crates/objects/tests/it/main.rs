@@ -7,6 +7,7 @@ mod flannel;
 mod laws;
 mod manifest;
 mod network;
+mod policy;
 mod records;
 mod service;
 

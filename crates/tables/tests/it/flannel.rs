@@ -22,6 +22,8 @@ fn kube(name: &str, range: &str, mac: u8) -> KubeNode {
         name: node(name),
         uid: "".into(),
         pod_cidrs: vec![prefix(range)],
+        labels: Default::default(),
+        addresses: Vec::new(),
         zone: None,
         leaving: false,
         flannel: Some(flannel),
