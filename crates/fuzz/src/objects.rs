@@ -2,6 +2,7 @@
 
 use std::fmt::Debug;
 
+use ripstop_objects::policy::{ClusterNetworkPolicy, NetworkPolicy};
 use ripstop_objects::{
     AgentConfig, AliveRecord, ClusterObject, Kubeconfig, Manifest, Network, NetworkName, NodeRecord, ObjectKind,
     RangeClaim, Record,
@@ -41,6 +42,14 @@ pub fn kubernetes_object(data: &[u8]) {
             Ok((object, _)) => again(&object),
             Err(fault) => assert!(!fault.is_empty()),
         }
+    }
+    match NetworkPolicy::decode(text) {
+        Ok((policy, _)) => again(&policy),
+        Err(fault) => assert!(!fault.is_empty()),
+    }
+    match ClusterNetworkPolicy::decode(text) {
+        Ok((policy, _)) => again(&policy),
+        Err(fault) => assert!(!fault.is_empty()),
     }
     for kind in Kind::ALL {
         // A record that was read is written under the name it was found under, and says the same.

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 /// Namespaces `x` and `y` (label `ns` their names), each with pods `a` and `b` (label `pod` their names), `xa` and `ya` on node `n1`, the
 /// others on `n2`. A pod's port 80/TCP is called `serve-80`, 81/UDP `serve-81`.
-struct Cluster(World);
+pub struct Cluster(pub World);
 
 const XA: &str = "10.244.1.1";
 const XB: &str = "10.244.2.1";
@@ -23,7 +23,7 @@ fn object(kind: ObjectKind, value: &Value) -> ClusterObject {
 }
 
 impl Cluster {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let mut cluster = Self(World::default());
         for (name, ip) in [("n1", N1), ("n2", N2)] {
             let value = json!({"metadata": {"name": name, "labels": {"node": name}},
@@ -113,7 +113,7 @@ fn guard_rule(name: &str, index: usize) -> By {
     By::Rule { policy: PolicyName::Cluster(name.into()), index }
 }
 
-const ALL: [&str; 7] = [XA, XB, YA, YB, N1, N2, OUTSIDE];
+pub const ALL: [&str; 7] = [XA, XB, YA, YB, N1, N2, OUTSIDE];
 
 #[test]
 fn without_policies_all_may_talk_to_all() {
