@@ -21,6 +21,7 @@ mod interrupt;
 mod look;
 mod options;
 mod packets;
+pub mod policy;
 mod process;
 mod result;
 mod scene;

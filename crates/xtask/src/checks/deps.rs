@@ -49,6 +49,7 @@ const PURE: &[Row] = &[
         &["ripstop-types", "ripstop-nft", "ripstop-netmodel", "ripstop-objects", "ripstop-ipam", "ripstop-tables"],
     ),
     row("services", "ripstop-services", &["ripstop-types", "ripstop-objects", "ripstop-tables"]),
+    row("policy", "ripstop-policy", &["ripstop-types", "ripstop-objects"]),
     row(
         "desired",
         "ripstop-desired",
@@ -61,6 +62,7 @@ const PURE: &[Row] = &[
             "ripstop-tables",
             "ripstop-fabric",
             "ripstop-services",
+            "ripstop-policy",
         ],
     ),
     row("plan", "ripstop-plan", &["ripstop-types", "ripstop-nft", "ripstop-netmodel"]),

@@ -1,0 +1,4 @@
+//! The tables, by the questions that a data plane asks them.
+// Helpers outside of test functions unwrap as the tests do.
+#![allow(clippy::unwrap_used)]
+mod random;
