@@ -15,6 +15,7 @@ mod network;
 mod node;
 mod peer;
 mod pod;
+pub mod policy;
 mod records;
 mod ruleset;
 pub mod services;

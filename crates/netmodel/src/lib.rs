@@ -53,6 +53,9 @@ pub const NFT_TABLE: &str = "ripstop";
 /// Name of the tables of Services, one in family `ip` and one in `ip6`.
 pub const NFT_SERVICES_TABLE: &str = "ripstop-services";
 
+/// Name of the tables of policies, one of each family.
+pub const NFT_POLICY_TABLE: &str = "ripstop-policy";
+
 /// The same where endpoints are chosen by IPVS: both stand beside each other while a node is switched.
 pub const NFT_IPVS_TABLE: &str = "ripstop-ipvs";
 

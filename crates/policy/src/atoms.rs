@@ -301,11 +301,6 @@ impl Atoms {
             self.own.remove(namespace);
         }
     }
-
-    #[cfg(test)]
-    pub fn count(&self) -> usize {
-        self.all.len()
-    }
 }
 
 fn set(ids: &mut BTreeSet<AtomId>, id: AtomId, is_used: bool) {

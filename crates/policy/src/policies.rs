@@ -440,7 +440,7 @@ impl Policies {
     }
 }
 
-impl PeerTable<'_> {
+impl<'p> PeerTable<'p> {
     /// Whether it is about who sends, or about who receives.
     #[must_use]
     pub fn direction(&self) -> Direction {
@@ -466,9 +466,9 @@ impl PeerTable<'_> {
     }
 
     /// All exceptions, in order of their addresses.
-    pub fn exceptions(&self) -> impl Iterator<Item = (IpAddr, bool)> {
+    pub fn exceptions(self) -> impl Iterator<Item = (IpAddr, bool)> + use<'p> {
         let candidates = self.peers.candidates(&self.policies.atoms, &self.policies.members);
-        candidates.into_iter().filter_map(|ip| Some((ip, self.exception(ip)?)))
+        candidates.into_iter().filter_map(move |ip| Some((ip, self.exception(ip)?)))
     }
 
     /// What is said of an address.

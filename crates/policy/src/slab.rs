@@ -38,10 +38,6 @@ impl<T> Slab<T> {
     pub fn iter(&self) -> impl Iterator<Item = (u32, &T)> {
         (0..).zip(&self.places).filter_map(|(place, value)| Some((place, value.as_ref()?)))
     }
-
-    pub fn len(&self) -> usize {
-        self.places.len() - self.free.len()
-    }
 }
 
 impl<T> Index<u32> for Slab<T> {

@@ -12,7 +12,7 @@ use super::Rules;
 use crate::ruleset::address_type;
 
 /// The family of the table for a family's packets.
-pub(super) fn table_family(family: Family) -> TableFamily {
+pub(crate) fn table_family(family: Family) -> TableFamily {
     match family {
         Family::V4 => TableFamily::Ip,
         Family::V6 => TableFamily::Ip6,
@@ -86,7 +86,7 @@ pub(super) fn frontend(family: Family) -> Concat {
 }
 
 /// nft wants to know that a rule is about packets with ports.
-pub(super) fn with_ports() -> ripstop_nft::model::Statement {
+pub(crate) fn with_ports() -> ripstop_nft::model::Statement {
     meta::l4proto().one_of([Proto::TCP, Proto::UDP, Proto::SCTP])
 }
 

@@ -7,7 +7,7 @@
 //! - `frame`, `elements`: what tables of nftables have in common, and what a Service adds to them.
 
 mod elements;
-mod frame;
+pub(crate) mod frame;
 pub mod iptables;
 pub mod ipvs;
 pub mod nftables;

@@ -14,6 +14,7 @@ mod golden;
 mod guard;
 mod hygiene;
 mod ipvs;
+mod policy;
 mod rules;
 #[path = "../../../tables/tests/scenario/mod.rs"]
 mod scenario;

@@ -2,3 +2,4 @@
 // Helpers outside of test functions unwrap as the tests do.
 #![allow(clippy::unwrap_used)]
 mod random;
+mod scale;

@@ -1,0 +1,68 @@
+//! The tables: what every packet that is forwarded is asked.
+
+use ripstop_netmodel::{Entry, NFT_POLICY_TABLE, NftTable};
+use ripstop_nft::model::{Chain, Hook, Rule, Set, Table, build::*, priority};
+use ripstop_policy::Gate;
+use ripstop_types::{Family, Owner};
+
+use crate::Part;
+use crate::ruleset::address_type;
+use crate::services::frame::table_family;
+
+/// The tables of both families.
+pub fn base() -> Vec<Entry> {
+    let mut part = Part::of(Owner::agent());
+    for family in Family::BOTH {
+        part.add(NftTable { table: table(family) });
+    }
+    part.entries
+}
+
+/// The map that leads pods at a gate to what is asked.
+pub fn map_of(gate: Gate) -> &'static str {
+    match gate {
+        Gate::Egress => "egress",
+        Gate::Ingress => "ingress",
+        Gate::EgressNear => "egress-near",
+        Gate::IngressNear => "ingress-near",
+    }
+}
+
+fn table(family: Family) -> Table {
+    let ip = address_type(family);
+    let mut table = Table::new(table_family(family), NFT_POLICY_TABLE)
+        .set("itself", Set::of([ip, ip]).comment("pods that reach themselves by a Service"));
+    for gate in Gate::ALL {
+        table = table.set(map_of(gate), Set::vmap([ip]));
+    }
+    let ask = |gate: Gate| {
+        let subject = if matches!(gate, Gate::Egress | Gate::EgressNear) { saddr(family) } else { daddr(family) };
+        Rule::new([subject.vmap(map_of(gate))])
+    };
+    let near = Chain::regular().rules([ask(Gate::EgressNear), ask(Gate::IngressNear)]);
+    let itself = Rule::new([concat((saddr(family), daddr(family))).in_set("itself"), goto("near")]);
+    let forward = Chain::filter(Hook::Forward, priority::FILTER)
+        .rules(passing(family))
+        .rules([itself.comment("no NetworkPolicy keeps a pod from itself"), ask(Gate::Egress), ask(Gate::Ingress)]);
+    // What a pod sends to its own node. What comes from there passes output, where nobody is asked.
+    let input =
+        Chain::filter(Hook::Input, priority::FILTER).rules(passing(family)).rules([ask(Gate::EgressNear)]);
+    table.chain("near", near).chain("forward", forward).chain("input", input)
+}
+
+/// What nobody is asked about.
+fn passing(family: Family) -> Vec<Rule> {
+    let known = Rule::new([ct::state().any(CtState::ESTABLISHED | CtState::RELATED), accept()]);
+    let discovery = [
+        Icmpv6Type::ND_ROUTER_SOLICIT,
+        Icmpv6Type::ND_ROUTER_ADVERT,
+        Icmpv6Type::ND_NEIGHBOR_SOLICIT,
+        Icmpv6Type::ND_NEIGHBOR_ADVERT,
+        Icmpv6Type::ND_REDIRECT,
+    ];
+    let mut rules = vec![known.comment("a connection is judged when it begins")];
+    if family == Family::V6 {
+        rules.push(Rule::new([icmpv6::kind().one_of(discovery), accept()]).comment("neighbour discovery"));
+    }
+    rules
+}
