@@ -68,9 +68,8 @@ impl<'r> Course<'r> {
         mut way: impl FnMut(&mut Atoms, Ladder) -> Way,
     ) -> PortTable {
         let clauses = self.clauses(members, atoms, group, direction);
-        let mut of = |atoms: &mut Atoms, active: &BTreeSet<usize>| {
-            way(atoms, clauses.ladder(active, direction, self.otherwise))
-        };
+        let mut of =
+            |atoms: &mut Atoms, active: &BTreeSet<usize>| way(atoms, clauses.ladder(active, direction, self.otherwise));
         let others = of(atoms, &clauses.always);
         let mut ranges: [Box<[(u16, Way)]>; 3] = Default::default();
         for protocol in Protocol::ALL {
@@ -81,7 +80,11 @@ impl<'r> Course<'r> {
             let mut from = 0;
             loop {
                 while let Some((_, begins, clause)) = edges.get(next).filter(|(at, ..)| *at <= from) {
-                    if *begins { active.insert(*clause) } else { active.remove(clause) };
+                    if *begins {
+                        active.insert(*clause)
+                    } else {
+                        active.remove(clause)
+                    };
                     next += 1;
                 }
                 let end = edges.get(next).map_or(1 << 16, |(at, ..)| *at);

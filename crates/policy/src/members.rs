@@ -127,13 +127,8 @@ impl Members {
     /// A group that was not there, in all indexes. The second value names those of its ports that nobody had before.
     pub fn add_group(&mut self, key: GroupKey) -> (GroupId, Vec<Arc<str>>) {
         let key = Arc::new(key);
-        let group = Group {
-            key: key.clone(),
-            addresses: Vec::new(),
-            local: 0,
-            atoms: Vec::new(),
-            leads: Default::default(),
-        };
+        let group =
+            Group { key: key.clone(), addresses: Vec::new(), local: 0, atoms: Vec::new(), leads: Default::default() };
         let id = self.groups.insert(group);
         self.namespaces.entry(key.namespace.clone()).or_default().groups.insert(id);
         for label in key.labels.iter() {

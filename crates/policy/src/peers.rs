@@ -96,7 +96,10 @@ impl Peers {
             if own.len() <= self.places.len() {
                 own.iter().for_each(|atom| name(*atom));
             } else {
-                self.places.iter().filter(|(atom, ..)| own.binary_search(atom).is_ok()).for_each(|(atom, ..)| name(*atom));
+                self.places
+                    .iter()
+                    .filter(|(atom, ..)| own.binary_search(atom).is_ok())
+                    .for_each(|(atom, ..)| name(*atom));
             }
         }
         self.nodes.iter().filter(|atom| atoms.get(**atom).addresses.contains(&ip)).for_each(|atom| name(*atom));
@@ -244,10 +247,7 @@ mod tests {
     fn who_was_first_keeps_his_part() {
         let old = vec![piece(10, 19, 0), piece(30, 39, 1)];
         let new = overlay(old.clone(), &[(5, 12), (15, 33), (38, 50)], 2);
-        assert_eq!(
-            new,
-            [piece(5, 9, 2), piece(10, 19, 0), piece(20, 29, 2), piece(30, 39, 1), piece(40, 50, 2)]
-        );
+        assert_eq!(new, [piece(5, 9, 2), piece(10, 19, 0), piece(20, 29, 2), piece(30, 39, 1), piece(40, 50, 2)]);
         assert_eq!(overlay(old.clone(), &[(12, 13)], 2), old);
         assert_eq!(overlay(old.clone(), &[(0, u128::MAX)], 2).last(), Some(&piece(40, u128::MAX, 2)));
         assert_eq!(overlay(Vec::new(), &[(1, 2)], 0), [piece(1, 2, 0)]);

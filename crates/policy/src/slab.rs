@@ -51,7 +51,9 @@ impl<T> Index<u32> for Slab<T> {
 
 impl<T> IndexMut<u32> for Slab<T> {
     fn index_mut(&mut self, place: u32) -> &mut T {
-        let Some(value) = &mut self.places[place as usize] else { unreachable!("nobody keeps the number of what is gone") };
+        let Some(value) = &mut self.places[place as usize] else {
+            unreachable!("nobody keeps the number of what is gone")
+        };
         value
     }
 }

@@ -127,8 +127,18 @@ impl fmt::Display for Change {
 /// The nodes with their addresses, and those of their pods.
 const NODES: [(&str, [&str; 2]); 2] = [("n1", ["192.0.2.1", "2001:db8::1"]), ("n2", ["192.0.2.2", "2001:db8::2"])];
 const PODS: [[(&str, &str); 4]; 2] = [
-    [("10.244.1.1", "fd00:1::1"), ("10.244.1.2", "fd00:1::2"), ("10.244.1.3", "fd00:1::3"), ("10.244.1.4", "fd00:1::4")],
-    [("10.244.2.1", "fd00:2::1"), ("10.244.2.2", "fd00:2::2"), ("10.244.2.3", "fd00:2::3"), ("10.244.2.4", "fd00:2::4")],
+    [
+        ("10.244.1.1", "fd00:1::1"),
+        ("10.244.1.2", "fd00:1::2"),
+        ("10.244.1.3", "fd00:1::3"),
+        ("10.244.1.4", "fd00:1::4"),
+    ],
+    [
+        ("10.244.2.1", "fd00:2::1"),
+        ("10.244.2.2", "fd00:2::2"),
+        ("10.244.2.3", "fd00:2::3"),
+        ("10.244.2.4", "fd00:2::4"),
+    ],
 ];
 const OUTSIDE: [[&str; 3]; 2] =
     [["198.51.100.7", "198.51.100.200", "10.9.0.1"], ["2001:db8:5::7", "2001:db8:5::ff00", "fd00:9::1"]];
@@ -230,30 +240,43 @@ fn pod_name() -> impl Strategy<Value = PodName> {
 }
 
 fn pod() -> impl Strategy<Value = KubePod> {
-    let place = (0..NODES.len(), 0..PODS[0].len(), prop_oneof![4 => Just((true, true)), 1 => Just((true, false)), 1 => Just((false, true))]);
+    let place = (
+        0..NODES.len(),
+        0..PODS[0].len(),
+        prop_oneof![4 => Just((true, true)), 1 => Just((true, false)), 1 => Just((false, true))],
+    );
     let phase = prop_oneof![8 => Just("Running"), 1 => Just("Pending"), 1 => Just("Succeeded"), 1 => Just("Failed")];
     let ports = subsequence(
-        vec![("http", Protocol::Tcp, 80), ("http", Protocol::Tcp, 81), ("http", Protocol::Udp, 90), ("dns", Protocol::Udp, 81), ("dns", Protocol::Tcp, 443)],
+        vec![
+            ("http", Protocol::Tcp, 80),
+            ("http", Protocol::Tcp, 81),
+            ("http", Protocol::Udp, 90),
+            ("dns", Protocol::Udp, 81),
+            ("dns", Protocol::Tcp, 443),
+        ],
         0..=3,
     );
     let host = prop_oneof![9 => Just(false), 1 => Just(true)];
-    (pod_name(), labels(), place, phase, ports, host).prop_map(|(name, labels, (node, slot, (four, six)), phase, ports, host)| {
-        let own = PODS[node][slot];
-        let ips = if host { NODES[node].1 } else { [own.0, own.1] };
-        let ips = [(four, ips[0]), (six, ips[1])].into_iter().filter(|(is, _)| *is).map(|(_, text)| ip(text)).collect();
-        let port = |(name, protocol, port): (&str, Protocol, u16)| PodPort { name: name.into(), protocol, port };
-        KubePod {
-            name,
-            uid: "".into(),
-            labels,
-            node: Some(node_name(node)),
-            ips,
-            host_network: host,
-            phase: phase.into(),
-            ports: ports.into_iter().map(port).collect(),
-            probes: Vec::new(),
-        }
-    })
+    (pod_name(), labels(), place, phase, ports, host).prop_map(
+        |(name, labels, (node, slot, (four, six)), phase, ports, host)| {
+            let own = PODS[node][slot];
+            let ips = if host { NODES[node].1 } else { [own.0, own.1] };
+            let ips =
+                [(four, ips[0]), (six, ips[1])].into_iter().filter(|(is, _)| *is).map(|(_, text)| ip(text)).collect();
+            let port = |(name, protocol, port): (&str, Protocol, u16)| PodPort { name: name.into(), protocol, port };
+            KubePod {
+                name,
+                uid: "".into(),
+                labels,
+                node: Some(node_name(node)),
+                ips,
+                host_network: host,
+                phase: phase.into(),
+                ports: ports.into_iter().map(port).collect(),
+                probes: Vec::new(),
+            }
+        },
+    )
 }
 
 fn selector() -> impl Strategy<Value = Selector> {
@@ -304,13 +327,17 @@ fn protocol() -> impl Strategy<Value = Protocol> {
 }
 
 fn port(with_any: bool) -> impl Strategy<Value = PortMatch> {
-    let range = (protocol(), select(&PORTS[..7]), select(&PORTS[..7])).prop_map(|(protocol, one, two)| {
-        PortMatch::Range { protocol, first: one.min(two), last: one.max(two) }
+    let range = (protocol(), select(&PORTS[..7]), select(&PORTS[..7]))
+        .prop_map(|(protocol, one, two)| PortMatch::Range { protocol, first: one.min(two), last: one.max(two) });
+    let single = (protocol(), select(&PORTS[..7])).prop_map(|(protocol, port)| PortMatch::Range {
+        protocol,
+        first: port,
+        last: port,
     });
-    let single = (protocol(), select(&PORTS[..7])).prop_map(|(protocol, port)| PortMatch::Range { protocol, first: port, last: port });
-    let name = (protocol(), any::<bool>(), select(vec!["http", "dns", "none"])).prop_map(move |(protocol, is_any, name)| {
-        PortMatch::Named { protocol: Some(protocol).filter(|_| !(with_any && is_any)), name: name.into() }
-    });
+    let name =
+        (protocol(), any::<bool>(), select(vec!["http", "dns", "none"])).prop_map(move |(protocol, is_any, name)| {
+            PortMatch::Named { protocol: Some(protocol).filter(|_| !(with_any && is_any)), name: name.into() }
+        });
     prop_oneof![2 => protocol().prop_map(PortMatch::All), 3 => single, 2 => range, 3 => name]
 }
 
@@ -331,7 +358,8 @@ fn network_policy() -> impl Strategy<Value = NetworkPolicy> {
 }
 
 fn cluster_rule(direction: Direction) -> impl Strategy<Value = PolicyRule> {
-    let pods = (selector(), selector()).prop_map(|(namespaces, pods)| Peer::Pods { namespaces: Some(namespaces), pods });
+    let pods =
+        (selector(), selector()).prop_map(|(namespaces, pods)| Peer::Pods { namespaces: Some(namespaces), pods });
     let further = prop_oneof![1 => selector().prop_map(Peer::Nodes), 2 => block()];
     let peer = match direction {
         Direction::Ingress => pods.boxed(),
@@ -339,8 +367,13 @@ fn cluster_rule(direction: Direction) -> impl Strategy<Value = PolicyRule> {
     };
     let action = select(vec![Action::Accept, Action::Deny, Action::Pass]);
     // A rule that could not be read is for everybody, or for nobody.
-    let peers = prop_oneof![12 => vec(peer, 1..=3).prop_map(Some), 1 => Just(None), 1 => Just(Some(Vec::new()))];
-    (action, peers, some(port(true), 3)).prop_map(|(action, peers, ports)| PolicyRule { name: "".into(), action, peers, ports })
+    let peers = prop_oneof![12 => vec(peer, 1..=3).prop_map(Some), 2 => Just(None), 1 => Just(Some(Vec::new()))];
+    (action, peers, some(port(true), 3)).prop_map(|(action, peers, ports)| PolicyRule {
+        name: "".into(),
+        action,
+        peers,
+        ports,
+    })
 }
 
 fn cluster_policy() -> impl Strategy<Value = ClusterNetworkPolicy> {
@@ -364,22 +397,28 @@ fn cluster_policy() -> impl Strategy<Value = ClusterNetworkPolicy> {
 
 /// A packet with a pod's address at one end at least.
 fn packet() -> impl Strategy<Value = Packet> {
+    let of_pod = |(node, slot): (usize, usize)| [PODS[node][slot].0, PODS[node][slot].1];
     let pod = || (0..2_usize, 0..PODS[0].len());
-    let other = prop_oneof![
-        8 => pod().prop_map(|(node, slot)| [PODS[node][slot].0, PODS[node][slot].1]),
-        1 => (0..NODES.len()).prop_map(|node| NODES[node].1),
-        2 => (0..OUTSIDE[0].len()).prop_map(|place| [OUTSIDE[0][place], OUTSIDE[1][place]]),
-    ];
+    // A pod itself and its own node are special, and would be met rarely.
+    let ends = pod().prop_flat_map(move |one| {
+        let other = prop_oneof![
+            8 => pod().prop_map(of_pod),
+            2 => Just(of_pod(one)),
+            2 => Just(NODES[one.0].1),
+            1 => (0..NODES.len()).prop_map(|node| NODES[node].1),
+            2 => (0..OUTSIDE[0].len()).prop_map(|place| [OUTSIDE[0][place], OUTSIDE[1][place]]),
+        ];
+        other.prop_map(move |other| (of_pod(one), other))
+    });
     let traffic = prop_oneof![
         16 => (protocol(), select(&PORTS[..])).prop_map(|(protocol, port)| Traffic::Port(protocol, port)),
         1 => Just(Traffic::Other(1)),
         1 => Just(Traffic::Other(47)),
-        1 => Just(Traffic::Discovery),
+        2 => Just(Traffic::Discovery),
     ];
-    let state = prop_oneof![15 => Just(State::New), 1 => Just(State::Known)];
-    (pod(), other, any::<(bool, bool, bool)>(), traffic, state).prop_map(
-        |((node, slot), other, (is_six, is_turned, by_service), traffic, state)| {
-            let ends = ([PODS[node][slot].0, PODS[node][slot].1], other);
+    let state = prop_oneof![8 => Just(State::New), 1 => Just(State::Known)];
+    (ends, any::<(bool, bool, bool)>(), traffic, state).prop_map(
+        |(ends, (is_six, is_turned, by_service), traffic, state)| {
             let (source, destination) = if is_turned { (ends.1, ends.0) } else { ends };
             let traffic = match traffic {
                 // Of IPv6 alone.

@@ -4,8 +4,8 @@ use std::net::IpAddr;
 
 use ripstop_netmodel::{Entry, NFT_POLICY_TABLE, NftElement, NftPart};
 use ripstop_nft::model::{
-    Chain, Data, ElementBody, ElementKey, Key as ElementValue, KeyPart, Name, Part as TablePart, Rule, Set, Type, Value,
-    Verdict, build::*,
+    Chain, Data, ElementBody, ElementKey, Key as ElementValue, KeyPart, Name, Part as TablePart, Rule, Set, Type,
+    Value, Verdict, build::*,
 };
 use ripstop_objects::policy::Direction;
 use ripstop_objects::service::Protocol;

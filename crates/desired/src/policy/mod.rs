@@ -96,7 +96,8 @@ impl Compiled {
 
     /// Follows changes; answers with the keys of objects that differ.
     pub fn update(&mut self, policies: &Policies, changes: &Changes) -> BTreeSet<Key> {
-        let mut sources: BTreeSet<Source> = changes.exceptions.iter().map(|(name, ip)| Source::Exception(*name, *ip)).collect();
+        let mut sources: BTreeSet<Source> =
+            changes.exceptions.iter().map(|(name, ip)| Source::Exception(*name, *ip)).collect();
         sources.extend(changes.subjects.iter().map(|ip| Source::Subject(*ip)));
         sources.extend(changes.ports.iter().map(|name| Source::Ports(*name)));
         for name in &changes.peers {

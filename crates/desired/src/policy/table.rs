@@ -41,12 +41,13 @@ fn table(family: Family) -> Table {
     };
     let near = Chain::regular().rules([ask(Gate::EgressNear), ask(Gate::IngressNear)]);
     let itself = Rule::new([concat((saddr(family), daddr(family))).in_set("itself"), goto("near")]);
-    let forward = Chain::filter(Hook::Forward, priority::FILTER)
-        .rules(passing(family))
-        .rules([itself.comment("no NetworkPolicy keeps a pod from itself"), ask(Gate::Egress), ask(Gate::Ingress)]);
+    let forward = Chain::filter(Hook::Forward, priority::FILTER).rules(passing(family)).rules([
+        itself.comment("no NetworkPolicy keeps a pod from itself"),
+        ask(Gate::Egress),
+        ask(Gate::Ingress),
+    ]);
     // What a pod sends to its own node. What comes from there passes output, where nobody is asked.
-    let input =
-        Chain::filter(Hook::Input, priority::FILTER).rules(passing(family)).rules([ask(Gate::EgressNear)]);
+    let input = Chain::filter(Hook::Input, priority::FILTER).rules(passing(family)).rules([ask(Gate::EgressNear)]);
     table.chain("near", near).chain("forward", forward).chain("input", input)
 }
 

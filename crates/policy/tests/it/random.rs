@@ -136,12 +136,13 @@ impl Nodes {
     /// Whether each node that a packet comes by lets it pass.
     fn pass(&self, world: &World, packet: &Packet) -> bool {
         let by = |address| Scenario::node_of(address);
-        self.0.iter().filter(|(name, ..)| [by(packet.source), by(packet.destination)].contains(&Some(name.clone()))).all(
-            |(name, policies, _)| {
+        self.0
+            .iter()
+            .filter(|(name, ..)| [by(packet.source), by(packet.destination)].contains(&Some(name.clone())))
+            .all(|(name, policies, _)| {
                 let own = world.nodes.iter().find(|node| node.name == *name);
                 passes(policies, |ip| own.is_some_and(|own| own.addresses.contains(&ip)), packet)
-            },
-        )
+            })
     }
 }
 

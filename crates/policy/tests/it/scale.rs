@@ -161,10 +161,8 @@ fn figures() {
         println!("{what}: put {put:?}, all {:?}, {} MB", start.elapsed(), (resident() - before) / 1024);
         policies
     };
-    let mut policies = timed(
-        "25,000 namespaces, 75,000 policies, 100,000 pods",
-        &Objects::many_namespaces(25_000, &node()),
-    );
+    let mut policies =
+        timed("25,000 namespaces, 75,000 policies, 100,000 pods", &Objects::many_namespaces(25_000, &node()));
     let start = Instant::now();
     policies.put_pod(&pod("namespace-7", "pod-28", ("app-1", "namespace-7"), 999_999, &node()));
     policies.decide();

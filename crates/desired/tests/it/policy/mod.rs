@@ -17,7 +17,7 @@ use ripstop_policy::Policies;
 use ripstop_types::{Family, NodeName, Prefix};
 
 /// What spoils a node's objects.
-type Spoil = dyn Fn(&mut Model);
+type Spoil = dyn Fn(&mut Model) + Send + Sync;
 
 /// A node: what it has decided, and what that became.
 struct Node {
