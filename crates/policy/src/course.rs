@@ -7,7 +7,7 @@ use ripstop_objects::service::Protocol;
 
 use crate::atoms::{AtomKey, Atoms, Who};
 use crate::members::{AtomId, GroupId, Members};
-use crate::rules::{Rule, Rules, place};
+use crate::rules::{ClusterPolicy, Rule, Rules, place};
 use crate::tables::{Gate, Ladder, PortTable, Rung, Stage, Step, Way, place_of};
 
 /// What is asked, the first stage first.
@@ -39,23 +39,30 @@ struct Clauses {
 }
 
 impl<'r> Course<'r> {
-    pub fn of(rules: &'r Rules, members: &Members, group: GroupId, gate: Gate) -> Self {
+    /// Of a group, at every gate.
+    pub fn all_of(rules: &'r Rules, members: &Members, group: GroupId) -> [Self; 4] {
         let key = &*members.groups[group].key;
         let namespace = members.namespaces.get(&key.namespace).and_then(|namespace| namespace.labels.as_ref());
-        let direction = place(gate.direction());
-        let of_tier = |tier| {
-            let policies = rules.cluster_about(tier, namespace, key);
-            policies.into_iter().flat_map(|policy| policy.rules[direction].iter()).collect::<Vec<&Rule>>()
-        };
-        let admin = if rules.has_cluster() { of_tier(Tier::Admin) } else { Vec::new() };
-        let isolating: Vec<&[Rule]> =
-            rules.about(key).into_iter().filter_map(|policy| policy.rules[direction].as_deref()).collect();
-        let (second, otherwise) = match (isolating.is_empty(), gate.is_near()) {
-            (true, _) if rules.has_cluster() => (of_tier(Tier::Baseline), true),
-            (true, _) | (false, true) => (Vec::new(), true),
-            (false, false) => (isolating.into_iter().flatten().collect(), false),
-        };
-        Self { stages: [admin, second], otherwise }
+        let [admin, baseline] = [Tier::Admin, Tier::Baseline].map(|tier| rules.cluster_about(tier, namespace, key));
+        let isolating = rules.about(key);
+        Gate::ALL.map(|gate| {
+            let direction = place(gate.direction());
+            let of_tier =
+                |tier: &[&'r ClusterPolicy]| tier.iter().flat_map(|policy| &policy.rules[direction]).collect();
+            let isolating = isolating.iter().filter_map(|policy| policy.rules[direction].as_deref());
+            let is_isolated = isolating.clone().next().is_some();
+            let (second, otherwise) = match (is_isolated, gate.is_near()) {
+                (false, _) => (of_tier(&baseline), true),
+                (true, true) => (Vec::new(), true),
+                (true, false) => (isolating.flatten().collect(), false),
+            };
+            Self { stages: [of_tier(&admin), second], otherwise }
+        })
+    }
+
+    /// What becomes of all packets, where no rule is asked.
+    pub fn only(&self) -> Option<Way> {
+        self.stages.iter().all(Vec::is_empty).then(|| Way::of(self.otherwise))
     }
 
     /// The table of ports. `way` makes a way of a ladder.
@@ -74,6 +81,10 @@ impl<'r> Course<'r> {
         let mut ranges: [Box<[(u16, Way)]>; 3] = Default::default();
         for protocol in Protocol::ALL {
             let mut edges = clauses.edges[place_of(protocol)].clone();
+            if edges.is_empty() {
+                ranges[place_of(protocol)] = [(u16::MAX, others)].into();
+                continue;
+            }
             edges.sort_unstable();
             let mut active = clauses.always.clone();
             let (mut found, mut next): (Vec<(u16, Way)>, _) = (Vec::new(), 0);

@@ -268,7 +268,7 @@ impl Policies {
         for group in std::mem::take(&mut self.dirty) {
             let Some(members) = self.members.groups.get(group) else { continue };
             let (old, is_local) = (members.leads, members.local > 0);
-            let new = if is_local { Gate::ALL.map(|gate| self.lead_of(group, gate)) } else { <[Lead; 4]>::default() };
+            let new = if is_local { self.leads_of(group) } else { <[Lead; 4]>::default() };
             if new == old {
                 continue;
             }
@@ -283,12 +283,23 @@ impl Policies {
         std::mem::take(&mut self.changes)
     }
 
-    fn lead_of(&mut self, group: GroupId, gate: Gate) -> Lead {
-        if gate.is_near() && !self.rules.has_cluster() {
-            return Lead::default();
+    fn leads_of(&mut self, group: GroupId) -> [Lead; 4] {
+        // A course borrows the rules, which nothing here changes.
+        let rules = std::mem::take(&mut self.rules);
+        let courses = Course::all_of(&rules, &self.members, group);
+        let mut leads = <[Lead; 4]>::default();
+        for ((lead, gate), course) in leads.iter_mut().zip(Gate::ALL).zip(&courses) {
+            *lead = match course.only() {
+                Some(way) => Lead::Way(way),
+                None => self.lead_of(group, gate, course),
+            };
         }
+        self.rules = rules;
+        leads
+    }
+
+    fn lead_of(&mut self, group: GroupId, gate: Gate, course: &Course<'_>) -> Lead {
         let direction = gate.direction();
-        let course = Course::of(&self.rules, &self.members, group, gate);
         let (peers, names) = (&mut self.peers, &mut self.peer_names);
         let (idle, changes) = (&mut self.idle_peers, &mut self.changes);
         let mut fresh: Vec<u32> = Vec::new();

@@ -142,12 +142,11 @@ impl Rules {
 
     /// The ClusterNetworkPolicies of a tier about a group, in the order in which they are asked.
     pub fn cluster_about(&self, tier: Tier, namespace: Option<&Labels>, group: &GroupKey) -> Vec<&ClusterPolicy> {
+        if self.cluster.is_empty() {
+            return Vec::new();
+        }
         let of_tier = self.cluster.range((tier, 0, "".into())..).take_while(|((other, ..), _)| *other == tier);
         of_tier.map(|(_, policy)| policy).filter(|policy| policy.is_about(namespace, group)).collect()
-    }
-
-    pub fn has_cluster(&self) -> bool {
-        !self.cluster.is_empty()
     }
 
     /// Subjects of policies that name a port in rules for egress.
