@@ -82,7 +82,7 @@ impl Claims {
 
     /// All who ask; `external` says whether external IPs are served.
     fn all(&self, external: bool) -> impl Iterator<Item = &ServiceName> {
-        self.external.iter().filter(move |_| external).chain(&self.other)
+        self.external.iter().filter(move |_| external).chain(self.other.iter())
     }
 
     fn count(&self) -> usize {

@@ -77,10 +77,7 @@ impl Core {
         let waits = !self.desired.is_whole() || self.running.values().any(|running| running.is_of_iptables);
         let may_go = |key: &Key| !waits || !is_of_iptables(key);
         let is_ready = |key: &Key| {
-            may_go(key)
-                && !self.busy.contains(key)
-                && !self.failed.contains_key(key)
-                && self.means_something(key)
+            may_go(key) && !self.busy.contains(key) && !self.failed.contains_key(key) && self.means_something(key)
         };
         // In order, from which a tree is made at once.
         let (ready, later): (Vec<Key>, Vec<Key>) = dirty.into_iter().partition(is_ready);

@@ -109,10 +109,13 @@ fn moved(mut element: NftElement) -> NftElement {
                 };
                 Prefix::containing(beside, prefix.len()).unwrap().into()
             }
-            KeyPart::Range(Value::Service(first), Value::Service(last)) => {
-                KeyPart::range(Value::Service(*first), Value::Service(last.saturating_sub(1).max(*first)))
-            }
-            other => other.clone(),
+            KeyPart::Range(bounds) => match &**bounds {
+                (Value::Service(first), Value::Service(last)) => {
+                    KeyPart::range(Value::Service(*first), Value::Service(last.saturating_sub(1).max(*first)))
+                }
+                _ => KeyPart::Range(bounds.clone()),
+            },
+            KeyPart::Prefix(_) => part.clone(),
         };
     }
     element
