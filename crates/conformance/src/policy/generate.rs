@@ -3,7 +3,6 @@
 //! Everything is drawn from small pools, so that policies select, peers match and packets meet them. Two nodes; a pod's address tells its
 //! node. What is drawn is what an API server would accept, and pods whose address is another's by now.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -430,19 +429,4 @@ fn packet() -> impl Strategy<Value = Packet> {
             Packet { source: ip(source[place]), destination: ip(destination[place]), traffic, state, by_service }
         },
     )
-}
-
-/// Where a pod's address lies.
-impl Scenario {
-    /// The node that has an address, or whose pods have it.
-    #[must_use]
-    pub fn node_of(address: IpAddr) -> Option<NodeName> {
-        let by_node: BTreeMap<IpAddr, usize> = (0..NODES.len())
-            .flat_map(|node| {
-                let pods = PODS[node].iter().flat_map(|(four, six)| [*four, *six]);
-                pods.chain(NODES[node].1).map(move |text| (ip(text), node))
-            })
-            .collect();
-        by_node.get(&address).map(|node| node_name(*node))
-    }
 }

@@ -1,10 +1,36 @@
 //! The suite for policies: which packets pass, whatever data plane carries them.
 //!
-//! [`scenarios`] draws clusters, changes of them and packets that nobody thought of. Whatever carries packets is set beside
-//! [`ripstop_oracle::policy::judge`] with them.
+//! [`cases`] are those of upstream's suites, by their names. [`scenarios`] draws clusters, changes of them and packets that nobody thought of.
+//! Whatever carries packets is set beside what cases expect, and beside [`ripstop_oracle::policy::judge`].
 //!
 //! Not here: tables of any kind.
 
+mod cases;
 mod generate;
 
+pub use cases::{Case, Probe, Step as CaseStep, UPSTREAM, cases};
 pub use generate::{Change, Scenario, Step, scenarios};
+
+use std::net::IpAddr;
+
+use ripstop_types::NodeName;
+
+/// The node that has an address, or whose pods have it. In all clusters of this suite node `nN` has 192.0.2.N and 2001:db8::N, and its pods
+/// lie in 10.244.N.0/24 and fd00:N::/32.
+#[must_use]
+pub fn node_of(address: IpAddr) -> Option<NodeName> {
+    let number = match address {
+        IpAddr::V4(ip) => match ip.octets() {
+            [10, 244, node, _] | [192, 0, 2, node] => u16::from(node),
+            _ => return None,
+        },
+        IpAddr::V6(ip) => match ip.segments() {
+            [0xfd00, node, ..] | [0x2001, 0xdb8, 0, 0, 0, 0, 0, node] => node,
+            _ => return None,
+        },
+    };
+    format!("n{number}").parse().ok().filter(|_| (1..=NODES).contains(&number))
+}
+
+/// Nodes of a cluster at most.
+const NODES: u16 = 3;

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use proptest::prelude::*;
 use proptest::test_runner::{TestCaseError, TestCaseResult};
-use ripstop_conformance::policy::{Change, Scenario, scenarios};
+use ripstop_conformance::policy::{Change, Scenario, node_of, scenarios};
 use ripstop_oracle::policy::{Packet, State, Traffic, World, judge};
 use ripstop_policy::{Changes, Gate, Lead, Policies, TableName, Way};
 use ripstop_types::{Family, NodeName};
@@ -135,7 +135,7 @@ impl Nodes {
 
     /// Whether each node that a packet comes by lets it pass.
     fn pass(&self, world: &World, packet: &Packet) -> bool {
-        let by = |address| Scenario::node_of(address);
+        let by = |address| node_of(address);
         self.0
             .iter()
             .filter(|(name, ..)| [by(packet.source), by(packet.destination)].contains(&Some(name.clone())))

@@ -1,12 +1,13 @@
 //! Policies as tables of nftables, run with packets in the simulator beside the oracle.
 
+mod cases;
 mod planted;
 mod random;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use ripstop_conformance::policy::{Change, Scenario};
+use ripstop_conformance::policy::{Change, Scenario, node_of};
 use ripstop_desired::policy::{Compiled, Source};
 use ripstop_netmodel::{Entry, Model, Object};
 use ripstop_nft::model::{ElementBody, ElementKey, Table};
@@ -98,7 +99,7 @@ impl Node {
         let addresses = world.nodes.iter().filter(|node| node.name == self.name).flat_map(|node| &node.addresses);
         let addresses: Vec<IpAddr> = addresses.copied().collect();
         let from_itself = addresses.contains(&packet.source);
-        let is_here = |ip| Scenario::node_of(ip).as_ref() == Some(&self.name);
+        let is_here = |ip| node_of(ip).as_ref() == Some(&self.name);
         let host = host(addresses);
         let frame = frame(packet, is_here(packet.source));
         let rules = Ruleset::new(&self.table.tables, &self.table.elements).unwrap();
@@ -139,15 +140,15 @@ fn frame(packet: &Packet, is_of_pod: bool) -> Frame {
     }
 }
 
-/// Both nodes.
+/// All nodes.
 struct Cluster {
-    nodes: [Node; 2],
+    nodes: [Node; 3],
     world: World,
 }
 
 impl Cluster {
     fn new() -> Self {
-        Self { nodes: ["n1", "n2"].map(Node::new), world: World::default() }
+        Self { nodes: ["n1", "n2", "n3"].map(Node::new), world: World::default() }
     }
 
     fn follow(&mut self, changes: &[Change], spoil: Option<&Spoil>) {
@@ -161,7 +162,7 @@ impl Cluster {
         if !packet.by_service && pod.is_some_and(|pod| pod.ips.contains(&packet.destination)) {
             return true;
         }
-        let ends = [packet.source, packet.destination].map(Scenario::node_of);
+        let ends = [packet.source, packet.destination].map(node_of);
         let mut by = self.nodes.iter().filter(|node| ends.contains(&Some(node.name.clone())));
         by.all(|node| node.passes(&self.world, packet))
     }
