@@ -1,7 +1,7 @@
-//! Cases as data: policies as Kubernetes writes them, and who reaches whom then.
+//! Cases as data: policies as Kubernetes writes them, and who reaches whom then, in both families, directly and by a Service.
 //!
-//! A case is about nine pods, `a`, `b` and `c` in namespaces `x`, `y` and `z`, on three nodes, and in both families. What it says of a
-//! probe is said of all pairs of them.
+//! A case is about one of two clusters of three nodes. One has nine pods, `a`, `b` and `c` in namespaces `x`, `y` and `z`: what is said of a
+//! probe is said of all pairs of them. The other has houses of two pods each; what is sent there is said packet by packet.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -20,7 +20,8 @@ use super::Change;
 /// The names of upstream's cases, each on a line. Every one has a case here.
 pub const UPSTREAM: &str = include_str!("cases/upstream.txt");
 
-const FILES: &[(&str, &str)] = &[("netpol.yaml", include_str!("cases/netpol.yaml"))];
+const FILES: &[(&str, &str)] =
+    &[("netpol.yaml", include_str!("cases/netpol.yaml")), ("cluster.yaml", include_str!("cases/cluster.yaml"))];
 
 /// A case.
 #[derive(Debug, Clone)]
@@ -36,6 +37,8 @@ pub struct Case {
 /// Changes, and who reaches whom behind them.
 #[derive(Debug, Clone)]
 pub struct Step {
+    /// Its own name, where the case has several parts; none: it belongs to the part before.
+    pub name: Option<String>,
     /// In their order.
     pub changes: Vec<Change>,
     /// In any order.
@@ -57,7 +60,18 @@ pub struct Probe {
 #[serde(deny_unknown_fields)]
 struct RawFile {
     cite: String,
+    #[serde(default)]
+    cluster: Cluster,
     cases: Vec<RawCase>,
+}
+
+/// Whom cases are about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Cluster {
+    #[default]
+    Pods,
+    Houses,
 }
 
 #[derive(Deserialize)]
@@ -71,6 +85,7 @@ struct RawCase {
 #[serde(deny_unknown_fields, default)]
 #[derive(Default)]
 struct RawStep {
+    name: Option<String>,
     /// Specs of NetworkPolicies, by `namespace/name`.
     apply: BTreeMap<String, Value>,
     /// Specs of ClusterNetworkPolicies, by name.
@@ -82,6 +97,10 @@ struct RawStep {
     /// Labels of namespaces beside that of their name.
     namespaces: BTreeMap<String, ObjectLabels>,
     probes: Vec<RawProbe>,
+    /// Single packets, `g/0 > r/1 80/TCP`, that arrive,
+    passes: Vec<String>,
+    /// and that do not.
+    denied: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -114,10 +133,10 @@ fn read_all() -> Result<Vec<Case>, String> {
             if !ids.insert(id.clone()) {
                 return Err(named("two cases have this id".into()));
             }
-            let mut start = cluster();
+            let mut start = read.cluster.start();
             let mut read_steps = Vec::new();
             for raw in steps {
-                let mut step = step(raw).map_err(named)?;
+                let mut step = read.cluster.step(raw).map_err(named)?;
                 step.changes.splice(0..0, start.drain(..));
                 read_steps.push(step);
             }
@@ -127,42 +146,179 @@ fn read_all() -> Result<Vec<Case>, String> {
     Ok(cases)
 }
 
+/// A pod of a cluster.
+struct Member {
+    name: NamespacedName,
+    /// In both families.
+    ips: [IpAddr; 2],
+    labels: ObjectLabels,
+    ports: Vec<PodPort>,
+    host_network: bool,
+}
+
+impl Member {
+    fn pod(self) -> KubePod {
+        KubePod {
+            name: self.name,
+            uid: "".into(),
+            labels: self.labels,
+            node: super::node_of(self.ips[0]),
+            ips: self.ips.into(),
+            host_network: self.host_network,
+            phase: "Running".into(),
+            ports: self.ports,
+            probes: Vec::new(),
+        }
+    }
+}
+
+impl Cluster {
+    fn members(self) -> Vec<Member> {
+        let (namespaces, pods): (&[&str], &[&str]) = match self {
+            Self::Pods => (&NAMESPACES, &PODS),
+            Self::Houses => (&HOUSES, &["0", "1"]),
+        };
+        let names = namespaces.iter().flat_map(|namespace| pods.iter().map(move |pod| (*namespace, *pod)));
+        (0..).zip(names).map(|(place, (namespace, pod))| self.member(place, namespace, pod)).collect()
+    }
+
+    fn member(self, place: u8, namespace: &str, pod: &str) -> Member {
+        let name = NamespacedName { namespace: namespace.into(), name: pod.into() };
+        let port = |name: &str, protocol, port| PodPort { name: name.into(), protocol, port };
+        let node = place % 3 + 1;
+        let six = [0xfd00, node.into(), 0, 0, 0, 0, 0, u16::from(place) + 16];
+        let ips = [IpAddr::from([10, 244, node, place + 16]), IpAddr::from(six)];
+        match self {
+            Self::Pods => {
+                let each = PORTS.iter().flat_map(|port| Protocol::ALL.map(|protocol| (*port, protocol)));
+                let called =
+                    |number, protocol: Protocol| format!("serve-{number}-{}", protocol.as_str().to_lowercase());
+                let ports = each.map(|(number, protocol)| port(&called(number, protocol), protocol, number)).collect();
+                let labels = ObjectLabels::from([("pod".into(), pod.into())]);
+                Member { name, ips, labels, ports, host_network: false }
+            }
+            Self::Houses => {
+                let host_network = namespace == HOST_HOUSE;
+                let ports = vec![port("web", Protocol::Tcp, 80), port("dns", Protocol::Udp, 53)];
+                let labels = ObjectLabels::from([("house".into(), namespace.into())]);
+                Member { name, ips: if host_network { node_ips(node) } else { ips }, labels, ports, host_network }
+            }
+        }
+    }
+
+    /// What makes the cluster.
+    fn start(self) -> Vec<Change> {
+        let node = |number: u8| {
+            Some(Change::Node(KubeNode {
+                name: format!("n{number}").parse().ok()?,
+                uid: "".into(),
+                pod_cidrs: Vec::new(),
+                labels: ObjectLabels::from([("kubernetes.io/os".into(), "linux".into())]),
+                addresses: node_ips(number).into(),
+                zone: None,
+                leaving: false,
+                flannel: None,
+            }))
+        };
+        let namespaces: &[&str] = if self == Self::Pods { &NAMESPACES } else { &HOUSES };
+        let labels = |name: &str| match self {
+            Self::Pods => ObjectLabels::new(),
+            Self::Houses => ObjectLabels::from([("house".into(), name.into())]),
+        };
+        let namespaces = namespaces.iter().map(|name| Change::Namespace(namespace(name, labels(name))));
+        let pods = self.members().into_iter().map(|member| Change::Pod(member.pod().into()));
+        (1..=3).filter_map(node).chain(namespaces).chain(pods).collect()
+    }
+
+    fn find(self, name: &str) -> Result<Member, String> {
+        let found = self.members().into_iter().find(|member| member.name.to_string() == name);
+        found.ok_or_else(|| format!("there is no pod {name}"))
+    }
+
+    fn step(self, raw: RawStep) -> Result<Step, String> {
+        let mut changes = Vec::new();
+        for (name, labels) in raw.namespaces {
+            changes.push(Change::Namespace(namespace(&name, labels)));
+        }
+        for (name, labels) in raw.pods {
+            changes.push(Change::Pod(Member { labels, ..self.find(&name)? }.pod().into()));
+        }
+        for name in raw.remove {
+            changes.push(match name.contains('/') {
+                true => Change::PolicyGone(parsed(&name)?),
+                false => Change::ClusterPolicyGone(name.into()),
+            });
+        }
+        for (name, spec) in raw.apply {
+            let name = parsed(&name)?;
+            let metadata = json!({"namespace": &*name.namespace, "name": &*name.name});
+            let (policy, faults) =
+                NetworkPolicy::from_value(&json!({"metadata": metadata, "spec": self.filled(&spec)}))?;
+            faults.into_result().map_err(|faults| faults.to_string())?;
+            changes.push(Change::Policy(policy));
+        }
+        for (name, spec) in raw.cluster {
+            let object = json!({"metadata": {"name": name}, "spec": self.filled(&spec)});
+            let (policy, faults) = ClusterNetworkPolicy::from_value(&object)?;
+            faults.into_result().map_err(|faults| faults.to_string())?;
+            changes.push(Change::ClusterPolicy(policy));
+        }
+        let mut probes = Vec::new();
+        for probe in raw.probes {
+            probes.append(&mut self.between_all(&probe)?);
+        }
+        for (packets, arrives) in [(raw.passes, true), (raw.denied, false)] {
+            for packet in packets {
+                let read = packet.split_once(" > ").and_then(|(from, rest)| Some((from, rest.split_once(' ')?)));
+                let (from, (to, port)) = read.ok_or_else(|| format!("{packet} is no packet: g/0 > r/1 80/TCP"))?;
+                probes.append(&mut between(&self.find(from)?, &self.find(to)?, port, arrives)?);
+            }
+        }
+        Ok(Step { name: raw.name, changes, probes })
+    }
+
+    /// A spec with addresses where it names pods: `${y/b}` is that of IPv4 as a prefix, `${y/b 6}` that of IPv6.
+    fn filled(self, spec: &Value) -> Value {
+        match spec {
+            Value::String(text) => self
+                .members()
+                .into_iter()
+                .flat_map(|Member { name, ips: [four, six], .. }| {
+                    [(format!("${{{name}}}"), four), (format!("${{{name} 6}}"), six)]
+                })
+                .find(|(word, _)| word == text)
+                .map_or_else(|| spec.clone(), |(_, ip)| ripstop_types::Prefix::host(ip).to_string().into()),
+            Value::Array(items) => items.iter().map(|item| self.filled(item)).collect(),
+            Value::Object(fields) => fields.iter().map(|(key, value)| (key.clone(), self.filled(value))).collect(),
+            other => other.clone(),
+        }
+    }
+
+    /// A probe between all pods.
+    fn between_all(self, raw: &RawProbe) -> Result<Vec<Probe>, String> {
+        let read = |pairs: &[String]| pairs.iter().map(|pair| Pair::read(pair)).collect::<Result<Vec<_>, _>>();
+        let (denied, but) = (read(&raw.denied)?, read(&raw.but)?);
+        let (members, mut probes) = (self.members(), Vec::new());
+        for from in &members {
+            for to in &members {
+                let is_one_of = |pairs: &[Pair]| pairs.iter().any(|pair| pair.is(&from.name, &to.name));
+                let arrives = from.name == to.name || !is_one_of(&denied) || is_one_of(&but);
+                probes.append(&mut between(from, to, &raw.port, arrives)?);
+            }
+        }
+        Ok(probes)
+    }
+}
+
 const NAMESPACES: [&str; 3] = ["x", "y", "z"];
 const PODS: [&str; 3] = ["a", "b", "c"];
 const PORTS: [u16; 2] = [80, 81];
+const HOUSES: [&str; 5] = ["g", "s", "h", "r", HOST_HOUSE];
+/// The house whose pods are in their nodes' network.
+const HOST_HOUSE: &str = "f";
 
-/// The pods with their addresses.
-fn pods() -> impl Iterator<Item = (NamespacedName, [IpAddr; 2])> {
-    let names = NAMESPACES.iter().flat_map(|namespace| PODS.iter().map(move |pod| (*namespace, *pod)));
-    (0..).zip(names).map(|(place, (namespace, pod)): (u8, _)| {
-        let node = place % 3 + 1;
-        let name = NamespacedName { namespace: namespace.into(), name: pod.into() };
-        let six = [0xfd00, node.into(), 0, 0, 0, 0, 0, u16::from(place) + 16];
-        (name, [IpAddr::from([10, 244, node, place + 16]), IpAddr::from(six)])
-    })
-}
-
-fn cluster() -> Vec<Change> {
-    let node = |number: u8| {
-        let addresses =
-            [IpAddr::from([192, 0, 2, number]), IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, number.into()])];
-        Some(Change::Node(KubeNode {
-            name: format!("n{number}").parse().ok()?,
-            uid: "".into(),
-            pod_cidrs: Vec::new(),
-            labels: ObjectLabels::new(),
-            addresses: addresses.into(),
-            zone: None,
-            leaving: false,
-            flannel: None,
-        }))
-    };
-    let namespaces = NAMESPACES.iter().map(|name| Change::Namespace(namespace(name, ObjectLabels::new())));
-    let pods = pods().map(|(name, _)| name).filter_map(|name| {
-        let labels = ObjectLabels::from([("pod".into(), name.name.clone())]);
-        pod(&name, labels).map(|pod| Change::Pod(pod.into()))
-    });
-    (1..=3).filter_map(node).chain(namespaces).chain(pods).collect()
+fn node_ips(number: u8) -> [IpAddr; 2] {
+    [IpAddr::from([192, 0, 2, number]), IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, number.into()])]
 }
 
 fn namespace(name: &str, mut labels: ObjectLabels) -> KubeNamespace {
@@ -170,100 +326,23 @@ fn namespace(name: &str, mut labels: ObjectLabels) -> KubeNamespace {
     KubeNamespace { name: name.into(), labels }
 }
 
-fn pod(name: &NamespacedName, labels: ObjectLabels) -> Option<KubePod> {
-    let (_, ips) = pods().find(|(own, _)| own == name)?;
-    let ports = PORTS.iter().flat_map(|port| Protocol::ALL.map(|protocol| (*port, protocol)));
-    let port = |(port, protocol): (u16, Protocol)| PodPort {
-        name: format!("serve-{port}-{}", protocol.as_str().to_lowercase()).into(),
-        protocol,
-        port,
-    };
-    Some(KubePod {
-        name: name.clone(),
-        uid: "".into(),
-        labels,
-        node: super::node_of(ips[0]),
-        ips: ips.into(),
-        host_network: false,
-        phase: "Running".into(),
-        ports: ports.map(port).collect(),
-        probes: Vec::new(),
-    })
-}
-
-fn step(raw: RawStep) -> Result<Step, String> {
-    let mut changes = Vec::new();
-    for (name, labels) in raw.namespaces {
-        changes.push(Change::Namespace(namespace(&name, labels)));
-    }
-    for (name, labels) in raw.pods {
-        let name = parsed(&name)?;
-        changes.push(Change::Pod(pod(&name, labels).ok_or_else(|| format!("there is no pod {name}"))?.into()));
-    }
-    for name in raw.remove {
-        changes.push(match name.contains('/') {
-            true => Change::PolicyGone(parsed(&name)?),
-            false => Change::ClusterPolicyGone(name.into()),
-        });
-    }
-    for (name, spec) in raw.apply {
-        let name = parsed(&name)?;
-        let metadata = json!({"namespace": &*name.namespace, "name": &*name.name});
-        let (policy, faults) = NetworkPolicy::from_value(&json!({"metadata": metadata, "spec": filled(&spec)}))?;
-        faults.into_result().map_err(|faults| faults.to_string())?;
-        changes.push(Change::Policy(policy));
-    }
-    for (name, spec) in raw.cluster {
-        let object = json!({"metadata": {"name": name}, "spec": filled(&spec)});
-        let (policy, faults) = ClusterNetworkPolicy::from_value(&object)?;
-        faults.into_result().map_err(|faults| faults.to_string())?;
-        changes.push(Change::ClusterPolicy(policy));
-    }
+/// One probe from pod to pod.
+fn between(from: &Member, to: &Member, port: &str, arrives: bool) -> Result<Vec<Probe>, String> {
+    let traffic = traffic(port)?;
     let mut probes = Vec::new();
-    for probe in raw.probes {
-        probes.append(&mut between_all(&probe)?);
+    for (source, destination) in from.ips.into_iter().zip(to.ips) {
+        for by_service in [false, true] {
+            let how = if by_service { " by a Service" } else { "" };
+            let name = format!("{} > {} {port}, {}{how}", from.name, to.name, Family::of(source));
+            let packet = Packet { source, destination, traffic, state: State::New, by_service };
+            probes.push(Probe { name, packet, arrives });
+        }
     }
-    Ok(Step { changes, probes })
+    Ok(probes)
 }
 
 fn parsed(name: &str) -> Result<NamespacedName, String> {
     name.parse().map_err(|fault: ripstop_types::Invalid| fault.to_string())
-}
-
-/// A spec with addresses where it names pods: `${y/b}` is that of IPv4 as a prefix, `${y/b 6}` that of IPv6.
-fn filled(spec: &Value) -> Value {
-    match spec {
-        Value::String(text) => pods()
-            .flat_map(|(name, [four, six])| [(format!("${{{name}}}"), four), (format!("${{{name} 6}}"), six)])
-            .find(|(word, _)| word == text)
-            .map_or_else(|| spec.clone(), |(_, ip)| ripstop_types::Prefix::host(ip).to_string().into()),
-        Value::Array(items) => items.iter().map(filled).collect(),
-        Value::Object(fields) => fields.iter().map(|(key, value)| (key.clone(), filled(value))).collect(),
-        other => other.clone(),
-    }
-}
-
-/// A probe between all pods, in both families, directly and by a Service.
-fn between_all(raw: &RawProbe) -> Result<Vec<Probe>, String> {
-    let traffic = traffic(&raw.port)?;
-    let read = |pairs: &[String]| pairs.iter().map(|pair| Pair::read(pair)).collect::<Result<Vec<_>, _>>();
-    let (denied, but) = (read(&raw.denied)?, read(&raw.but)?);
-    let mut probes = Vec::new();
-    for (from, sources) in pods() {
-        for (to, destinations) in pods() {
-            let is_one_of = |pairs: &[Pair]| pairs.iter().any(|pair| pair.is(&from, &to));
-            let arrives = from == to || !is_one_of(&denied) || is_one_of(&but);
-            for (source, destination) in sources.into_iter().zip(destinations) {
-                for by_service in [false, true] {
-                    let how = if by_service { " by a Service" } else { "" };
-                    let name = format!("{from} > {to} {}, {}{how}", raw.port, Family::of(source));
-                    let packet = Packet { source, destination, traffic, state: State::New, by_service };
-                    probes.push(Probe { name, packet, arrives });
-                }
-            }
-        }
-    }
-    Ok(probes)
 }
 
 fn traffic(text: &str) -> Result<Traffic, String> {

@@ -9,11 +9,17 @@ use super::Cluster;
 
 #[test]
 fn each_case_of_upstream_is_there() {
-    let listed: BTreeSet<&str> = UPSTREAM.lines().collect();
-    let there: BTreeSet<&str> = cases().unwrap().iter().map(|case| &*case.id).collect();
+    let listed: BTreeSet<String> = UPSTREAM.lines().map(str::to_owned).collect();
+    let mut there = BTreeSet::new();
+    for case in cases().unwrap() {
+        let named: Vec<&String> = case.steps.iter().filter_map(|step| step.name.as_ref()).collect();
+        there.extend(named.iter().map(|name| format!("{}/{name}", case.id)));
+        there.extend(named.is_empty().then(|| case.id.clone()));
+    }
     assert_eq!(listed, there);
-    let count = |begin: &str| there.iter().filter(|id| id.starts_with(begin)).count();
-    assert_eq!((count("netpol/tcp/"), count("netpol/udp/"), count("netpol/sctp/")), (42, 3, 3));
+    let count = |begin: &str| cases().unwrap().iter().filter(|case| case.id.starts_with(begin)).count();
+    assert_eq!((count("netpol/tcp/"), count("netpol/udp/"), count("netpol/sctp/"), count("cnp/")), (42, 3, 3, 24));
+    assert_eq!(there.iter().filter(|id| id.starts_with("cnp/")).count(), 92);
 }
 
 #[test]
