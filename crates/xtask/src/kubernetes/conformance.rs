@@ -1,7 +1,7 @@
 //! Kubernetes' own tests of networks, run on clusters with the product and with the CNI project's plugins between the pods.
 //!
 //! A report stays in `target/xtask/conformance`, by what connects the pods and set; the page is made of those that lie
-//! there, so a run of one set renews its columns.
+//! there, and of what it says itself where there is none: a run of one set renews its columns.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -17,7 +17,7 @@ use crate::process;
 use crate::workspace::Workspace;
 
 /// What connects the pods, in the order of the page's columns; behind `+` what serves Services in the place of kube-proxy.
-pub const CNIS: [&str; 3] = ["ripstop", "ripstop+nftables", "reference"];
+pub const CNIS: [&str; 4] = ["ripstop", "ripstop+nftables", "ripstop+iptables", "reference"];
 
 const LAB: &str = "conformance";
 /// They wait most of the time.
@@ -30,7 +30,8 @@ Written by `make test-k8s`. The tests are those of Kubernetes 1.36.2 whose names
 namespaces (`ripstop lab k8s up`) with kube-proxy (nftables), CoreDNS and containerd: of three nodes, for the tests of zones
 of six, for those of dual stack with both families. `ripstop`: the product between the pods, VXLAN, routed, installed by its
 manifest (`ripstop install --cluster`). `ripstop+nftables`: the same without kube-proxy, Services served by the product
-(`--proxy nftables`). `reference`: the CNI project's plugins bridge, host-local and portmap with static routes.
+(`--proxy nftables`); `ripstop+iptables`: the same by iptables. `reference`: the CNI project's plugins bridge, host-local and
+portmap with static routes. A column is renewed when its tests run.
 
 ";
 const UP_LIMIT: Duration = Duration::from_secs(5 * 60);
@@ -53,19 +54,25 @@ pub fn run(workspace: &Workspace, folders: &Folders, cnis: &[&str], sets: &[&'st
     Ok(stages)
 }
 
-/// The page, where each set has run with each of them.
+/// The page, where each set has run with each of them, now or before.
 fn write(workspace: &Workspace) -> Result<()> {
-    let missing = || CNIS.iter().flat_map(|cni| SETS.iter().map(move |set| (cni, set)));
-    if let Some((cni, set)) = missing().find(|(cni, set)| !path(workspace, cni, set).is_file()) {
-        println!("{PAGE} stays as it is: --set {} has not run with --cni {cni}", set.name);
-        return Ok(());
-    }
-    let open = |set: &'static Set| -> Result<Columns<'static>> {
-        let reports = CNIS.iter().map(|cni| Ok((*cni, Report::open(&path(workspace, cni, set), set)?)));
-        Ok(Columns { set, reports: reports.collect::<Result<_>>()? })
-    };
-    let columns = SETS.iter().map(open).collect::<Result<Vec<_>>>()?;
     let file = workspace.root.join(PAGE);
+    let before = std::fs::read_to_string(&file).unwrap_or_default();
+    let mut columns = Vec::new();
+    for set in &SETS {
+        let mut reports = Vec::new();
+        for cni in CNIS {
+            let path = path(workspace, cni, set);
+            let report =
+                if path.is_file() { Some(Report::open(&path, set)?) } else { Report::of_page(&before, set, cni) };
+            let Some(report) = report else {
+                println!("{PAGE} stays as it is: --set {} has not run with --cni {cni}", set.name);
+                return Ok(());
+            };
+            reports.push((cni, report));
+        }
+        columns.push(Columns { set, reports });
+    }
     std::fs::write(&file, page(INTRODUCTION, &columns)).with_context(|| text(&file))
 }
 

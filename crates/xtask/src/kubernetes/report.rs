@@ -30,6 +30,18 @@ impl Verdict {
     }
 }
 
+impl Verdict {
+    /// What the page says; none of a test that did not run.
+    fn of_word(word: &str) -> Option<Self> {
+        match word.split_once(": ") {
+            Some(("skipped", why)) => Some(Self::Skipped(why.into())),
+            _ if word == "pass" => Some(Self::Passed),
+            _ if word == "fail" => Some(Self::Failed(String::new())),
+            _ => None,
+        }
+    }
+}
+
 /// Verdicts by test.
 pub type Results = BTreeMap<String, Verdict>;
 
@@ -68,6 +80,17 @@ impl Report {
             }
         }
         Ok(report)
+    }
+
+    /// What the page says of a set with this between the pods; none where it has no such column. Its tests have their short names.
+    pub fn of_page(page: &str, set: &Set, cni: &str) -> Option<Self> {
+        let (_, section) = page.split_once(&format!("\n## {}\n", set.title))?;
+        let (section, _) = section.split_once("\n## ").unwrap_or((section, ""));
+        let mut rows = section.lines().filter(|line| line.starts_with("| ")).map(cells);
+        let column = rows.next()?.iter().position(|head| head == cni)?;
+        let result = |row: Vec<String>| Some((row.first()?.clone(), Verdict::of_word(row.get(column)?)?));
+        let results: Results = rows.filter_map(result).collect();
+        Some(Self { results, excluded: BTreeMap::new() }).filter(|report| !report.results.is_empty())
     }
 
     /// How many passed.
@@ -133,17 +156,25 @@ fn table(text: &mut String, Columns { set, reports }: &Columns<'_>) {
     let heads: Vec<&str> = reports.iter().map(|(cni, _)| *cni).collect();
     let _ =
         write!(text, "\n## {}\n\n| test | {} |\n|---|{}\n", set.title, heads.join(" | "), "---|".repeat(heads.len()));
-    let names: BTreeSet<&String> = reports.iter().flat_map(|(_, report)| report.results.keys()).collect();
-    for name in names {
-        let word = |(_, report): &(&str, Report)| report.results.get(name).map_or("not run".into(), Verdict::word);
-        let verdicts: Vec<String> = reports.iter().map(word).map(|word| cell(&word)).collect();
-        let _ = writeln!(text, "| {} | {} |", cell(&short(name)), verdicts.join(" | "));
+    let by_short = |(_, report): &(&str, Report)| -> BTreeMap<String, String> {
+        report.results.iter().map(|(name, verdict)| (short(name), verdict.word())).collect()
+    };
+    let words: Vec<BTreeMap<String, String>> = reports.iter().map(by_short).collect();
+    for name in words.iter().flat_map(BTreeMap::keys).collect::<BTreeSet<_>>() {
+        let verdicts = words.iter().map(|words| words.get(name).map_or("not run".into(), |word| cell(word)));
+        let _ = writeln!(text, "| {} | {} |", cell(name), verdicts.collect::<Vec<_>>().join(" | "));
     }
 }
 
 /// Text in a table.
 fn cell(text: &str) -> String {
     text.replace('|', "\\|")
+}
+
+/// The texts of a row.
+fn cells(row: &str) -> Vec<String> {
+    let bare = row.trim_matches(['|', ' ']);
+    bare.split(" | ").map(|text| text.replace("\\|", "|")).collect()
 }
 
 #[cfg(test)]
@@ -196,5 +227,11 @@ mod tests {
         ] {
             assert!(page.contains(line), "{line} in {page}");
         }
+        let read = Report::of_page(&page, set("conformance"), "ripstop").unwrap();
+        let renewed =
+            vec![("ripstop", read), ("reference", Report { excluded: report().excluded, ..Report::default() })];
+        assert_eq!(super::page("# Tests\n\n", &[Columns { set: set("conformance"), reports: renewed }]), page);
+        assert!(Report::of_page(&page, set("conformance"), "another").is_none());
+        assert!(Report::of_page(&page, set("conformance"), "reference").is_none(), "nothing has run");
     }
 }
