@@ -19,7 +19,9 @@ use hyper::header::{CONTENT_TYPE, HeaderValue, SERVER, X_CONTENT_TYPE_OPTIONS};
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use ripstop_objects::ServicesConfig;
 use ripstop_services::health::{Plan, Question};
+use ripstop_store::before_now;
 use ripstop_types::Family;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, listen, socket_with, sockopt};
 use serde_json::json;
@@ -45,13 +47,28 @@ const LONGEST_HEAD: usize = 8 << 10;
 /// Why nobody can be heard at an address.
 pub type Faults = BTreeMap<SocketAddr, String>;
 
+/// Where questions about the proxy are answered.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Listen {
+    healthz: Vec<SocketAddr>,
+    status: Vec<SocketAddr>,
+}
+
+impl Listen {
+    /// As a configuration says.
+    #[must_use]
+    pub fn of(config: &ServicesConfig) -> Self {
+        Self { healthz: config.healthz_listen.clone(), status: config.status_listen.clone() }
+    }
+}
+
 /// Answers by the last plan until nobody makes plans any more. After each plan, and whenever something that failed was tried again,
 /// `settled` is told what cannot be listened at.
-pub async fn serve(healthz: &[SocketAddr], mut plans: watch::Receiver<Arc<Plan>>, mut settled: impl FnMut(&Faults)) {
+pub async fn serve(listen: &Listen, mut plans: watch::Receiver<Arc<Plan>>, mut settled: impl FnMut(&Faults)) {
     let mut open: BTreeMap<SocketAddr, (Port, JoinHandle<()>)> = BTreeMap::new();
     loop {
         let plan = plans.borrow_and_update().clone();
-        let wanted = wanted(healthz, &plan);
+        let wanted = wanted(listen, &plan);
         let closing: Vec<SocketAddr> =
             open.iter().filter(|(at, (port, _))| wanted.get(at) != Some(port)).map(|(at, _)| *at).collect();
         for (_, task) in closing.iter().filter_map(|at| open.remove(at)) {
@@ -100,11 +117,13 @@ enum Port {
 enum About {
     /// The proxy.
     Proxy,
+    /// Which one it is.
+    Mode,
     /// The Service of this port, at an address of this family.
     Service(u16, Family),
 }
 
-fn wanted(healthz: &[SocketAddr], plan: &Plan) -> BTreeMap<SocketAddr, Port> {
+fn wanted(at: &Listen, plan: &Plan) -> BTreeMap<SocketAddr, Port> {
     let mut wanted = BTreeMap::new();
     for port in plan.checks.keys() {
         let at = |ip: &IpAddr| (SocketAddr::new(*ip, *port), Port::Asked(About::Service(*port, Family::of(*ip))));
@@ -113,7 +132,8 @@ fn wanted(healthz: &[SocketAddr], plan: &Plan) -> BTreeMap<SocketAddr, Port> {
     let relays = plan.relays.iter();
     wanted.extend(relays.map(|(port, to)| (SocketAddr::new(Ipv6Addr::LOCALHOST.into(), *port), Port::Relay(*to))));
     if plan.serves {
-        wanted.extend(healthz.iter().map(|at| (*at, Port::Asked(About::Proxy))));
+        wanted.extend(at.status.iter().map(|at| (*at, Port::Asked(About::Mode))));
+        wanted.extend(at.healthz.iter().map(|at| (*at, Port::Asked(About::Proxy))));
     }
     wanted
 }
@@ -167,6 +187,8 @@ async fn answer_one(stream: TcpStream, about: About, plans: watch::Receiver<Arc<
         let plan = plans.borrow().clone();
         async move {
             Ok::<_, Infallible>(match about {
+                About::Mode if request.uri().path() == "/proxyMode" => Response::new(Full::new(plan.mode.into())),
+                About::Mode => not_found(),
                 About::Proxy => answer(&plan, Question::Proxy(request.uri().path())),
                 About::Service(port, family) => answer(&plan, Question::Service(port, family)),
             })
@@ -178,20 +200,27 @@ async fn answer_one(stream: TcpStream, about: About, plans: watch::Receiver<Arc<
     let _ = http.serve_connection(TokioIo::new(stream), service).await;
 }
 
+fn not_found() -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from_static(b"not found\n")));
+    *response.status_mut() = StatusCode::NOT_FOUND;
+    response
+}
+
 /// As kube-proxy answers.
 fn answer(plan: &Plan, question: Question<'_>) -> Response<Full<Bytes>> {
-    let Some(answer) = plan.answer(question) else {
-        let mut response = Response::new(Full::new(Bytes::from_static(b"not found\n")));
-        *response.status_mut() = StatusCode::NOT_FOUND;
-        return response;
-    };
+    let Some(answer) = plan.answer(question) else { return not_found() };
     let body = match answer.local {
         Some((service, local)) => json!({
             "service": {"namespace": service.namespace, "name": service.name},
             "localEndpoints": local,
             "serviceProxyHealthy": plan.is_live,
         }),
-        None => json!({"live": plan.is_live, "nodeEligible": !plan.is_leaving}),
+        None => {
+            let now = before_now(Duration::ZERO);
+            // Of one that is not live it is not known when it last was.
+            let updated = plan.is_live.then(|| now.clone());
+            json!({"lastUpdated": updated, "currentTime": now, "nodeEligible": !plan.is_leaving})
+        }
     };
     let mut response = Response::new(Full::new(Bytes::from(format!("{body}\n"))));
     *response.status_mut() = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufWriter, Write};
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, mpsc};
@@ -176,7 +175,7 @@ impl Shell {
         let prober = prober::start(config.probing, to_self.clone());
         let readiness = readiness::start(to_self.clone());
         lists::watch(config.cni_conf_dir.clone(), to_self.clone());
-        let health = answer_health(config.services.healthz_listen.clone(), to_self.clone());
+        let health = answer_health(health::Listen::of(&config.services), to_self.clone());
         http::start(&config, to_self, store)?;
         tracing::info!("agent {} of node {node} is up", env!("CARGO_PKG_VERSION"));
         let mut shell = Self {
@@ -371,7 +370,7 @@ impl Shell {
 
 /// Starts the lane that answers health checks; it says what it cannot do whenever that is news.
 fn answer_health(
-    healthz: Vec<SocketAddr>,
+    listen: health::Listen,
     queue: UnboundedSender<Message>,
 ) -> watch::Sender<Arc<ripstop_services::health::Plan>> {
     let (plans, told) = watch::channel(Arc::default());
@@ -383,7 +382,7 @@ fn answer_health(
             let _ = queue.send(Message::Input(Input::Unheard { faults: last.clone() }));
         }
     };
-    tokio::spawn(async move { health::serve(&healthz, told, settled).await });
+    tokio::spawn(async move { health::serve(&listen, told, settled).await });
     plans
 }
 

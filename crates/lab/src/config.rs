@@ -27,7 +27,8 @@ pub fn cluster_config(layout: &Layout, options: &Options) -> Result<String> {
     document["metricsListen"] = "127.0.0.1:9467".into();
     if options.kubernetes.as_ref().is_some_and(|kubernetes| kubernetes.proxy != Proxy::KubeProxy) {
         let ranges = Network(options.families).services();
-        document["services"] = json!({ "serviceCIDRs": ranges.split(',').collect::<Vec<_>>() });
+        // Kubernetes' own tests want external addresses served, as kube-proxy does.
+        document["services"] = json!({ "serviceCIDRs": ranges.split(',').collect::<Vec<_>>(), "externalIPs": true });
     }
     merge(&mut document, &options.agent_config);
     serde_saphyr::to_string(&document)

@@ -347,6 +347,8 @@ pub struct ServicesConfig {
     pub detect_local: DetectLocal,
     /// Where `/healthz` and `/livez` are answered. Default port 10256 at all addresses of both families; none: nowhere.
     pub healthz_listen: Vec<SocketAddr>,
+    /// Where `/proxyMode` is answered, the proxy by its name. Default port 10249 of 127.0.0.1, as kube-proxy's; none: nowhere.
+    pub status_listen: Vec<SocketAddr>,
     /// Only Services whose label `service.kubernetes.io/service-proxy-name` is this are served; none: those without it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub proxy_name: Option<String>,
@@ -412,10 +414,14 @@ impl Default for ServicesConfig {
             healthz_listen: [IpAddr::from(Ipv4Addr::UNSPECIFIED), Ipv6Addr::UNSPECIFIED.into()]
                 .map(|ip| SocketAddr::new(ip, HEALTHZ_PORT))
                 .into(),
+            status_listen: vec![SocketAddr::new(Ipv4Addr::LOCALHOST.into(), STATUS_PORT)],
             proxy_name: None,
         }
     }
 }
+
+/// The port of `/proxyMode`, that of kube-proxy.
+pub const STATUS_PORT: u16 = 10_249;
 
 /// The port of `/healthz` and `/livez`, that of kube-proxy.
 const HEALTHZ_PORT: u16 = 10_256;

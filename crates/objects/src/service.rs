@@ -286,7 +286,7 @@ fn yes() -> bool {
 
 /// Label of a Service that another proxy serves.
 pub const PROXY_NAME_LABEL: &str = "service.kubernetes.io/service-proxy-name";
-/// Label of a Service that no proxy serves.
+/// Label of a Service, or of a slice, that no proxy serves.
 pub const HEADLESS_LABEL: &str = "service.kubernetes.io/headless";
 /// Label of a slice that names its Service.
 pub const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";

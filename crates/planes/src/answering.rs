@@ -3,7 +3,7 @@
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use ripstop_agent::health::{Faults, serve};
+use ripstop_agent::health::{Faults, Listen, serve};
 use ripstop_conformance::services::Stop;
 use ripstop_desired::services::Rules;
 use ripstop_kernel::Netns;
@@ -46,7 +46,7 @@ impl Answering {
         let (plans, told) = watch::channel(Arc::default());
         let (settles, settled) = mpsc::channel();
         std::thread::spawn(move || {
-            let listen = ServicesConfig::default().healthz_listen;
+            let listen = Listen::of(&ServicesConfig::default());
             // A thread that cannot enter settles nothing, which is told to who waits.
             let _ = netns.run(|| runtime.block_on(serve(&listen, told, |faults| drop(settles.send(faults.clone())))));
         });

@@ -36,6 +36,8 @@ pub struct Check {
 pub struct Plan {
     /// Whether Services are served here, so that `/healthz` and `/livez` are answered.
     pub serves: bool,
+    /// By what, in a word.
+    pub mode: &'static str,
     /// Where Services' ports are answered: the addresses that have node ports.
     pub addresses: BTreeSet<IpAddr>,
     /// What is answered there.

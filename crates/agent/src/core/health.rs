@@ -66,17 +66,17 @@ impl Core {
     pub(super) fn refresh_health(&mut self) {
         let held = self.held.then_some(self.health.held_since.unwrap_or(self.at.now));
         self.health.held_since = held;
-        let serves = self.serves_health();
+        let (serves, mode) = (self.serves_health(), self.tables.proxy().as_str());
         let is_live = health::is_live(self.services_wait_for(), SYNC_PERIOD_MS);
         let is_leaving = self.tables.cluster.node.as_ref().is_some_and(|node| node.leaving);
         let differ = self.refresh_checks();
         let told = &self.health.told;
-        if !differ && (serves, is_live, is_leaving) == (told.serves, told.is_live, told.is_leaving) {
+        if !differ && (serves, mode, is_live, is_leaving) == (told.serves, told.mode, told.is_live, told.is_leaving) {
             return;
         }
         let addresses = self.health.node.as_ref().map(|node| node.node_port_addresses.iter().copied().collect());
         let addresses = addresses.unwrap_or_default();
-        let mut plan = Plan { serves, addresses, is_live, is_leaving, ..Plan::default() };
+        let mut plan = Plan { serves, mode, addresses, is_live, is_leaving, ..Plan::default() };
         plan.set_checks(self.health.checks.values());
         plan.relays = self.health.relays.values().flatten().map(|(port, to)| (*port, *to)).collect();
         self.health.told = Arc::new(plan);

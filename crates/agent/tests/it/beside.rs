@@ -53,6 +53,11 @@ fn a_port_that_is_taken_is_named_and_answers_once_it_is_free() {
     answers(&world.router, "172.30.1.11:10256", "/livez", 200);
     answers(&world.router, "172.30.1.11:10256", "/healthz", 200);
     answers(&world.router, "172.30.1.11:10256", "/other", 404);
+    let body = |at: &str, path: &str| get(&world.node, at, path).unwrap().body;
+    assert_eq!(body("127.0.0.1:10249", "/proxyMode"), "nftables");
+    answers(&world.node, "127.0.0.1:10249", "/other", 404);
+    let said = body("127.0.0.1:10256", "/healthz");
+    assert!(["lastUpdated", "currentTime"].iter().all(|name| said.contains(&format!("\"{name}\":\"20"))), "{said}");
     assert!(soon(|| !status(&world)["warnings"].to_string().contains("10256")), "{}", status(&world));
     // Who holds his connection and says nothing keeps nobody else out.
     let silent: Vec<TcpStream> =

@@ -141,7 +141,7 @@ impl Story {
     }
 
     /// What stays has not failed, and of new connections none while ours serve. Where kube-proxy serves alone some may.
-    fn end(self) {
+    fn end(self, scene: &Scene) {
         let most = self.load.made() / 200;
         let faults = self.load.end().into_iter();
         let (new, staying): (Vec<String>, Vec<String>) = faults.partition(|fault| fault.contains(", new: "));
@@ -153,6 +153,9 @@ impl Story {
         });
         let (its, others): (Vec<_>, Vec<_>) = told.partition(|(by, _)| *by == By::KubeProxy);
         println!("failed while kube-proxy served alone: {its:#?}");
+        if !others.is_empty() {
+            println!("what was done here: {:#}", scene.world.get("/v1/journal"));
+        }
         assert_eq!(others, []);
         assert!(its.len() as u64 <= most, "{its:#?}");
     }
@@ -211,7 +214,7 @@ fn is_taken_over_and_given_back(mode: &str, backend: &'static str) {
     scene.expect("none");
     story.part(By::KubeProxy, "kube-proxy alone again");
     story.load.go_on(100);
-    story.end();
+    story.end(&scene);
     let rules = scene.world.node.run(&format!("{iptables}-save"), &[]);
     let others = ["-A OUTPUT -d 192.0.2.8/32 -j KUBE-FIREWALL", "-A PREROUTING -d 192.0.2.9/32 -j RETURN"];
     assert!(others.iter().all(|rule| rules.contains(rule)), "{rules}");

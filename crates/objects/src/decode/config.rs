@@ -260,6 +260,7 @@ fn services(d: &mut Decoder, node: &Node<'_>) -> Option<ServicesConfig> {
         "conntrack",
         "detectLocal",
         "healthzListen",
+        "statusListen",
         "proxyName",
         "ipvs",
     ];
@@ -283,7 +284,8 @@ fn services(d: &mut Decoder, node: &Node<'_>) -> Option<ServicesConfig> {
         service_cidrs: fields.get("serviceCIDRs").map(|node| prefixes(d, &node)).unwrap_or_default(),
         conntrack: fields.get("conntrack").and_then(|node| conntrack(d, &node)).unwrap_or_default(),
         detect_local: fields.get("detectLocal").and_then(|node| detect_local(d, &node)).unwrap_or_default(),
-        healthz_listen: fields.get("healthzListen").map_or(default.healthz_listen, |node| healthz_listen(d, &node)),
+        healthz_listen: fields.get("healthzListen").map_or(default.healthz_listen, |node| listen(d, &node)),
+        status_listen: fields.get("statusListen").map_or(default.status_listen, |node| listen(d, &node)),
         proxy_name: fields.get("proxyName").and_then(|node| {
             const ACCEPTED: &str = "a label's value: letters, digits, '-', '_' and '.', at most 63";
             let text = d.text(&node, ACCEPTED)?;
@@ -398,7 +400,7 @@ fn detect_local(d: &mut Decoder, node: &Node<'_>) -> Option<DetectLocal> {
 }
 
 /// One address with its port, or several.
-fn healthz_listen(d: &mut Decoder, node: &Node<'_>) -> Vec<SocketAddr> {
+fn listen(d: &mut Decoder, node: &Node<'_>) -> Vec<SocketAddr> {
     const ACCEPTED: &str = "an address and a port, as in 0.0.0.0:10256 or [::]:10256, or a list of them";
     match node.tree {
         Tree::List(_) => d.list(node, ACCEPTED).iter().filter_map(|item| d.parse_std(item, ACCEPTED)).collect(),

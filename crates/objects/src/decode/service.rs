@@ -126,7 +126,10 @@ impl EndpointSlice {
         let ports = ports.filter_map(|(place, port)| judge.endpoint_port(place, port)).collect();
         let endpoints = raw.endpoints.unwrap_or_default().into_iter().enumerate();
         let endpoints = endpoints.filter_map(|(place, raw)| judge.endpoint(place, raw, family)).collect();
-        let service = raw.metadata.labels.get(SERVICE_NAME_LABEL).filter(|name| !name.is_empty()).cloned();
+        // As of Services, those that no proxy serves are told by a label; the API server makes them of headless ones.
+        let is_headless = raw.metadata.labels.contains_key(HEADLESS_LABEL);
+        let service =
+            raw.metadata.labels.get(SERVICE_NAME_LABEL).filter(|name| !name.is_empty() && !is_headless).cloned();
         let publisher = raw.metadata.labels.get(PUBLISHER_LABEL).and_then(|node| node.parse().ok());
         let left_out = judge.few();
         Ok((Self { name, service, publisher, family, ports, endpoints, left_out }, judge.faults))

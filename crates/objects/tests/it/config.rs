@@ -85,6 +85,8 @@ fn services_are_served_where_that_is_said() {
     assert_eq!(services.conntrack.tcp_close_wait_timeout, 3_600_000);
     assert_eq!(decode("services: {}").services.healthz_listen.len(), 2);
     assert_eq!(decode("services: {healthzListen: []}").services.healthz_listen, []);
+    assert_eq!(services.status_listen, ["127.0.0.1:10249".parse().unwrap()]);
+    assert_eq!(decode("services: {statusListen: []}").services.status_listen, []);
     let local = |text: &str| decode(&format!("services: {{detectLocal: {text}}}")).services.detect_local;
     assert_eq!(local("nodeRanges"), DetectLocal::NodeRanges);
     assert_eq!(local("{bridge: cni0}"), DetectLocal::Bridge("cni0".parse().unwrap()));

@@ -92,6 +92,15 @@ fn what_is_wrong_in_a_service_is_left_out_and_named() {
     }
 }
 
+/// As those of a headless Service are marked: clients find their endpoints by DNS, and no proxy goes by them.
+#[test]
+fn a_slice_that_is_marked_headless_is_no_services() {
+    let labels = json!({"kubernetes.io/service-name": "web", "service.kubernetes.io/headless": ""});
+    let object = json!({"metadata": {"name": "web-1", "labels": labels}, "addressType": "IPv4"});
+    let (read, faults) = EndpointSlice::from_value(object).unwrap();
+    assert!(faults.is_empty() && read.service.is_none(), "{read:?}");
+}
+
 #[test]
 fn a_slice_and_what_it_leaves_unsaid() {
     let (read, faults) = slice(json!({"addressType": "IPv4",
