@@ -116,7 +116,11 @@ impl Iptables {
         let folders: BTreeSet<PathBuf> = folders.map(in_usr).collect();
         for folder in folders {
             let extensions = std::fs::read_dir(folder.join("xtables")).into_iter().flatten().flatten();
-            found.libraries.extend(extensions.map(|entry| entry.path()).filter(|path| path.is_file()));
+            let extensions: BTreeSet<PathBuf> =
+                extensions.map(|entry| entry.path()).filter(|path| path.is_file()).collect();
+            // Those that reckon with fractions load more than the program does.
+            found.libraries.extend(loaded_by(&extensions)?);
+            found.libraries.extend(extensions);
         }
         Ok(found)
     }
@@ -138,14 +142,21 @@ impl Iptables {
 
 /// The libraries that a program loads, the loader among them, by the paths under which it looks for them.
 pub(super) fn libraries(program: &Path) -> Result<BTreeSet<PathBuf>> {
-    let listed = Command::new("ldd").arg(program).output().attempt(|| "run ldd".into())?;
+    loaded_by([program])
+}
+
+fn loaded_by(files: impl IntoIterator<Item: AsRef<Path>>) -> Result<BTreeSet<PathBuf>> {
+    let mut command = Command::new("ldd");
+    command.args(files.into_iter().map(|file| file.as_ref().to_owned()));
+    let listed = command.output().attempt(|| "run ldd".into())?;
     // A static program has none, which ldd says as an error.
     let text = String::from_utf8_lossy(&listed.stdout).into_owned();
     Ok(text.lines().filter_map(library).collect())
 }
 
-/// A line of ldd: `libc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x…)`, `/lib64/ld-linux-x86-64.so.2 (0x…)`.
+/// An indented line of ldd, of which the others name a file: `libc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x…)`, `/lib64/ld-linux-x86-64.so.2 (0x…)`.
 fn library(line: &str) -> Option<PathBuf> {
+    let line = line.strip_prefix('\t')?;
     let path = line.split_once("=>").map_or(line, |(_, path)| path).trim();
     let path = path.split(" (").next()?;
     path.starts_with('/').then(|| path.into())
@@ -167,6 +178,7 @@ mod tests {
             ("\tlibc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x00007f)", Some("/lib/x86_64-linux-gnu/libc.so.6")),
             ("\t/lib64/ld-linux-x86-64.so.2 (0x00007f)", Some("/lib64/ld-linux-x86-64.so.2")),
             ("\tnot a dynamic executable", None),
+            ("/usr/lib/x86_64-linux-gnu/xtables/libxt_statistic.so:", None),
         ];
         for (line, expected) in lines {
             assert_eq!(library(line), expected.map(PathBuf::from), "{line}");
