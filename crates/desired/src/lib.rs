@@ -181,20 +181,24 @@ impl Desired {
             self.hand(source, key, entry.clone());
             return true;
         };
-        let holder = self.holder(key, &there);
-        if let Some(holder) = holder.filter(|holder| holder != source) {
-            if holder < *source {
+        let other = self.holder(key, &there).filter(|holder| holder != source);
+        let passes = other.is_some();
+        if let Some(other) = other {
+            if other < *source {
                 self.waiting.entry(key.clone()).or_default().insert(source.clone(), entry.clone());
                 return false;
             }
-            self.waiting.entry(key.clone()).or_default().insert(holder, there.clone());
+            self.waiting.entry(key.clone()).or_default().insert(other, there.clone());
         }
         self.wait_no_more(source, key);
         let differs = there != *entry;
         if !differs {
             *entry = there;
         }
-        self.hand(source, key, entry.clone());
+        // What a source has and wants as it is stays where it is.
+        if differs || passes {
+            self.hand(source, key, entry.clone());
+        }
         differs
     }
 
