@@ -22,6 +22,10 @@ use ripstop_oracle::services::World;
 use ripstop_planes::{Applied, Compiler, Spoil, wanted};
 use ripstop_types::Family;
 
+/// Rules choose endpoints by chance, so a case may pass once although the fault is there: as often it is looked for before it counts as
+/// not seen. Where one endpoint of three is at fault and four packets choose, six runs all miss once in 16,000 times.
+const RUNS: usize = 6;
+
 /// A fault. Its name begins with the family.
 pub struct Fault {
     name: String,
@@ -144,7 +148,14 @@ impl Search {
             let is_unseen = fault.is_in(unseen);
             let begun = std::time::Instant::now();
             // Of what must not be seen nothing is believed at once: a busy machine loses a packet.
-            let by = self.found_by(fault, likely(fault), is_unseen);
+            let runs = if is_unseen { 1 } else { RUNS };
+            let mut by = Ok(None);
+            for _ in 0..runs {
+                by = self.found_by(fault, likely(fault), is_unseen);
+                if by != Ok(None) {
+                    break;
+                }
+            }
             println!("{}: {by:?} {:.1?}", fault.name, begun.elapsed());
             match by {
                 Ok(Some(by)) => {
