@@ -47,8 +47,9 @@ impl<'r> Course<'r> {
         let isolating = rules.about(key);
         Gate::ALL.map(|gate| {
             let direction = place(gate.direction());
-            let of_tier =
-                |tier: &[&'r ClusterPolicy]| tier.iter().flat_map(|policy| &policy.rules[direction]).collect();
+            let of_tier = |tier: &[(_, &'r ClusterPolicy)]| {
+                tier.iter().flat_map(|(_, policy)| &policy.rules[direction]).collect()
+            };
             let isolating = isolating.iter().filter_map(|policy| policy.rules[direction].as_deref());
             let is_isolated = isolating.clone().next().is_some();
             let (second, otherwise) = match (is_isolated, gate.is_near()) {

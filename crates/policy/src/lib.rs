@@ -18,6 +18,7 @@
 
 mod atoms;
 mod course;
+pub mod explain;
 mod members;
 mod peers;
 mod policies;

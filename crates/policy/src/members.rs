@@ -59,6 +59,9 @@ pub struct Pod {
     pub group: GroupId,
     /// In order, each once.
     pub ips: Box<[IpAddr]>,
+    /// Where it runs.
+    pub node: Option<NodeName>,
+    /// Whether that is this node.
     pub is_local: bool,
 }
 
@@ -88,8 +91,8 @@ pub struct Members {
     ports: HashMap<Arc<str>, BTreeMap<(Protocol, u16), usize>>,
 }
 
-/// What a pod is to policies; `None` where it has no addresses of its own.
-pub fn facts(pod: &KubePod, own: Option<&NodeName>) -> Option<(GroupKey, Box<[IpAddr]>, bool)> {
+/// What a pod is to policies, its addresses, and its node; `None` where it has no addresses of its own.
+pub fn facts(pod: &KubePod) -> Option<(GroupKey, Box<[IpAddr]>, Option<NodeName>)> {
     if pod.host_network || pod.has_finished() || pod.ips.is_empty() {
         return None;
     }
@@ -101,13 +104,19 @@ pub fn facts(pod: &KubePod, own: Option<&NodeName>) -> Option<(GroupKey, Box<[Ip
         labels: Labels::of(&pod.labels),
         ports: ports.into_iter().collect(),
     };
-    Some((key, ips.into_iter().collect(), own.is_none_or(|own| pod.node.as_ref() == Some(own))))
+    Some((key, ips.into_iter().collect(), pod.node.clone()))
 }
 
 impl Members {
     /// The group whose pod has an address.
     pub fn owner(&self, ip: IpAddr) -> Option<GroupId> {
         self.holders.get(&ip).map(|(_, group)| *group)
+    }
+
+    /// The pod that has an address: one of this node before others.
+    pub fn holder(&self, ip: IpAddr) -> Option<(&PodName, &Pod)> {
+        let (name, _) = self.local(ip).or_else(|| self.holders.get(&ip))?;
+        Some((name, self.pods.get(name)?))
     }
 
     /// The pod of this node that has an address.

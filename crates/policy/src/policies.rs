@@ -36,9 +36,11 @@ pub struct Changes {
 #[derive(Debug, Default)]
 pub struct Policies {
     node: Option<NodeName>,
-    members: Members,
-    atoms: Atoms,
-    rules: Rules,
+    pub(crate) members: Members,
+    pub(crate) atoms: Atoms,
+    pub(crate) rules: Rules,
+    /// What is staged: nothing is made of it.
+    pub(crate) staged: Rules,
     peers: Slab<Peers>,
     peer_names: BTreeMap<TableName, u32>,
     ports: BTreeMap<TableName, Ports>,
@@ -127,12 +129,12 @@ impl Policies {
 
     /// A pod is so.
     pub fn put_pod(&mut self, pod: &KubePod) {
-        let new = facts(pod, self.node.as_ref());
+        let new = facts(pod);
         let old = self.members.pods.get(&pod.name);
         let is_same = match (old, &new) {
             (None, None) => true,
-            (Some(old), Some((key, ips, is_local))) => {
-                *self.members.groups[old.group].key == *key && old.ips == *ips && old.is_local == *is_local
+            (Some(old), Some((key, ips, node))) => {
+                *self.members.groups[old.group].key == *key && old.ips == *ips && old.node == *node
             }
             _ => false,
         };
@@ -147,13 +149,14 @@ impl Policies {
         self.move_pod(name, None);
     }
 
-    fn move_pod(&mut self, name: &PodName, new: Option<(GroupKey, Box<[IpAddr]>, bool)>) {
+    fn move_pod(&mut self, name: &PodName, new: Option<(GroupKey, Box<[IpAddr]>, Option<NodeName>)>) {
         let old_ips = self.members.pods.get(name).map(|pod| pod.ips.clone()).unwrap_or_default();
         let new_ips = new.as_ref().map(|(_, ips, _)| ips.clone()).unwrap_or_default();
         let all: BTreeSet<IpAddr> = old_ips.iter().chain(&new_ips).copied().collect();
         all.iter().for_each(|ip| self.touch(*ip));
         let old = self.members.detach(name);
-        if let Some((key, ips, is_local)) = new {
+        if let Some((key, ips, node)) = new {
+            let is_local = self.node.is_none() || node == self.node;
             let group = match self.members.group_of(&key) {
                 Some(group) => group,
                 None => {
@@ -164,7 +167,7 @@ impl Policies {
                 }
             };
             let was_deciding = self.members.groups[group].local > 0;
-            self.members.attach(name, Pod { group, ips, is_local });
+            self.members.attach(name, Pod { group, ips, node, is_local });
             if is_local && !was_deciding {
                 self.mark(group);
             }
@@ -189,10 +192,12 @@ impl Policies {
         gone.iter().for_each(|name| self.mark_users(name));
     }
 
-    /// A NetworkPolicy is so. One that is staged is as if it were not there.
+    /// A NetworkPolicy is so. For packets one that is staged is as if it were not there.
     pub fn put_policy(&mut self, policy: &NetworkPolicy) {
         self.remove_policy(&policy.name);
-        if !policy.staged {
+        if policy.staged {
+            self.staged.insert(policy, &mut self.atoms);
+        } else {
             self.rules.insert(policy, &mut self.atoms);
             self.mark_subjects(&policy.name.namespace, &policy.subject);
         }
@@ -200,15 +205,18 @@ impl Policies {
 
     /// A NetworkPolicy is gone.
     pub fn remove_policy(&mut self, name: &NamespacedName) {
+        self.staged.remove(name, &mut self.atoms);
         if let Some(old) = self.rules.remove(name, &mut self.atoms) {
             self.mark_subjects(&name.namespace, &old.subject);
         }
     }
 
-    /// A ClusterNetworkPolicy is so. One that is staged is as if it were not there.
+    /// A ClusterNetworkPolicy is so. For packets one that is staged is as if it were not there.
     pub fn put_cluster_policy(&mut self, policy: &ClusterNetworkPolicy) {
         self.remove_cluster_policy(&policy.name);
-        if !policy.staged {
+        if policy.staged {
+            self.staged.insert_cluster(policy, &mut self.atoms);
+        } else {
             self.rules.insert_cluster(policy, &mut self.atoms);
             self.mark_cluster_subjects(&policy.namespaces, &policy.pods);
         }
@@ -216,6 +224,7 @@ impl Policies {
 
     /// A ClusterNetworkPolicy is gone.
     pub fn remove_cluster_policy(&mut self, name: &str) {
+        self.staged.remove_cluster(name, &mut self.atoms);
         if let Some(ClusterPolicy { namespaces, pods, .. }) = self.rules.remove_cluster(name, &mut self.atoms) {
             self.mark_cluster_subjects(&namespaces, &pods);
         }

@@ -38,7 +38,8 @@ pub struct ClusterPolicy {
     pub rules: [Box<[Rule]>; 2],
 }
 
-type ClusterKey = (Tier, u16, Arc<str>);
+/// When a ClusterNetworkPolicy is asked, and its name.
+pub type ClusterKey = (Tier, u16, Arc<str>);
 
 #[derive(Debug, Default)]
 pub struct Rules {
@@ -78,6 +79,11 @@ fn names<'r>(rules: impl IntoIterator<Item = &'r Rule>) -> BTreeSet<Arc<str>> {
 }
 
 impl Rules {
+    /// Whether there is no policy.
+    pub fn is_empty(&self) -> bool {
+        self.ids.is_empty() && self.cluster.is_empty()
+    }
+
     pub fn insert(&mut self, policy: &NetworkPolicy, atoms: &mut Atoms) {
         let own = &policy.name.namespace;
         let rules = [Direction::Ingress, Direction::Egress]
@@ -131,6 +137,16 @@ impl Rules {
         Some(policy)
     }
 
+    /// Every NetworkPolicy, in no order.
+    pub fn each(&self) -> impl Iterator<Item = &Policy> {
+        self.policies.iter().map(|(_, policy)| policy)
+    }
+
+    /// Every ClusterNetworkPolicy, in the order in which they are asked.
+    pub fn each_cluster(&self) -> impl Iterator<Item = (&ClusterKey, &ClusterPolicy)> {
+        self.cluster.iter()
+    }
+
     /// The NetworkPolicies about a group, in order.
     pub fn about(&self, group: &GroupKey) -> Vec<&Policy> {
         let Some(filed) = self.filed.get(&group.namespace) else { return Vec::new() };
@@ -141,12 +157,17 @@ impl Rules {
     }
 
     /// The ClusterNetworkPolicies of a tier about a group, in the order in which they are asked.
-    pub fn cluster_about(&self, tier: Tier, namespace: Option<&Labels>, group: &GroupKey) -> Vec<&ClusterPolicy> {
+    pub fn cluster_about(
+        &self,
+        tier: Tier,
+        namespace: Option<&Labels>,
+        group: &GroupKey,
+    ) -> Vec<(&ClusterKey, &ClusterPolicy)> {
         if self.cluster.is_empty() {
             return Vec::new();
         }
         let of_tier = self.cluster.range((tier, 0, "".into())..).take_while(|((other, ..), _)| *other == tier);
-        of_tier.map(|(_, policy)| policy).filter(|policy| policy.is_about(namespace, group)).collect()
+        of_tier.filter(|(_, policy)| policy.is_about(namespace, group)).collect()
     }
 
     /// Subjects of policies that name a port in rules for egress.

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use ripstop_objects::ObjectLabels;
-use ripstop_objects::policy::{Operator, Selector};
+use ripstop_objects::policy::{Operator, Requirement, Selector};
 
 /// A label.
 pub type Label = (Arc<str>, Arc<str>);
@@ -22,22 +22,26 @@ impl Labels {
         self.0.iter()
     }
 
-    fn get(&self, key: &str) -> Option<&Arc<str>> {
+    /// The value of a label.
+    pub fn get(&self, key: &str) -> Option<&Arc<str>> {
         let place = self.0.binary_search_by(|(own, _)| (**own).cmp(key)).ok()?;
         Some(&self.0[place].1)
     }
 
     /// Whether they are what a selector asks for.
     pub fn meet(&self, selector: &Selector) -> bool {
-        selector.requirements().iter().all(|wanted| {
-            let value = self.get(&wanted.key);
-            match &wanted.operator {
-                Operator::In(values) => value.is_some_and(|value| values.contains(value)),
-                Operator::NotIn(values) => !value.is_some_and(|value| values.contains(value)),
-                Operator::Exists => value.is_some(),
-                Operator::DoesNotExist => value.is_none(),
-            }
-        })
+        selector.requirements().iter().all(|wanted| self.meet_one(wanted))
+    }
+
+    /// The same of one requirement.
+    pub fn meet_one(&self, wanted: &Requirement) -> bool {
+        let value = self.get(&wanted.key);
+        match &wanted.operator {
+            Operator::In(values) => value.is_some_and(|value| values.contains(value)),
+            Operator::NotIn(values) => !value.is_some_and(|value| values.contains(value)),
+            Operator::Exists => value.is_some(),
+            Operator::DoesNotExist => value.is_none(),
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use ripstop_oracle::policy::{Packet, State, Traffic, World, judge};
 use ripstop_policy::{Changes, Gate, Lead, Policies, TableName, Way};
 use ripstop_types::{Family, NodeName};
 
-fn follow(policies: &mut Policies, change: &Change) {
+pub fn follow(policies: &mut Policies, change: &Change) {
     match change {
         Change::Node(node) => policies.put_node(node),
         Change::NodeGone(name) => policies.remove_node(name),
