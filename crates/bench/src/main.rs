@@ -21,6 +21,7 @@ mod migration;
 mod path;
 mod peers;
 mod plugin;
+mod policies;
 mod report;
 mod scene;
 mod services;
@@ -44,7 +45,7 @@ const MARKS: [&str; 3] = ["run", "goals", "details"];
 /// A group of measurements by its name.
 type Group = (&'static str, fn(&Programs, usize) -> Result<Section>);
 
-const GROUPS: [Group; 13] = [
+const GROUPS: [Group; 14] = [
     ("cni", cni::one_by_one),
     ("burst", cni::at_once),
     ("adds", |programs, rounds| adds::thousand(programs, (rounds / 5).max(1))),
@@ -58,6 +59,7 @@ const GROUPS: [Group; 13] = [
     ("path", |programs, rounds| path::path(programs, 2 * rounds)),
     ("udp", udp::udp),
     ("services", services::services),
+    ("policies", |_, rounds| policies::policies(rounds)),
     ("choosing", choosing::choosing),
 ];
 

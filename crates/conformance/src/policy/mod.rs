@@ -7,6 +7,7 @@
 
 mod cases;
 mod generate;
+pub mod large;
 
 pub use cases::{Case, Probe, Step as CaseStep, UPSTREAM, cases};
 pub use generate::{Change, Scenario, Step, scenarios};

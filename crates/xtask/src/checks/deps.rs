@@ -143,7 +143,8 @@ const RIM: &[Row] = &[
             "ripstop-planes",
         ],
     ),
-    // Measures the product beside its rivals: by programs and sockets, and by records as agents write them.
+    // Measures the product beside its rivals: by programs and sockets, and by records as agents write them. What no rival does it
+    // asks the deciding crate itself.
     row(
         "bench",
         "ripstop-bench",
@@ -154,6 +155,8 @@ const RIM: &[Row] = &[
             "ripstop-forwarder",
             "ripstop-lab",
             "ripstop-conformance",
+            "ripstop-oracle",
+            "ripstop-policy",
         ],
     ),
     // Drives every parser of outside input.
