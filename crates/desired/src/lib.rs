@@ -38,6 +38,13 @@ use ripstop_types::{Owner, Prefix};
 /// what is made is carried out while the rest is made, and nobody waits for all of it.
 pub const AT_ONCE: usize = 256;
 
+/// More where there are many already, up to this: at each transaction that leads packets somewhere the kernel looks through all that lead
+/// there already, so as many transactions as there are parts would cost the square of them.
+pub const AT_MOST: usize = 4_096;
+
+/// How much more: a part of those that are there.
+const SHARE: usize = 8;
+
 /// Folder of /run/ripstop in which pods' files lie.
 pub const LEASES: &str = "leases";
 
@@ -132,7 +139,7 @@ impl Desired {
     /// Makes parts of peers and Services that were put off; answers with the keys to compare anew.
     pub fn go_on(&mut self, tables: &Tables) -> BTreeSet<Key> {
         let mut touched = BTreeSet::new();
-        for _ in 0..AT_ONCE {
+        for _ in 0..(self.objects_of.len() / SHARE).clamp(AT_ONCE, AT_MOST) {
             let Some(source) = self.later.pop_first() else { break };
             touched.extend(self.make(tables, &source));
         }

@@ -142,6 +142,33 @@ fn a_changed_endpoint_touches_an_element_or_two_a_frontend() {
     assert!(of_services(desired.model()).is_empty());
 }
 
+/// Each part is a transaction, at which the kernel looks through all that is there: of ten times as many there are not ten times as many.
+#[test]
+fn of_many_services_ever_more_are_made_at_once() {
+    let parts = |count: u16| {
+        let mut scenario = serving();
+        for number in 0..count {
+            let [high, low] = number.to_be_bytes();
+            let spec = json!({"clusterIP": format!("10.96.{high}.{low}"), "ports": [{"port": 80}]});
+            let object = json!({"metadata": {"namespace": "shop", "name": format!("s{number}")}, "spec": spec});
+            put(&mut scenario, ClusterObject::Service(Box::new(Service::from_value(object).unwrap().0)));
+        }
+        let mut desired = Desired::of(&scenario.tables);
+        let mut changes = synced(&mut scenario, ObjectKind::Service);
+        changes.append(&mut synced(&mut scenario, ObjectKind::EndpointSlice));
+        desired.update(&scenario.tables, &changes);
+        let mut parts = 0;
+        while !desired.is_whole() {
+            desired.go_on(&scenario.tables);
+            parts += 1;
+        }
+        assert_eq!(desired.model(), Desired::of(&scenario.tables).model());
+        parts
+    };
+    assert_eq!(parts(2_000), 8);
+    assert!(parts(20_000) <= 3 * 8 + 4, "{}", parts(20_000));
+}
+
 #[test]
 fn of_two_services_with_one_node_port_the_first_has_it_until_it_goes() {
     let mut scenario = serving();

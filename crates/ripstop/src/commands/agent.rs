@@ -69,14 +69,18 @@ impl Replay {
 }
 
 /// An agent that joins thousands of nodes takes tens of megabytes at once: in pieces of the C library's own choice each
-/// costs a system call and a lock of the address space. What of a piece is not written to is not resident.
+/// costs a system call and a lock of the address space. What of a piece is not written to is not resident. One arena for all threads: one
+/// works at a time, as a rule, and what one gave back another takes.
 fn take_memory_in_large_pieces() {
     #[cfg(target_env = "gnu")]
-    for (setting, bytes) in
-        [(libc::M_TOP_PAD, 1 << 20), (libc::M_MMAP_THRESHOLD, 1 << 20), (libc::M_TRIM_THRESHOLD, 4 << 20)]
-    {
+    for (setting, value) in [
+        (libc::M_TOP_PAD, 1 << 20),
+        (libc::M_MMAP_THRESHOLD, 1 << 20),
+        (libc::M_TRIM_THRESHOLD, 4 << 20),
+        (libc::M_ARENA_MAX, 1),
+    ] {
         // SAFETY: it takes two numbers and changes a setting of the allocator; no thread but this one is there yet. Where it
         // refuses, all stays as it was.
-        unsafe { libc::mallopt(setting, bytes) };
+        unsafe { libc::mallopt(setting, value) };
     }
 }
