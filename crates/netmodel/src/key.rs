@@ -167,6 +167,11 @@ impl Key {
         }
     }
 
+    /// Whether it is an object of policies: one of their tables or in one.
+    pub fn is_of_policies(&self) -> bool {
+        self.table() == Some(crate::NFT_POLICY_TABLE)
+    }
+
     /// The table of nftables that it is or is in.
     pub fn table(&self) -> Option<&str> {
         match self {
@@ -215,7 +220,10 @@ impl Key {
             Self::Fdb { link, .. } => Some(Self::Link { ns: Ns::Host, name: link.clone() }),
             Self::IpvsDestination { server, .. } => Some(Self::IpvsService { server: *server }),
             Self::NftPart { family, table, .. } => Some(Self::NftTable { family: *family, name: table.clone() }),
-            Self::NftElement(element) => Some(Self::NftTable { family: element.family, name: element.table.clone() }),
+            Self::NftElement(ElementKey { family, table, set, .. }) => Some(match part_of(set) {
+                Some(name) => Self::NftPart { family: *family, table: table.clone(), name },
+                None => Self::NftTable { family: *family, name: table.clone() },
+            }),
             Self::NftValues { family, table, map } => {
                 Some(Self::NftPart { family: *family, table: table.clone(), name: part_of(map)? })
             }
@@ -232,6 +240,16 @@ impl Key {
             | Self::ForwarderPeer { .. }
             | Self::Nexthop { .. }
             | Self::Route { .. } => None,
+        }
+    }
+
+    /// Whether it is a child of an object, or of a child of it that lies among its own.
+    pub(crate) fn is_within(&self, outer: &Self) -> bool {
+        match (self, outer) {
+            (Self::NftElement(element), Self::NftTable { family, name }) => {
+                (element.family, &element.table) == (*family, name)
+            }
+            _ => self.parent().as_ref() == Some(outer),
         }
     }
 
@@ -262,7 +280,12 @@ impl Key {
                 ]
             }
             Self::NftPart { family, table, name } => {
-                vec![Self::NftValues { family: *family, table: table.clone(), map: name.clone() }]
+                let key = ElementValue { interval: false, parts: [].into() };
+                let (family, table) = (*family, table.clone());
+                vec![
+                    Self::NftElement(ElementKey { family, table: table.clone(), set: name.clone(), key }),
+                    Self::NftValues { family, table, map: name.clone() },
+                ]
             }
             _ => Vec::new(),
         }

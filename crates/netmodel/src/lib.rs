@@ -101,7 +101,8 @@ pub fn link_of_table(family: TableFamily, name: &str) -> Option<IfName> {
 
 /// Whether a table is ours by its name.
 pub fn is_own_table(family: TableFamily, name: &str) -> bool {
-    let services = is_services_table(name) && matches!(family, TableFamily::Ip | TableFamily::Ip6);
+    let of_both = is_services_table(name) || name == NFT_POLICY_TABLE;
+    let services = of_both && matches!(family, TableFamily::Ip | TableFamily::Ip6);
     let loopback = name == NFT_LOOPBACK_TABLE && family == TableFamily::Ip;
     name == NFT_TABLE || services || loopback || link_of_table(family, name).is_some()
 }
@@ -166,7 +167,8 @@ impl Model {
     /// The entries whose parent is `parent`, in order.
     pub fn children<'a>(&'a self, parent: &'a Key) -> impl Iterator<Item = (&'a Key, &'a Arc<Entry>)> {
         parent.first_children().into_iter().flat_map(move |first| {
-            self.entries.range(first..).take_while(move |(key, _)| key.parent().as_ref() == Some(parent))
+            let within = self.entries.range(first..).take_while(move |(key, _)| key.is_within(parent));
+            within.filter(move |(key, _)| key.parent().as_ref() == Some(parent))
         })
     }
 

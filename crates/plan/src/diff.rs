@@ -9,9 +9,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use ripstop_netmodel::{Entry, Key, Kind, Link, LinkKind, Model, Ns, Object, ROUTE_LOCALNET, Resource, RouteTarget};
+use ripstop_nft::model::part_of;
 use ripstop_types::Owner;
 
-use crate::hang::{hangs_on, holder, leading_to, master, other_end};
+use crate::hang::{destination, hangs_on, holder, leading_to, master, other_end};
 use crate::model::can_be_removed;
 use crate::step::{Action, Plan, Step};
 
@@ -328,6 +329,10 @@ pub(crate) fn place(key: &Key, entry: &Entry) -> (Kind, Stage) {
         // Behind the table that guards it.
         Object::Sysctl(setting) if *setting.path == *ROUTE_LOCALNET => return (Kind::NftTable, Stage::Second),
         Object::NftTable(table) if table.devices().next().is_some() => return (Kind::Link, Stage::Guard),
+        // What leads into a part comes behind all that a packet meets there.
+        Object::NftElement(element) if part_of(&element.key.set).is_none() && destination(element).is_some() => {
+            Stage::Second
+        }
         _ => Stage::First,
     };
     (key.kind(), stage)

@@ -150,7 +150,8 @@ impl Differ<'_> {
             .verdicts
             .iter()
             .filter(|(key, v)| {
-                **v == Verdict::Remove && matches!(key.kind(), Kind::Link | Kind::NftTable | Kind::IpvsService)
+                **v == Verdict::Remove
+                    && matches!(key.kind(), Kind::Link | Kind::NftTable | Kind::NftPart | Kind::IpvsService)
             })
             .map(|(key, _)| key.clone())
             .collect();

@@ -8,9 +8,12 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 
 use ripstop_netmodel::{
-    Key, LINK_PREFIX, Link, LinkKind, Model, NftElement, NftTable, Ns, Object, Resource, Route, RouteTarget, link_table,
+    Key, LINK_PREFIX, Link, LinkKind, Model, NftElement, NftPart, NftTable, Ns, Object, Resource, Route, RouteTarget,
+    link_table,
 };
-use ripstop_nft::model::{Data, DataType, ElementKey, Key as ElementValue, Name, TableFamily, Verdict, part_of};
+use ripstop_nft::model::{
+    Data, DataType, ElementKey, Fault, Key as ElementValue, Name, Table, TableFamily, Verdict, part_of,
+};
 use ripstop_types::{Family, IfName};
 
 /// The objects with which this one vanishes, as far as the model has them. The other end of a veth pair does not know its
@@ -114,12 +117,15 @@ pub(crate) fn sources(model: &Model, object: &Object) -> Vec<Key> {
 /// Whether an object can be on another one that it needs, as that is.
 pub(crate) fn bears(below: &Object, object: &Object) -> bool {
     match (below, object) {
-        (Object::NftTable(table), Object::NftElement(element)) => {
-            table.table.check_element(&element.key.set, &element.key.key, &element.body).is_ok()
-        }
+        (Object::NftTable(table), Object::NftElement(element)) => check_element(&table.table, element).is_ok(),
         // Of one that was found the rules are not known.
         (Object::NftTable(table), Object::NftPart(part)) => {
             part.found.is_none() && table.table.check_part(&part.part).is_ok()
+        }
+        (Object::NftPart(part), Object::NftElement(element)) if is_in(element, part) => {
+            // Of one that was found the sets are not known; where it is what is wanted, they are as well.
+            let table = Table::new(part.part.family, &part.part.table).with_part(&part.part);
+            part.found.is_some() || check_element(&table, element).is_ok()
         }
         (Object::NftPart(part), Object::NftElement(element)) => {
             destination(element).is_some_and(|(_, chain)| part.part.chains.contains_key(chain))
@@ -134,6 +140,15 @@ pub(crate) fn bears(below: &Object, object: &Object) -> bool {
         (Object::Nexthop(nexthop), Object::Route(route)) => Family::of(nexthop.gateway) == route.dst.family(),
         _ => true,
     }
+}
+
+/// Whether an element is one of a set of the part.
+fn is_in(element: &NftElement, part: &NftPart) -> bool {
+    part_of(&element.key.set).is_some_and(|name| name == part.part.name)
+}
+
+fn check_element(table: &Table, element: &NftElement) -> Result<(), Fault> {
+    table.check_element(&element.key.set, &element.key.key, &element.body)
 }
 
 /// The bridge that a link is a port of.
