@@ -152,6 +152,8 @@ impl Server {
             "/v1/paths" => self.ask(|core, _| json!(core.paths())).await,
             "/v1/routes" => self.ask(|core, _| json!(core.routes())).await,
             "/v1/services" => self.ask(|core, _| json!(core.services())).await,
+            "/v1/networkpolicies" => self.ask(|core, _| json!(core.network_policies())).await,
+            "/v1/clusternetworkpolicies" => self.ask(|core, _| json!(core.cluster_network_policies())).await,
             "/v1/namespaces" => self.ask(|core, _| json!(core.namespaces())).await,
             "/v1/endpoints" => self.ask(|core, _| json!(core.endpoints())).await,
             "/v1/status" => self.ask(|core, _| json!(core.status())).await,
@@ -386,8 +388,8 @@ impl Server {
                 self.delete_all(Vec::new(), vec![(kind, name.to_owned())]).await
             }
             _ => {
-                let accepted =
-                    "network/NAME, node/NAME, namespace/NAME, and service, endpointslice or pod/NAMESPACE/NAME";
+                let accepted = "network/NAME, node/NAME, namespace/NAME, clusternetworkpolicy/NAME, and service, endpointslice, pod or \
+                                networkpolicy/NAMESPACE/NAME";
                 error(StatusCode::NOT_FOUND, &format!("{object} cannot be deleted; accepted: {accepted}"))
             }
         }
@@ -453,6 +455,8 @@ fn object_kind(word: &str) -> Option<ObjectKind> {
         "endpointslice" => Some(ObjectKind::EndpointSlice),
         "pod" => Some(ObjectKind::Pod),
         "namespace" => Some(ObjectKind::Namespace),
+        "networkpolicy" => Some(ObjectKind::NetworkPolicy),
+        "clusternetworkpolicy" => Some(ObjectKind::ClusterNetworkPolicy),
         _ => None,
     }
 }

@@ -16,7 +16,7 @@ use ripstop_objects::{AgentConfig, Notice, Proxy};
 use ripstop_tables::{Input, Moment, Recording, Stamped, Start};
 use ripstop_types::{Millis, NodeName};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::mpsc::{Receiver, UnboundedReceiver, UnboundedSender, channel, unbounded_channel};
+use tokio::sync::mpsc::{Receiver, Sender, UnboundedReceiver, UnboundedSender, channel, unbounded_channel};
 use tokio::sync::{oneshot, watch};
 
 use crate::core::{Core, Level, Output, ProbePlan, reference};
@@ -124,11 +124,9 @@ struct Shell {
     /// What the store says, of records and of Kubernetes' own objects. Apart from the queue, so that nothing waits behind a list.
     news: Receiver<Input>,
     jobs: mpsc::Sender<Job>,
-    writes: UnboundedSender<StoreWrite>,
+    store: ToLane,
     prober: UnboundedSender<ProbePlan>,
     readiness: UnboundedSender<readiness::Order>,
-    notices: watch::Sender<Arc<Vec<Notice>>>,
-    serves: watch::Sender<bool>,
     health: watch::Sender<Arc<ripstop_services::health::Plan>>,
     recording: Option<BufWriter<File>>,
     calls: BTreeMap<u64, oneshot::Sender<Response>>,
@@ -139,6 +137,26 @@ struct Shell {
     snapshot_at: Option<Instant>,
     metrics: Metrics,
     _lane: Lane,
+}
+
+/// What the store's lane is told.
+struct ToLane {
+    writes: UnboundedSender<StoreWrite>,
+    notices: watch::Sender<Arc<Vec<Notice>>>,
+    serves: watch::Sender<bool>,
+    /// Whether there are policies.
+    policed: watch::Sender<bool>,
+}
+
+impl ToLane {
+    fn new(core: &Core, news: Sender<Input>, queue: UnboundedSender<Message>, raw: bool) -> (Self, Ways) {
+        let (to_write, writes) = unbounded_channel();
+        let (tell, notices) = watch::channel(Arc::default());
+        let (say_serves, serves) = watch::channel(core.tables().serves());
+        let (say_policed, policed) = watch::channel(false);
+        let this = Self { writes: to_write, notices: tell, serves: say_serves, policed: say_policed };
+        (this, Ways { writes, notices, serves, policed, news, queue, raw })
+    }
 }
 
 impl Shell {
@@ -161,13 +179,9 @@ impl Shell {
         let host = host(&start);
         let recording = open_recording(options, at, &start)?;
         let (core, outputs) = Core::start(at, start);
-        let (writes, to_write) = unbounded_channel();
         let store = StoreCell::default();
         let (to_news, news) = channel(BATCH);
-        let (notices, told) = watch::channel(Arc::default());
-        let (serves, serving) = watch::channel(core.tables().serves());
-        let (queue_of_lane, raw) = (to_self.clone(), recording.is_some());
-        let ways = Ways { writes: to_write, notices: told, serves: serving, news: to_news, queue: queue_of_lane, raw };
+        let (to_lane, ways) = ToLane::new(&core, to_news, to_self.clone(), recording.is_some());
         let lane = Lane::start(config.store.clone(), host, ways, store.clone())?;
         let snapshot = Writer::start(config.clone(), to_self.clone())?;
         let plugins = socket::listen(&config.run_dir.join("cni.sock"))?;
@@ -184,11 +198,9 @@ impl Shell {
             queue,
             news,
             jobs,
-            writes,
+            store: to_lane,
             prober,
             readiness,
-            notices,
-            serves,
             health,
             recording,
             calls: BTreeMap::new(),
@@ -292,7 +304,7 @@ impl Shell {
                 Output::Store { plan, steps } => {
                     self.metrics.count_steps("store", &steps);
                     // The lane ends only with the agent.
-                    let _ = self.writes.send(StoreWrite { plan, steps });
+                    let _ = self.store.writes.send(StoreWrite { plan, steps });
                 }
                 Output::Inspect { call, keys } => self.job(Job::Inspect { call, keys }),
                 Output::Observe { kinds } => self.job(Job::Observe { kinds }),
@@ -315,9 +327,9 @@ impl Shell {
                 // So does this one.
                 Output::Readiness(order) => drop(self.readiness.send(order)),
                 // Who is slow sees the last of them.
-                Output::Notices(notices) => drop(self.notices.send_replace(notices)),
+                Output::Notices(notices) => drop(self.store.notices.send_replace(notices)),
                 Output::Health(plan) => {
-                    self.serves.send_if_modified(|serves| !std::mem::replace(serves, plan.serves) && plan.serves);
+                    self.store.serves.send_if_modified(|serves| !std::mem::replace(serves, plan.serves) && plan.serves);
                     self.health.send_replace(plan);
                 }
                 Output::Log { level, text } => match level {
@@ -327,6 +339,8 @@ impl Shell {
                 },
             }
         }
+        let is_policed = !self.core.tables().cluster.policies.is_empty();
+        self.store.policed.send_if_modified(|known| is_policed && !std::mem::replace(known, true));
         if self.core.snapshot_changed() && self.snapshot_at.is_none() {
             self.snapshot_at = Some(Instant::now() + SNAPSHOT_DELAY);
         }

@@ -11,7 +11,7 @@ use ripstop_objects::{EtcdConfig, KubernetesConfig, Notice, ObjectKind, StoreCon
 use ripstop_plan::{Action, Plan, Step};
 use ripstop_store::{
     Access, Embedded, Etcd, EtcdOptions, EtcdTls, EtcdUser, Event, Expect, FlannelOptions, Kind, Kubernetes,
-    KubernetesOptions, ObjectEvent, Record, Remote, Store, StoreError, Text,
+    KubernetesOptions, ObjectEvent, Record, Remote, Store, StoreError, Text, Wants,
 };
 use ripstop_tables::{Input, ObjectInput, StoreInput, StoreResult, StoreValue};
 use ripstop_types::{NodeName, Revision};
@@ -54,6 +54,8 @@ pub struct Ways {
     pub notices: watch::Receiver<Arc<Vec<Notice>>>,
     /// Whether the node serves Services.
     pub serves: watch::Receiver<bool>,
+    /// Whether there are policies, or were in this run.
+    pub policed: watch::Receiver<bool>,
     /// For what the store says.
     pub news: Sender<Input>,
     /// For what became of the plans.
@@ -101,13 +103,13 @@ impl Drop for Lane {
 
 /// Opens the store as often as it takes, then watches it and runs writes in order.
 async fn run(config: StoreConfig, host: Host, ways: Ways, ready: StoreCell) {
-    let Ways { mut writes, notices, serves, news, queue, raw } = ways;
+    let Ways { mut writes, notices, serves, policed, news, queue, raw } = ways;
     let mut told = false;
     let store = loop {
         match open(&config, &host, &notices) {
             Ok((store, cluster)) => {
                 if let Some(cluster) = cluster {
-                    tokio::spawn(hear_objects(cluster, serves.clone(), news.clone(), queue.clone()));
+                    tokio::spawn(hear_objects(cluster, serves.clone(), policed.clone(), news.clone(), queue.clone()));
                 }
                 break store;
             }
@@ -129,7 +131,7 @@ async fn run(config: StoreConfig, host: Host, ways: Ways, ready: StoreCell) {
     tracing::info!("store: {}", store.name());
     ready.set(store.clone());
     let in_kubernetes = matches!(config, StoreConfig::Kubernetes(_));
-    let objects = Kind::OBJECTS.into_iter().filter(|_| !in_kubernetes);
+    let objects = Kind::OBJECTS.into_iter().chain([Kind::PodAddresses]).filter(|_| !in_kubernetes);
     let kinds: Vec<Kind> = Kind::ALL.into_iter().chain(objects).collect();
     tokio::spawn(hand_in(store.watch_texts(&kinds), news, raw, SIGNS));
     while let Some(write) = writes.recv().await {
@@ -198,23 +200,26 @@ fn kubernetes_options(config: &KubernetesConfig) -> KubernetesOptions {
 }
 
 /// Hands what Kubernetes says of its objects to the core, many at once, and whether notices can be written. Services are asked for from
-/// the moment on in which the node serves them: then everything is listed anew.
+/// the moment on in which the node serves them, other nodes and their pods once there is a policy: then everything is listed anew.
 async fn hear_objects(
     cluster: Cluster,
     mut serves: watch::Receiver<bool>,
+    mut policed: watch::Receiver<bool>,
     news: Sender<Input>,
     queue: UnboundedSender<Message>,
 ) {
     tokio::spawn(hear_told(cluster.told, queue));
-    let mut with_services = *serves.borrow_and_update();
-    let mut objects = cluster.store.objects(&cluster.node, cluster.peers, with_services);
+    let mut wants =
+        Wants { services: *serves.borrow_and_update(), peer_pods: *policed.borrow_and_update(), nodes: cluster.peers };
+    wants.nodes |= wants.peer_pods;
+    let mut objects = cluster.store.objects(&cluster.node, wants);
     let mut heard = Vec::new();
     loop {
         let over = tokio::select! {
             count = objects.recv_many(&mut heard, news.max_capacity()) => count == 0,
-            Ok(_) = serves.wait_for(|serves| *serves), if !with_services => {
-                with_services = true;
-                objects = cluster.store.objects(&cluster.node, cluster.peers, with_services);
+            more = more_wanted(wants, &mut serves, &mut policed) => {
+                wants = more;
+                objects = cluster.store.objects(&cluster.node, wants);
                 // The first list of a stream begins without a word, and it does not know that the server was away.
                 heard.extend(ObjectKind::ALL.map(ObjectEvent::Reset).into_iter().chain([ObjectEvent::Back]));
                 false
@@ -223,6 +228,22 @@ async fn hear_objects(
         if over || !hand_on(&mut heard, &news).await {
             return;
         }
+    }
+}
+
+/// Waits until more is wanted than this.
+async fn more_wanted(wants: Wants, serves: &mut watch::Receiver<bool>, policed: &mut watch::Receiver<bool>) -> Wants {
+    tokio::select! {
+        () = turns(serves), if !wants.services => Wants { services: true, ..wants },
+        () = turns(policed), if !wants.peer_pods => Wants { peer_pods: true, nodes: true, ..wants },
+        else => std::future::pending().await,
+    }
+}
+
+/// Waits until it is so; where nobody says so any more, for ever.
+async fn turns(so: &mut watch::Receiver<bool>) {
+    if so.wait_for(|so| *so).await.is_err() {
+        std::future::pending::<()>().await;
     }
 }
 

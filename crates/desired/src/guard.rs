@@ -7,7 +7,7 @@ use ripstop_netmodel::{Entry, Key, NFT_TABLE, Ns, Object, RecordScope, Route, Ro
 use ripstop_objects::ObjectKind;
 use ripstop_tables::{Knowledge, PodRow, PodState, StoreKind, Tables, Withdrawn};
 
-use crate::host_ports;
+use crate::{host_ports, policy};
 
 /// Whether an object that no part of the model wants may go.
 ///
@@ -24,15 +24,12 @@ pub fn may_delete(tables: &Tables, key: &Key, entry: &Entry) -> Result<(), Strin
     if key.is_of_services() {
         return may_delete_of_services(tables, key);
     }
+    if key.is_of_policies() {
+        let unread = |missing| format!("kept: {missing}, so nobody knows whether it is still wanted");
+        return policy::unread(tables).map_or(Ok(()), |missing| Err(unread(missing)));
+    }
     if let Some(Ns::Path(path)) = key.ns() {
-        // What lies in a pod's namespace is the pod's, from ADD to DEL, whatever becomes of its network meanwhile.
-        let stands = |row: &&Arc<PodRow>| row.netns == *path && row.state != PodState::Gone && is_on(row, key, entry);
-        return match tables.pods.values().find(stands) {
-            Some(row) if !goes_with_a_migration(tables, row, entry) => {
-                Err(format!("kept: {} stands, though its network is not known", row.owner()))
-            }
-            _ => Ok(()),
-        };
+        return may_delete_inside(tables, path, key, entry);
     }
     if is_of_a_pod(key, entry) {
         // Their files are the truth of this boot.
@@ -74,6 +71,17 @@ pub fn may_delete(tables: &Tables, key: &Key, entry: &Entry) -> Result<(), Strin
         Some(kind) => {
             Err(format!("kept: {} have not been read yet, so nobody knows whether it is still wanted", kind.as_str()))
         }
+    }
+}
+
+/// What lies in a pod's namespace is the pod's, from ADD to DEL, whatever becomes of its network meanwhile.
+fn may_delete_inside(tables: &Tables, path: &Arc<str>, key: &Key, entry: &Entry) -> Result<(), String> {
+    let stands = |row: &&Arc<PodRow>| row.netns == *path && row.state != PodState::Gone && is_on(row, key, entry);
+    match tables.pods.values().find(stands) {
+        Some(row) if !goes_with_a_migration(tables, row, entry) => {
+            Err(format!("kept: {} stands, though its network is not known", row.owner()))
+        }
+        _ => Ok(()),
     }
 }
 

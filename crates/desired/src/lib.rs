@@ -49,7 +49,7 @@ const SHARE: usize = 8;
 pub const LEASES: &str = "leases";
 
 /// What should be, kept up to date with the tables.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Default)]
 pub struct Desired {
     model: Model,
     /// What a source has or waits for, in the order of keys. Not its keys themselves, which are several times as large.
@@ -67,6 +67,8 @@ pub struct Desired {
     found: Model,
     /// Parts of peers and Services that are to be made anew, and were not yet.
     later: BTreeSet<Source>,
+    /// What policies decide. Its objects have a table of their own, so no source above wants one of its keys.
+    policies: policy::Followed,
 }
 
 impl Desired {
@@ -84,6 +86,7 @@ impl Desired {
         for source in source::all(tables).into_iter().chain(source::every_service(tables)) {
             desired.make(tables, &source);
         }
+        desired.policies.update(tables, &BTreeSet::new(), &mut desired.model);
         desired
     }
 
@@ -114,6 +117,7 @@ impl Desired {
         for source in others {
             touched.extend(self.make(tables, &source));
         }
+        touched.append(&mut self.policies.update(tables, changes, &mut self.model));
         let few = self.later.is_empty() && many.len() <= AT_ONCE;
         if self.later.is_empty() {
             // In order, from which a tree is made at once.
@@ -134,6 +138,16 @@ impl Desired {
     /// What decides about Services; `None` where they are not served, or not yet.
     pub fn serving(&self) -> Option<&ripstop_services::Node> {
         self.serving.node.as_ref()
+    }
+
+    /// What policies decide; `None` where none is enforced, or not all is known that they hang on.
+    pub fn policies(&self) -> Option<&ripstop_policy::Policies> {
+        self.policies.policies()
+    }
+
+    /// The keys of what leads an address of this node's pods to what policies ask.
+    pub fn keys_of_subject(&self, ip: std::net::IpAddr) -> &[Key] {
+        self.policies.keys_of(ip)
     }
 
     /// Makes parts of peers and Services that were put off; answers with the keys to compare anew.

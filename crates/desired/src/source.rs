@@ -103,6 +103,7 @@ pub(crate) fn may_change_serving(change: &Change) -> bool {
         change,
         Change::Alive(_)
             | Change::Service(_)
+            | Change::Policies(_)
             | Change::Pod(_)
             | Change::Reach(_)
             | Change::Tunnel(_)
@@ -180,6 +181,7 @@ pub(crate) fn sources_of<'a>(
             // Signs of life come all the time, and nothing here depends on them.
             Change::Alive(_)
             | Change::Object(_)
+            | Change::Policies(_)
             | Change::Facts
             | Change::Network(_)
             | Change::Withdrawn

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Faults;
 use crate::decode::pod::RawPod;
+use crate::policy::{ClusterNetworkPolicy, NetworkPolicy, Policy};
 use crate::service::{EndpointSlice, Protocol, Service};
 
 /// Labels as an object has them.
@@ -22,7 +23,7 @@ pub type ObjectLabels = BTreeMap<Arc<str>, Arc<str>>;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ObjectKind {
-    /// This node; beside Flannel every node.
+    /// This node; beside Flannel, and where there are policies, every node.
     Node,
     /// Namespaces.
     Namespace,
@@ -32,24 +33,62 @@ pub enum ObjectKind {
     Service,
     /// Their endpoints.
     EndpointSlice,
+    /// NetworkPolicies.
+    NetworkPolicy,
+    /// ClusterNetworkPolicies.
+    ClusterNetworkPolicy,
+    /// Pods of other nodes, where there are policies.
+    PeerPod,
 }
 
 impl ObjectKind {
     /// Every kind, in the order in which they are read.
-    pub const ALL: [Self; 5] = [Self::Node, Self::Namespace, Self::Pod, Self::Service, Self::EndpointSlice];
+    pub const ALL: [Self; 8] = [
+        Self::Node,
+        Self::Namespace,
+        Self::Pod,
+        Self::Service,
+        Self::EndpointSlice,
+        Self::NetworkPolicy,
+        Self::ClusterNetworkPolicy,
+        Self::PeerPod,
+    ];
 
     /// Whether it is read only where Services are served.
     pub fn is_of_services(self) -> bool {
         matches!(self, Self::Service | Self::EndpointSlice)
     }
 
-    /// The kind of its record in a store that is not Kubernetes; a Node has none, and nobody asks for it.
+    /// Whether it is a kind of policy.
+    pub fn is_policy(self) -> bool {
+        matches!(self, Self::NetworkPolicy | Self::ClusterNetworkPolicy)
+    }
+
+    /// Whether it lies in namespaces.
+    pub fn has_namespace(self) -> bool {
+        !matches!(self, Self::Node | Self::Namespace | Self::ClusterNetworkPolicy)
+    }
+
+    /// The API that it is of: group and version.
+    pub fn api_version(self) -> &'static str {
+        match self {
+            Self::Node | Self::Namespace | Self::Pod | Self::PeerPod | Self::Service => "v1",
+            Self::EndpointSlice => "discovery.k8s.io/v1",
+            Self::NetworkPolicy => "networking.k8s.io/v1",
+            Self::ClusterNetworkPolicy => "policy.networking.k8s.io/v1alpha2",
+        }
+    }
+
+    /// The kind of its record in a store that is not Kubernetes.
     pub fn store_kind(self) -> StoreKind {
         match self {
+            Self::Node => StoreKind::NodeLabels,
+            Self::Namespace => StoreKind::Namespaces,
+            Self::Pod | Self::PeerPod => StoreKind::Pods,
             Self::Service => StoreKind::Services,
             Self::EndpointSlice => StoreKind::EndpointSlices,
-            Self::Pod => StoreKind::Pods,
-            Self::Namespace | Self::Node => StoreKind::Namespaces,
+            Self::NetworkPolicy => StoreKind::NetworkPolicies,
+            Self::ClusterNetworkPolicy => StoreKind::ClusterNetworkPolicies,
         }
     }
 }
@@ -59,9 +98,11 @@ impl fmt::Display for ObjectKind {
         f.pad(match self {
             Self::Node => "Node",
             Self::Namespace => "Namespace",
-            Self::Pod => "Pod",
+            Self::Pod | Self::PeerPod => "Pod",
             Self::Service => "Service",
             Self::EndpointSlice => "EndpointSlice",
+            Self::NetworkPolicy => "NetworkPolicy",
+            Self::ClusterNetworkPolicy => "ClusterNetworkPolicy",
         })
     }
 }
@@ -80,6 +121,12 @@ pub enum ClusterObject {
     Service(Box<Service>),
     /// Some of its endpoints.
     EndpointSlice(Box<EndpointSlice>),
+    /// A NetworkPolicy.
+    NetworkPolicy(Arc<Policy<NetworkPolicy>>),
+    /// A ClusterNetworkPolicy.
+    ClusterNetworkPolicy(Arc<Policy<ClusterNetworkPolicy>>),
+    /// A pod of another node.
+    PeerPod(Box<KubePod>),
 }
 
 /// A node as Kubernetes has it; what this project's agent says of one is a [`crate::NodeRecord`].
@@ -260,6 +307,9 @@ impl ClusterObject {
             Self::Pod(_) => ObjectKind::Pod,
             Self::Service(_) => ObjectKind::Service,
             Self::EndpointSlice(_) => ObjectKind::EndpointSlice,
+            Self::NetworkPolicy(_) => ObjectKind::NetworkPolicy,
+            Self::ClusterNetworkPolicy(_) => ObjectKind::ClusterNetworkPolicy,
+            Self::PeerPod(_) => ObjectKind::PeerPod,
         }
     }
 
@@ -268,13 +318,16 @@ impl ClusterObject {
         match self {
             Self::Node(node) => node.name.as_str().into(),
             Self::Namespace(namespace) => namespace.name.clone(),
-            Self::Pod(pod) => pod.name.to_string().into(),
+            Self::Pod(pod) | Self::PeerPod(pod) => pod.name.to_string().into(),
             Self::Service(service) => service.name.to_string().into(),
             Self::EndpointSlice(slice) => slice.name.to_string().into(),
+            Self::NetworkPolicy(policy) => policy.spec.name.to_string().into(),
+            Self::ClusterNetworkPolicy(policy) => policy.spec.name.clone(),
         }
     }
 
-    /// Reads an object as the API server shows it. What is wrong in a Service or its endpoints is left out, and named by faults.
+    /// Reads an object as the API server shows it. What is wrong in a Service or its endpoints is left out, what is wrong in a policy
+    /// is closed, and both are named by faults.
     ///
     /// # Errors
     /// A sentence, where it is no object of the kind.
@@ -284,10 +337,15 @@ impl ClusterObject {
             ObjectKind::EndpointSlice => {
                 EndpointSlice::decode(text).map(|(read, faults)| (Self::EndpointSlice(Box::new(read)), faults))
             }
-            ObjectKind::Pod => {
+            ObjectKind::NetworkPolicy => Policy::decode(text, NetworkPolicy::decode)
+                .map(|(read, faults)| (Self::NetworkPolicy(Arc::new(read)), faults)),
+            ObjectKind::ClusterNetworkPolicy => Policy::decode(text, ClusterNetworkPolicy::decode)
+                .map(|(read, faults)| (Self::ClusterNetworkPolicy(Arc::new(read)), faults)),
+            ObjectKind::Pod | ObjectKind::PeerPod => {
                 let raw = serde_json::from_str(text).map_err(|fault| format!("a Pod that cannot be read: {fault}"))?;
                 // Its probes are kubelet's, and what is wrong with them, too.
-                KubePod::read(raw).map(|(read, _)| (Self::Pod(Box::new(read)), Faults::none()))
+                let (read, _) = KubePod::read(raw)?;
+                Ok((Self::of_pod(read, kind == ObjectKind::PeerPod), Faults::none()))
             }
             ObjectKind::Node | ObjectKind::Namespace => {
                 Self::decode_core(kind, text).map(|read| (read, Faults::none()))
@@ -300,11 +358,19 @@ impl ClusterObject {
     /// # Errors
     /// A sentence, where it is no object of the kind.
     pub fn from_value(kind: ObjectKind, value: &serde_json::Value) -> Result<(Self, Faults), String> {
-        if kind != ObjectKind::Pod {
+        if !matches!(kind, ObjectKind::Pod | ObjectKind::PeerPod) {
             return Self::decode(kind, &value.to_string());
         }
         let raw = RawPod::deserialize(value).map_err(|fault| format!("a Pod that cannot be read: {fault}"))?;
-        KubePod::read(raw).map(|(read, faults)| (Self::Pod(Box::new(read)), faults))
+        KubePod::read(raw).map(|(read, faults)| (Self::of_pod(read, kind == ObjectKind::PeerPod), faults))
+    }
+
+    /// A pod. Of one of another node only what policies are about is kept.
+    pub fn of_pod(pod: KubePod, is_peer: bool) -> Self {
+        match is_peer {
+            true => Self::PeerPod(Box::new(KubePod { probes: Vec::new(), ..pod })),
+            false => Self::Pod(Box::new(pod)),
+        }
     }
 
     fn decode_core(kind: ObjectKind, text: &str) -> Result<Self, String> {

@@ -1,4 +1,4 @@
-//! What people are told about a pod, a Service or a node where they look for it: an Event in Kubernetes.
+//! What people are told about a pod, a Service, a policy or a node where they look for it: an Event in Kubernetes.
 //!
 //! A notice is a level: it is there as long as what it says is so. Whoever writes it down counts, joins repeats and says
 //! when it is over.
@@ -6,6 +6,8 @@
 use std::sync::Arc;
 
 use ripstop_types::{NodeName, PodName, ServiceName};
+
+use crate::policy::PolicyName;
 
 /// Something that deserves a look.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -34,6 +36,13 @@ pub enum About {
     Service {
         /// Its namespace and name.
         name: ServiceName,
+        /// Its uid; empty where it is not known.
+        uid: Arc<str>,
+    },
+    /// A policy.
+    Policy {
+        /// Which one.
+        name: PolicyName,
         /// Its uid; empty where it is not known.
         uid: Arc<str>,
     },

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use ripstop_types::{NamespacedName, Prefix};
 use serde::{Deserialize, Serialize};
 
+use crate::Faults;
 use crate::service::Protocol;
 
 /// Annotation of a policy that is evaluated and reported, and not enforced.
@@ -24,6 +25,46 @@ pub const MAX_ENTRIES: usize = 25;
 
 /// The least precedence of a ClusterNetworkPolicy in its tier; 0 is the highest.
 pub const MAX_PRIORITY: u16 = 1_000;
+
+/// A policy as it is kept: what it says, which version of it that is, and what of it could not be read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Policy<P> {
+    /// What it says.
+    pub spec: P,
+    /// `metadata.generation`, which grows with each change of what it says; 0 where nobody counts.
+    #[serde(default)]
+    pub generation: u64,
+    /// What of it could not be read and is closed, in sentences.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub closed: Vec<Arc<str>>,
+}
+
+impl<P> Policy<P> {
+    /// Reads a policy of JSON text by the reader of what it says.
+    ///
+    /// # Errors
+    /// Those of the reader.
+    pub(crate) fn decode(
+        text: &str,
+        read: impl Fn(&str) -> Result<(P, Faults), String>,
+    ) -> Result<(Self, Faults), String> {
+        #[derive(Deserialize)]
+        struct Head {
+            #[serde(default)]
+            metadata: Metadata,
+        }
+        #[derive(Default, Deserialize)]
+        struct Metadata {
+            #[serde(default)]
+            generation: u64,
+        }
+        let (spec, faults) = read(text)?;
+        let generation = serde_json::from_str::<Head>(text).map_or(0, |head| head.metadata.generation);
+        let closed = faults.iter().map(|fault| fault.to_string().into()).collect();
+        Ok((Self { spec, generation, closed }, faults))
+    }
+}
 
 /// A NetworkPolicy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -46,6 +46,9 @@ impl<'r> Course<'r> {
         let [admin, baseline] = [Tier::Admin, Tier::Baseline].map(|tier| rules.cluster_about(tier, namespace, key));
         let isolating = rules.about(key);
         Gate::ALL.map(|gate| {
+            if key.is_closed {
+                return Self { stages: [Vec::new(), Vec::new()], otherwise: gate.is_near() };
+            }
             let direction = place(gate.direction());
             let of_tier = |tier: &[(_, &'r ClusterPolicy)]| {
                 tier.iter().flat_map(|(_, policy)| &policy.rules[direction]).collect()

@@ -29,6 +29,8 @@ pub struct GroupKey {
     pub labels: Labels,
     /// In order, each once.
     pub ports: Box<[NamedPort]>,
+    /// Nobody knows their labels yet: nothing passes but what nobody is asked about.
+    pub is_closed: bool,
 }
 
 /// Pods that are alike.
@@ -37,7 +39,9 @@ pub struct Group {
     pub key: Arc<GroupKey>,
     /// All their addresses, in order; one as often as pods say that they have it.
     pub addresses: Vec<IpAddr>,
-    /// How many of them are on this node.
+    /// How many they are,
+    pub pods: usize,
+    /// and how many of them are on this node.
     pub local: usize,
     /// The peers in use that they are among, in order.
     pub atoms: Vec<AtomId>,
@@ -103,6 +107,7 @@ pub fn facts(pod: &KubePod) -> Option<(GroupKey, Box<[IpAddr]>, Option<NodeName>
         namespace: pod.name.namespace.clone(),
         labels: Labels::of(&pod.labels),
         ports: ports.into_iter().collect(),
+        is_closed: false,
     };
     Some((key, ips.into_iter().collect(), pod.node.clone()))
 }
@@ -136,8 +141,14 @@ impl Members {
     /// A group that was not there, in all indexes. The second value names those of its ports that nobody had before.
     pub fn add_group(&mut self, key: GroupKey) -> (GroupId, Vec<Arc<str>>) {
         let key = Arc::new(key);
-        let group =
-            Group { key: key.clone(), addresses: Vec::new(), local: 0, atoms: Vec::new(), leads: Default::default() };
+        let group = Group {
+            key: key.clone(),
+            addresses: Vec::new(),
+            pods: 0,
+            local: 0,
+            atoms: Vec::new(),
+            leads: Default::default(),
+        };
         let id = self.groups.insert(group);
         self.namespaces.entry(key.namespace.clone()).or_default().groups.insert(id);
         for label in key.labels.iter() {
@@ -197,6 +208,7 @@ impl Members {
                 group.addresses.remove(place);
             }
         }
+        group.pods -= 1;
         group.local -= usize::from(pod.is_local);
         for ip in &pod.ips {
             self.release(*ip, name);
@@ -207,6 +219,7 @@ impl Members {
     /// Puts a pod into its group.
     pub fn attach(&mut self, name: &PodName, pod: Pod) {
         let group = &mut self.groups[pod.group];
+        group.pods += 1;
         group.local += usize::from(pod.is_local);
         for ip in &pod.ips {
             let place = group.addresses.partition_point(|other| other < ip);

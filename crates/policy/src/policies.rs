@@ -144,6 +144,22 @@ impl Policies {
         self.move_pod(&pod.name, new);
     }
 
+    /// A pod of this node has these addresses, and nobody knows yet which policies are about it: nothing passes.
+    pub fn put_closed(&mut self, name: &PodName, ips: &[IpAddr]) {
+        let ips: BTreeSet<IpAddr> = ips.iter().copied().collect();
+        let key = GroupKey {
+            namespace: name.namespace.clone(),
+            labels: Labels::default(),
+            ports: Box::default(),
+            is_closed: true,
+        };
+        let ips: Box<[IpAddr]> = ips.into_iter().collect();
+        let is_same = |old: &Pod| *self.members.groups[old.group].key == key && old.ips == ips && old.is_local;
+        if !self.members.pods.get(name).is_some_and(is_same) {
+            self.move_pod(name, (!ips.is_empty()).then_some((key, ips, self.node.clone())));
+        }
+    }
+
     /// A pod is gone.
     pub fn remove_pod(&mut self, name: &PodName) {
         self.move_pod(name, None);
@@ -421,6 +437,30 @@ impl Policies {
     pub fn pod(&self, subject: IpAddr) -> Option<(&PodName, &[IpAddr])> {
         let (name, _) = self.members.local(subject)?;
         Some((name, &self.members.pods.get(name)?.ips))
+    }
+
+    /// How many pods of this node a NetworkPolicy is about, and how many of all nodes that have an address.
+    #[must_use]
+    pub fn selected(&self, policy: &NetworkPolicy) -> (usize, usize) {
+        self.count(&self.members.select_own(&policy.name.namespace, &policy.subject))
+    }
+
+    /// The same of a ClusterNetworkPolicy.
+    #[must_use]
+    pub fn selected_by_cluster(&self, policy: &ClusterNetworkPolicy) -> (usize, usize) {
+        self.count(&self.members.select_any(&policy.namespaces, &policy.pods))
+    }
+
+    fn count(&self, groups: &[GroupId]) -> (usize, usize) {
+        let groups: BTreeSet<GroupId> = groups.iter().copied().collect();
+        let local = groups.iter().map(|group| self.members.groups[*group].local).sum();
+        (local, groups.iter().map(|group| self.members.groups[*group].pods).sum())
+    }
+
+    /// Whether some pod has a port of this name.
+    #[must_use]
+    pub fn has_port(&self, name: &str) -> bool {
+        self.members.numbers(name).next().is_some()
     }
 
     /// A table of ports.

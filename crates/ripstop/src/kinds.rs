@@ -16,6 +16,8 @@ pub enum Kind {
     Services,
     Endpoints,
     Namespaces,
+    NetworkPolicies,
+    ClusterNetworkPolicies,
 }
 
 /// A column of a table: the field it shows, and whether only `-o wide` has it.
@@ -82,6 +84,28 @@ const ENDPOINTS: &[Column] = &[
     wide("revision"),
 ];
 
+const NETWORK_POLICIES: &[Column] = &[
+    column("namespace"),
+    column("name"),
+    column("directions"),
+    column("pods"),
+    column("all"),
+    column("realised"),
+    wide("generation"),
+    column("reason"),
+];
+const CLUSTER_NETWORK_POLICIES: &[Column] = &[
+    column("name"),
+    column("tier"),
+    column("priority"),
+    column("directions"),
+    column("pods"),
+    column("all"),
+    column("realised"),
+    wide("generation"),
+    column("reason"),
+];
+
 const NAMESPACES: &[Column] = &[column("name"), column("labels")];
 
 impl Kind {
@@ -96,6 +120,8 @@ impl Kind {
         Self::Services,
         Self::Endpoints,
         Self::Namespaces,
+        Self::NetworkPolicies,
+        Self::ClusterNetworkPolicies,
     ];
 
     /// Many of them, as in commands and in the agent's paths.
@@ -110,6 +136,8 @@ impl Kind {
             Self::Services => "services",
             Self::Endpoints => "endpoints",
             Self::Namespaces => "namespaces",
+            Self::NetworkPolicies => "networkpolicies",
+            Self::ClusterNetworkPolicies => "clusternetworkpolicies",
         }
     }
 
@@ -125,6 +153,8 @@ impl Kind {
             Self::Services => "service",
             Self::Endpoints => "endpoint",
             Self::Namespaces => "namespace",
+            Self::NetworkPolicies => "networkpolicy",
+            Self::ClusterNetworkPolicies => "clusternetworkpolicy",
         }
     }
 
@@ -140,6 +170,8 @@ impl Kind {
             Self::Services => &["service", "svc"],
             Self::Endpoints => &["endpoint", "ep"],
             Self::Namespaces => &["namespace", "ns"],
+            Self::NetworkPolicies => &["networkpolicy", "netpol"],
+            Self::ClusterNetworkPolicies => &["clusternetworkpolicy", "cnp"],
         }
     }
 
@@ -155,19 +187,21 @@ impl Kind {
             Self::Services => "Services of the cluster, and whether the asked node serves them",
             Self::Endpoints => "Endpoints to which the asked node sends packets of Services",
             Self::Namespaces => "Namespaces that have an object, with their labels",
+            Self::NetworkPolicies => "NetworkPolicies of the cluster, and whether the asked node has them in force",
+            Self::ClusterNetworkPolicies => "ClusterNetworkPolicies, and whether the asked node has them in force",
         }
     }
 
     /// Whether it lies in namespaces.
     pub fn has_namespaces(self) -> bool {
-        matches!(self, Self::Pods | Self::Services | Self::Endpoints)
+        matches!(self, Self::Pods | Self::Services | Self::Endpoints | Self::NetworkPolicies)
     }
 
     /// The fields that name a row, joined by `/`.
     pub fn identity(self) -> &'static [&'static str] {
         match self {
-            Self::Nodes | Self::Networks | Self::Namespaces => &["name"],
-            Self::Pods | Self::Services => &["namespace", "name"],
+            Self::Nodes | Self::Networks | Self::Namespaces | Self::ClusterNetworkPolicies => &["name"],
+            Self::Pods | Self::Services | Self::NetworkPolicies => &["namespace", "name"],
             Self::Endpoints => &["namespace", "service", "frontend", "ip", "port"],
             Self::Leases => &["range"],
             Self::Paths => &["peer", "family"],
@@ -178,7 +212,13 @@ impl Kind {
     /// The field by which a row, or several, may be asked for instead.
     pub fn short_identity(self) -> &'static str {
         match self {
-            Self::Nodes | Self::Networks | Self::Namespaces | Self::Pods | Self::Services => "name",
+            Self::Nodes
+            | Self::Networks
+            | Self::Namespaces
+            | Self::Pods
+            | Self::Services
+            | Self::NetworkPolicies
+            | Self::ClusterNetworkPolicies => "name",
             Self::Endpoints => "service",
             Self::Leases => "node",
             Self::Paths => "peer",
@@ -198,6 +238,8 @@ impl Kind {
             Self::Services => SERVICES,
             Self::Endpoints => ENDPOINTS,
             Self::Namespaces => NAMESPACES,
+            Self::NetworkPolicies => NETWORK_POLICIES,
+            Self::ClusterNetworkPolicies => CLUSTER_NETWORK_POLICIES,
         }
     }
 }
@@ -252,6 +294,8 @@ mod tests {
             (Kind::Services, "namespace name type ips ports endpoints realised proxy revision reason"),
             (Kind::Endpoints, "namespace service frontend ip port scope realised revision"),
             (Kind::Namespaces, "name labels"),
+            (Kind::NetworkPolicies, "namespace name directions pods all generation realised reason"),
+            (Kind::ClusterNetworkPolicies, "name tier priority directions pods all generation realised reason"),
         ];
         for (kind, fields) in stable {
             let columns: BTreeSet<&str> = kind.columns().iter().map(|column| column.field).collect();

@@ -1,7 +1,7 @@
 //! Objects of Kubernetes' kinds that a store of Ripstop's own keeps: they enter as those of an API server do.
 //!
-//! Not here: that an API server tells an agent of its own node's pods only. Here each hears of all, and passes over those of
-//! other nodes; one that names no node is taken in everywhere.
+//! Not here: that an API server tells an agent of its own node's pods and of others' apart. Here each hears of all; one that names no node
+//! is taken for this node's everywhere.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -15,14 +15,18 @@ impl Tables {
     /// Takes in what the store said of an object; `None` where it is of none.
     pub(crate) fn apply_applied(&mut self, input: &StoreInput) -> Option<BTreeSet<Change>> {
         let of = |kind: &StoreKind| match kind {
+            StoreKind::NodeLabels => Some(ObjectKind::Node),
             StoreKind::Namespaces => Some(ObjectKind::Namespace),
             StoreKind::Pods => Some(ObjectKind::Pod),
             StoreKind::Services => Some(ObjectKind::Service),
             StoreKind::EndpointSlices => Some(ObjectKind::EndpointSlice),
+            StoreKind::NetworkPolicies => Some(ObjectKind::NetworkPolicy),
+            StoreKind::ClusterNetworkPolicies => Some(ObjectKind::ClusterNetworkPolicy),
             StoreKind::Networks
             | StoreKind::Nodes
             | StoreKind::Claims
             | StoreKind::Alive
+            | StoreKind::PodAddresses
             | StoreKind::ServiceClaims => None,
         };
         let input = match input {
@@ -32,7 +36,10 @@ impl Tables {
             StoreInput::Synced { kind, revision } => ObjectInput::Synced { kind: of(kind)?, revision: *revision },
             StoreInput::Away { .. } | StoreInput::Back => return None,
         };
-        let mut changes = self.cluster.apply(&input, &self.node);
+        let mut changes = BTreeSet::new();
+        for input in of_other_nodes(&input).into_iter().chain([input.clone()]) {
+            changes.extend(self.cluster.apply(&input, &self.node));
+        }
         if let ObjectInput::Synced { kind: ObjectKind::EndpointSlice, .. } = input {
             // What a list did not name is gone.
             let there: BTreeSet<&ServiceName> = self.cluster.services.slices().map(|slice| &slice.name).collect();
@@ -45,16 +52,19 @@ impl Tables {
     }
 
     /// An object as the store has it. One that cannot be read is as good as gone: whoever applied it was told so, and another
-    /// program's record is not ours to mend.
+    /// program's record is not ours to mend. But a policy stays what it was: gone, it would open what it keeps closed.
     fn read_object(&mut self, kind: ObjectKind, key: &Arc<str>, value: &StoreValue, revision: Revision) -> ObjectInput {
         let StoreValue::Raw(value) = value else { return self.object_gone(kind, key, revision) };
         let read = ClusterObject::from_value(kind, value).ok().map(|(object, _)| object);
         let Some(object) = read.filter(|object| object.name() == *key) else {
-            return self.object_gone(kind, key, revision);
+            return match self.policy_before(kind, key) {
+                Some((object, revision)) => ObjectInput::Put { object, revision },
+                None => self.object_gone(kind, key, revision),
+            };
         };
         match &object {
             ClusterObject::Pod(pod) if pod.node.as_ref().is_some_and(|node| *node != self.node) => {
-                return self.object_gone(kind, key, revision);
+                return ObjectInput::Put { object: ClusterObject::of_pod((**pod).clone(), true), revision };
             }
             ClusterObject::EndpointSlice(slice) if slice.publisher.as_ref() == Some(&self.node) => {
                 let row = Row { value: Arc::new(value.clone()), revision };
@@ -66,6 +76,22 @@ impl Tables {
         ObjectInput::Put { object, revision }
     }
 
+    fn policy_before(&self, kind: ObjectKind, key: &str) -> Option<(ClusterObject, Revision)> {
+        let policies = &self.cluster.policies;
+        match kind {
+            ObjectKind::NetworkPolicy => {
+                let row = policies.network.get(&key.parse().ok()?)?;
+                Some((ClusterObject::NetworkPolicy(row.value.clone()), row.revision))
+            }
+            ObjectKind::ClusterNetworkPolicy => {
+                let row = policies.cluster.get(key)?;
+                Some((ClusterObject::ClusterNetworkPolicy(row.value.clone()), row.revision))
+            }
+            _ => None,
+        }
+    }
+
+    /// That an object is not there, or not any more.
     fn object_gone(&mut self, kind: ObjectKind, key: &Arc<str>, revision: Revision) -> ObjectInput {
         if kind == ObjectKind::EndpointSlice
             && let Ok(name) = key.parse()
@@ -74,4 +100,24 @@ impl Tables {
         }
         ObjectInput::Delete { kind, name: key.clone(), revision }
     }
+}
+
+/// What an input about pods says of other nodes' or, where it is about one of these, of this node's: a pod is one or the other.
+fn of_other_nodes(input: &ObjectInput) -> Option<ObjectInput> {
+    let other = |kind: ObjectKind| match kind {
+        ObjectKind::Pod => Some(ObjectKind::PeerPod),
+        ObjectKind::PeerPod => Some(ObjectKind::Pod),
+        _ => None,
+    };
+    Some(match input {
+        ObjectInput::Put { object, revision } => {
+            ObjectInput::Delete { kind: other(object.kind())?, name: object.name(), revision: *revision }
+        }
+        ObjectInput::Delete { kind, name, revision } => {
+            ObjectInput::Delete { kind: other(*kind)?, name: name.clone(), revision: *revision }
+        }
+        ObjectInput::Reset { kind } => ObjectInput::Reset { kind: other(*kind)? },
+        ObjectInput::Synced { kind, revision } => ObjectInput::Synced { kind: other(*kind)?, revision: *revision },
+        ObjectInput::Away { .. } | ObjectInput::Back => return None,
+    })
 }

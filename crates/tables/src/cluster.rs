@@ -9,7 +9,7 @@ use ripstop_objects::{ClusterObject, KubeNamespace, KubeNode, KubePod, ObjectKin
 use ripstop_types::{NodeName, PodName, Revision, ServiceName};
 use serde::{Deserialize, Serialize};
 
-use crate::{Change, Knowledge, ServiceTables};
+use crate::{Change, Concern, Knowledge, PolicyTables, ServiceTables};
 
 /// What the API of Kubernetes says.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -57,7 +57,9 @@ pub enum ObjectInput {
 pub struct ClusterTables {
     /// This node.
     pub node: Option<KubeNode>,
-    /// Other nodes that flanneld said something of, where they are asked for.
+    /// Other nodes, where they are asked for.
+    pub nodes: BTreeMap<NodeName, KubeNode>,
+    /// Those that flanneld said something of.
     pub peers: BTreeMap<NodeName, KubeNode>,
     /// Namespaces.
     pub namespaces: BTreeMap<Arc<str>, KubeNamespace>,
@@ -65,6 +67,8 @@ pub struct ClusterTables {
     pub pods: BTreeMap<PodName, KubePod>,
     /// Services and their endpoints, where they are served.
     pub services: ServiceTables,
+    /// Policies, and the pods of other nodes that they may be about.
+    pub policies: PolicyTables,
     /// Why the API is not read now.
     pub away: Option<String>,
     known: BTreeMap<ObjectKind, Knowledge>,
@@ -94,6 +98,16 @@ impl ClusterTables {
         self.known.get(&kind).copied().unwrap_or(Knowledge::Unknown)
     }
 
+    /// Whether a kind was read in this run.
+    pub fn knows(&self, kind: ObjectKind) -> bool {
+        self.knowledge(kind) == Knowledge::Synced
+    }
+
+    /// Whether all objects of a kind are here that there were when it was listed last.
+    pub fn is_whole(&self, kind: ObjectKind) -> bool {
+        self.knows(kind) && !self.listing.contains_key(&kind)
+    }
+
     pub(crate) fn from_snapshot(snapshot: ClusterSnapshot, own: &NodeName) -> Self {
         let mut tables = Self::default();
         for object in snapshot.objects {
@@ -108,9 +122,20 @@ impl ClusterTables {
         let namespaces = self.namespaces.values().cloned().map(ClusterObject::Namespace);
         let pods = self.pods.values().cloned().map(|pod| ClusterObject::Pod(Box::new(pod)));
         ClusterSnapshot {
-            // Services are not kept: until they are read anew, the kernel has them as they were.
-            known: self.known.keys().copied().filter(|kind| !kind.is_of_services()).collect(),
+            // Services and policies are not kept: until they are read anew, the kernel has them as they were. But that there was no
+            // policy is: an agent that starts while nobody tells it of any can add pods.
+            known: self.known.keys().copied().filter(|kind| self.is_kept(*kind)).collect(),
             objects: node.chain(namespaces).chain(pods).collect(),
+        }
+    }
+
+    /// Whether what is known of a kind outlives the process.
+    fn is_kept(&self, kind: ObjectKind) -> bool {
+        match kind {
+            ObjectKind::Node | ObjectKind::Namespace | ObjectKind::Pod => true,
+            ObjectKind::NetworkPolicy => self.policies.network.is_empty(),
+            ObjectKind::ClusterNetworkPolicy => self.policies.cluster.is_empty(),
+            ObjectKind::Service | ObjectKind::EndpointSlice | ObjectKind::PeerPod => false,
         }
     }
 
@@ -161,8 +186,12 @@ impl ClusterTables {
     fn names(&self, kind: ObjectKind) -> Vec<Arc<str>> {
         match kind {
             ObjectKind::Node => {
-                self.node.iter().chain(self.peers.values()).map(|node| node.name.as_str().into()).collect()
+                let nodes = self.node.iter().chain(self.peers.values()).chain(self.nodes.values());
+                nodes.map(|node| node.name.as_str().into()).collect::<BTreeSet<_>>().into_iter().collect()
             }
+            ObjectKind::NetworkPolicy => self.policies.network.keys().map(|name| name.to_string().into()).collect(),
+            ObjectKind::ClusterNetworkPolicy => self.policies.cluster.keys().cloned().collect(),
+            ObjectKind::PeerPod => self.policies.peer_pods.keys().map(|name| name.to_string().into()).collect(),
             ObjectKind::Namespace => self.namespaces.keys().cloned().collect(),
             ObjectKind::Pod => self.pods.keys().map(|name| name.to_string().into()).collect(),
             ObjectKind::Service => self.services.services().map(|service| service.name.to_string().into()).collect(),
@@ -173,38 +202,55 @@ impl ClusterTables {
     /// Puts a row; what that changed.
     fn put(&mut self, object: ClusterObject, revision: Revision, own: &NodeName) -> BTreeSet<Change> {
         let kind = object.kind();
-        let changed = match object {
-            ClusterObject::Node(node) if node.name != *own => match node.flannel {
-                Some(_) => self.peers.insert(node.name.clone(), node.clone()).as_ref() != Some(&node),
-                None => self.peers.remove(&node.name).is_some(),
-            },
+        let concern = match object {
             ClusterObject::Node(node) => {
-                let changed = self.node.as_ref() != Some(&node);
-                self.node = Some(node);
-                changed
+                let name = node.name.clone();
+                self.put_node(node, own).then_some(Concern::Node(name))
             }
             ClusterObject::Namespace(row) => {
                 let before = self.namespaces.insert(row.name.clone(), row.clone());
-                before.as_ref() != Some(&row)
+                (before.as_ref() != Some(&row)).then_some(Concern::Namespace(row.name))
             }
             ClusterObject::Pod(row) => {
                 let before = self.pods.insert(row.name.clone(), (*row).clone());
-                before.as_ref() != Some(&*row)
+                (before.as_ref() != Some(&*row)).then_some(Concern::Pod(row.name))
             }
             ClusterObject::Service(service) => return of_services(self.services.put_service(*service, revision)),
             ClusterObject::EndpointSlice(slice) => return of_services(self.services.put_slice(*slice)),
+            ClusterObject::NetworkPolicy(policy) => return self.policies.put(policy, revision).into_iter().collect(),
+            ClusterObject::ClusterNetworkPolicy(policy) => {
+                return self.policies.put_cluster(policy, revision).into_iter().collect();
+            }
+            ClusterObject::PeerPod(pod) => return self.policies.put_peer(*pod).into_iter().collect(),
         };
-        changed.then_some(Change::Object(kind)).into_iter().collect()
+        of_object(kind, concern)
+    }
+
+    /// Whether a node is another than it was.
+    fn put_node(&mut self, node: KubeNode, own: &NodeName) -> bool {
+        if node.name == *own {
+            return self.node.replace(node.clone()) != Some(node);
+        }
+        match node.flannel {
+            Some(_) => drop(self.peers.insert(node.name.clone(), node.clone())),
+            None => drop(self.peers.remove(&node.name)),
+        }
+        self.nodes.insert(node.name.clone(), node.clone()) != Some(node)
     }
 
     fn remove(&mut self, kind: ObjectKind, name: &str) -> BTreeSet<Change> {
-        let removed = match kind {
+        let concern = match kind {
             ObjectKind::Node => {
                 let own = self.node.take_if(|node| node.name.as_str() == name).is_some();
-                own || name.parse::<NodeName>().is_ok_and(|name| self.peers.remove(&name).is_some())
+                name.parse::<NodeName>().ok().and_then(|name| {
+                    let other = self.nodes.remove(&name).is_some() | self.peers.remove(&name).is_some();
+                    (own || other).then_some(Concern::Node(name))
+                })
             }
-            ObjectKind::Namespace => self.namespaces.remove(name).is_some(),
-            ObjectKind::Pod => name.parse().ok().and_then(|name| self.pods.remove(&name)).is_some(),
+            ObjectKind::Namespace => self.namespaces.remove(name).map(|row| Concern::Namespace(row.name)),
+            ObjectKind::Pod => {
+                name.parse().ok().and_then(|name| self.pods.remove(&name)).map(|row| Concern::Pod(row.name))
+            }
             ObjectKind::Service => {
                 return name
                     .parse()
@@ -215,9 +261,21 @@ impl ClusterTables {
                     .parse()
                     .map_or_else(|_| BTreeSet::new(), |name| of_services(self.services.remove_slice(&name)));
             }
+            ObjectKind::NetworkPolicy => {
+                return name.parse().ok().and_then(|name| self.policies.remove(&name)).into_iter().collect();
+            }
+            ObjectKind::ClusterNetworkPolicy => return self.policies.remove_cluster(name).into_iter().collect(),
+            ObjectKind::PeerPod => {
+                return name.parse().ok().and_then(|name| self.policies.remove_peer(&name)).into_iter().collect();
+            }
         };
-        removed.then_some(Change::Object(kind)).into_iter().collect()
+        of_object(kind, concern)
     }
+}
+
+/// What an object's change touches.
+fn of_object(kind: ObjectKind, concern: Option<Concern>) -> BTreeSet<Change> {
+    concern.into_iter().flat_map(|concern| [Change::Object(kind), Change::Policies(concern)]).collect()
 }
 
 fn of_services(names: BTreeSet<ServiceName>) -> BTreeSet<Change> {
@@ -244,7 +302,8 @@ mod tests {
         tables.begin_lists();
         assert_eq!(tables.knowledge(kind), Knowledge::Snapshot);
         assert!(tables.apply(&put(namespace("kept")), &own).is_empty(), "nothing changed");
-        assert_eq!(tables.apply(&put(namespace("new")), &own), BTreeSet::from([Change::Object(kind)]));
+        let both = BTreeSet::from([Change::Object(kind), Change::Policies(Concern::Namespace("new".into()))]);
+        assert_eq!(tables.apply(&put(namespace("new")), &own), both);
         assert_eq!(tables.namespaces.len(), 3, "until the list is complete nothing goes");
         tables.apply(&ObjectInput::Synced { kind, revision: Revision(2) }, &own);
         assert_eq!(tables.namespaces.keys().map(|name| &**name).collect::<Vec<_>>(), ["kept", "new"]);

@@ -17,6 +17,7 @@ mod input;
 mod networks;
 mod nexthop;
 mod pod;
+mod policies;
 mod proxy;
 mod record;
 mod services;
@@ -30,6 +31,7 @@ pub use input::{
 };
 pub use nexthop::NexthopIds;
 pub use pod::{Bandwidth, HostPort, PodRow, PodState, Shaping};
+pub use policies::{Concern, PodAddresses, PolicyTables};
 pub use proxy::{Leaving, Proxies, Stage};
 pub use record::{Recording, RecordingFault, Stamped};
 pub use ripstop_netmodel::{ForeignDrop, HostFacts, HostLink};

@@ -14,8 +14,8 @@ use ripstop_objects::{
 use ripstop_types::{Family, IfName, NodeName, PodName, Prefix, Revision, ServiceName};
 
 use crate::{
-    Checksums, ClusterTables, NetworkList, NexthopIds, ObjectInput, PodRow, Proxies, Reach, SnapshotRows, Start,
-    StoreInput, StoreKind, StoreValue, Withdrawn,
+    Checksums, ClusterTables, Concern, NetworkList, NexthopIds, ObjectInput, PodAddresses, PodRow, Proxies, Reach,
+    SnapshotRows, Start, StoreInput, StoreKind, StoreValue, Withdrawn,
 };
 
 /// How far a kind of record is known.
@@ -65,6 +65,8 @@ pub enum Change {
     Object(ObjectKind),
     /// A Service or its endpoints came, changed or went.
     Service(ServiceName),
+    /// Something came, changed or went that what policies say hangs on.
+    Policies(Concern),
     /// A kind became known.
     Known(StoreKind),
     /// The store went or came.
@@ -228,7 +230,7 @@ impl Tables {
         }
         // The first list of a run is a full one.
         tables.cluster.begin_lists();
-        for kind in StoreKind::ALL {
+        for kind in StoreKind::ALL.into_iter().chain([StoreKind::PodAddresses]) {
             tables.listing.insert(kind, BTreeSet::new());
         }
         tables
@@ -407,6 +409,13 @@ impl Tables {
             StoreKind::Alive => {
                 AliveRecord::decode(key, value).map(|alive| self.put_alive(alive.into(), revision, changes))
             }
+            StoreKind::PodAddresses => match PodAddresses::decode(key, value) {
+                Ok(said) => {
+                    changes.extend(self.cluster.policies.put_addresses(said, revision));
+                    Ok(())
+                }
+                Err(fault) => return Some(fault),
+            },
             // Objects go their own way.
             _ => Ok(()),
         };
@@ -525,6 +534,7 @@ impl Tables {
                     changes.insert(Change::Alive(name));
                 }
             }
+            StoreKind::PodAddresses => changes.extend(self.cluster.policies.remove_addresses(key)),
             _ => {}
         }
     }
@@ -543,6 +553,7 @@ impl Tables {
             StoreKind::Nodes => self.nodes.len(),
             StoreKind::Claims => self.claims.len(),
             StoreKind::Alive => self.alive.len(),
+            StoreKind::PodAddresses => self.cluster.policies.addresses.len(),
             _ => 0,
         };
         rows + self.faults.keys().filter(|(of, _)| *of == kind).count()
@@ -554,6 +565,7 @@ impl Tables {
             StoreKind::Nodes => self.nodes.values().map(|row| row.value.key().into()).collect(),
             StoreKind::Claims => self.claims.values().map(|row| row.value.key().into()).collect(),
             StoreKind::Alive => self.alive.values().map(|row| row.value.key().into()).collect(),
+            StoreKind::PodAddresses => self.cluster.policies.addresses.keys().cloned().collect(),
             _ => Vec::new(),
         };
         keys.extend(self.faults.keys().filter(|(of, _)| *of == kind).map(|(_, key)| key.clone()));

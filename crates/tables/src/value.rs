@@ -37,6 +37,10 @@ impl StoreValue {
             | StoreKind::Pods
             | StoreKind::Services
             | StoreKind::EndpointSlices
+            | StoreKind::NetworkPolicies
+            | StoreKind::ClusterNetworkPolicies
+            | StoreKind::NodeLabels
+            | StoreKind::PodAddresses
             | StoreKind::ServiceClaims => None,
             StoreKind::Nodes => NodeRecord::decode_text(key, text).ok().map(|record| Self::Node(record.into())),
             StoreKind::Claims => RangeClaim::decode_text(key, text).ok().map(|record| Self::Claim(record.into())),
@@ -67,6 +71,10 @@ impl StoreValue {
             | StoreKind::Pods
             | StoreKind::Services
             | StoreKind::EndpointSlices
+            | StoreKind::NetworkPolicies
+            | StoreKind::ClusterNetworkPolicies
+            | StoreKind::NodeLabels
+            | StoreKind::PodAddresses
             | StoreKind::ServiceClaims => return Ok(()),
         };
         judged.map_err(|faults| faults.to_string().replace('\n', "; "))

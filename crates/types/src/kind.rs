@@ -28,6 +28,16 @@ pub enum StoreKind {
     Pods,
     /// Namespaces, by name.
     Namespaces,
+    /// NetworkPolicies, by namespace and name.
+    #[serde(rename = "networkpolicies")]
+    NetworkPolicies,
+    /// ClusterNetworkPolicies, by name.
+    #[serde(rename = "clusternetworkpolicies")]
+    ClusterNetworkPolicies,
+    /// What is said of nodes beside what they publish themselves, by node name: labels.
+    NodeLabels,
+    /// Which addresses pods have, by namespace and name. Each node says so of its own, where policies are about them.
+    PodAddresses,
     /// Which Service has which address or node port.
     ServiceClaims,
 }
@@ -38,11 +48,19 @@ impl StoreKind {
     pub const ALL: [Self; 4] = [Self::Networks, Self::Nodes, Self::Claims, Self::Alive];
 
     /// The kinds of objects that Kubernetes has itself, and that every other store keeps as they were applied.
-    pub const OBJECTS: [Self; 4] = [Self::Namespaces, Self::Pods, Self::Services, Self::EndpointSlices];
+    pub const OBJECTS: [Self; 7] = [
+        Self::NodeLabels,
+        Self::Namespaces,
+        Self::Pods,
+        Self::Services,
+        Self::EndpointSlices,
+        Self::NetworkPolicies,
+        Self::ClusterNetworkPolicies,
+    ];
 
     /// Every kind that a store other than Kubernetes keeps, in the order in which a watch lists them.
     pub fn every() -> impl Iterator<Item = Self> {
-        Self::ALL.into_iter().chain(Self::OBJECTS).chain([Self::ServiceClaims])
+        Self::ALL.into_iter().chain(Self::OBJECTS).chain([Self::PodAddresses, Self::ServiceClaims])
     }
 
     /// The kind's name in files, on the wire and on the command line.
@@ -56,6 +74,10 @@ impl StoreKind {
             Self::EndpointSlices => "endpointslices",
             Self::Pods => "pods",
             Self::Namespaces => "namespaces",
+            Self::NetworkPolicies => "networkpolicies",
+            Self::ClusterNetworkPolicies => "clusternetworkpolicies",
+            Self::NodeLabels => "node-labels",
+            Self::PodAddresses => "pod-addresses",
             Self::ServiceClaims => "service-claims",
         }
     }

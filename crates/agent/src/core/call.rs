@@ -12,7 +12,7 @@ use ripstop_cni_spec::{Code, Error, TypedCall};
 use ripstop_desired::{LEASES, Source};
 use ripstop_fabric::{host, wiring};
 use ripstop_ipam::{Attachment, Lease, LeaseFault, LeaseRequest, Window};
-use ripstop_netmodel::{Entry, Key, Kind, Model, NFT_TABLE, Ns, RecordScope, Resource};
+use ripstop_netmodel::{Key, Kind, NFT_TABLE, Ns, RecordScope, Resource};
 use ripstop_objects::{Network, NetworkName};
 use ripstop_plan::{Action, Step};
 use ripstop_tables::{Change, FaultCause, PodRow, PodState, StepFault, StoreKind, Withdrawn};
@@ -20,6 +20,7 @@ use ripstop_types::Millis;
 
 use super::asked::{bandwidth, host_ports};
 use super::blocks::Lack;
+use super::policies::Guard;
 use super::{CALL_PATIENCE_MS, Core, Level, Output, pods, status};
 
 /// A call that is not answered yet.
@@ -36,8 +37,10 @@ pub(super) struct Pending {
 pub(super) enum Stage {
     /// Not begun.
     Waiting,
-    /// Its plan runs.
-    Running,
+    /// Its plan runs, and what policies ask may wait for these.
+    Running(Guard),
+    /// Its plan ran, and what policies ask is not all in the kernel yet.
+    Guarding(Guard, BTreeSet<Key>),
     /// The kernel is asked.
     Inspecting,
     /// Objects of these pods are being removed.
@@ -45,7 +48,7 @@ pub(super) enum Stage {
 }
 
 /// What a try to begin a call led to.
-enum Begun {
+pub(super) enum Begun {
     /// Answered.
     Answer(Response),
     /// Under way.
@@ -78,7 +81,7 @@ impl Core {
         let mut later = std::collections::VecDeque::with_capacity(queue.len());
         while let Some(pending) = queue.pop_front() {
             if pending.stage != Stage::Waiting {
-                if !self.removal_done(&pending) {
+                if !self.removal_done(&pending) && !self.guard_passed(&pending) {
                     later.push_back(pending);
                 }
                 continue;
@@ -125,6 +128,11 @@ impl Core {
         if let Some(row) = self.tables.pods.get(attachment).cloned()
             && row.state == PodState::Ready
         {
+            if *row.request == *typed.id
+                && let Some(missing) = self.policies_missing(typed).or_else(|| self.not_in_force(&self.guard()))
+            {
+                return Begun::Wait(Error::new(Code::TryAgainLater, missing));
+            }
             // The same request again: the answer was lost, not the interface.
             return Begun::Answer(if *row.request == *typed.id {
                 self.add_result(typed, &row)
@@ -151,7 +159,7 @@ impl Core {
         if self.tables.is_deleted(&network.name) {
             return Begun::Wait(Error::new(Code::TryAgainLater, status::deleted_sentence(&network.name)));
         }
-        if let Some(missing) = self.object_missing(typed, &network) {
+        if let Some(missing) = self.object_missing(typed, &network).or_else(|| self.policies_missing(typed)) {
             return Begun::Wait(Error::new(Code::TryAgainLater, missing));
         }
         if let Some(missing) = self.base_missing(&network).or_else(|| self.close_flannels(&network)) {
@@ -169,8 +177,9 @@ impl Core {
         let row = PodRow { netns: netns.into(), mtu, ..self.new_pod(typed, attachment, &network, &lease) };
         let last = self.completion(&row);
         let scope = self.put_pod(row);
+        let guard = self.guard();
         self.run_for_call(scope, last, call);
-        Begun::Stage(Stage::Running)
+        Begun::Stage(Stage::Running(guard))
     }
 
     /// The addresses of a pod, or what becomes of its call without them.
@@ -265,7 +274,11 @@ impl Core {
             self.dirty.remove(key);
             self.failed.remove(key);
         }
-        before.into_iter().chain(touched).chain(self.desired.keys_of(&source)).collect()
+        let mut scope: BTreeSet<Key> = before.into_iter().chain(touched).chain(self.desired.keys_of(&source)).collect();
+        // What policies say of the pod elsewhere may be under way with other news.
+        let later = scope.extract_if(.., |key| key.is_of_policies() && self.busy.contains(key));
+        self.dirty.extend(later);
+        scope
     }
 
     /// The plan of an ADD ran.
@@ -277,6 +290,32 @@ impl Core {
     ) -> BTreeSet<Change> {
         let Some(place) = self.pending.iter().position(|pending| pending.call == call) else { return BTreeSet::new() };
         let Some(pending) = self.pending.remove(place) else { return BTreeSet::new() };
+        match pending.stage {
+            Stage::Running(guard) if fault.is_none() && self.not_in_force(&guard).is_some() => {
+                self.pending.push_back(Pending { stage: Stage::Guarding(guard, scope.clone()), ..pending });
+                BTreeSet::new()
+            }
+            _ => self.finish_add(&pending, fault.map(|fault| step_error(&fault)), scope),
+        }
+    }
+
+    /// Answers an ADD whose plan ran, once what policies ask is in the kernel, or when that takes too long.
+    fn guard_passed(&mut self, pending: &Pending) -> bool {
+        let Stage::Guarding(guard, scope) = &pending.stage else { return false };
+        let fault = match self.not_in_force(guard) {
+            None => None,
+            Some(_) if self.at.now < pending.deadline => return false,
+            Some(why) => Some(Error::new(Code::TryAgainLater, why)),
+        };
+        let changes = self.finish_add(pending, fault, scope);
+        let touched = self.desired.update(&self.tables, &changes);
+        self.take_touched(touched);
+        self.changes.extend(changes);
+        true
+    }
+
+    fn finish_add(&mut self, pending: &Pending, fault: Option<Error>, scope: &BTreeSet<Key>) -> BTreeSet<Change> {
+        let call = pending.call;
         let Some(attachment) = pending.typed.call.attachment().map(own) else { return BTreeSet::new() };
         let Some(row) = self.tables.pods.get(&attachment).cloned() else {
             // Everything is taken out meanwhile, what this ADD made too.
@@ -293,7 +332,7 @@ impl Core {
                 (PodState::Ready, self.add_result(&pending.typed, &ready))
             }
             // Undone, with the address kept for the container's next ADD.
-            Some(fault) => (PodState::Gone, Response::failed(step_error(&fault))),
+            Some(error) => (PodState::Gone, Response::failed(error)),
         };
         self.note_outcome(&pending.typed, &response);
         self.reply(call, response);
@@ -371,63 +410,6 @@ impl Core {
         Begun::Stage(Stage::Removing(unlisted))
     }
 
-    fn begin_check(&mut self, call: u64, typed: &TypedCall, attachment: &Attachment, netns: &str) -> Begun {
-        let Some(row) = self.tables.pods.get(attachment).cloned() else {
-            let text = format!("{attachment} is not known to this agent: it was never added, or was deleted");
-            return Begun::Answer(Response::failed(Error::new(Code::UnknownContainer, text)));
-        };
-        if self.keys_busy(attachment) {
-            return Begun::Wait(busy());
-        }
-        let faults = prev_result_faults(typed, &row, netns);
-        if !faults.is_empty() {
-            return Begun::Answer(Response::failed(Error::new(Code::NotAsExpected, faults.join("; "))));
-        }
-        let keys = ripstop_desired::inspect_keys(&self.tables, &row);
-        self.outputs.push(Output::Inspect { call, keys });
-        Begun::Stage(Stage::Inspecting)
-    }
-
-    /// The kernel was read for a CHECK.
-    pub(super) fn finish_check(&mut self, call: u64, found: Result<Vec<Entry>, String>) {
-        let Some(place) = self.pending.iter().position(|pending| pending.call == call) else { return };
-        let Some(pending) = self.pending.remove(place) else { return };
-        let row =
-            pending.typed.call.attachment().and_then(|attachment| self.tables.pods.get(&own(attachment))).cloned();
-        let response = match (row, found) {
-            (None, _) => Response::failed(Error::new(Code::UnknownContainer, "the pod was removed meanwhile")),
-            (_, Err(why)) => Response::failed(Error::new(Code::NotAsExpected, why)),
-            (Some(row), Ok(entries)) => {
-                let found: Model = entries.into_iter().collect();
-                let netns = pending.typed.call.netns().unwrap_or_default();
-                // The interface may have gone while the kernel was read.
-                let mut differences = prev_result_faults(&pending.typed, &row, netns);
-                differences.append(&mut self.differences(&row, &found));
-                if differences.is_empty() {
-                    Response::done()
-                } else {
-                    Response::failed(Error::new(Code::NotAsExpected, differences.join("; ")))
-                }
-            }
-        };
-        self.reply(call, response);
-    }
-
-    /// What of a pod's interface is not as wanted. Of two interfaces that want one route, the first has it.
-    fn differences(&self, row: &PodRow, found: &Model) -> Vec<String> {
-        let keys = ripstop_desired::inspect_keys(&self.tables, row);
-        let wanted = keys.iter().filter_map(|key| Some((key, self.desired.model().get(key)?)));
-        wanted
-            .filter_map(|(key, entry)| match found.get(key) {
-                None => Some(format!("{key} is missing")),
-                Some(there) if entry.object.satisfied_by(&there.object) => None,
-                Some(there) => {
-                    Some(format!("{key} differs in {}", ripstop_plan::difference(&there.object, &entry.object)))
-                }
-            })
-            .collect()
-    }
-
     fn cni_status(&self, typed: &TypedCall) -> Response {
         let reasons = self.not_ready_for(&typed.conf.network);
         if reasons.is_empty() {
@@ -473,7 +455,7 @@ impl Core {
     }
 
     /// Whether a plan is under way for anything that this attachment has, had, or would have.
-    fn keys_busy(&self, attachment: &Attachment) -> bool {
+    pub(super) fn keys_busy(&self, attachment: &Attachment) -> bool {
         if self.busy.is_empty() {
             return false;
         }
@@ -490,7 +472,7 @@ impl Core {
             || self.leaving.get(attachment).is_some_and(|keys| keys.iter().any(|key| self.busy.contains(key)))
     }
 
-    fn reply(&mut self, call: u64, response: Response) {
+    pub(super) fn reply(&mut self, call: u64, response: Response) {
         self.outputs.push(Output::Reply { call, response });
     }
 }
@@ -509,7 +491,7 @@ fn host_route(ip: std::net::IpAddr) -> Key {
     Key::main_route(Ns::Host, ripstop_types::Prefix::host(ip))
 }
 
-fn busy() -> Error {
+pub(super) fn busy() -> Error {
     Error::new(Code::TryAgainLater, "an earlier call for the same interface is still under way")
 }
 
@@ -561,34 +543,4 @@ fn step_error(fault: &StepFault) -> Error {
     };
     let variable = if fault.cause == FaultCause::Namespace { "CNI_NETNS: " } else { "" };
     Error::new(code, format!("{variable}{}", fault.text))
-}
-
-/// What a CHECK's previous result says that is not so.
-fn prev_result_faults(typed: &TypedCall, row: &PodRow, netns: &str) -> Vec<String> {
-    let mut faults = Vec::new();
-    if row.state != PodState::Ready {
-        faults.push(format!("link {} is missing: the interface went without a DEL", row.host_link));
-    }
-    if *row.netns != *netns {
-        faults.push(format!("CNI_NETNS is {netns}, but the interface was added to {}", row.netns));
-    }
-    // A runtime must say what ADD resulted in, and what it says must be about this interface.
-    let Some(result) = &typed.conf.prev_result else {
-        faults.push("prevResult is missing: CHECK compares with the result of ADD".into());
-        return faults;
-    };
-    let Some((index, interface)) = result.pod_interface(&row.attachment.ifname) else {
-        faults.push(format!("prevResult lists no interface {} in a container", row.attachment.ifname));
-        return faults;
-    };
-    if let Some(sandbox) = interface.sandbox.as_deref().filter(|sandbox| *sandbox != netns) {
-        faults.push(format!("prevResult has {} in {sandbox}, and CNI_NETNS is {netns}", row.attachment.ifname));
-    }
-    for ip in result.ips_of(index).map(|ip| ip.address.ip()).filter(|ip| !row.ips.contains(ip)) {
-        faults.push(format!("prevResult has address {ip}, which this pod does not have"));
-    }
-    if interface.mac().is_some_and(|mac| mac != row.mac) {
-        faults.push(format!("prevResult has another hardware address than {}", row.mac));
-    }
-    faults
 }

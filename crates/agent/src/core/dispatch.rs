@@ -32,6 +32,8 @@ pub(super) struct Running {
     pub since: Millis,
     /// Whether something of it is of Services.
     pub is_of_services: bool,
+    /// Whether something of it is of policies.
+    pub is_of_policies: bool,
     /// Whether something of it is of iptables.
     is_of_iptables: bool,
 }
@@ -126,6 +128,10 @@ impl Core {
         if changes.iter().any(services_known) {
             self.reconsider(|_, key| key.is_of_services());
         }
+        // Of policies too, once all that they hang on is.
+        if changes.iter().any(|change| matches!(change, Change::Object(_) | Change::Policies(_))) {
+            self.reconsider(|_, key| key.is_of_policies());
+        }
         if changes.iter().any(|change| matches!(change, Change::Known(_))) {
             self.reconsider(|_, _| true);
         } else if changes.iter().any(|change| matches!(change, Change::Pod(_))) {
@@ -206,6 +212,7 @@ impl Core {
             purpose,
             since: self.at.now,
             is_of_services: scope.iter().any(Key::is_of_services),
+            is_of_policies: scope.iter().any(Key::is_of_policies),
             is_of_iptables: scope.iter().any(is_of_iptables),
             scope,
         };

@@ -13,6 +13,7 @@ mod asked;
 mod blocks;
 mod borrowing;
 mod call;
+mod check;
 mod claims;
 mod describe;
 mod dispatch;
@@ -28,6 +29,7 @@ mod objects;
 mod observed;
 mod patience;
 mod pods;
+mod policies;
 mod probes;
 mod proxy;
 mod ranges;
@@ -42,6 +44,7 @@ pub use claims::{ClaimView, Problem};
 pub use journal::Row as JournalRow;
 pub use migration::{MigrationAction, MigrationRequest, MigrationView};
 pub(crate) use observed::{host_kinds, reference};
+pub use policies::PolicyView;
 pub use probes::ProbePlan;
 pub use proxy::ProxyView;
 pub use services::{EndpointView, NamespaceView, ServiceView};
@@ -225,6 +228,8 @@ pub struct Core {
     probes: Probes,
     health: Health,
     following: Following,
+    /// Whether the addresses of this node's pods may differ from what it published.
+    addresses_due: bool,
     serving: services::Serving,
     notices: Notices,
     outputs: Vec<Output>,
@@ -309,6 +314,7 @@ impl Core {
             probes: Probes::default(),
             health: Health::default(),
             following: Following::default(),
+            addresses_due: true,
             serving: services::Serving::default(),
             notices: Notices::default(),
             outputs: Vec::new(),
@@ -421,7 +427,8 @@ impl Core {
         }
         // What is under way is ended by its answer, whatever the time.
         let retries = self.failed.iter().filter(|(key, _)| !self.busy.contains(*key)).map(|(_, failure)| failure.due);
-        let waiting = |pending: &&Pending| matches!(pending.stage, Stage::Waiting | Stage::Removing(_));
+        let waiting =
+            |pending: &&Pending| matches!(pending.stage, Stage::Waiting | Stage::Guarding(..) | Stage::Removing(_));
         let calls = self.pending.iter().filter(waiting).map(|pending| pending.deadline);
         retries
             .chain(calls)
@@ -508,6 +515,7 @@ impl Core {
             self.note_for_prober(&changes);
             self.note_for_health(&changes);
             self.note_for_slices(&changes);
+            self.note_for_policies(&changes);
             changes.append(&mut self.sync_ranges());
             if self.refresh_realised() {
                 changes.insert(Change::Realised);
@@ -535,6 +543,7 @@ impl Core {
         }
         self.dispatch();
         self.follow_pods();
+        self.publish_addresses();
         self.refresh_probes();
         self.refresh_health();
         self.tell_serving();

@@ -171,7 +171,7 @@ impl Core {
         }
     }
 
-    /// Its claims, the slices of its pods, and its sign of life.
+    /// Its claims, what it said of its pods, and its sign of life.
     fn delete_rest(&mut self, deletion: Deletion) {
         let mut operations = OPERATIONS + deletion.call * EACH + 1..;
         let mut begun = BTreeSet::new();
@@ -183,6 +183,12 @@ impl Core {
             begun.insert(operation);
             let owner = Owner::node(&deletion.node);
             let step = record_removal(StoreKind::EndpointSlices, key, RecordGuard::Any, owner, GONE);
+            self.run_operation(step, operation);
+        }
+        for (key, operation) in self.addresses_of_node(&deletion.node).iter().zip(operations.by_ref()) {
+            begun.insert(operation);
+            let step =
+                record_removal(StoreKind::PodAddresses, key, RecordGuard::Any, Owner::node(&deletion.node), GONE);
             self.run_operation(step, operation);
         }
         if let Some(operation) = operations.next() {

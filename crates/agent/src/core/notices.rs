@@ -1,4 +1,4 @@
-//! What people are told on pods, on Services and on this node's Node object: which levels stand, for whoever writes Events of them.
+//! What people are told on pods, on Services, on policies and on this node's Node object: which levels stand, for whoever writes Events of them.
 //!
 //! Of a pod: why its last ADD failed, until one succeeds, the pod goes, or nobody tries any more. Of a Service and of the node: what
 //! stands for some seconds. What every node finds alike of a Service one of them tells. Only with the store in Kubernetes.
@@ -145,6 +145,7 @@ impl Core {
         });
         let mut levels = self.node_notices();
         levels.extend(self.service_notices());
+        levels.extend(self.policy_notices());
         let before = std::mem::take(&mut self.notices.since);
         let since = |level: &Notice| before.get(level).copied().unwrap_or(now);
         self.notices.since = levels.into_iter().map(|level| (level.clone(), since(&level))).collect();
@@ -189,7 +190,7 @@ impl Core {
     }
 
     /// Whether no node that may be alive has a name before this one's.
-    fn is_first_node(&self) -> bool {
+    pub(super) fn is_first_node(&self) -> bool {
         let own = &self.tables.node;
         let names = self.tables.nodes.keys();
         names.take_while(|name| *name < own).all(|name| matches!(self.liveness.life(name), Life::Stale(_)))

@@ -104,6 +104,7 @@ pub(super) fn outlives(change: &Change) -> bool {
         Change::Reach(_) | Change::Tunnel(_) | Change::Proxy => true,
         Change::Alive(_)
         | Change::Service(_)
+        | Change::Policies(_)
         | Change::Withdrawn
         | Change::Facts
         | Change::Pod(_)

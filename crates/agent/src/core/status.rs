@@ -299,6 +299,7 @@ impl Core {
         warnings.extend(ripstop_desired::services::unraised(&self.tables));
         warnings.extend(ripstop_desired::services::full(&self.tables));
         warnings.extend(self.service_warnings());
+        warnings.extend(self.policy_warnings());
         for ((kind, key), fault) in &self.tables.faults {
             let faults = on_one_line(fault);
             warnings.push(format!("record {}/{key} is not taken, its last good value stays: {faults}", kind.as_str()));

@@ -81,7 +81,7 @@ const PROBE: &str = ", readinessProbe: {httpGet: {path: /healthz, port: 8081}, p
 
 impl World {
     #[track_caller]
-    fn apply(&self, manifest: &str) -> Vec<Value> {
+    pub fn apply(&self, manifest: &str) -> Vec<Value> {
         let answer = self.ask("POST", "/v1/apply", manifest).unwrap();
         assert_eq!(answer.status, 200, "{}", answer.body);
         answer.json()["results"].as_array().unwrap().clone()

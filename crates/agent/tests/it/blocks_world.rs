@@ -248,7 +248,7 @@ impl World {
                 node.heard = Some(self.log.len());
                 let revision = Revision(self.log.len() as u64);
                 node.inputs.push_back(Input::Store(StoreInput::Back));
-                for kind in StoreKind::ALL {
+                for kind in StoreKind::ALL.into_iter().chain(StoreKind::OBJECTS) {
                     node.inputs.push_back(Input::Store(StoreInput::Reset { kind }));
                     for ((_, key), (value, revision)) in self.records.iter().filter(|((of, _), _)| *of == kind) {
                         let (key, value, revision) = (key.clone(), value.clone().into(), Revision(*revision));

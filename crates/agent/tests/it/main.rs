@@ -37,6 +37,7 @@ mod many;
 mod networks;
 mod node_life;
 mod nodes;
+mod policies;
 mod proxies;
 mod purge;
 mod repair;

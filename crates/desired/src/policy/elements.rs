@@ -32,6 +32,8 @@ fn ports_of(part: &mut Part, family: Family, table: &PortTable, names: &Names) {
     let chain = Chain::regular().rules([
         Rule::new([with_ports(), concat((meta::l4proto(), th::dport())).vmap(ports)]),
         Rule::new([meta::l4proto().vmap(others)]),
+        // Between them they have every packet. Should an element be missing, nothing passes.
+        Rule::new([counter(), drop()]),
     ]);
     let definition = TablePart::new(table_family(family), NFT_POLICY_TABLE, &names.chain)
         .set(ports, Set::vmap([Type::InetProto, Type::InetService]).interval())

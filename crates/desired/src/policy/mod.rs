@@ -16,9 +16,14 @@
 //!
 //! - `table`: the tables.
 //! - `elements`: what is decided, as objects.
+//! - `follow`: from the node's tables to what is decided.
 
 mod elements;
+mod follow;
 mod table;
+
+pub use follow::missing;
+pub(crate) use follow::{Followed, unread};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -69,12 +74,11 @@ impl Source {
     }
 }
 
-/// The objects of policies, kept up to date with what is decided.
+/// The objects of policies by themselves, kept up to date with what is decided.
 #[derive(Debug, Clone, Default)]
 pub struct Compiled {
     model: Model,
-    /// In order.
-    keys_of: BTreeMap<Source, Vec<Key>>,
+    parts: Parts,
 }
 
 impl Compiled {
@@ -82,9 +86,7 @@ impl Compiled {
     #[must_use]
     pub fn of(policies: &Policies) -> Self {
         let mut compiled = Self::default();
-        for source in Source::all(policies) {
-            compiled.make(policies, source);
-        }
+        compiled.parts.make_all(policies, &mut compiled.model);
         compiled
     }
 
@@ -96,6 +98,40 @@ impl Compiled {
 
     /// Follows changes; answers with the keys of objects that differ.
     pub fn update(&mut self, policies: &Policies, changes: &Changes) -> BTreeSet<Key> {
+        self.parts.update(policies, changes, &mut self.model)
+    }
+}
+
+/// Which keys of a model are made of what. Nothing else makes objects under these.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Parts {
+    /// In order.
+    keys_of: BTreeMap<Source, Vec<Key>>,
+}
+
+impl Parts {
+    /// Makes everything; answers with the keys of objects that differ.
+    pub(crate) fn make_all(&mut self, policies: &Policies, model: &mut Model) -> BTreeSet<Key> {
+        let sources = Source::all(policies);
+        sources.into_iter().flat_map(|source| self.make(policies, source, model)).collect()
+    }
+
+    /// Takes everything out; answers with the keys.
+    pub(crate) fn clear(&mut self, model: &mut Model) -> BTreeSet<Key> {
+        let keys: BTreeSet<Key> = std::mem::take(&mut self.keys_of).into_values().flatten().collect();
+        for key in &keys {
+            model.remove(key);
+        }
+        keys
+    }
+
+    /// The keys of a source.
+    pub(crate) fn keys_of(&self, source: &Source) -> &[Key] {
+        self.keys_of.get(source).map(Vec::as_slice).unwrap_or_default()
+    }
+
+    /// Follows changes; answers with the keys of objects that differ.
+    pub(crate) fn update(&mut self, policies: &Policies, changes: &Changes, model: &mut Model) -> BTreeSet<Key> {
         let mut sources: BTreeSet<Source> =
             changes.exceptions.iter().map(|(name, ip)| Source::Exception(*name, *ip)).collect();
         sources.extend(changes.subjects.iter().map(|ip| Source::Subject(*ip)));
@@ -108,15 +144,15 @@ impl Compiled {
             let table = policies.peer_table(name).into_iter();
             sources.extend(table.flat_map(|table| table.exceptions()).map(|(ip, _)| Source::Exception(*name, ip)));
         }
-        sources.into_iter().flat_map(|source| self.make(policies, source)).collect()
+        sources.into_iter().flat_map(|source| self.make(policies, source, model)).collect()
     }
 
-    fn make(&mut self, policies: &Policies, source: Source) -> Vec<Key> {
+    fn make(&mut self, policies: &Policies, source: Source, model: &mut Model) -> Vec<Key> {
         let (mut keys, mut touched) = (Vec::new(), Vec::new());
         for entry in source.objects(policies) {
             let key = entry.object.key();
-            if self.model.get(&key).is_none_or(|there| **there != entry) {
-                self.model.insert_entry(Arc::new(entry));
+            if model.get(&key).is_none_or(|there| **there != entry) {
+                model.insert_entry(Arc::new(entry));
                 touched.push(key.clone());
             }
             keys.push(key);
@@ -124,7 +160,7 @@ impl Compiled {
         keys.sort();
         let before = self.keys_of.remove(&source).unwrap_or_default();
         for key in before.into_iter().filter(|key| keys.binary_search(key).is_err()) {
-            self.model.remove(&key);
+            model.remove(&key);
             touched.push(key);
         }
         if !keys.is_empty() {

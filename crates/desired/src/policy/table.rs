@@ -40,15 +40,20 @@ fn table(family: Family) -> Table {
         Rule::new([subject.vmap(map_of(gate))])
     };
     let near = Chain::regular().rules([ask(Gate::EgressNear), ask(Gate::IngressNear)]);
-    let itself = Rule::new([concat((saddr(family), daddr(family))).in_set("itself"), goto("near")]);
-    let forward = Chain::filter(Hook::Forward, priority::FILTER).rules(passing(family)).rules([
-        itself.comment("no NetworkPolicy keeps a pod from itself"),
-        ask(Gate::Egress),
-        ask(Gate::Ingress),
-    ]);
-    // What a pod sends to its own node. What comes from there passes output, where nobody is asked.
+    let both = || {
+        let itself = Rule::new([concat((saddr(family), daddr(family))).in_set("itself"), goto("near")]);
+        [itself.comment("no NetworkPolicy keeps a pod from itself"), ask(Gate::Egress), ask(Gate::Ingress)]
+    };
+    let forward = Chain::filter(Hook::Forward, priority::FILTER).rules(passing(family)).rules(both());
+    // Nobody is asked about what comes from the node itself. But what IPVS sends on passes here and not by `forward`.
+    let own = Rule::new([fib::saddr_type().is(FibAddrType::LOCAL), accept()]);
+    let output = Chain::filter(Hook::Output, priority::FILTER)
+        .rules(passing(family))
+        .rule(own.comment("from the node itself"))
+        .rules(both());
+    // What a pod sends to its own node.
     let input = Chain::filter(Hook::Input, priority::FILTER).rules(passing(family)).rules([ask(Gate::EgressNear)]);
-    table.chain("near", near).chain("forward", forward).chain("input", input)
+    table.chain("near", near).chain("forward", forward).chain("output", output).chain("input", input)
 }
 
 /// What nobody is asked about.

@@ -466,7 +466,7 @@ fn a_switch_is_a_way_of_three_stages() {
         synced(&mut scenario, kind);
     }
     let before = Desired::of(&scenario.tables);
-    let mut desired = before.clone();
+    let mut desired = Desired::of(&scenario.tables);
     let mut stage = |scenario: &mut Scenario, chosen, leaving| {
         (scenario.tables.proxies.chosen, scenario.tables.proxies.leaving) = (chosen, leaving);
         desired.update(&scenario.tables, &BTreeSet::from([Change::Proxy]));

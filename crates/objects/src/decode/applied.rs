@@ -34,17 +34,16 @@ impl Applied {
     /// The kind that a document says it is, if it is one of these.
     pub(crate) fn kind_of(tree: &Tree<'_>) -> Option<ObjectKind> {
         let kind = tree.text_at(&["kind"])?;
-        let kinds = [ObjectKind::Service, ObjectKind::EndpointSlice, ObjectKind::Pod, ObjectKind::Namespace];
-        kinds.into_iter().find(|known| known.to_string() == kind)
+        ObjectKind::ALL.into_iter().find(|known| *known != ObjectKind::PeerPod && known.to_string() == kind)
     }
 
     pub(crate) fn read(kind: ObjectKind, tree: &Tree<'_>, otherwise: &str) -> Result<Self, Faults> {
         let mut value = value_of(tree);
-        let version = if kind == ObjectKind::EndpointSlice { "discovery.k8s.io/v1" } else { "v1" };
+        let version = kind.api_version();
         let word = kind.to_string().to_lowercase();
         let named = tree.text_at(&["metadata", "name"]).map(|name| {
             let namespace = tree.text_at(&["metadata", "namespace"]).unwrap_or("default");
-            if kind == ObjectKind::Namespace { format!("{word}/{name}") } else { format!("{word}/{namespace}/{name}") }
+            if kind.has_namespace() { format!("{word}/{namespace}/{name}") } else { format!("{word}/{name}") }
         });
         let object = named.map_or_else(|| otherwise.to_owned(), |name| shown(&name));
         let (read, mut faults) = ClusterObject::from_value(kind, &value)
@@ -58,10 +57,15 @@ impl Applied {
             ClusterObject::Service(service) => rules.service(service, &value),
             ClusterObject::EndpointSlice(slice) => rules.slice(slice, &value),
             ClusterObject::Namespace(namespace) => rules.label("metadata.name", &namespace.name),
-            ClusterObject::Pod(_) | ClusterObject::Node(_) => {}
+            // Policies are read strictly by whoever reads them.
+            ClusterObject::NetworkPolicy(policy) => rules.label("metadata.namespace", &policy.spec.name.namespace),
+            ClusterObject::ClusterNetworkPolicy(_)
+            | ClusterObject::Pod(_)
+            | ClusterObject::PeerPod(_)
+            | ClusterObject::Node(_) => {}
         }
         faults.into_result()?;
-        if kind != ObjectKind::Namespace && value["metadata"]["namespace"].as_str().is_none_or(str::is_empty) {
+        if kind.has_namespace() && value["metadata"]["namespace"].as_str().is_none_or(str::is_empty) {
             value["metadata"]["namespace"] = "default".into();
         }
         Ok(Self { object: read, value })

@@ -18,11 +18,11 @@ use crate::target::Target;
 /// The longest file that is sent: the agent takes no more.
 const MAX_FILE: u64 = 4 << 20;
 
-/// Create or change the networks, Services, endpoints, pods and namespaces that a file describes
+/// Create or change the networks, policies, Services, endpoints, pods, namespaces and labels of nodes that a file describes
 ///
 /// The file holds documents of kind Network (ripstop.io/v1alpha1) in YAML or JSON, or Flannel's net-conf.json, which is
-/// the network `default`; and where the store is not Kubernetes, Service, EndpointSlice, Pod and Namespace as Kubernetes has
-/// them. A Service without clusterIP or node ports gets the first that are free and keeps them. Either all of the file is
+/// the network `default`; and where the store is not Kubernetes, NetworkPolicy, ClusterNetworkPolicy, Service, EndpointSlice, Pod,
+/// Namespace and Node as Kubernetes has them; of a Node the labels matter, and its addresses if it names some. A Service without clusterIP or node ports gets the first that are free and keeps them. Either all of the file is
 /// taken, or, where anything in it is wrong, nothing.
 #[derive(Debug, Args)]
 pub struct Apply {
@@ -32,7 +32,7 @@ pub struct Apply {
     pub target: Target,
 }
 
-/// Delete networks, Services, endpoints, pods and namespaces, or a node that is gone for good
+/// Delete networks, policies, Services, endpoints, pods and namespaces, or a node that is gone for good
 ///
 /// A network of which a node owns a range is not deleted. Of a file, one that `ripstop apply` takes, only names matter, and
 /// all of it goes or nothing. What is not there is named, and the exit code is 1. A namespace goes without what lies in it. With a node go its record and its claims on ranges, which other nodes may take then; as
@@ -51,7 +51,7 @@ pub struct Delete {
     /// Its name
     #[arg(value_name = "NAME")]
     name: Option<String>,
-    /// The namespace of a Service, an EndpointSlice or a pod [default: default]
+    /// The namespace of a NetworkPolicy, a Service, an EndpointSlice or a pod [default: default]
     #[arg(short, long, value_name = "NAMESPACE", conflicts_with = "file")]
     namespace: Option<String>,
     /// Delete what this file describes; - is standard input
@@ -88,6 +88,12 @@ enum Kind {
     /// A namespace's object
     #[value(aliases = ["namespaces", "ns"])]
     Namespace,
+    /// A policy of a namespace
+    #[value(aliases = ["networkpolicies", "netpol"])]
+    Networkpolicy,
+    /// A policy of the cluster
+    #[value(aliases = ["clusternetworkpolicies", "cnp"])]
+    Clusternetworkpolicy,
 }
 
 #[derive(Debug, Args)]
@@ -129,8 +135,10 @@ impl Delete {
                 return Err(Failure::Usage(format!("{more:?}: one thing is deleted at a time")));
             }
         };
-        if self.namespace.is_some() && matches!(subject.kind, Kind::Node | Kind::Network | Kind::Namespace) {
-            return Err(Failure::Usage("--namespace: it is for a Service, an EndpointSlice or a pod".into()));
+        let without = matches!(subject.kind, Kind::Node | Kind::Network | Kind::Namespace | Kind::Clusternetworkpolicy);
+        if self.namespace.is_some() && without {
+            let why = "--namespace: it is for a NetworkPolicy, a Service, an EndpointSlice or a pod";
+            return Err(Failure::Usage(why.into()));
         }
         match subject.kind {
             Kind::Node => {
@@ -145,11 +153,9 @@ impl Delete {
             Kind::Service => self.delete_object("service", name, agent, out),
             Kind::Endpointslice => self.delete_object("endpointslice", name, agent, out),
             Kind::Pod => self.delete_object("pod", name, agent, out),
-            Kind::Namespace => {
-                ripstop_types::validate_dns_name("a namespace", name)
-                    .map_err(|invalid| Failure::Usage(format!("NAME: {invalid}")))?;
-                self.send(agent, &format!("/namespace/{name}"), &[], out)
-            }
+            Kind::Networkpolicy => self.delete_object("networkpolicy", name, agent, out),
+            Kind::Namespace => self.delete_by_name("namespace", name, agent, out),
+            Kind::Clusternetworkpolicy => self.delete_by_name("clusternetworkpolicy", name, agent, out),
         }
     }
 }
@@ -168,6 +174,12 @@ impl Delete {
         let sentences: Vec<String> =
             missing.iter().map(|result| format!("{} not found", field(result, "object"))).collect();
         Err(Failure::Failed(sentences.join("\n")))
+    }
+
+    fn delete_by_name(&self, kind: &str, name: &str, agent: &Agent, out: &mut Out) -> Result<(), Failure> {
+        ripstop_types::validate_dns_name("a name", name)
+            .map_err(|invalid| Failure::Usage(format!("NAME: {invalid}")))?;
+        self.send(agent, &format!("/{kind}/{name}"), &[], out)
     }
 
     /// `NAME` with -n, or `NAMESPACE/NAME`.

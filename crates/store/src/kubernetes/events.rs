@@ -12,7 +12,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ::http::{Method, StatusCode};
-use ripstop_objects::{About, Notice};
+use ripstop_objects::policy::PolicyName;
+use ripstop_objects::{About, Notice, ObjectKind};
 use ripstop_types::{Fnv1a as _, NodeName};
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
@@ -285,11 +286,11 @@ impl Teller {
     /// The object (`events.k8s.io/v1`, Event).
     fn event(&self, name: &str, notice: &Notice, now: &str) -> Value {
         let (kind, of, uid) = about(notice);
-        let mut regarding = json!({"apiVersion": "v1", "kind": kind, "name": of});
+        let mut regarding = json!({"apiVersion": api_version(notice), "kind": kind, "name": of});
         if !uid.is_empty() {
             regarding["uid"] = uid.into();
         }
-        if !matches!(notice.about, About::Node { .. }) {
+        if !matches!(notice.about, About::Node { .. } | About::Policy { name: PolicyName::Cluster(_), .. }) {
             regarding["namespace"] = namespace(notice).into();
         }
         json!({
@@ -311,6 +312,7 @@ fn action(notice: &Notice) -> &'static str {
     match notice.about {
         About::Pod { .. } => "AddToNetwork",
         About::Service { .. } => "ServeService",
+        About::Policy { .. } => "EnforcePolicy",
         About::Node { .. } => "ServeNode",
     }
 }
@@ -319,13 +321,24 @@ fn about(notice: &Notice) -> (&'static str, &str, &str) {
     match &notice.about {
         About::Node { name, uid } => ("Node", name.as_str(), uid),
         About::Service { name, uid } => ("Service", &name.name, uid),
+        About::Policy { name: PolicyName::Network(name), uid } => ("NetworkPolicy", &name.name, uid),
+        About::Policy { name: PolicyName::Cluster(name), uid } => ("ClusterNetworkPolicy", name, uid),
         About::Pod { name, uid } => ("Pod", &name.name, uid),
+    }
+}
+
+fn api_version(notice: &Notice) -> &'static str {
+    match &notice.about {
+        About::Policy { name: PolicyName::Network(_), .. } => ObjectKind::NetworkPolicy.api_version(),
+        About::Policy { name: PolicyName::Cluster(_), .. } => ObjectKind::ClusterNetworkPolicy.api_version(),
+        About::Node { .. } | About::Service { .. } | About::Pod { .. } => "v1",
     }
 }
 
 fn namespace(notice: &Notice) -> &str {
     match &notice.about {
-        About::Node { .. } => CLUSTER_NAMESPACE,
+        About::Node { .. } | About::Policy { name: PolicyName::Cluster(_), .. } => CLUSTER_NAMESPACE,
+        About::Policy { name: PolicyName::Network(name), .. } => &name.namespace,
         About::Service { name, .. } | About::Pod { name, .. } => &name.namespace,
     }
 }

@@ -12,6 +12,7 @@ use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
+use ::http::StatusCode;
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -36,6 +37,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// A server that lists by a watch says something within this time; one whose etcd cannot help it opens the watch and is
 /// silent.
 const STREAM_PATIENCE: Duration = Duration::from_secs(3);
+
+/// A kind that the server does not have is asked for again so often: it may be defined meanwhile.
+const ABSENT_PAUSE: Duration = Duration::from_secs(30);
 
 /// A watch lasts so long, and half as much again at random; then it is opened anew.
 const WATCH_SECONDS: u64 = 600;
@@ -72,6 +76,8 @@ pub(super) struct Topic {
     pub name: String,
     /// Whether the list is asked for as the beginning of a watch, where the server can do that.
     pub streaming: bool,
+    /// Whether a server that does not know the kind is taken as one without such objects. Then it is not streaming.
+    pub optional: bool,
 }
 
 /// A line of a watch.
@@ -118,8 +124,8 @@ struct Pump<R: Reader> {
     away: Option<String>,
     /// Which topics the receiver was handed a list of.
     begun: Vec<bool>,
-    /// Up to which revision the receiver has each topic; none: it is to be listed.
-    places: Vec<Option<u64>>,
+    /// How far the receiver has each topic; none: it is to be listed.
+    places: Vec<Option<Place>>,
     /// Which topics are listed by a watch.
     streams: Vec<bool>,
     /// When what the server has forgotten is listed.
@@ -141,10 +147,25 @@ impl Relist {
     }
 }
 
-/// A list: what it says, and its revision.
+/// A list: what it says, and its revision; none: the server does not know the kind.
 struct Listed<T> {
     items: Vec<T>,
-    revision: u64,
+    revision: Option<u64>,
+}
+
+/// How far a topic was handed over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// Up to this revision.
+    At(u64),
+    /// As of a kind that the server does not know.
+    Absent,
+}
+
+impl<T> Listed<T> {
+    fn place(&self) -> Place {
+        self.revision.map_or(Place::Absent, Place::At)
+    }
 }
 
 /// What a task that reads a watch says.
@@ -191,7 +212,7 @@ impl<R: Reader> Pump<R> {
         let (to_self, mut heard) = mpsc::channel(64);
         let mut tasks = JoinSet::new();
         for topic in 0..count {
-            let listed = lists.iter().find(|(of, _)| *of == topic).map(|(_, listed)| listed.revision);
+            let listed = lists.iter().find(|(of, _)| *of == topic).map(|(_, listed)| listed.place());
             let Some(from) = self.places[topic].or(listed) else { continue };
             self.listen(topic, from, &mut tasks, &to_self).await?;
         }
@@ -219,9 +240,13 @@ impl<R: Reader> Pump<R> {
                     continue;
                 }
                 Heard::Due(topic) => {
-                    self.places[topic] = None;
+                    let before = self.places[topic].take();
                     let listed = self.list(topic).await.map_err(End::Fault)?;
-                    self.hand_over(topic, listed).await?;
+                    if (before, listed.place()) == (Some(Place::Absent), Place::Absent) {
+                        self.places[topic] = before;
+                    } else {
+                        self.hand_over(topic, listed).await?;
+                    }
                     topic
                 }
             };
@@ -232,14 +257,15 @@ impl<R: Reader> Pump<R> {
     }
 
     async fn hand_over(&mut self, topic: usize, listed: Listed<R::Event>) -> Result<(), End> {
+        let place = listed.place();
         if std::mem::replace(&mut self.begun[topic], true) {
             self.send(self.reader.reset(topic)).await?;
         }
         for event in listed.items {
             self.send(event).await?;
         }
-        self.send(self.reader.synced(topic, listed.revision)).await?;
-        self.places[topic] = Some(listed.revision);
+        self.send(self.reader.synced(topic, listed.revision.unwrap_or_default())).await?;
+        self.places[topic] = Some(place);
         Ok(())
     }
 
@@ -254,7 +280,8 @@ impl<R: Reader> Pump<R> {
             self.send(event).await?;
         }
         let revision = revision_of(&line.object).map_err(|cause| End::Fault(self.shared.nonsense(cause)))?;
-        self.places[topic] = self.places[topic].max(Some(revision));
+        let before = if let Some(Place::At(before)) = self.places[topic] { before } else { 0 };
+        self.places[topic] = Some(Place::At(revision.max(before)));
         Ok(())
     }
 
@@ -262,10 +289,14 @@ impl<R: Reader> Pump<R> {
     async fn listen(
         &self,
         topic: usize,
-        from: u64,
+        from: Place,
         tasks: &mut JoinSet<()>,
         to: &mpsc::Sender<Heard>,
     ) -> Result<(), End> {
+        let Place::At(from) = from else {
+            tasks.spawn(wait(Instant::now() + ABSENT_PAUSE, topic, to.clone()));
+            return Ok(());
+        };
         match self.open(topic, from).await.map_err(End::Fault)? {
             Some(lines) => tasks.spawn(hear(topic, lines, to.clone())),
             None => tasks.spawn(forgot(topic, to.clone())),
@@ -275,7 +306,7 @@ impl<R: Reader> Pump<R> {
 
     /// Opens a watch behind a revision; `None` where the server has forgotten that.
     async fn open(&self, topic: usize, from: u64) -> Result<Option<Lines>, StoreError> {
-        let Topic { path, selector, name, .. } = &self.reader.topics()[topic];
+        let Topic { path, selector, name, optional, .. } = &self.reader.topics()[topic];
         let seconds = WATCH_SECONDS + (WATCH_SECONDS as f64 * 0.5 * random()) as u64;
         let path = format!(
             "{path}?watch=1&allowWatchBookmarks=true&resourceVersion={from}&timeoutSeconds={seconds}{selector}"
@@ -284,6 +315,8 @@ impl<R: Reader> Pump<R> {
         match self.shared.stream(&tried, path).await? {
             Ok(lines) => Ok(Some(lines)),
             Err(answer) if Status::of(&answer).is_gone() => Ok(None),
+            // The kind's definition is gone.
+            Err(answer) if *optional && answer.status == StatusCode::NOT_FOUND => Ok(None),
             Err(answer) => Err(self.shared.refused(&tried, false, &answer)),
         }
     }
@@ -432,6 +465,9 @@ impl Shared {
             let path = format!("{}?limit={limit}&continue={more}{}", topic.path, topic.selector);
             let answer = self.ask(&tried, &Ask::get(path)).await?;
             if !answer.status.is_success() {
+                if topic.optional && answer.status == StatusCode::NOT_FOUND {
+                    return Ok(Listed { items: Vec::new(), revision: None });
+                }
                 if !more.is_empty() && Status::of(&answer).is_gone() {
                     // The rest of the list is no more to be had: all is asked for again.
                     (items, more) = (Vec::new(), String::new());
@@ -450,7 +486,7 @@ impl Shared {
             if more.is_empty() {
                 let revision =
                     object::revision(&page.metadata.resource_version).map_err(|cause| self.nonsense(cause))?;
-                return Ok(Listed { items, revision: revision.0 });
+                return Ok(Listed { items, revision: Some(revision.0) });
             }
         }
     }
@@ -478,7 +514,7 @@ impl Shared {
                 "ADDED" => items.extend(read(&line.object).map_err(|cause| self.nonsense(cause))?),
                 "BOOKMARK" => {
                     let revision = revision_of(&line.object).map_err(|cause| self.nonsense(cause))?;
-                    return Ok(Some(Listed { items, revision }));
+                    return Ok(Some(Listed { items, revision: Some(revision) }));
                 }
                 _ => return Ok(None),
             }

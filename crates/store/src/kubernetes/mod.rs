@@ -26,7 +26,7 @@ mod records;
 pub use api::Api;
 pub use events::{CLUSTER_NAMESPACE, CONTROLLER, OVER};
 pub use object::before_now;
-pub use objects::ObjectEvent;
+pub use objects::{ObjectEvent, Wants};
 pub use options::{Access, Judge, KubernetesOptions};
 
 use std::sync::{Arc, Mutex, PoisonError};

@@ -219,7 +219,15 @@ impl Object {
     fn into_value(self, kind: Kind, key: &str) -> Value {
         match kind {
             Kind::Nodes | Kind::Claims => self.spec,
-            Kind::Services | Kind::EndpointSlices | Kind::Pods | Kind::Namespaces | Kind::ServiceClaims => Value::Null,
+            Kind::Services
+            | Kind::EndpointSlices
+            | Kind::Pods
+            | Kind::Namespaces
+            | Kind::NetworkPolicies
+            | Kind::ClusterNetworkPolicies
+            | Kind::NodeLabels
+            | Kind::PodAddresses
+            | Kind::ServiceClaims => Value::Null,
             Kind::Alive => {
                 let text = self.metadata.annotations.get(ANNOTATION).and_then(Value::as_str);
                 text.and_then(|text| serde_json::from_str(text).ok()).unwrap_or(Value::Null)

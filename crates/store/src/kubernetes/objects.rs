@@ -1,4 +1,5 @@
-//! The watch of Kubernetes' own objects: this node, or all, this node's pods, the namespaces, and Services with their endpoints.
+//! The watch of Kubernetes' own objects: this node, or all, this node's pods, or all, the namespaces, policies, and Services with their
+//! endpoints.
 
 use std::sync::Arc;
 
@@ -27,29 +28,51 @@ pub enum ObjectEvent {
     Back,
 }
 
+/// What is asked for beside this node, its pods, namespaces and policies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Wants {
+    /// Services and their endpoints: they are served.
+    pub services: bool,
+    /// The pods of other nodes: there are policies.
+    pub peer_pods: bool,
+    /// Every other node.
+    pub nodes: bool,
+}
+
 impl Kubernetes {
-    /// This node or, where `peers` are wanted, every node; all namespaces, this node's pods and, where `services` are served, all of
-    /// these and their endpoints: what there is, then every change.
-    pub fn objects(&self, node: &NodeName, peers: bool, services: bool) -> mpsc::Receiver<ObjectEvent> {
+    /// What is always asked for and what is wanted beside: what there is, then every change.
+    pub fn objects(&self, node: &NodeName, wants: Wants) -> mpsc::Receiver<ObjectEvent> {
         let (events, receiver) = mpsc::channel(CHANNEL);
-        let kinds: Vec<_> = ObjectKind::ALL.into_iter().filter(|kind| services || !kind.is_of_services()).collect();
-        let topics = kinds.iter().map(|kind| topic(*kind, node, peers)).collect();
+        let is_wanted = |kind: &ObjectKind| match kind {
+            ObjectKind::Service | ObjectKind::EndpointSlice => wants.services,
+            ObjectKind::PeerPod => wants.peer_pods,
+            _ => true,
+        };
+        let kinds: Vec<_> = ObjectKind::ALL.into_iter().filter(is_wanted).collect();
+        let topics = kinds.iter().map(|kind| topic(*kind, node, wants.nodes)).collect();
         tokio::spawn(feed::pump(self.shared.clone(), Objects { kinds, topics }, events));
         receiver
     }
 }
 
-fn topic(kind: ObjectKind, node: &NodeName, peers: bool) -> Topic {
+fn topic(kind: ObjectKind, node: &NodeName, nodes: bool) -> Topic {
     let (plural, selector) = match kind {
-        ObjectKind::Node if peers => ("nodes", String::new()),
+        ObjectKind::Node if nodes => ("nodes", String::new()),
         ObjectKind::Node => ("nodes", format!("&fieldSelector=metadata.name%3D{node}")),
         ObjectKind::Namespace => ("namespaces", String::new()),
         ObjectKind::Pod => ("pods", format!("&fieldSelector=spec.nodeName%3D{node}")),
+        ObjectKind::PeerPod => ("pods", format!("&fieldSelector=spec.nodeName!%3D{node}")),
         ObjectKind::Service => ("services", String::new()),
         ObjectKind::EndpointSlice => ("endpointslices", String::new()),
+        ObjectKind::NetworkPolicy => ("networkpolicies", String::new()),
+        ObjectKind::ClusterNetworkPolicy => ("clusternetworkpolicies", String::new()),
     };
-    let group = if kind == ObjectKind::EndpointSlice { "/apis/discovery.k8s.io/v1" } else { "/api/v1" };
-    Topic { path: format!("{group}/{plural}"), selector, name: plural.to_owned(), streaming: true }
+    let version = kind.api_version();
+    let group = if version.contains('/') { "apis" } else { "api" };
+    // Only its definition makes the server know that kind.
+    let optional = kind == ObjectKind::ClusterNetworkPolicy;
+    let path = format!("/{group}/{version}/{plural}");
+    Topic { path, selector, name: plural.to_owned(), streaming: !optional, optional }
 }
 
 struct Objects {
@@ -63,7 +86,7 @@ fn read(kind: ObjectKind, text: &RawValue) -> Result<Option<(ClusterObject, Revi
     match ClusterObject::decode(kind, text.get()) {
         Ok((mut object, faults)) => {
             for fault in faults.iter() {
-                tracing::warn!("{fault}; that is left out");
+                tracing::warn!("{fault}; that is {}", if kind.is_policy() { "closed" } else { "left out" });
             }
             // Here Kubernetes makes the slices. Kept by the ten thousand they are a good part of what an agent needs.
             if let ClusterObject::Service(service) = &mut object {

@@ -34,7 +34,13 @@ pub(super) fn topic(kind: Kind, namespace: &str) -> Topic {
         Kind::Alive => format!("&labelSelector={}", ALIVE_LABEL.replace('=', "%3D").replace('/', "%2F")),
         _ => String::new(),
     };
-    Topic { path: object::path(kind, namespace), selector, name: object::full_name(kind), streaming: false }
+    Topic {
+        path: object::path(kind, namespace),
+        selector,
+        name: object::full_name(kind),
+        streaming: false,
+        optional: false,
+    }
 }
 
 /// A record; none of an object whose name is no key's.
