@@ -8,6 +8,8 @@
 //! Nothing is computed before [`Policies::decide`], which says what has changed. A peer that comes, goes or changes its address costs an
 //! exception in those tables that name it.
 //!
+//! [`explain`] tells why, and [`revoke`] which connections are over when something has changed.
+//!
 //! Not here: how a packet is matched, replies of a connection (they pass, and end with what permitted them), neighbour discovery, and what
 //! comes from a pod's own node: none of those is asked about.
 //!
@@ -22,6 +24,7 @@ pub mod explain;
 mod members;
 mod peers;
 mod policies;
+pub mod revoke;
 mod rules;
 mod select;
 mod slab;

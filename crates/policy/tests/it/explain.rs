@@ -157,6 +157,12 @@ pub fn shop() -> Policies {
     policies
 }
 
+/// Puts a namespace, a pod or a node.
+pub fn put_value(policies: &mut Policies, kind: &str, value: &Value) {
+    let kind = ObjectKind::ALL.into_iter().find(|known| known.to_string() == kind).unwrap();
+    put(policies, kind, value);
+}
+
 fn put(policies: &mut Policies, kind: ObjectKind, value: &Value) {
     let (object, faults) = ClusterObject::from_value(kind, value).unwrap();
     assert!(faults.is_empty(), "{faults}");

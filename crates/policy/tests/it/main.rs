@@ -3,5 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 mod coming_to;
 mod explain;
+mod planted;
 mod random;
+mod revoke;
 mod scale;
