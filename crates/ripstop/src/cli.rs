@@ -10,8 +10,8 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use ripstop_lab::cli::LabCommand;
 
 use crate::commands::{
-    agent, conformance, describe, get, install, ipam, man, manifest, migrate, plan, resume, shell, status, store,
-    udp_forward, version,
+    agent, conformance, describe, get, install, ipam, man, manifest, migrate, plan, policy, resume, shell, status,
+    store, udp_forward, version,
 };
 use crate::target::Target;
 
@@ -44,6 +44,7 @@ pub enum Command {
     Describe(describe::Describe),
     Status(status::Status),
     Plan(plan::Plan),
+    Policy(policy::Policy),
     Ipam(ipam::Ipam),
     Apply(manifest::Apply),
     Delete(manifest::Delete),
@@ -68,7 +69,7 @@ type Group = (&'static str, &'static [&'static str]);
 
 /// Every command that help shows is in one group.
 const GROUPS: &[Group] = &[
-    ("Look at a node and its cluster", &["get", "describe", "status", "plan", "ipam"]),
+    ("Look at a node and its cluster", &["get", "describe", "status", "plan", "policy", "ipam"]),
     ("Change a cluster", &["apply", "delete", "migrate"]),
     ("Run a node", &["agent", "store", "udp-forward", "replay", "install", "uninstall"]),
     ("Try it on this machine", &["lab"]),
@@ -90,6 +91,10 @@ pub const EXIT_CODES: &[(&str, &str)] = &[
 pub const EXAMPLES: &[(&str, &str)] = &[
     ("The pods of this node, with MAC, MTU and interface", "ripstop get pods -o wide"),
     ("What the agent would change, before it does", "ripstop plan"),
+    (
+        "Why one pod may not talk to another, by manifests",
+        "ripstop policy check shop/front shop/web 80/TCP -f manifests.yaml",
+    ),
     ("Go over to VXLAN under load, and look how far it is", "ripstop migrate backend vxlan"),
     ("", "ripstop migrate backend --status"),
     ("Wait until this node is ready", "ripstop status --wait --timeout 30s"),

@@ -123,7 +123,7 @@ impl Delete {
     /// As [`Apply::run`], and where something is not there.
     pub fn run(&self, agent: &Agent, out: &mut Out) -> Result<(), Failure> {
         let Some(subject) = &self.subject else {
-            let text = read(self.file.as_deref().unwrap_or("-"))?;
+            let text = read(self.file.as_deref().unwrap_or("-"), MAX_FILE)?;
             return self.send(agent, "", text.as_bytes(), out);
         };
         let name = match (&subject.name, &self.name) {
@@ -198,7 +198,7 @@ impl Delete {
 
 impl Manifest {
     fn send(&self, agent: &Agent, path: &str, out: &mut Out) -> Result<(), Failure> {
-        let results = post(agent, path, read(&self.file)?.as_bytes())?;
+        let results = post(agent, path, read(&self.file, MAX_FILE)?.as_bytes())?;
         if out.data(self.output, &results.clone().into())? { Ok(()) } else { tell(&results, out) }
     }
 }
@@ -213,7 +213,11 @@ fn tell(results: &[Value], out: &mut Out) -> Result<(), Failure> {
     results.iter().try_for_each(|result| out.line(&format!("{} {}", field(result, "object"), field(result, "action"))))
 }
 
-fn read(file: &str) -> Result<String, Failure> {
+/// The text of a file that is no longer than so many bytes.
+///
+/// # Errors
+/// Where it cannot be read, is longer, or is no text.
+pub fn read(file: &str, most: u64) -> Result<String, Failure> {
     let name = if file == "-" { "standard input".to_owned() } else { escaped(file, false) };
     let cannot = |error: io::Error| Failure::system(&format!("cannot read {name}"), &error);
     let mut source: Box<dyn Read> = match file {
@@ -221,9 +225,12 @@ fn read(file: &str) -> Result<String, Failure> {
         path => Box::new(File::open(path).map_err(cannot)?),
     };
     let mut bytes = Vec::new();
-    source.by_ref().take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(cannot)?;
-    if bytes.len() as u64 > MAX_FILE {
-        return Err(Failure::Failed(format!("{name} is longer than 4 MiB, which no manifest is")));
+    source.by_ref().take(most + 1).read_to_end(&mut bytes).map_err(cannot)?;
+    if bytes.len() as u64 > most {
+        return Err(Failure::Failed(format!(
+            "{name} is longer than {} MiB, which is the most that is read",
+            most >> 20
+        )));
     }
     String::from_utf8(bytes).map_err(|_| Failure::Failed(format!("{name} is not UTF-8 text; YAML or JSON is accepted")))
 }

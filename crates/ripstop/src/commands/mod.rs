@@ -11,6 +11,7 @@ pub mod man;
 pub mod manifest;
 pub mod migrate;
 pub mod plan;
+pub mod policy;
 pub mod resume;
 pub mod shell;
 pub mod status;
@@ -71,6 +72,7 @@ fn answer(command: Command, before: Target, out: &mut Out) -> Result<(), Failure
             command.run(&Agent::of(&target)?, &target, out)
         }
         Command::Version(command) => command.run(&agent(command.target.clone())?, out),
+        Command::Policy(command) => asks_nobody(&before, "policy").and_then(|()| command.run(out)),
         Command::Install(command) => asks_nobody(&before, "install").and_then(|()| command.run(out)),
         Command::Completion(command) => asks_nobody(&before, "completion").and_then(|()| command.run(out)),
         Command::Replay(command) => asks_nobody(&before, "replay").and_then(|()| command.run(out)),

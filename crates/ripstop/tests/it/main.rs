@@ -15,6 +15,7 @@ mod installing;
 mod judging;
 mod kubernetes;
 mod plain_host;
+mod policies;
 mod refusing;
 mod running;
 mod runtimes;

@@ -134,6 +134,7 @@ const RIM: &[Row] = &[
             "ripstop-objects",
             "ripstop-ipam",
             "ripstop-tables",
+            "ripstop-policy",
             "ripstop-plan",
             "ripstop-store",
             "ripstop-forwarder",
