@@ -43,6 +43,7 @@ pub fn may_delete(tables: &Tables, key: &Key, entry: &Entry) -> Result<(), Strin
     }
     let needed: &[StoreKind] = match key {
         Key::Record { .. } | Key::Qdisc { .. } | Key::Sysctl { .. } | Key::LinkSysctl { .. } => &[],
+        Key::Connection { .. } => &[],
         Key::Link { .. } | Key::NftTable { .. } | Key::ForwardJump { .. } | Key::Forwarder { .. } => {
             &[StoreKind::Networks]
         }

@@ -69,6 +69,7 @@ pub enum Kind {
     Nexthop,
     Route,
     Qdisc,
+    Connection,
 }
 
 /// The identity of an object. Its order is the order in which objects are made: a later one may need an earlier one.
@@ -120,6 +121,8 @@ pub enum Key {
     Route { ns: Ns, table: u32, dst: Prefix, metric: u32 },
     /// The root queueing discipline of a link.
     Qdisc { ns: Ns, link: IfName },
+    /// A tracked connection: behind all rules, by which no other begins in its place.
+    Connection { protocol: u8, source: SocketAddr, sent_to: SocketAddr, zone: Option<u16> },
 }
 
 impl Key {
@@ -148,6 +151,7 @@ impl Key {
             Self::Nexthop { .. } => Kind::Nexthop,
             Self::Route { .. } => Kind::Route,
             Self::Qdisc { .. } => Kind::Qdisc,
+            Self::Connection { .. } => Kind::Connection,
         }
     }
 
@@ -199,7 +203,8 @@ impl Key {
             | Self::Fdb { .. }
             | Self::Forwarder { .. }
             | Self::ForwarderPeer { .. }
-            | Self::Nexthop { .. } => Some(&Ns::Host),
+            | Self::Nexthop { .. }
+            | Self::Connection { .. } => Some(&Ns::Host),
             Self::Sysctl { ns, .. }
             | Self::Link { ns, .. }
             | Self::LinkSysctl { ns, .. }
@@ -239,7 +244,8 @@ impl Key {
             | Self::Forwarder { .. }
             | Self::ForwarderPeer { .. }
             | Self::Nexthop { .. }
-            | Self::Route { .. } => None,
+            | Self::Route { .. }
+            | Self::Connection { .. } => None,
         }
     }
 
@@ -343,6 +349,9 @@ impl fmt::Display for Key {
             Self::Route { dst, table: 254, metric: 0, .. } => write!(f, "route {dst}")?,
             Self::Route { dst, table, metric, .. } => write!(f, "route {dst} table {table} metric {metric}")?,
             Self::Qdisc { link, .. } => write!(f, "qdisc dev {link}")?,
+            Self::Connection { protocol, source, sent_to, .. } => {
+                write!(f, "connection of protocol {protocol} from {source} to {sent_to}")?
+            }
         }
         match self.ns() {
             Some(Ns::Path(path)) => write!(f, " in {path}"),

@@ -7,6 +7,7 @@
 //! Invariants: an entry lies under its object's own key; iteration order is the order of [`Key`], and is the same on
 //! every run.
 
+mod connection;
 mod facts;
 mod iptables;
 mod ipvs;
@@ -14,6 +15,7 @@ mod key;
 mod nft;
 mod resource;
 
+pub use connection::Connection;
 pub use facts::{ForeignDrop, HostFacts, HostLink, Limit, NeighbourLimits};
 pub use iptables::{
     CLUSTER_IPS_CHAIN, FRONTENDS_CHAIN, FrontendFlows, HAIRPIN_CHAIN, IPTABLES_PREFIX, IptablesBackend, IptablesKey,

@@ -7,6 +7,7 @@ use ripstop_types::{Family, IfName, Mac, Prefix};
 use serde::{Deserialize, Serialize};
 
 use crate::CONNTRACK_SETTINGS;
+use crate::connection::Connection;
 use crate::iptables::{FrontendFlows, IptablesRules};
 use crate::ipvs::{IpvsDestination, IpvsService};
 use crate::key::{Key, Ns, RecordScope};
@@ -361,6 +362,7 @@ pub enum Object {
     Nexthop(Nexthop),
     Route(Route),
     Qdisc(Qdisc),
+    Connection(Connection),
 }
 
 macro_rules! each_resource {
@@ -414,7 +416,8 @@ each_resource!(
     ForwarderPeer,
     Nexthop,
     Route,
-    Qdisc
+    Qdisc,
+    Connection
 );
 
 impl Resource for Link {

@@ -77,9 +77,10 @@ impl Step {
         })
     }
 
-    /// Whether nothing brings the former state back: another node may have taken a deleted record meanwhile.
+    /// Whether nothing brings the former state back: another node may have taken a deleted record meanwhile, and a connection that was
+    /// ended does not go on.
     pub fn is_irreversible(&self) -> bool {
-        self.action == Action::Delete && matches!(self.key, Key::Record { .. })
+        self.action == Action::Delete && matches!(self.key, Key::Record { .. } | Key::Connection { .. })
     }
 
     /// The step as a row for people and programs.

@@ -86,6 +86,7 @@ fn words(object: &Object) -> String {
         Object::NftValues(values) => format!("{:?}", values.values),
         Object::IptablesRules(rules) => rules.rules.join("; "),
         Object::FrontendFlows(flows) => format!("{:?}", flows.endpoints),
+        Object::Connection(connection) => format!("answered by {}", connection.destination),
     }
 }
 

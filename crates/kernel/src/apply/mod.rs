@@ -7,6 +7,7 @@
 //! Not here: which steps, and whether a failure undoes what came before.
 
 mod conflict;
+mod connections;
 mod deferred;
 mod flows;
 mod forwarder;
@@ -77,6 +78,8 @@ pub struct Applier {
     iptables: Iptables,
     /// It was told that tracked connections cannot be looked at.
     told_of_flows: bool,
+    /// The same of sockets that cannot be ended.
+    told_of_sockets: bool,
 }
 
 impl Applier {
@@ -94,7 +97,20 @@ impl Applier {
         own.add_port(nft.port());
         let reaper = Reaper::start(Arc::clone(&own)).map_err(|e| ObserveError::new("a netlink socket", e))?;
         let (holds, iptables) = (BTreeMap::new(), Iptables::default());
-        Ok(Self { host, route, nft, ipvs: None, reaper, own, forwarder: None, holds, iptables, told_of_flows: false })
+        let (told_of_flows, told_of_sockets) = (false, false);
+        Ok(Self {
+            host,
+            route,
+            nft,
+            ipvs: None,
+            reaper,
+            own,
+            forwarder: None,
+            holds,
+            iptables,
+            told_of_flows,
+            told_of_sockets,
+        })
     }
 
     /// Where a forwarder answers; without it steps for one fail. Holds the carrier of the devices that are there.

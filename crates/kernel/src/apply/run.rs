@@ -40,6 +40,8 @@ pub(super) struct Run<'a> {
     pub(super) iptables: Vec<usize>,
     /// Steps for frontends whose connections are looked at when the rules are written.
     pub(super) leading: Vec<usize>,
+    /// Steps for connections, which end when all else is done.
+    pub(super) ending: Vec<usize>,
     /// Steps for the forwarder, which go to it together.
     pub(super) forwarder: Vec<usize>,
     /// Pairs just made that are still down: step and index.
@@ -73,6 +75,7 @@ impl<'a> Run<'a> {
             bounded: Vec::new(),
             iptables: Vec::new(),
             leading: Vec::new(),
+            ending: Vec::new(),
             forwarder: Vec::new(),
             starting: Vec::new(),
             departing: Vec::new(),
@@ -95,6 +98,7 @@ impl<'a> Run<'a> {
         self.flush_bounds();
         self.flush_iptables();
         self.flush_leading();
+        self.flush_connections();
         self.look_again();
         self.wait_for_deferred_work();
         self.applier.own.end_links();
@@ -183,6 +187,7 @@ impl<'a> Run<'a> {
             Key::ServiceFlows => self.all_flows(i),
             Key::Iptables(_) => self.iptables.push(i),
             Key::FrontendFlows { .. } => self.leading.push(i),
+            Key::Connection { .. } => self.ending.push(i),
             Key::ForwardJump { .. } => {
                 self.flush_all();
                 if !self.stopped() {

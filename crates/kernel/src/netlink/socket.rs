@@ -3,7 +3,7 @@
 use std::fmt;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd};
 
-use netlink_sys::constants::{NETLINK_GENERIC, NETLINK_NETFILTER, NETLINK_ROUTE};
+use netlink_sys::constants::{NETLINK_GENERIC, NETLINK_NETFILTER, NETLINK_ROUTE, NETLINK_SOCK_DIAG};
 use netlink_sys::{Socket as Raw, SocketAddr};
 
 use crate::error::errno_text;
@@ -35,6 +35,8 @@ pub(crate) enum Protocol {
     Netfilter,
     /// Families with names, IPVS among them.
     Generic,
+    /// Sockets.
+    SockDiag,
 }
 
 /// What the kernel, or the way to it, refuses.
@@ -124,6 +126,7 @@ impl Socket {
             Protocol::Route => NETLINK_ROUTE,
             Protocol::Netfilter => NETLINK_NETFILTER,
             Protocol::Generic => NETLINK_GENERIC,
+            Protocol::SockDiag => NETLINK_SOCK_DIAG,
         })?;
         raw.bind(&SocketAddr::new(0, 0))?;
         let mut address = SocketAddr::new(0, 0);

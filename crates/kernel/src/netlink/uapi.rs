@@ -184,9 +184,16 @@ pub(crate) const CTA_PROTO_SRC_PORT: u16 = 2;
 pub(crate) const CTA_PROTO_DST_PORT: u16 = 3;
 pub(crate) const CTA_FILTER_ORIG_FLAGS: u16 = 1;
 pub(crate) const CTA_FILTER_REPLY_FLAGS: u16 = 2;
+pub(crate) const FILTER_IP_SRC: u32 = 1 << 0;
 pub(crate) const FILTER_IP_DST: u32 = 1 << 1;
 pub(crate) const FILTER_PROTO_NUM: u32 = 1 << 3;
 pub(crate) const FILTER_PROTO_DST_PORT: u32 = 1 << 5;
+
+// sock_diag.h, inet_diag.h, and states of TCP (net/tcp_states.h)
+pub(crate) const SOCK_DIAG_BY_FAMILY: u16 = 20;
+pub(crate) const SOCK_DESTROY: u16 = 21;
+pub(crate) const TCP_TIME_WAIT: u8 = 6;
+pub(crate) const TCP_LISTEN: u8 = 10;
 
 // netfilter.h, nfnetlink.h, nf_tables.h
 pub(crate) const NFNLGRP_NFTABLES: u32 = 7;

@@ -3,6 +3,7 @@
 //! Not here: what should be there. Everything read is a value that could be compared with one that is wanted; what has
 //! no form in the model (a foreign route, a learned neighbour) is left out, except what [`HostFacts`] has a place for.
 
+mod connections;
 pub(crate) mod facts;
 mod forwarder;
 pub(crate) mod iptables;

@@ -1,7 +1,8 @@
-//! Tracked connections: `IPCTNL_MSG_CT_*` (linux/netfilter/nfnetlink_conntrack.h), those that were sent to one address and port.
+//! Tracked connections: `IPCTNL_MSG_CT_*` (linux/netfilter/nfnetlink_conntrack.h).
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
+use ripstop_netmodel::Connection;
 use ripstop_types::Family;
 
 use crate::netlink::uapi::*;
@@ -57,6 +58,65 @@ fn end(tuple: Attrs<'_>, addresses: [u16; 2], port: u16) -> Option<End> {
     let ip = tuple.nested(CTA_TUPLE_IP);
     let ip = addresses.into_iter().find_map(|kind| ip.get(kind)).and_then(read_ip)?;
     Some((ip, tuple.nested(CTA_TUPLE_PROTO).be16(port)?))
+}
+
+/// A connection with all its ends; `None` where it is none of TCP, UDP or SCTP.
+pub(crate) fn read_connection(reply: Reply<'_>) -> Option<Connection> {
+    let (_, attrs) = reply.split::<4>()?;
+    let (original, answer) = (attrs.nested(CTA_TUPLE_ORIG), attrs.nested(CTA_TUPLE_REPLY));
+    let protocol = original.nested(CTA_TUPLE_PROTO).u8(CTA_PROTO_NUM)?;
+    let (source, destination) = ([CTA_IP_V4_SRC, CTA_IP_V6_SRC], [CTA_IP_V4_DST, CTA_IP_V6_DST]);
+    let at = |tuple, addresses, port| end(tuple, addresses, port).map(SocketAddr::from);
+    Some(Connection {
+        protocol: Some(protocol).filter(|protocol| WITH_PORTS.contains(protocol))?,
+        source: at(original, source, CTA_PROTO_SRC_PORT)?,
+        sent_to: at(original, destination, CTA_PROTO_DST_PORT)?,
+        destination: at(answer, source, CTA_PROTO_SRC_PORT)?,
+        answers_to: at(answer, destination, CTA_PROTO_DST_PORT)?,
+        zone: attrs.be16(CTA_ZONE),
+        id: attrs.be32(CTA_ID)?,
+        sender: None,
+        receiver: None,
+    })
+}
+
+/// TCP, UDP and SCTP (IANA).
+pub(crate) const WITH_PORTS: [u8; 3] = [6, 17, 132];
+
+/// Removes a connection, if it is still this one.
+pub(crate) fn end_connection(connection: &Connection) -> Message {
+    let (source, sent_to) = (connection.source, connection.sent_to);
+    let addresses = if source.is_ipv4() { (CTA_IP_V4_SRC, CTA_IP_V4_DST) } else { (CTA_IP_V6_SRC, CTA_IP_V6_DST) };
+    let message = Message::new(kind(IPCTNL_MSG_CT_DELETE), 0, &header(source.ip()));
+    let message = message.nest(CTA_TUPLE_ORIG, |m| {
+        m.nest(CTA_TUPLE_IP, |m| m.ip(addresses.0, source.ip()).ip(addresses.1, sent_to.ip())).nest(
+            CTA_TUPLE_PROTO,
+            |m| {
+                let m = m.u8(CTA_PROTO_NUM, connection.protocol);
+                m.be16(CTA_PROTO_SRC_PORT, source.port()).be16(CTA_PROTO_DST_PORT, sent_to.port())
+            },
+        )
+    });
+    let message = message.be32(CTA_ID, connection.id);
+    match connection.zone {
+        Some(zone) => message.be16(CTA_ZONE, zone),
+        None => message,
+    }
+}
+
+/// Asks for all connections of a family.
+pub(crate) fn dump_family(family: Family) -> Message {
+    Message::new(kind(IPCTNL_MSG_CT_GET), 0, &[super::address_family(family), 0, 0, 0])
+}
+
+/// Asks for the connections that an address began, and for those that it answers. The kernel looks at all and shows these (Linux 5.8).
+pub(crate) fn dump_of(ip: IpAddr) -> [Message; 2] {
+    let address = if ip.is_ipv4() { CTA_IP_V4_SRC } else { CTA_IP_V6_SRC };
+    [(CTA_TUPLE_ORIG, [FILTER_IP_SRC, 0]), (CTA_TUPLE_REPLY, [0, FILTER_IP_SRC])].map(|(tuple, [orig, reply])| {
+        Message::new(kind(IPCTNL_MSG_CT_GET), 0, &header(ip))
+            .nest(tuple, |m| m.nest(CTA_TUPLE_IP, |m| m.ip(address, ip)))
+            .nest(CTA_FILTER, |m| m.u32(CTA_FILTER_ORIG_FLAGS, orig).u32(CTA_FILTER_REPLY_FLAGS, reply))
+    })
 }
 
 /// Asks for the connections of a protocol that were sent to this end. The kernel looks at all and shows these (Linux 5.8).

@@ -11,6 +11,7 @@ pub(crate) mod neighbour;
 pub(crate) mod nexthop;
 pub(crate) mod qdisc;
 pub(crate) mod route;
+pub(crate) mod sock;
 
 use std::collections::BTreeMap;
 

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 mod affinity;
+mod connections;
 mod errors;
 mod facts;
 mod foreign;

@@ -41,6 +41,8 @@ const MODIFYING_TYPES: &[&str] = &[
     "IPVS_CMD_NEW",
     "IPVS_CMD_SET",
     "IPVS_CMD_DEL",
+    "IPCTNL_MSG_CT_DELETE",
+    "SOCK_DESTROY",
 ];
 
 /// Methods of the netlink socket that only changes need.
