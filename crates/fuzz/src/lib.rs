@@ -17,6 +17,7 @@ pub type Target = (&'static str, fn(&[u8]));
 /// All of them, in the order of their names.
 pub const TARGETS: &[Target] = &[
     ("agent_http", agent::http),
+    ("bfd", peers::bfd),
     ("cni_args", cni::args),
     ("cni_config", cni::config),
     ("cni_list", cni::list),

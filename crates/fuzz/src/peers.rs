@@ -1,5 +1,9 @@
-//! What other processes, the kernel and other nodes say: both ends of the store's socket, netlink, probes.
+//! What other processes, the kernel and other nodes say: both ends of the store's socket, netlink, probes, BFD.
 
+use std::time::Duration;
+
+use ripstop_bfd::packet::{LENGTH, Packet};
+use ripstop_bfd::{Arrival, Engine as Sessions, SessionConfig, State, Timers};
 use ripstop_kernel::untrusted::kernel_messages;
 use ripstop_nft::decode::{Answers, Observation, messages};
 use ripstop_nft::encode::Batch;
@@ -25,6 +29,43 @@ pub fn probe(data: &[u8]) {
     let engine = &mut Engine::new(1, 100, Millis(0));
     if let Some(answer) = wire::read_answer(data) {
         assert!(engine.answered(Millis(1), [192, 0, 2, 1].into(), &answer).is_empty(), "nobody asked");
+    }
+}
+
+/// What comes to the port of BFD: datagrams, each behind its length.
+pub fn bfd(data: &[u8]) {
+    let (local, peer) = ([192, 0, 2, 1].into(), [192, 0, 2, 2].into());
+    let mut engine = Sessions::new(1);
+    let timers = Timers::every(Duration::from_millis(10), 3);
+    let Ok(id) = engine.add(Duration::ZERO, SessionConfig::single_hop(1, local, peer, timers)) else {
+        panic!("a good session is refused");
+    };
+    let arrival = Arrival { multihop: false, interface: 1, source: peer, destination: local, ttl: 255 };
+    let (mut now, mut rest) = (Duration::ZERO, data);
+    while let Some((length, all)) = rest.split_first() {
+        let (payload, others) = all.split_at(usize::from(*length).min(all.len()));
+        rest = others;
+        let mut payload = payload.to_vec();
+        if let Ok(packet) = Packet::read(&payload)
+            && !packet.authentication
+        {
+            let again = Packet::read(&packet.bytes());
+            assert_eq!(again, Ok(packet), "what was read is written as something else");
+        }
+        // Who knows the discriminator comes farther.
+        if payload.get(8) == Some(&0xff)
+            && let Some(yours) = payload.get_mut(8..12)
+        {
+            yours.copy_from_slice(&id.0.to_be_bytes());
+        }
+        let heeded = engine.discards().total();
+        let actions = engine.received(now, &arrival, &payload);
+        assert!(engine.discards().total() == heeded || actions.is_empty(), "what is discarded does something");
+        assert!(payload.len() >= LENGTH || actions.is_empty(), "half a packet does something");
+        now += Duration::from_millis(7);
+        engine.tick(now);
+        let Some(view) = engine.view(id) else { panic!("the session is gone") };
+        assert!(view.state != State::AdminDown && engine.due().is_none_or(|due| due > now));
     }
 }
 

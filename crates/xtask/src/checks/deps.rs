@@ -30,6 +30,7 @@ const PURE: &[Row] = &[
     row("objects", "ripstop-objects", &["ripstop-types"]),
     row("ipam", "ripstop-ipam", &["ripstop-types", "ripstop-objects"]),
     row("probe", "ripstop-probe", &["ripstop-types"]),
+    row("bfd", "ripstop-bfd", &[]),
     row(
         "tables",
         "ripstop-tables",
@@ -170,6 +171,7 @@ const RIM: &[Row] = &[
             "ripstop-cni-spec",
             "ripstop-objects",
             "ripstop-probe",
+            "ripstop-bfd",
             "ripstop-tables",
             "ripstop-kernel",
             "ripstop-store",
