@@ -31,6 +31,7 @@ const PURE: &[Row] = &[
     row("ipam", "ripstop-ipam", &["ripstop-types", "ripstop-objects"]),
     row("probe", "ripstop-probe", &["ripstop-types"]),
     row("bfd", "ripstop-bfd", &[]),
+    row("election", "ripstop-election", &["ripstop-types"]),
     row(
         "tables",
         "ripstop-tables",

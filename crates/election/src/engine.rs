@@ -1,0 +1,525 @@
+//! One node's part.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ripstop_types::{Mac, NodeName};
+
+use crate::message::{Message, Votes};
+use crate::peer::Peer;
+use crate::table::{ALL_ELECT, Table};
+use crate::{Action, Timing};
+
+/// When an address that this node speaks for is announced, from the moment it does.
+const ANNOUNCED: [Duration; 6] = [
+    Duration::ZERO,
+    Duration::from_millis(50),
+    Duration::from_millis(200),
+    Duration::from_secs(1),
+    Duration::from_secs(2),
+    Duration::from_secs(5),
+];
+
+/// How long an address that a foreign machine has is left alone.
+const CONTESTED: Duration = Duration::from_secs(10);
+
+/// What a node has to do with an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Claim {
+    /// It may not have it, or waits until grants to others have ended.
+    Idle,
+    /// It has asked whether somebody speaks, and waits for an answer.
+    Probing {
+        /// Until when.
+        until: Duration,
+    },
+    /// It speaks.
+    Owner {
+        /// Since when.
+        since: Duration,
+        /// How often it was announced.
+        announced: usize,
+    },
+    /// It votes for another and speaks on until that one does.
+    Yielding {
+        /// At the longest.
+        until: Duration,
+    },
+    /// Somebody else answers for it.
+    Contested {
+        /// When to look again.
+        until: Duration,
+    },
+}
+
+/// A node's part in the choice of owners.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Engine {
+    me: NodeName,
+    timing: Timing,
+    run: u64,
+    table: Table,
+    electors: BTreeSet<NodeName>,
+    digest: u64,
+    /// Votes that a majority has.
+    pub(crate) need: usize,
+    /// How old a vote must be where somebody may have a grant from before it.
+    pub(crate) wait: Duration,
+    peers: BTreeMap<NodeName, Peer>,
+    claims: BTreeMap<IpAddr, Claim>,
+    seq: u64,
+    sent: VecDeque<(u64, Duration)>,
+    votes: Arc<Votes>,
+    generation: u64,
+    leaves: bool,
+    next: Duration,
+    look: Duration,
+    started: Duration,
+}
+
+impl Engine {
+    /// A node that knows of no candidate. `run` is greater at each start of the program.
+    #[must_use]
+    pub fn new(now: Duration, me: NodeName, run: u64, timing: Timing) -> Self {
+        Self {
+            me,
+            timing,
+            run,
+            table: Table::default(),
+            electors: BTreeSet::new(),
+            digest: 0,
+            need: 1,
+            wait: timing.detection + timing.margin,
+            peers: BTreeMap::new(),
+            claims: BTreeMap::new(),
+            seq: 0,
+            sent: VecDeque::new(),
+            votes: Arc::default(),
+            generation: 0,
+            leaves: false,
+            next: now,
+            look: now,
+            started: now,
+        }
+    }
+
+    /// Other candidates, addresses or endpoints.
+    pub fn set(&mut self, now: Duration, table: Table) -> Vec<Action> {
+        let mut actions = Vec::new();
+        let digest = table.digest();
+        let others = digest != self.digest;
+        if others {
+            // What electors said was said of other candidates.
+            self.peers.retain(|node, _| table.candidates.contains_key(node));
+            self.peers.values_mut().for_each(|peer| peer.generation = 0);
+            for node in table.candidates.keys() {
+                self.peers.entry(node.clone()).or_default();
+            }
+        }
+        (self.electors, self.digest) = (table.electors(), digest);
+        self.need = table.majority(self.timing.lone_speaks);
+        self.claims.retain(|address, claim| {
+            let stays = table.addresses.contains_key(address);
+            if !stays && matches!(claim, Claim::Owner { .. } | Claim::Yielding { .. }) {
+                actions.push(Action::Silence(*address));
+            }
+            stays
+        });
+        for address in table.addresses.keys() {
+            self.claims.entry(*address).or_insert(Claim::Idle);
+        }
+        self.table = table;
+        self.settle(now, &mut actions);
+        if others {
+            self.tell(now, &mut actions);
+        }
+        actions
+    }
+
+    /// This node is drained or its interface is not well (`true`), or it can serve again.
+    pub fn set_leaving(&mut self, now: Duration, leaves: bool) -> Vec<Action> {
+        let mut actions = Vec::new();
+        if self.leaves != leaves {
+            self.leaves = leaves;
+            self.settle(now, &mut actions);
+            self.tell(now, &mut actions);
+        }
+        actions
+    }
+
+    /// BFD says that a candidate is up or down.
+    pub fn watched(&mut self, now: Duration, node: &NodeName, up: bool) -> Vec<Action> {
+        let mut actions = Vec::new();
+        if let Some(peer) = self.peers.get_mut(node)
+            && peer.down == up
+        {
+            peer.down = !up;
+            peer.back = Some(now);
+            self.settle(now, &mut actions);
+            self.tell(now, &mut actions);
+        }
+        actions
+    }
+
+    /// A message has come.
+    pub fn received(&mut self, now: Duration, message: &Message) -> Vec<Action> {
+        let mut actions = Vec::new();
+        let (detection, counts) = (self.timing.detection, message.list == self.digest);
+        if message.from == self.me {
+            return actions;
+        }
+        let basis = (message.echo.0 == self.run).then(|| self.sent_at(message.echo.1)).flatten();
+        let Some(peer) = self.peers.get_mut(&message.from) else { return actions };
+        if peer.heard.is_some() && !peer.is_fresh(now, detection) {
+            peer.back = Some(now);
+        }
+        if !peer.take(&self.me, now, message, basis, counts) {
+            return actions;
+        }
+        for address in &message.speaks {
+            if let Some(claim @ Claim::Yielding { .. }) = self.claims.get_mut(address) {
+                *claim = Claim::Idle;
+                actions.push(Action::Silence(*address));
+            }
+        }
+        self.settle(now, &mut actions);
+        actions
+    }
+
+    /// Somebody on the segment said, asked or not, that it has an address.
+    pub fn heard(&mut self, now: Duration, address: IpAddr, mac: Mac) -> Vec<Action> {
+        let mut actions = Vec::new();
+        let Some(claim) = self.claims.get(&address).copied() else { return actions };
+        let holder = self.table.candidates.iter().find(|(_, of)| **of == mac).map(|(node, _)| node);
+        if holder == Some(&self.me) {
+            return actions;
+        }
+        let speaks = matches!(claim, Claim::Owner { .. } | Claim::Yielding { .. });
+        let until = match holder {
+            None => now + CONTESTED,
+            // It stops when its grants end; in a pair, without grants, the better one stays.
+            Some(other) if speaks => {
+                let better = self.table.winner(address, [&self.me, other]) == Some(other);
+                if self.need > 1 || !better {
+                    return actions;
+                }
+                now + self.timing.detection
+            }
+            Some(_) if matches!(claim, Claim::Probing { .. }) => now + self.timing.interval,
+            Some(_) => return actions,
+        };
+        if holder.is_none() && !matches!(claim, Claim::Contested { .. }) {
+            actions.push(Action::Conflict(address, mac));
+        }
+        if speaks {
+            actions.push(Action::Silence(address));
+        }
+        self.claims.insert(address, Claim::Contested { until });
+        self.look = self.look.min(until);
+        actions
+    }
+
+    /// When [`Self::tick`] should come; sooner does no harm.
+    #[must_use]
+    pub fn due(&self) -> Duration {
+        self.next.min(self.look)
+    }
+
+    /// Time has passed. Messages that came meanwhile are handed in before.
+    pub fn tick(&mut self, now: Duration) -> Vec<Action> {
+        let mut actions = Vec::new();
+        if now >= self.look || now >= self.next {
+            self.settle(now, &mut actions);
+        }
+        if now >= self.next {
+            self.tell(now, &mut actions);
+        }
+        actions
+    }
+
+    /// Whether this node may answer for an address at this moment: asked before every answer, with the time as it is then.
+    #[must_use]
+    pub fn may_speak(&self, now: Duration, address: IpAddr) -> bool {
+        match self.claims.get(&address) {
+            Some(Claim::Owner { .. }) => self.granted(now, address).is_some_and(|until| now < until),
+            Some(Claim::Yielding { until }) => now < *until,
+            _ => false,
+        }
+    }
+
+    /// What this node has to do with an address.
+    #[must_use]
+    pub fn claim(&self, address: IpAddr) -> Option<Claim> {
+        self.claims.get(&address).copied()
+    }
+
+    /// Whom this node votes for.
+    #[must_use]
+    pub fn choice(&self, address: IpAddr) -> Option<&NodeName> {
+        self.votes.get(&address)
+    }
+
+    /// Whether it speaks for no address: a node that was drained may go.
+    #[must_use]
+    pub fn is_silent(&self) -> bool {
+        !self.claims.values().any(|claim| matches!(claim, Claim::Owner { .. } | Claim::Yielding { .. }))
+    }
+
+    /// Candidates that this node sees alive, of those that it can judge.
+    #[must_use]
+    pub fn sees(&self, now: Duration) -> BTreeSet<NodeName> {
+        let settle = |peer: &Peer| peer.back.is_none_or(|back| now >= back + self.timing.settle);
+        let all = self.table.candidates.len() <= ALL_ELECT;
+        let watched = if all { BTreeSet::new() } else { self.table.watched_by(&self.me) };
+        let alive = |(node, peer): &(&NodeName, &Peer)| {
+            let there = peer.is_fresh(now, self.timing.detection) && !peer.down && settle(peer);
+            **node == self.me || there && (all || watched.contains(*node) || !self.is_missed(now, node))
+        };
+        self.peers.iter().filter(alive).map(|(node, _)| node.clone()).collect()
+    }
+
+    /// Whether most of those who watch a node, and are heard, miss it.
+    fn is_missed(&self, now: Duration, node: &NodeName) -> bool {
+        let watchers = self.table.watchers(node);
+        let heard = watchers.iter().filter_map(|watcher| self.peers.get(watcher));
+        let heard: Vec<&Peer> = heard.filter(|peer| peer.is_fresh(now, self.timing.detection)).collect();
+        let missing = heard.iter().filter(|peer| !peer.sees.contains(node)).count();
+        2 * missing > heard.len()
+    }
+
+    fn sent_at(&self, seq: u64) -> Option<Duration> {
+        let at = self.sent.binary_search_by_key(&seq, |(seq, _)| *seq).ok()?;
+        self.sent.get(at).map(|(_, time)| *time)
+    }
+
+    /// Tells all that need to know; the next time is an interval later.
+    fn tell(&mut self, now: Duration, actions: &mut Vec<Action>) {
+        self.seq += 1;
+        self.next = now + self.timing.interval;
+        self.sent.push_back((self.seq, now));
+        while self.sent.front().is_some_and(|(_, time)| *time + self.timing.detection <= now) {
+            self.sent.pop_front();
+        }
+        let sees = self.sees(now);
+        let began = |claim: &Claim| matches!(claim, Claim::Owner { since, .. } if now < *since + self.timing.detection);
+        let speaks: Vec<IpAddr> =
+            self.claims.iter().filter(|(_, claim)| began(claim)).map(|(address, _)| *address).collect();
+        let all = self.electors.contains(&self.me);
+        for (node, peer) in &self.peers {
+            if *node == self.me || !(all || self.electors.contains(node) || self.watches(node)) {
+                continue;
+            }
+            let message = Message {
+                from: self.me.clone(),
+                run: self.run,
+                seq: self.seq,
+                list: self.digest,
+                echo: (peer.run, peer.seq),
+                knows: peer.generation,
+                generation: self.generation,
+                votes: (peer.knows != self.generation).then(|| self.votes.clone()),
+                sees: sees.clone(),
+                leaves: self.leaves,
+                speaks: speaks.clone(),
+            };
+            actions.push(Action::Send(node.clone(), message));
+        }
+    }
+
+    fn watches(&self, node: &NodeName) -> bool {
+        self.table.watchers(node).contains(&self.me)
+    }
+
+    /// Votes anew if something is different, and does what follows for each address.
+    fn settle(&mut self, now: Duration, actions: &mut Vec<Action>) {
+        let sees = self.sees(now);
+        let told = self.peers.get(&self.me).is_some_and(|own| own.sees == sees);
+        if let Some(own) = self.peers.get_mut(&self.me) {
+            (own.heard, own.leaves, own.sees, own.down) = (Some(now), self.leaves, sees, false);
+        }
+        let live = self.live(now);
+        let votes: Votes = self
+            .table
+            .addresses
+            .keys()
+            .filter_map(|address| Some((*address, self.table.winner(*address, &live)?.clone())))
+            .collect();
+        let changed = self.generation == 0 || *self.votes != votes;
+        if changed {
+            self.yield_to_others(now, &votes);
+            self.generation += 1;
+            self.votes = Arc::new(votes);
+            if let Some(own) = self.peers.get_mut(&self.me) {
+                (own.basis, own.known) = (Some(now), self.started);
+                own.change(&self.me, now, &self.votes, true);
+                own.generation = self.generation;
+            }
+        }
+        let began = self.evaluate(now, actions);
+        if changed || began || !told {
+            self.tell(now, actions);
+        }
+    }
+
+    /// What this node speaks for and does not vote for itself any more goes on for as long as it was granted.
+    fn yield_to_others(&mut self, now: Duration, votes: &Votes) {
+        for (address, claim) in self.claims.clone() {
+            if matches!(claim, Claim::Owner { .. }) && votes.get(&address) != Some(&self.me) {
+                let until = self.granted(now, address).unwrap_or(now).min(now + self.timing.detection);
+                self.claims.insert(address, Claim::Yielding { until });
+            }
+        }
+    }
+
+    /// Candidates that a majority of the electors sees and that do not leave.
+    fn live(&self, now: Duration) -> Vec<NodeName> {
+        let detection = self.timing.detection;
+        let electors = || self.electors.iter().filter_map(|node| Some((node, self.peers.get(node)?)));
+        let counts = |node: &NodeName, peer: &Peer| *node == self.me || peer.is_fresh(now, detection);
+        let seen = |node: &NodeName| {
+            electors().filter(|(of, peer)| counts(of, peer) && peer.sees.contains(node)).count() >= self.need
+        };
+        let stays = |node: &NodeName| self.peers.get(node).is_some_and(|peer| !peer.leaves);
+        self.table.candidates.keys().filter(|node| stays(node) && seen(node)).cloned().collect()
+    }
+
+    /// Until when a majority grants an address to this node.
+    fn granted(&self, now: Duration, address: IpAddr) -> Option<Duration> {
+        let grant = |node: &NodeName| {
+            let peer = self.peers.get(node)?;
+            let vote = peer.votes.get(&address)?;
+            let basis = match vote.to.as_ref() == Some(&self.me) {
+                true if *node == self.me => Some(now),
+                true => peer.basis,
+                false => vote.kept,
+            };
+            basis.map(|basis| basis + self.timing.detection)
+        };
+        let mut grants: Vec<Duration> = self.electors.iter().filter_map(grant).collect();
+        grants.sort_unstable_by(|a, b| b.cmp(a));
+        grants.get(self.need.saturating_sub(1)).copied()
+    }
+
+    /// When this node may begin with an address, if it may: and whether another one yields, who need not be waited for.
+    fn entitled(&self, now: Duration, address: IpAddr) -> Option<(Duration, bool)> {
+        let ripe = |node: &NodeName| {
+            let peer = self.peers.get(node)?;
+            let granted = *node == self.me || peer.basis.is_some_and(|basis| now < basis + self.timing.detection);
+            let vote = peer.votes.get(&address).filter(|vote| granted && vote.to.as_ref() == Some(&self.me))?;
+            let waited = vote.since + self.wait;
+            if waited > now && self.yields(now, address, vote.before.as_ref()) {
+                return Some((now, true));
+            }
+            Some((waited, false))
+        };
+        let mut ripe: Vec<(Duration, bool)> = self.electors.iter().filter_map(ripe).collect();
+        ripe.sort_unstable();
+        let (when, _) = *ripe.get(self.need.saturating_sub(1))?;
+        let hand_over = ripe.iter().take(self.need).any(|(_, yields)| *yields);
+        Some((when, hand_over))
+    }
+
+    /// Whether the vote before was for somebody who votes for this node now, or for nobody.
+    fn yields(&self, now: Duration, address: IpAddr, before: Option<&(Option<NodeName>, Duration)>) -> bool {
+        match before {
+            Some((other, lasted)) if *lasted >= self.wait => other.as_ref().is_none_or(|other| {
+                *other != self.me
+                    && self.peers.get(other).is_some_and(|peer| {
+                        peer.basis.is_some_and(|basis| now < basis + self.timing.detection)
+                            && peer.generation != 0
+                            && peer.vote(address) == Some(&self.me)
+                    })
+            }),
+            _ => false,
+        }
+    }
+
+    /// Does what time and votes allow, and notes when to look again. True if this node began to speak for something.
+    fn evaluate(&mut self, now: Duration, actions: &mut Vec<Action>) -> bool {
+        let mut look = Duration::MAX;
+        let mut began = false;
+        let addresses: Vec<(IpAddr, Claim)> = self.claims.iter().map(|(address, claim)| (*address, *claim)).collect();
+        for (address, claim) in addresses {
+            let (after, next) = self.step(now, address, claim, actions);
+            began |= matches!((claim, after), (Claim::Idle | Claim::Probing { .. }, Claim::Owner { .. }));
+            look = look.min(next);
+            if after != claim {
+                self.claims.insert(address, after);
+            }
+        }
+        let silent = self.peers.iter().filter(|(node, _)| **node != self.me).filter_map(|(_, peer)| peer.heard);
+        let silences = silent.map(|heard| heard + self.timing.detection).filter(|at| *at > now);
+        let returns = self.peers.values().filter_map(|peer| peer.back).map(|back| back + self.timing.settle);
+        self.look = silences.chain(returns.filter(|at| *at > now)).fold(look, Duration::min);
+        began
+    }
+
+    /// What becomes of one address, and when to look at it again.
+    fn step(&self, now: Duration, address: IpAddr, claim: Claim, actions: &mut Vec<Action>) -> (Claim, Duration) {
+        let mine = self.votes.get(&address) == Some(&self.me);
+        let entitled = || self.entitled(now, address).filter(|_| mine);
+        match claim {
+            Claim::Owner { since, announced } => {
+                let until = self.granted(now, address).unwrap_or(now);
+                if until <= now {
+                    actions.push(Action::Silence(address));
+                    return (Claim::Idle, now + self.timing.interval);
+                }
+                self.announce(now, address, since, announced, until, actions)
+            }
+            Claim::Yielding { until } if until <= now => {
+                actions.push(Action::Silence(address));
+                (Claim::Idle, now + self.timing.interval)
+            }
+            Claim::Contested { until } if until <= now => self.step(now, address, Claim::Idle, actions),
+            Claim::Yielding { until } | Claim::Contested { until } => (claim, until),
+            Claim::Idle => match entitled() {
+                Some((when, true)) if when <= now => self.begin(now, address, actions),
+                Some((when, _)) if when <= now => {
+                    actions.push(Action::Probe(address));
+                    let until = now + self.timing.probe;
+                    (Claim::Probing { until }, until)
+                }
+                Some((when, _)) => (Claim::Idle, when),
+                None => (Claim::Idle, Duration::MAX),
+            },
+            Claim::Probing { until } => match entitled() {
+                Some((when, _)) if when <= now && until <= now => self.begin(now, address, actions),
+                Some((when, _)) if when <= now => (claim, until),
+                _ => (Claim::Idle, now + self.timing.interval),
+            },
+        }
+    }
+
+    fn begin(&self, now: Duration, address: IpAddr, actions: &mut Vec<Action>) -> (Claim, Duration) {
+        actions.push(Action::Speak(address));
+        let until = self.granted(now, address).unwrap_or(now);
+        self.announce(now, address, now, 0, until, actions)
+    }
+
+    fn announce(
+        &self,
+        now: Duration,
+        address: IpAddr,
+        since: Duration,
+        announced: usize,
+        until: Duration,
+        actions: &mut Vec<Action>,
+    ) -> (Claim, Duration) {
+        let due = ANNOUNCED.iter().filter(|after| since + **after <= now).count();
+        if due > announced {
+            actions.push(Action::Announce(address));
+        }
+        let next = ANNOUNCED.get(due).map_or(Duration::MAX, |after| since + *after);
+        (Claim::Owner { since, announced: due }, next.min(until))
+    }
+}
+
+#[cfg(test)]
+impl Engine {
+    pub(crate) fn last_seq(&self) -> u64 {
+        self.seq
+    }
+}

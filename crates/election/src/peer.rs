@@ -1,0 +1,109 @@
+//! What a node knows of a candidate, and of the grants it has from it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::time::Duration;
+
+use ripstop_types::NodeName;
+
+use crate::message::{Message, Votes};
+
+/// A vote for one address, as this node learned it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Vote {
+    pub to: Option<NodeName>,
+    /// Since when it is known that the vote did not change.
+    pub since: Duration,
+    /// The vote before, and for how long that had been known; nothing where it is not known.
+    pub before: Option<(Option<NodeName>, Duration)>,
+    /// Where this vote took the place of one for this node: what that grant counts from.
+    pub kept: Option<Duration>,
+}
+
+/// What a node knows of another, or of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct Peer {
+    pub run: u64,
+    pub seq: u64,
+    pub heard: Option<Duration>,
+    /// It was silent or down once, and is there again since then.
+    pub back: Option<Duration>,
+    /// When this node sent the last message that the peer had when it last spoke: its votes are grants from then.
+    pub basis: Option<Duration>,
+    /// Since when its votes are known without a break.
+    pub known: Duration,
+    /// The generation of its votes that is known; zero for none.
+    pub generation: u64,
+    pub votes: BTreeMap<IpAddr, Vote>,
+    pub sees: BTreeSet<NodeName>,
+    pub leaves: bool,
+    /// The generation of this node's votes that it knows.
+    pub knows: u64,
+    /// BFD says that it is down.
+    pub down: bool,
+}
+
+impl Peer {
+    pub fn is_fresh(&self, now: Duration, detection: Duration) -> bool {
+        self.heard.is_some_and(|heard| now < heard + detection)
+    }
+
+    pub fn vote(&self, address: IpAddr) -> Option<&NodeName> {
+        self.votes.get(&address)?.to.as_ref()
+    }
+
+    /// Takes in a message. `counts`: the sender knows the same candidates. False if the message is older than another.
+    pub fn take(
+        &mut self,
+        me: &NodeName,
+        now: Duration,
+        message: &Message,
+        basis: Option<Duration>,
+        counts: bool,
+    ) -> bool {
+        if message.run < self.run || (message.run == self.run && message.seq <= self.seq) {
+            return false;
+        }
+        if message.run != self.run {
+            // It forgot what it had granted, and what it says follows nothing.
+            (self.run, self.generation, self.basis, self.knows) = (message.run, 0, None, 0);
+        }
+        (self.seq, self.heard) = (message.seq, Some(now));
+        (self.leaves, self.sees, self.knows) = (message.leaves, message.sees.clone(), message.knows);
+        if !counts {
+            self.generation = 0;
+            return true;
+        }
+        if message.generation != self.generation {
+            let Some(votes) = &message.votes else { return true };
+            let follows = self.generation != 0 && message.generation == self.generation + 1;
+            if !follows {
+                self.known = now;
+            }
+            self.change(me, now, votes, follows);
+            self.generation = message.generation;
+        }
+        self.basis = self.basis.max(basis);
+        true
+    }
+
+    /// Other votes. `follows`: those that were known are the ones before.
+    pub fn change(&mut self, me: &NodeName, now: Duration, votes: &Votes, follows: bool) {
+        self.votes.retain(|address, vote| votes.contains_key(address) || vote.to.is_some() || vote.kept.is_some());
+        let addresses: BTreeSet<IpAddr> = self.votes.keys().chain(votes.keys()).copied().collect();
+        for address in addresses {
+            let to = votes.get(&address).cloned();
+            let was = self.votes.get(&address);
+            if follows && was.is_some_and(|was| was.to == to) {
+                continue;
+            }
+            let before = match was {
+                _ if !follows => None,
+                Some(was) => Some((was.to.clone(), now.saturating_sub(was.since))),
+                None => Some((None, now.saturating_sub(self.known))),
+            };
+            let kept = was.and_then(|was| if was.to.as_ref() == Some(me) { self.basis } else { was.kept });
+            self.votes.insert(address, Vote { to, since: now, before, kept });
+        }
+    }
+}

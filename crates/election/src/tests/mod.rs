@@ -1,0 +1,9 @@
+//! Laws of the choice, in a world of nodes, links and clocks that fail.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
+
+mod frames;
+mod pairs;
+mod rules;
+mod search;
+mod world;
