@@ -83,6 +83,8 @@ const RIM: &[Row] = &[
         &["ripstop-types", "ripstop-nft", "ripstop-netmodel", "ripstop-plan", "ripstop-forwarder"],
     ),
     row("store", "ripstop-store", &["ripstop-types", "ripstop-objects", "ripstop-plan"]),
+    // Sockets of engines that speak with neighbours.
+    row("speaker", "ripstop-speaker", &["ripstop-bfd"]),
     row(
         "agent",
         "ripstop-agent",

@@ -1,0 +1,8 @@
+//! The sockets of engines that speak with neighbours.
+//!
+//! - [`bfd::Speaker`]: BFD, on a thread of its own, so that no work of others is taken for a peer's silence.
+//!
+//! Not here: decisions. What is sent and when, and what an answer means, is the engines' affair.
+
+pub mod bfd;
+mod sockets;
