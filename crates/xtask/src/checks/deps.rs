@@ -32,6 +32,7 @@ const PURE: &[Row] = &[
     row("probe", "ripstop-probe", &["ripstop-types"]),
     row("bfd", "ripstop-bfd", &[]),
     row("election", "ripstop-election", &["ripstop-types"]),
+    row("bgp", "ripstop-bgp", &["ripstop-types"]),
     row(
         "tables",
         "ripstop-tables",
@@ -175,6 +176,7 @@ const RIM: &[Row] = &[
             "ripstop-objects",
             "ripstop-probe",
             "ripstop-bfd",
+            "ripstop-bgp",
             "ripstop-tables",
             "ripstop-kernel",
             "ripstop-store",
