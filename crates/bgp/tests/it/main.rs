@@ -3,8 +3,12 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)]
 mod messages;
 mod properties;
+mod random;
 mod regressions;
 mod rfc7606;
+mod rib;
+mod scale;
+mod speaker;
 
 use ripstop_bgp::wire::{Context, Families, HEADER};
 

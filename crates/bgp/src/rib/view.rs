@@ -1,0 +1,100 @@
+//! The parts of the table that decisions read: which paths are taken in, which one is used.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use ripstop_types::Prefix;
+
+use super::decision::{self, Decision};
+use super::intern::Interner;
+use super::policy::{self, Verdict};
+use super::table::Path;
+use super::{Peer, PeerId, Refusal, RibConfig};
+use crate::wire::{Attributes, NextHop};
+
+/// The parts that decisions read.
+pub struct View<'a> {
+    pub config: &'a RibConfig,
+    pub peers: &'a BTreeMap<PeerId, Peer>,
+    pub sets: &'a Interner,
+    pub next_hops: &'a BTreeMap<IpAddr, Option<u32>>,
+}
+
+impl View<'_> {
+    /// Whether a path is taken in and its next hop is reached.
+    pub fn usable(&self, path: &Path) -> bool {
+        let attributes = path.taken.and_then(|id| self.sets.get(id));
+        attributes.is_some_and(|attributes| path.peer == PeerId::LOCAL || self.cost(attributes.next_hop).is_some())
+    }
+
+    fn cost(&self, next_hop: NextHop) -> Option<u32> {
+        self.next_hops.get(&next_hop.address()).copied().unwrap_or(Some(0))
+    }
+
+    /// Whether a peer's path is taken in.
+    pub fn import(&self, id: PeerId, prefix: Prefix, attributes: &Attributes) -> Result<Verdict, Refusal> {
+        let Some((peer, known)) = self.peers.get(&id).and_then(|peer| Some((peer, peer.known?))) else {
+            return Err(Refusal::Filter(Verdict::NoFilter));
+        };
+        let own = peer.config.local_as;
+        if attributes.as_path.numbers().any(|number| number == own) {
+            return Err(Refusal::Loop(own));
+        }
+        if known.external {
+            let first = attributes.as_path.first();
+            if first != Some(known.peer_as) {
+                return Err(Refusal::FirstAs(first, known.peer_as));
+            }
+        } else if attributes.originator_id == Some(self.config.router_id) {
+            return Err(Refusal::OwnRoute);
+        } else if attributes.cluster_list.contains(&self.config.cluster_id) {
+            return Err(Refusal::OwnCluster);
+        }
+        let own_address = |address: IpAddr| {
+            peer.config.own_v4.is_some_and(|own| IpAddr::from(own) == address)
+                || peer.config.own_v6.is_some_and(|own| own.address() == address)
+        };
+        if own_address(attributes.next_hop.address()) {
+            return Err(Refusal::OwnNextHop);
+        }
+        match policy::judge(peer.config.import.as_ref(), known.external, &prefix, attributes) {
+            verdict @ Verdict::Accept(_) => Ok(verdict),
+            verdict => Err(Refusal::Filter(verdict)),
+        }
+    }
+
+    /// Decides among paths.
+    pub fn decide(&self, paths: &[Path]) -> Decision {
+        decision::decide(self.candidates(paths).collect(), self.config.med)
+    }
+
+    /// The best paths, in order.
+    pub fn ranked(&self, paths: &[Path], limit: usize) -> Vec<usize> {
+        let mut left: Vec<_> = self.candidates(paths).collect();
+        let mut ranked = Vec::new();
+        while ranked.len() < limit {
+            let Some(best) = decision::decide(left.clone(), self.config.med).best else { break };
+            left.retain(|one| one.place != best);
+            ranked.push(best);
+        }
+        ranked
+    }
+
+    fn candidates<'a>(&'a self, paths: &'a [Path]) -> impl Iterator<Item = decision::Candidate<'a>> + 'a {
+        paths.iter().enumerate().filter_map(|(place, path)| {
+            let attributes = self.sets.get(path.taken?)?;
+            let local = path.peer == PeerId::LOCAL;
+            let peer = self.peers.get(&path.peer);
+            Some(decision::Candidate {
+                place,
+                attributes,
+                local,
+                external: peer.is_some_and(Peer::external),
+                cost: if local { 0 } else { self.cost(attributes.next_hop)? },
+                router_id: peer.and_then(|peer| peer.known).map_or(self.config.router_id, |known| known.router_id),
+                address: peer.map_or(IpAddr::from(self.config.router_id), |peer| peer.config.address),
+                theirs: path.theirs,
+            })
+        })
+    }
+}

@@ -1,0 +1,371 @@
+//! The table by what peers are told: outputs are read back as a peer would.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use ripstop_bgp::rib::policy::{Filter, Match, PrefixMatch, Rule, Set};
+use ripstop_bgp::rib::*;
+use ripstop_bgp::wire::*;
+use ripstop_types::Family;
+
+use crate::speaker::{OWN, Told, address, agreed, announce_one, config, connect, prefix, rib, route, withdraw_one};
+
+fn flushed(rib: &mut Rib) -> Told {
+    let mut told = Told::default();
+    told.flush(rib, 100, &BTreeMap::new());
+    told
+}
+
+/// The words about one peer's path.
+fn words(rib: &Rib, to: &str, peer: u32) -> String {
+    let explanation = rib.explain(prefix(to));
+    explanation.paths.iter().find(|path| path.peer == PeerId(peer)).map(|path| path.because.clone()).unwrap_or_default()
+}
+
+#[test]
+fn what_goes_to_internal_and_external_peers() {
+    let mut rib = rib();
+    connect(&mut rib, 1, 65_001, config(1));
+    connect(&mut rib, 2, 65_002, config(2));
+    connect(&mut rib, 3, OWN, config(3));
+    let sent = Attributes { med: Some(7), communities: [1].into(), ..route(1, &[65_001, 9]) };
+    announce_one(&mut rib, 1, "192.0.2.0/24", sent);
+    rib.originate(prefix("10.244.1.0/24"), &[Set::Med(Some(5))]);
+    rib.originate(prefix("fd00:1::/64"), &[]);
+    let told = flushed(&mut rib);
+    let external = told.route(2, "192.0.2.0/24").unwrap();
+    assert_eq!(external.as_path.to_string(), "64512 65001 9");
+    assert_eq!(
+        (external.next_hop.address(), external.med, external.local_pref),
+        ("10.0.0.254".parse().unwrap(), None, None)
+    );
+    let internal = told.route(3, "192.0.2.0/24").unwrap();
+    assert_eq!(internal.as_path.to_string(), "65001 9");
+    assert_eq!(
+        (internal.next_hop.address(), internal.med, internal.local_pref),
+        (address(1).into(), Some(7), Some(100))
+    );
+    assert_eq!(told.route(1, "192.0.2.0/24"), None, "not back");
+    let own = told.route(1, "10.244.1.0/24").unwrap();
+    assert_eq!((own.as_path.to_string(), own.med), ("64512".to_owned(), Some(5)));
+    assert_eq!(told.route(3, "fd00:1::/64").unwrap().next_hop, NextHop::V6("fd00::fe".parse().unwrap(), None));
+    assert_eq!(told.ends.len(), 6, "each peer, each family: {:?}", told.ends);
+}
+
+#[test]
+fn without_a_filter_external_peers_give_and_get_nothing() {
+    let mut rib = rib();
+    connect(&mut rib, 1, 65_001, PeerConfig { import: None, ..config(1) });
+    connect(&mut rib, 2, 65_002, PeerConfig { export: None, ..config(2) });
+    connect(&mut rib, 3, OWN, PeerConfig { import: None, export: None, ..config(3) });
+    announce_one(&mut rib, 1, "192.0.2.0/24", route(1, &[65_001]));
+    announce_one(&mut rib, 3, "198.51.100.0/24", route(3, &[]));
+    let told = flushed(&mut rib);
+    assert_eq!(told.route(3, "192.0.2.0/24"), None);
+    assert!(words(&rib, "192.0.2.0/24", 1).contains("RFC 8212"), "{}", rib.explain(prefix("192.0.2.0/24")));
+    assert!(told.route(1, "198.51.100.0/24").is_some());
+    assert_eq!(told.route(2, "198.51.100.0/24"), None);
+    assert!(rib.explain(prefix("198.51.100.0/24")).to_string().contains("to peer 2: not told: export: no filter"));
+}
+
+#[test]
+fn a_reflector_passes_routes_between_its_clients() {
+    let mut rib = rib();
+    for peer in 1..=4 {
+        connect(&mut rib, peer, OWN, PeerConfig { reflector_client: peer <= 2, ..config(peer) });
+    }
+    announce_one(&mut rib, 1, "10.1.0.0/24", route(1, &[]));
+    announce_one(&mut rib, 3, "10.3.0.0/24", Attributes { cluster_list: [address(9)].into(), ..route(3, &[]) });
+    let told = flushed(&mut rib);
+    let of = |peer: u32| [told.route(peer, "10.1.0.0/24").is_some(), told.route(peer, "10.3.0.0/24").is_some()];
+    assert_eq!([1, 2, 3, 4].map(of), [[false, true], [true, true], [true, false], [true, false]]);
+    let reflected = told.route(2, "10.3.0.0/24").unwrap();
+    assert_eq!(
+        (reflected.originator_id, &reflected.cluster_list[..]),
+        (Some(address(3)), &[address(254), address(9)][..])
+    );
+    assert_eq!(reflected.next_hop.address(), IpAddr::from(address(3)), "a reflector leaves the next hop");
+    // What went in a circle is refused, and says so.
+    announce_one(&mut rib, 4, "10.9.0.0/24", Attributes { cluster_list: [address(254)].into(), ..route(4, &[]) });
+    announce_one(&mut rib, 4, "10.8.0.0/24", Attributes { originator_id: Some(address(254)), ..route(4, &[]) });
+    assert!(words(&rib, "10.9.0.0/24", 4).contains("through this node's cluster"));
+    assert!(words(&rib, "10.8.0.0/24", 4).contains("began at this node"));
+    assert!(flushed(&mut rib).routes.is_empty());
+    assert!(rib.explain(prefix("10.3.0.0/24")).to_string().contains("neither is a client"));
+}
+
+#[test]
+fn each_step_of_the_decision_is_named() {
+    let base = || route(2, &[65_002, 9]);
+    let cases: [(Attributes, Attributes, &str); 5] = [
+        (Attributes { local_pref: Some(200), ..base() }, base(), "higher local preference"),
+        (base(), route(3, &[65_002, 8, 9]), "shorter AS path"),
+        (base(), Attributes { origin: Origin::Incomplete, ..base() }, "lower origin"),
+        (base(), Attributes { med: Some(10), ..base() }, "lower MED"),
+        (base(), base(), "lower router id"),
+    ];
+    for (better, worse, step) in cases {
+        let mut rib = rib();
+        connect(&mut rib, 2, OWN, config(2));
+        connect(&mut rib, 3, OWN, config(3));
+        announce_one(&mut rib, 3, "192.0.2.0/24", worse);
+        announce_one(&mut rib, 2, "192.0.2.0/24", better);
+        assert!(words(&rib, "192.0.2.0/24", 3).contains(step), "{step}: {}", rib.explain(prefix("192.0.2.0/24")));
+        assert_eq!(words(&rib, "192.0.2.0/24", 2), "it is the best path");
+    }
+    let mut rib = rib();
+    connect(&mut rib, 1, OWN, config(1));
+    connect(&mut rib, 2, 65_002, config(2));
+    announce_one(&mut rib, 1, "192.0.2.0/24", route(1, &[65_002]));
+    announce_one(&mut rib, 2, "192.0.2.0/24", route(2, &[65_002]));
+    assert!(words(&rib, "192.0.2.0/24", 1).contains("external peer"));
+    rib.originate(prefix("192.0.2.0/24"), &[]);
+    assert!(words(&rib, "192.0.2.0/24", 2).contains("begins at this node"));
+    for (path, why) in [(vec![65_002, OWN], "in a circle"), (vec![9], "begins with AS 9"), (vec![], "does not begin")] {
+        announce_one(&mut rib, 2, "198.51.100.0/24", route(2, &path));
+        assert!(words(&rib, "198.51.100.0/24", 2).contains(why), "{why}");
+    }
+    announce_one(
+        &mut rib,
+        2,
+        "198.51.100.0/24",
+        Attributes { next_hop: NextHop::V4(address(254)), ..route(2, &[65_002]) },
+    );
+    assert!(words(&rib, "198.51.100.0/24", 2).contains("is this node"));
+}
+
+#[test]
+fn the_med_is_compared_within_a_neighbouring_as_whatever_the_order() {
+    // The known case: by pairs in the order of arrival the outcome would differ.
+    let routes = [
+        (2, Attributes { med: Some(10), ..route(2, &[65_100, 9]) }),
+        (3, Attributes { med: Some(5), ..route(3, &[65_100, 9]) }),
+        (1, Attributes { med: Some(99), ..route(1, &[65_200, 9]) }),
+    ];
+    for order in [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
+        let mut rib = rib();
+        (1..=3).for_each(|peer| connect(&mut rib, peer, OWN, config(peer)));
+        for place in order {
+            announce_one(&mut rib, routes[place].0, "192.0.2.0/24", routes[place].1.clone());
+        }
+        assert_eq!(rib.explain(prefix("192.0.2.0/24")).paths[0].peer, PeerId(1), "{order:?}");
+    }
+}
+
+#[test]
+fn equal_paths_are_used_together_as_long_as_their_next_hops_are_reached() {
+    let mut rib = rib();
+    (1..=3).for_each(|peer| connect(&mut rib, peer, 65_001, config(peer)));
+    (1..=3).for_each(|peer| announce_one(&mut rib, peer, "0.0.0.0/0", route(peer, &[65_001])));
+    let hops = |rib: &Rib| rib.next_hops(prefix("0.0.0.0/0")).iter().map(|hop| hop.address()).collect::<Vec<_>>();
+    let at = |peers: &[u32]| peers.iter().map(|peer| IpAddr::from(address(*peer))).collect::<Vec<_>>();
+    assert_eq!(hops(&rib), at(&[1, 2, 3]));
+    connect(&mut rib, 4, OWN, config(4));
+    let mut told = Told::default();
+    told.flush(&mut rib, 10, &BTreeMap::new());
+    rib.take_changed(10);
+    rib.set_next_hop(address(1).into(), None);
+    assert_eq!((hops(&rib), rib.take_changed(10)), (at(&[2, 3]), vec![prefix("0.0.0.0/0")]));
+    assert!(words(&rib, "0.0.0.0/0", 1).contains("cannot be reached"));
+    rib.set_next_hop(address(2).into(), Some(10));
+    assert_eq!(hops(&rib), at(&[3]), "nearer");
+    told.flush(&mut rib, 10, &BTreeMap::new());
+    assert_eq!(told.route(4, "0.0.0.0/0").unwrap().next_hop.address(), IpAddr::from(address(3)));
+    rib.set_next_hop(address(3).into(), None);
+    rib.set_next_hop(address(2).into(), None);
+    told.flush(&mut rib, 10, &BTreeMap::new());
+    assert_eq!((hops(&rib), told.route(4, "0.0.0.0/0")), (vec![], None), "withdrawn");
+}
+
+/// A rule of a filter.
+fn rule(name: &str, matches: Match, accept: bool, set: Vec<Set>) -> Rule {
+    Rule { name: name.to_owned(), matches, accept, set }
+}
+
+#[test]
+fn filters_choose_and_change() {
+    let import = Filter {
+        rules: vec![
+            rule(
+                "no default",
+                Match { prefixes: vec![PrefixMatch::exact(prefix("0.0.0.0/0"))], ..Match::default() },
+                false,
+                vec![],
+            ),
+            rule("marked", Match { communities: vec![77], ..Match::default() }, true, vec![Set::LocalPref(50)]),
+            rule(
+                "fabric",
+                Match {
+                    prefixes: vec![PrefixMatch { within: prefix("10.0.0.0/8"), least: 16, most: 24 }],
+                    from: vec![9],
+                    ..Match::default()
+                },
+                true,
+                vec![Set::AddCommunity(5), Set::AddLarge(LargeCommunity(1, 2, 3)), Set::Med(Some(1))],
+            ),
+        ],
+    };
+    let export = Filter {
+        rules: vec![rule("longer", Match::default(), true, vec![Set::Prepend(OWN, 2), Set::RemoveCommunity(5)])],
+    };
+    let mut rib = rib();
+    connect(&mut rib, 1, 65_001, PeerConfig { import: Some(import), ..config(1) });
+    connect(&mut rib, 2, 65_002, PeerConfig { export: Some(export), ..config(2) });
+    connect(&mut rib, 3, OWN, config(3));
+    for (to, path, communities) in [
+        ("0.0.0.0/0", &[65_001, 9][..], vec![77]),
+        ("10.1.0.0/16", &[65_001, 9], vec![]),
+        ("10.1.1.128/25", &[65_001, 9], vec![]),
+        ("10.2.0.0/16", &[65_001, 8], vec![]),
+        ("172.16.0.0/12", &[65_001], vec![77]),
+    ] {
+        announce_one(&mut rib, 1, to, Attributes { communities: communities.into(), ..route(1, path) });
+    }
+    let told = flushed(&mut rib);
+    let taken: Vec<String> = told.routes[&PeerId(3)].keys().map(|one| one.prefix.to_string()).collect();
+    assert_eq!(taken, ["10.1.0.0/16", "172.16.0.0/12"]);
+    let fabric = told.route(3, "10.1.0.0/16").unwrap();
+    assert_eq!((&fabric.communities[..], fabric.med, fabric.large_communities.len()), (&[5][..], Some(1), 1));
+    assert_eq!(told.route(3, "172.16.0.0/12").unwrap().local_pref, Some(50));
+    let out = told.route(2, "10.1.0.0/16").unwrap();
+    assert_eq!((out.as_path.to_string(), out.communities.len()), ("64512 64512 64512 65001 9".to_owned(), 0));
+    assert!(words(&rib, "0.0.0.0/0", 1).contains("rule \"no default\""), "{}", rib.explain(prefix("0.0.0.0/0")));
+    assert!(words(&rib, "10.2.0.0/16", 1).contains("no rule"));
+}
+
+#[test]
+fn other_filters_are_told_as_the_difference_to_whom_they_concern() {
+    let none_but = |within: &str| Filter {
+        rules: vec![rule(
+            within,
+            Match { prefixes: vec![PrefixMatch::inside(prefix(within))], ..Match::default() },
+            true,
+            vec![],
+        )],
+    };
+    let mut rib = rib();
+    connect(&mut rib, 1, 65_001, PeerConfig { import: Some(none_but("172.16.0.0/12")), ..config(1) });
+    connect(&mut rib, 2, 65_002, config(2));
+    connect(&mut rib, 3, OWN, config(3));
+    for to in ["0.0.0.0/0", "10.1.0.0/16", "10.1.1.128/25", "10.2.0.0/16", "172.16.0.0/12"] {
+        announce_one(&mut rib, 1, to, route(1, &[65_001, 9]));
+    }
+    let mut told = flushed(&mut rib);
+    let everything = |told: &Told, peer: u32| told.routes[&PeerId(peer)].len();
+    assert_eq!((everything(&told, 2), everything(&told, 3)), (1, 1));
+    rib.configure(PeerId(1), config(1));
+    told.flush(&mut rib, 2, &BTreeMap::new());
+    assert_eq!((everything(&told, 2), everything(&told, 3)), (5, 5), "without the peer sending again");
+    let before = told.messages;
+    rib.configure(PeerId(2), PeerConfig { export: Some(none_but("10.0.0.0/8")), ..config(2) });
+    told.flush(&mut rib, 2, &BTreeMap::new());
+    assert_eq!((everything(&told, 2), everything(&told, 3)), (3, 5));
+    assert!(told.messages > before);
+    let before = told.messages;
+    rib.configure(PeerId(3), PeerConfig { max_prefixes: Some(9), ..config(3) });
+    told.flush(&mut rib, 2, &BTreeMap::new());
+    assert_eq!(told.messages, before, "what does not concern it tells it nothing");
+}
+
+#[test]
+fn communities_that_hold_a_route_back_and_a_way_that_is_about_to_go() {
+    let mut rib = rib();
+    connect(&mut rib, 1, 65_001, config(1));
+    connect(&mut rib, 2, 65_002, config(2));
+    connect(&mut rib, 3, OWN, PeerConfig { shutting_down: true, ..config(3) });
+    let with = |community: u32| Attributes { communities: [community].into(), ..route(1, &[65_001]) };
+    announce_one(&mut rib, 1, "10.1.0.0/16", with(community::NO_EXPORT));
+    announce_one(&mut rib, 1, "10.2.0.0/16", with(community::NO_ADVERTISE));
+    announce_one(&mut rib, 1, "10.3.0.0/16", with(community::GRACEFUL_SHUTDOWN));
+    announce_one(&mut rib, 2, "10.3.0.0/16", route(2, &[65_002, 7, 8, 9]));
+    let told = flushed(&mut rib);
+    let has = |peer: u32, to: &str| told.route(peer, to).is_some();
+    assert_eq!(
+        [has(2, "10.1.0.0/16"), has(3, "10.1.0.0/16"), has(2, "10.2.0.0/16"), has(3, "10.2.0.0/16")],
+        [false, true, false, false]
+    );
+    assert_eq!(rib.next_hops(prefix("10.3.0.0/16")), [NextHop::V4(address(2))], "any other way is better");
+    assert!(told.route(3, "10.3.0.0/16").unwrap().has(community::GRACEFUL_SHUTDOWN));
+}
+
+#[test]
+fn a_limit_and_a_restart() {
+    let mut rib = rib();
+    connect(&mut rib, 1, OWN, PeerConfig { max_prefixes: Some(2), ..config(1) });
+    connect(&mut rib, 2, 65_002, config(2));
+    let many = |count: u8| {
+        let nlri = (0..count).map(|n| Nlri::of(prefix(&format!("10.{n}.0.0/16")))).collect();
+        Update { announced: vec![Announcement { attributes: route(1, &[]), nlri }], ..Update::default() }
+    };
+    assert_eq!(rib.update(PeerId(1), &many(2)), Ok(None));
+    let mut told = Told::default();
+    told.flush(&mut rib, 10, &BTreeMap::new());
+    // It restarts: what it sends again stays, the rest goes at its end of all.
+    rib.peer_down(PeerId(1), Families::BOTH);
+    told.flush(&mut rib, 10, &BTreeMap::new());
+    assert_eq!(told.routes[&PeerId(2)].len(), 2, "kept");
+    assert!(rib.explain(prefix("10.0.0.0/16")).to_string().contains("kept from before"));
+    rib.peer_up(PeerId(1), &agreed(1, OWN), Families::BOTH);
+    rib.update(PeerId(1), &many(1)).unwrap();
+    assert_eq!(
+        rib.update(PeerId(1), &Update { end_of_rib: Some(Family::V4), ..Update::default() }),
+        Ok(Some(Family::V4))
+    );
+    told.flush(&mut rib, 10, &BTreeMap::new());
+    assert_eq!(told.routes[&PeerId(2)].len(), 1);
+    // Again, and it does not come back.
+    rib.peer_down(PeerId(1), Families::BOTH);
+    rib.expire(PeerId(1));
+    told.flush(&mut rib, 10, &BTreeMap::new());
+    assert_eq!((told.routes[&PeerId(2)].len(), rib.sizes()), (0, (0, 0)));
+    rib.peer_up(PeerId(1), &agreed(1, OWN), Families::default());
+    assert_eq!(rib.update(PeerId(1), &many(3)), Err(LimitExceeded { limit: 2 }));
+    assert_eq!(rib.received(PeerId(1)), (3, true));
+    assert_eq!(rib.update(PeerId(1), &many(200)), Ok(None), "nothing more is taken in");
+    assert_eq!(rib.received(PeerId(1)), (3, true));
+}
+
+#[test]
+fn several_paths_go_to_who_takes_them() {
+    let mut rib = rib();
+    (1..=3).for_each(|peer| connect(&mut rib, peer, OWN, PeerConfig { reflector_client: true, ..config(peer) }));
+    rib.configure(PeerId(4), PeerConfig { paths: 2, ..config(4) });
+    let mut several = agreed(4, OWN);
+    several.context.add_path_out = Families::BOTH;
+    let contexts = BTreeMap::from([(PeerId(4), several.context)]);
+    rib.peer_up(PeerId(4), &several, Families::default());
+    for (peer, preference) in [(1, 100), (2, 300), (3, 200)] {
+        announce_one(&mut rib, peer, "10.0.0.0/8", Attributes { local_pref: Some(preference), ..route(peer, &[]) });
+    }
+    let mut told = Told::default();
+    told.flush(&mut rib, 10, &contexts);
+    let preferences =
+        |told: &Told| told.routes[&PeerId(4)].values().map(|one| one.local_pref.unwrap()).collect::<Vec<_>>();
+    assert_eq!(preferences(&told), [300, 200], "by identifiers of arrival");
+    withdraw_one(&mut rib, 2, "10.0.0.0/8");
+    told.flush(&mut rib, 10, &contexts);
+    assert_eq!(preferences(&told), [100, 200]);
+}
+
+#[test]
+fn a_peer_that_asks_is_told_all_again_between_marks() {
+    let mut rib = rib();
+    connect(&mut rib, 1, OWN, config(1));
+    rib.originate(prefix("10.0.0.0/24"), &[]);
+    flushed(&mut rib);
+    rib.refresh(PeerId(1), Refresh { family: Family::V4, kind: RefreshKind::Request });
+    let kinds: Vec<u8> = std::iter::from_fn(|| Some(rib.flush(5)).filter(|out| !out.is_empty()))
+        .flatten()
+        .flat_map(|output| {
+            let mut kinds = Vec::new();
+            let mut rest = &output.bytes[..];
+            while !rest.is_empty() {
+                let length = frame(rest, false).unwrap().unwrap();
+                kinds.push(rest[18]);
+                rest = &rest[length..];
+            }
+            kinds
+        })
+        .collect();
+    assert_eq!(kinds, [5, 2, 5]);
+}
