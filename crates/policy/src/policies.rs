@@ -156,7 +156,8 @@ impl Policies {
         let ips: Box<[IpAddr]> = ips.into_iter().collect();
         let is_same = |old: &Pod| *self.members.groups[old.group].key == key && old.ips == ips && old.is_local;
         if !self.members.pods.get(name).is_some_and(is_same) {
-            self.move_pod(name, (!ips.is_empty()).then_some((key, ips, self.node.clone())));
+            let node = self.node.clone();
+            self.move_pod(name, (!ips.is_empty()).then_some((key, ips, node)));
         }
     }
 

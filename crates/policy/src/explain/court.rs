@@ -33,6 +33,15 @@ impl<'p> Court<'p> {
 
     /// Who decides, and the rule that left it to them.
     pub fn decide(&self) -> (By, Option<RuleRef>) {
+        // No NetworkPolicy keeps a pod from itself and from its node.
+        let near = match (self.site.is_itself, self.site.is_own_node) {
+            (true, _) => Some(By::Itself),
+            (_, true) => Some(By::OwnNode),
+            _ => None,
+        };
+        if self.key.is_closed {
+            return (near.unwrap_or(By::Unknown), None);
+        }
         let passed = match self.by_tier(Tier::Admin) {
             Some(rule) if rule.action == Action::Pass => Some(rule),
             Some(rule) => return (By::Rule(rule), None),
@@ -43,13 +52,7 @@ impl<'p> Court<'p> {
             let rule = self.by_tier(Tier::Baseline).filter(|rule| rule.action != Action::Pass);
             return (rule.map_or(By::Nobody, By::Rule), passed);
         }
-        // No NetworkPolicy keeps a pod from itself and from its node.
-        let by = match (self.site.is_itself, self.site.is_own_node) {
-            (true, _) => By::Itself,
-            (_, true) => By::OwnNode,
-            _ => self.by_network_policies(&isolating),
-        };
-        (by, passed)
+        (near.unwrap_or_else(|| self.by_network_policies(&isolating)), passed)
     }
 
     /// The rules that are asked, with whether they are staged.

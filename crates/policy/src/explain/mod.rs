@@ -101,6 +101,8 @@ pub enum By {
     OwnNode,
     /// Nobody: no policy is about it.
     Nobody,
+    /// It is not known yet which policies are about the pod, and nothing passes until it is.
+    Unknown,
     /// This rule of a ClusterNetworkPolicy.
     Rule(RuleRef),
     /// These rules of NetworkPolicies, each of which permits it.
@@ -241,7 +243,7 @@ impl By {
         match self {
             Self::Itself | Self::OwnNode | Self::Nobody | Self::Permitted(_) => true,
             Self::Rule(rule) => rule.action == Action::Accept,
-            Self::Isolation { .. } => false,
+            Self::Unknown | Self::Isolation { .. } => false,
         }
     }
 }

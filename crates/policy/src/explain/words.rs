@@ -35,6 +35,7 @@ fn say(f: &mut fmt::Formatter<'_>, by: &By, pod: &impl fmt::Display, direction: 
         By::Itself => write!(f, "because the pod talks to itself"),
         By::OwnNode => write!(f, "because the other end is the pod's own node"),
         By::Nobody => write!(f, "because no policy is about it"),
+        By::Unknown => write!(f, "until it is known which policies are about the pod"),
         By::Rule(rule) => write!(f, "by {rule}"),
         By::Permitted(rules) => {
             write!(f, "by ")?;

@@ -33,6 +33,7 @@ fn judged(by: &By) -> Judged {
         By::Itself => Judged::Itself,
         By::OwnNode => Judged::OwnNode,
         By::Nobody => Judged::Nobody,
+        By::Unknown => panic!("the oracle knows every pod"),
         By::Rule(decides) => rule(decides),
         By::Permitted(rules) => rule(&rules[0]),
         By::Isolation { policies, .. } => Judged::Isolation(policies.iter().map(PolicyRef::policy_name).collect()),
@@ -262,6 +263,17 @@ fn without_a_rule_nothing_is_close() {
         "ingress of shop/front: denied by default: shop/front is isolated for ingress by networkpolicy/shop/none\n\
          none of them has a rule for ingress, so nothing is permitted"
     );
+}
+
+#[test]
+fn a_pod_that_nobody_knows_yet_is_told_from_one_that_is_isolated() {
+    let mut policies = shop();
+    let name = ripstop_types::NamespacedName { namespace: "shop".into(), name: "new".into() };
+    policies.put_closed(&name, &["10.0.0.7".parse().unwrap()]);
+    policies.decide();
+    let found = ask(&policies, "10.0.0.7", "198.51.100.1", None).egress.unwrap();
+    assert!(found.is_explained() && found.by == By::Unknown, "{found:?}");
+    assert_eq!(found.to_string(), "egress of shop/new: denied until it is known which policies are about the pod");
 }
 
 #[test]
