@@ -4,7 +4,7 @@ use std::fs::File;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use ripstop_bfd::{Diagnostic, SessionConfig, State, Timers};
+use ripstop_bfd::{Diagnostic, SessionConfig, SessionId, State, Timers};
 
 use super::bfd::{End, MS, ip};
 use super::space::{Daemon, Space, wire};
@@ -22,7 +22,22 @@ const CUT: &str = "add table inet cut; \
 fn judge(what: &str, one: &Space, two: &Space, peer_tx: Duration, peer_rx: Duration, multiplier: u8) {
     let end = End::start(one, 7);
     let timers = Timers { desired_min_tx: 100 * MS, required_min_rx: 60 * MS, multiplier: 4 };
-    let id = end.add(SessionConfig::single_hop(101, ip("192.0.2.1"), ip("192.0.2.2"), timers));
+    let sessions = [
+        ("on a link", SessionConfig::single_hop(101, ip("192.0.2.1"), ip("192.0.2.2"), timers)),
+        ("on a link, IPv6", SessionConfig::single_hop(101, ip("2001:db8::1"), ip("2001:db8::2"), timers)),
+        // BIRD sends what goes over hops with the system's TTL of 64, FRR with 255.
+        ("over hops", SessionConfig::multihop(ip("198.51.100.1"), ip("198.51.100.2"), timers, 64)),
+    ];
+    for (kind, config) in sessions {
+        let what = format!("{what} {kind}");
+        let id = end.add(config);
+        judge_one(&what, &end, id, two, (peer_tx, peer_rx, multiplier));
+        end.speaker.with(move |engine, now| ((), engine.remove(now, id))).unwrap();
+    }
+}
+
+fn judge_one(what: &str, end: &End, id: SessionId, two: &Space, peer: (Duration, Duration, u8)) {
+    let (peer_tx, peer_rx, multiplier) = peer;
     end.reaches(id, State::Up, Duration::from_secs(20));
     // The peer polls when it comes up, too: a moment until both know all.
     std::thread::sleep(Duration::from_secs(3));
@@ -60,8 +75,12 @@ fn bird_is_a_neighbour() {
     let Some((one, two)) = wire() else { return };
     let dir = tempfile::tempdir().unwrap();
     let file = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
-    let conf = "log stderr all;\nrouter id 192.0.2.2;\nprotocol device { }\nprotocol bfd {\n  interface \"two0\" { min rx interval 80 ms; min tx interval 70 ms; \
-                multiplier 5; };\n  neighbor 192.0.2.1 dev \"two0\" local 192.0.2.2;\n}\n";
+    let timers = "{ min rx interval 80 ms; min tx interval 70 ms; multiplier 5; }";
+    let conf = format!(
+        "log stderr all;\nrouter id 192.0.2.2;\nprotocol device {{ }}\nprotocol bfd {{\n  interface \"two0\" {timers};\n  \
+         multihop {timers};\n  neighbor 192.0.2.1 dev \"two0\" local 192.0.2.2;\n  \
+         neighbor 2001:db8::1 dev \"two0\" local 2001:db8::2;\n  neighbor 198.51.100.1 local 198.51.100.2 multihop;\n}}\n"
+    );
     std::fs::write(file("bird.conf"), conf).unwrap();
     let log = File::create(file("log")).unwrap();
     let (conf, control, pid) = (file("bird.conf"), file("ctl"), file("pid"));
@@ -77,8 +96,13 @@ fn frr_is_a_neighbour() {
     let Some((one, two)) = wire() else { return };
     let dir = tempfile::tempdir().unwrap();
     let file = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
-    let conf = "bfd\n peer 192.0.2.1 local-address 192.0.2.2 interface two0\n  detect-multiplier 5\n  receive-interval 80\n  \
-                transmit-interval 70\n  no shutdown\n exit\nexit\n";
+    let peers = [
+        "192.0.2.1 local-address 192.0.2.2 interface two0",
+        "2001:db8::1 local-address 2001:db8::2 interface two0",
+        "198.51.100.1 multihop local-address 198.51.100.2",
+    ];
+    let timers = "  detect-multiplier 5\n  receive-interval 80\n  transmit-interval 70\n  no shutdown\n exit\n";
+    let conf = format!("bfd\n{}exit\n", peers.map(|peer| format!(" peer {peer}\n{timers}")).concat());
     std::fs::write(file("zebra.conf"), "").unwrap();
     std::fs::write(file("bfdd.conf"), conf).unwrap();
     // They give up root.
