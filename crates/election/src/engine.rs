@@ -77,6 +77,12 @@ pub struct Engine {
     next: Duration,
     look: Duration,
     started: Duration,
+    /// Who watches whom, as the table says.
+    watchers: BTreeMap<NodeName, BTreeSet<NodeName>>,
+    /// Whom the votes were made of; nothing where they must be made anew.
+    live: Option<Vec<NodeName>>,
+    /// Some address waits for grants, so that each message matters.
+    waits: bool,
 }
 
 impl Engine {
@@ -102,6 +108,9 @@ impl Engine {
             next: now,
             look: now,
             started: now,
+            watchers: BTreeMap::new(),
+            live: None,
+            waits: true,
         }
     }
 
@@ -130,7 +139,8 @@ impl Engine {
         for address in table.addresses.keys() {
             self.claims.entry(*address).or_insert(Claim::Idle);
         }
-        self.table = table;
+        self.watchers = table.candidates.keys().map(|node| (node.clone(), table.watchers(node))).collect();
+        (self.table, self.live, self.waits) = (table, None, true);
         self.settle(now, &mut actions);
         if others {
             self.tell(now, &mut actions);
@@ -272,18 +282,16 @@ impl Engine {
     pub fn sees(&self, now: Duration) -> BTreeSet<NodeName> {
         let settle = |peer: &Peer| peer.back.is_none_or(|back| now >= back + self.timing.settle);
         let all = self.table.candidates.len() <= ALL_ELECT;
-        let watched = if all { BTreeSet::new() } else { self.table.watched_by(&self.me) };
         let alive = |(node, peer): &(&NodeName, &Peer)| {
             let there = peer.is_fresh(now, self.timing.detection) && !peer.down && settle(peer);
-            **node == self.me || there && (all || watched.contains(*node) || !self.is_missed(now, node))
+            **node == self.me || there && (all || self.watches(node) || !self.is_missed(now, node))
         };
         self.peers.iter().filter(alive).map(|(node, _)| node.clone()).collect()
     }
 
     /// Whether most of those who watch a node, and are heard, miss it.
     fn is_missed(&self, now: Duration, node: &NodeName) -> bool {
-        let watchers = self.table.watchers(node);
-        let heard = watchers.iter().filter_map(|watcher| self.peers.get(watcher));
+        let heard = self.watchers.get(node).into_iter().flatten().filter_map(|watcher| self.peers.get(watcher));
         let heard: Vec<&Peer> = heard.filter(|peer| peer.is_fresh(now, self.timing.detection)).collect();
         let missing = heard.iter().filter(|peer| !peer.sees.contains(node)).count();
         2 * missing > heard.len()
@@ -329,7 +337,7 @@ impl Engine {
     }
 
     fn watches(&self, node: &NodeName) -> bool {
-        self.table.watchers(node).contains(&self.me)
+        self.watchers.get(node).is_some_and(|watchers| watchers.contains(&self.me))
     }
 
     /// Votes anew if something is different, and does what follows for each address.
@@ -340,14 +348,12 @@ impl Engine {
             (own.heard, own.leaves, own.sees, own.down) = (Some(now), self.leaves, sees, false);
         }
         let live = self.live(now);
-        let votes: Votes = self
-            .table
-            .addresses
-            .keys()
-            .filter_map(|address| Some((*address, self.table.winner(*address, &live)?.clone())))
-            .collect();
-        let changed = self.generation == 0 || *self.votes != votes;
-        if changed {
+        let votes = (self.live.as_ref() != Some(&live)).then(|| self.vote(&live));
+        self.live = Some(live);
+        let changed = votes.filter(|votes| self.generation == 0 || *self.votes != *votes);
+        let began = self.waits || changed.is_some() || now >= self.look;
+        let changes = changed.is_some();
+        if let Some(votes) = changed {
             self.yield_to_others(now, &votes);
             self.generation += 1;
             self.votes = Arc::new(votes);
@@ -357,10 +363,16 @@ impl Engine {
                 own.generation = self.generation;
             }
         }
-        let began = self.evaluate(now, actions);
-        if changed || began || !told {
+        let began = began && self.evaluate(now, actions);
+        if changes || began || !told {
             self.tell(now, actions);
         }
+    }
+
+    /// Votes where these are live.
+    fn vote(&self, live: &[NodeName]) -> Votes {
+        let addresses = self.table.addresses.keys();
+        addresses.filter_map(|address| Some((*address, self.table.winner(*address, live)?.clone()))).collect()
     }
 
     /// What this node speaks for and does not vote for itself any more goes on for as long as it was granted.
@@ -440,11 +452,13 @@ impl Engine {
     fn evaluate(&mut self, now: Duration, actions: &mut Vec<Action>) -> bool {
         let mut look = Duration::MAX;
         let mut began = false;
+        self.waits = false;
         let addresses: Vec<(IpAddr, Claim)> = self.claims.iter().map(|(address, claim)| (*address, *claim)).collect();
         for (address, claim) in addresses {
             let (after, next) = self.step(now, address, claim, actions);
             began |= matches!((claim, after), (Claim::Idle | Claim::Probing { .. }, Claim::Owner { .. }));
             look = look.min(next);
+            self.waits |= self.votes.get(&address) == Some(&self.me) && !matches!(after, Claim::Owner { .. });
             if after != claim {
                 self.claims.insert(address, after);
             }

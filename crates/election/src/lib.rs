@@ -2,7 +2,7 @@
 //!
 //! - [`Engine`]: one node's part: whom it votes for, what it may speak for, what it does next;
 //! - [`Table`]: candidates and addresses, [`Table::winner`] and who watches whom;
-//! - [`Message`]: what candidates tell each other;
+//! - [`Message`]: what candidates tell each other, and its bytes;
 //! - [`neighbour`]: probes, announcements and answers of ARP and NDP as bytes.
 //!
 //! **How it is decided.** For each address each *elector* votes for the live candidate of the highest rendezvous hash. Live is who a
@@ -38,6 +38,7 @@ mod peer;
 mod table;
 #[cfg(test)]
 mod tests;
+mod wire;
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -46,6 +47,7 @@ pub use engine::{Claim, Engine};
 pub use message::{Message, Votes};
 use ripstop_types::{Mac, NodeName};
 pub use table::{ALL_ELECT, ELECTORS, Table};
+pub use wire::LONGEST;
 
 /// How fast it goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

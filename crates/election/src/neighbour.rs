@@ -119,9 +119,15 @@ fn read_arp(payload: &[u8]) -> Option<Heard> {
     let said = (!from.is_unspecified()).then_some(IpAddr::V4(from));
     let holds = said.map(|ip| (ip, sender));
     match packet[7] {
-        // A request about the own address is an announcement.
-        ARP_REQUEST if from == asked => Some(Heard { holds, asks: None }).filter(|heard| heard.holds.is_some()),
-        ARP_REQUEST => Some(Heard { holds, asks: Some(Question { address: asked.into(), mac: sender, from: said }) }),
+        // A request about the own address is an announcement, and one about none asks nothing.
+        ARP_REQUEST => {
+            let asks = (from != asked && !asked.is_unspecified()).then(|| Question {
+                address: asked.into(),
+                mac: sender,
+                from: said,
+            });
+            (holds.is_some() || asks.is_some()).then_some(Heard { holds, asks })
+        }
         ARP_REPLY => Some(Heard { holds, asks: None }).filter(|heard| heard.holds.is_some()),
         _ => None,
     }

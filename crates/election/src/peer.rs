@@ -76,7 +76,7 @@ impl Peer {
         }
         if message.generation != self.generation {
             let Some(votes) = &message.votes else { return true };
-            let follows = self.generation != 0 && message.generation == self.generation + 1;
+            let follows = self.generation != 0 && message.generation.checked_sub(1) == Some(self.generation);
             if !follows {
                 self.known = now;
             }

@@ -88,6 +88,25 @@ fn a_killed_owner_has_a_successor_within_a_hundred_and_fifty_milliseconds() {
     }
 }
 
+/// Twenty nodes, of which fifteen elect: any of them is replaced, and one that is cut off is silent.
+#[test]
+fn a_ring_replaces_whom_it_loses() {
+    let mut world = settled(Setting { addresses: 40, ..Setting::of(20) });
+    let electors = table(20, 0).electors();
+    let elects = |n: &usize| electors.contains(&node(*n));
+    let owners: BTreeSet<usize> = world.owned().unwrap().into_iter().collect();
+    let lost = [owners.iter().copied().find(elects).unwrap(), owners.iter().copied().find(|n| !elects(n)).unwrap()];
+    for n in lost {
+        world.happen(&Event::Kill(n));
+        world.run(world.setting.back_within()).unwrap();
+        assert!(!world.owned().unwrap().contains(&n));
+    }
+    let alone = *owners.iter().find(|n| !lost.contains(n)).unwrap();
+    world.cut_off(alone);
+    world.run(world.setting.back_within()).unwrap();
+    assert!(!world.owned().unwrap().contains(&alone));
+}
+
 /// At every moment of a drain somebody answers, and for a moment two do.
 #[test]
 fn a_drain_leaves_no_gap() {

@@ -92,31 +92,31 @@ fn no_fault_of_a_node_and_links_makes_two_owners_of_three() {
     }
 }
 
-/// Every majority of three and of four that reach each other, with every set of the other links: they have an owner.
+/// Three nodes, and four, with every set of links that work: where a majority reaches each other, each address has an owner.
 #[test]
 fn a_connected_majority_has_an_owner_within_the_bound() {
     for nodes in [3usize, 4] {
-        let all = pairs(nodes).count() as u32;
-        let step = if nodes == 3 { 1 } else { 7 };
+        let all = pairs(nodes).count();
+        let groups: Vec<BTreeSet<usize>> = (0..1u32 << nodes)
+            .map(|bits| (0..nodes).filter(|n| bits >> n & 1 == 1).collect())
+            .filter(|group: &BTreeSet<usize>| group.len() > nodes / 2)
+            .collect();
+        let mut lived = 0;
+        // All of four nodes is 4,096 sets: one in eleven, or all with more effort.
+        let step = if nodes == 4 && effort() == 1 { 11 } else { 1 };
         for links in (0..1u32 << all).step_by(step) {
             let mut world = World::new(short(nodes));
-            world.run(400).unwrap();
+            world.run(300).unwrap();
             world.happen(&Event::Links(links));
-            let connected = (0..1u32 << nodes).map(|bits| (0..nodes).filter(|n| bits >> n & 1 == 1).collect());
-            let majority = |some: &BTreeSet<usize>| some.len() > nodes / 2 && world.reached(some);
-            // What is cut off one way only belongs to no side: those are judged by the law alone.
-            let clean = pairs(nodes).all(|(a, b)| (links >> bit(nodes, a, b) & 1) == (links >> bit(nodes, b, a) & 1));
-            let lives = clean && connected.filter(majority).count() > 0;
-            world.run(world.setting.back_within()).unwrap();
-            if lives {
-                world.owned().unwrap_or_else(|broken| panic!("{nodes} nodes, links {links:b}: {broken}"));
+            if !groups.iter().any(|group| world.reached(group)) {
+                continue;
             }
+            lived += 1;
+            world.run(world.setting.back_within()).unwrap();
+            world.owned().unwrap_or_else(|broken| panic!("{nodes} nodes, links {links:b}: {broken}"));
         }
+        println!("{nodes} nodes: {lived} sets of links leave a majority together");
     }
-}
-
-fn bit(nodes: usize, a: usize, b: usize) -> usize {
-    pairs(nodes).position(|pair| pair == (a, b)).unwrap()
 }
 
 fn events(nodes: usize) -> impl Strategy<Value = Vec<(u64, Event)>> {

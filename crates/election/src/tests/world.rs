@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use ripstop_types::{Mac, NodeName};
 
-use crate::{Action, Claim, Engine, Message, Table, Timing};
+use crate::{ALL_ELECT, Action, Claim, Engine, Message, Table, Timing};
 
 pub const MS: Duration = Duration::from_millis(1);
 
@@ -203,10 +203,21 @@ impl World {
         }
     }
 
+    /// Nothing reaches a node, nor comes from it.
+    pub fn cut_off(&mut self, n: usize) {
+        for (a, b) in pairs(self.setting.nodes).filter(|(a, b)| *a == n || *b == n) {
+            self.links[a][b] = false;
+        }
+    }
+
     /// BFD between two nodes: up while both ways work and both run; it tells after its detection time.
     fn detect(&mut self) {
         let detection = u64::try_from(self.setting.timing.detection.as_millis()).unwrap();
-        for (a, b) in pairs(self.setting.nodes) {
+        let table = table(self.setting.nodes, 0);
+        let watched =
+            |(a, b): &(usize, usize)| self.setting.nodes <= ALL_ELECT || table.watchers(&node(*b)).contains(&node(*a));
+        let all: Vec<(usize, usize)> = pairs(self.setting.nodes).filter(watched).collect();
+        for (a, b) in all {
             let works = self.links[a][b] && self.links[b][a] && self.runs(a) && self.runs(b);
             let (was, since) = self.bfd.get(&(a, b)).copied().unwrap_or((true, self.now));
             if works {
