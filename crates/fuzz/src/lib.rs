@@ -23,6 +23,7 @@ pub const TARGETS: &[Target] = &[
     ("cni_list", cni::list),
     ("cni_request", cni::request),
     ("config", objects::config),
+    ("election", peers::election),
     ("flannel", objects::flannel),
     ("kernel", peers::kernel),
     ("kubeconfig", objects::kubeconfig),

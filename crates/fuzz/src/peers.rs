@@ -1,16 +1,18 @@
-//! What other processes, the kernel and other nodes say: both ends of the store's socket, netlink, probes, BFD.
+//! What other processes, the kernel and other nodes say: both ends of the store's socket, netlink, probes, BFD, the choice of
+//! owners of addresses, ARP and NDP.
 
 use std::time::Duration;
 
 use ripstop_bfd::packet::{LENGTH, Packet};
 use ripstop_bfd::{Arrival, Engine as Sessions, SessionConfig, State, Timers};
+use ripstop_election::{Engine as Election, Message, Table as Candidates, Timing, neighbour};
 use ripstop_kernel::untrusted::kernel_messages;
 use ripstop_nft::decode::{Answers, Observation, messages};
 use ripstop_nft::encode::Batch;
 use ripstop_nft::model::{Chain, Hook, Table, TableFamily};
 use ripstop_probe::{Engine, wire};
 use ripstop_store::untrusted::{to_client, to_server};
-use ripstop_types::Millis;
+use ripstop_types::{Mac, Millis, NodeName};
 
 use crate::agent::wait;
 
@@ -66,6 +68,30 @@ pub fn bfd(data: &[u8]) {
         engine.tick(now);
         let Some(view) = engine.view(id) else { panic!("the session is gone") };
         assert!(view.state != State::AdminDown && engine.due().is_none_or(|due| due > now));
+    }
+}
+
+/// What candidates tell each other, and what the segment says.
+pub fn election(data: &[u8]) {
+    if let Some(heard) = neighbour::read(data) {
+        assert!(heard.holds.is_none_or(|(_, mac)| mac.is_unicast()), "a group has an address");
+        let answers = heard.asks.map(|question| neighbour::answer(Mac::local([0; 5]), &question));
+        assert!(answers.is_none_or(|answer| neighbour::read(&answer).is_some()), "an answer that nobody reads");
+    }
+    let Some(message) = Message::read(data) else { return };
+    let again = message.bytes().and_then(|bytes| Message::read(&bytes));
+    assert_eq!(again.as_ref(), Some(&message), "what was read is written as something else");
+    let names = ["n0", "n1", "n2"].map(str::parse::<NodeName>);
+    let candidates = names.iter().flatten().map(|name| (name.clone(), Mac::local([1; 5]))).collect();
+    let table = Candidates { candidates, addresses: [([192, 0, 2, 1].into(), None)].into() };
+    let [Ok(me), ..] = names else { panic!("good names are refused") };
+    let timing = Timing::of(Duration::from_millis(90));
+    let mut engine = Election::new(Duration::ZERO, me, 1, timing);
+    engine.set(Duration::ZERO, table);
+    for now in (0..400).step_by(10).map(Duration::from_millis) {
+        engine.received(now, &message);
+        engine.tick(now);
+        assert!(engine.due() > now && engine.is_silent(), "one message makes an owner");
     }
 }
 

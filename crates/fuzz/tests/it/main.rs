@@ -114,6 +114,7 @@ targets! {
     cni_list 100
     cni_request 200
     config 200
+    election 400
     flannel 200
     kernel 400
     kubeconfig 200

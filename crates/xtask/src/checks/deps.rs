@@ -177,6 +177,7 @@ const RIM: &[Row] = &[
             "ripstop-probe",
             "ripstop-bfd",
             "ripstop-bgp",
+            "ripstop-election",
             "ripstop-tables",
             "ripstop-kernel",
             "ripstop-store",
