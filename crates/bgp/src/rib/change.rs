@@ -121,16 +121,19 @@ impl Rib {
         let Some(paths) = self.table.get_mut(prefix) else { return };
         let before = paths.all().to_vec();
         let mut gone = Vec::new();
-        if !paths.take(test, &mut gone) {
-            self.table.remove(prefix);
-        }
+        let left = paths.take(test, &mut gone);
         if gone.is_empty() {
             return;
         }
         for path in &gone {
             self.count(path.peer, -1);
         }
-        self.settle(prefix, &before, gone);
+        if left {
+            self.settle(prefix, &before, gone);
+        } else {
+            self.table.remove(prefix);
+            self.tell(prefix, &before, gone);
+        }
     }
 
     fn count(&mut self, id: PeerId, change: i32) {
@@ -158,7 +161,7 @@ impl Rib {
         self.settle(prefix, &before, Vec::new());
     }
 
-    /// Decides a prefix whose paths were `before`, and has told who must be. `gone` are no longer in the table.
+    /// Decides a prefix whose paths were `before`, of which `gone` are no longer in the table.
     fn settle(&mut self, prefix: Prefix, before: &[Path], gone: Vec<Path>) {
         let best = self.table.get(prefix).and_then(|paths| match paths.all() {
             [_] => None,
@@ -167,6 +170,11 @@ impl Rib {
         if let Some(paths) = self.table.get_mut(prefix) {
             paths.arrange(best);
         }
+        self.tell(prefix, before, gone);
+    }
+
+    /// Has everybody told of a prefix whose paths were `before`.
+    fn tell(&mut self, prefix: Prefix, before: &[Path], gone: Vec<Path>) {
         let after = self.table.get(prefix).map_or(&[][..], Paths::all);
         self.changed.insert(prefix);
         let view = View { config: &self.config, peers: &self.peers, sets: &self.sets, next_hops: &self.next_hops };

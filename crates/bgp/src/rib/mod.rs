@@ -80,6 +80,8 @@ pub struct PeerConfig {
     pub own_v6: Option<NextHop>,
     /// It gets this speaker as next hop even if it is internal.
     pub next_hop_self: bool,
+    /// How often the own AS may be in a path that it sends: sites of one AS hear of each other through another.
+    pub allow_own_as: u8,
     /// As many paths are taken from it.
     pub max_prefixes: Option<u32>,
     /// As many paths to a prefix are sent, where several were agreed on.
@@ -101,7 +103,8 @@ impl PeerConfig {
             own_v4: None,
             own_v6: None,
             next_hop_self: false,
-            max_prefixes: None,
+            allow_own_as: 0,
+            max_prefixes: Some(1_000_000),
             paths: 8,
             shutting_down: false,
         }

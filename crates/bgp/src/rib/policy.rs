@@ -54,22 +54,17 @@ pub struct Match {
 
 impl Match {
     fn fits(&self, prefix: &Prefix, attributes: &Attributes) -> bool {
-        let any = |empty: bool, mut found: Box<dyn FnMut() -> bool + '_>| empty || found();
-        any(self.prefixes.is_empty(), Box::new(|| self.prefixes.iter().any(|one| one.fits(prefix))))
-            && any(self.communities.is_empty(), Box::new(|| self.communities.iter().any(|one| attributes.has(*one))))
-            && any(
-                self.large_communities.is_empty(),
-                Box::new(|| self.large_communities.iter().any(|one| attributes.large_communities.contains(one))),
-            )
-            && any(
-                self.through.is_empty(),
-                Box::new(|| attributes.as_path.numbers().any(|number| self.through.contains(&number))),
-            )
-            && any(
-                self.from.is_empty(),
-                Box::new(|| attributes.as_path.origin().is_some_and(|number| self.from.contains(&number))),
-            )
+        any(&self.prefixes, |one| one.fits(prefix))
+            && any(&self.communities, |one| attributes.has(*one))
+            && any(&self.large_communities, |one| attributes.large_communities.contains(one))
+            && any(&self.through, |one| attributes.as_path.numbers().any(|number| number == *one))
+            && any(&self.from, |one| attributes.as_path.origin() == Some(*one))
     }
+}
+
+/// Whether an element fits, or there are none.
+fn any<T>(list: &[T], test: impl FnMut(&T) -> bool) -> bool {
+    list.is_empty() || list.iter().any(test)
 }
 
 /// A change of a route.

@@ -37,7 +37,8 @@ impl View<'_> {
             return Err(Refusal::Filter(Verdict::NoFilter));
         };
         let own = peer.config.local_as;
-        if attributes.as_path.numbers().any(|number| number == own) {
+        let times = attributes.as_path.numbers().filter(|number| *number == own).count();
+        if times > usize::from(peer.config.allow_own_as) {
             return Err(Refusal::Loop(own));
         }
         if known.external {

@@ -60,6 +60,11 @@ impl Connection {
         }
     }
 
+    /// Whether it is still being made.
+    pub fn is_connecting(&self) -> bool {
+        matches!(self.stage, Stage::Connecting(_))
+    }
+
     /// The next thing to do.
     pub fn deadline(&self) -> Option<Millis> {
         let connect = match self.stage {

@@ -6,7 +6,7 @@
 //! Not here: sockets, and routes: what an UPDATE means is the table's.
 //!
 //! Invariants: at most one connection is established and [`Action::Up`] and [`Action::Down`] alternate; a connection that was
-//! closed is never spoken of again; nobody is connected to sooner than the pause after its last failure ends.
+//! closed is never spoken of again; nobody is connected to before the pause after its last failure ends.
 
 mod config;
 mod connection;
@@ -53,7 +53,7 @@ pub enum Action {
     Connect(ConnectionId),
     /// Send bytes.
     Send(ConnectionId, Vec<u8>),
-    /// Close it, when what was to be sent is sent.
+    /// Close it, when what was to be sent is sent. The last word about every connection, also of one that did not come about.
     Close(ConnectionId),
     /// The session is there. Routes of families in `keep` that were kept stay until the peer has sent all; others go now.
     Up {
@@ -115,8 +115,10 @@ pub struct Session {
     stopped: Option<String>,
     connections: Vec<Connection>,
     next_id: u32,
-    /// No connection before that.
+    /// This end does not connect before that.
     pause_until: Millis,
+    /// Nor is the peer let in before that, which is sooner: ends that pause one as long as the other would never meet.
+    accept_from: Millis,
     pause: u64,
     /// The next try to connect.
     retry_at: Option<Millis>,
@@ -141,6 +143,7 @@ impl Session {
             connections: Vec::new(),
             next_id: 0,
             pause_until: now,
+            accept_from: now,
             pause: PAUSE,
             retry_at: Some(now),
             up_since: None,
@@ -227,10 +230,10 @@ impl Session {
             Some((id, true)) => {
                 let reason = "the peer connected again, so its last connection is dead".to_owned();
                 self.end(now, id, None, reason, true, &mut out);
-                self.pause_until = now;
+                self.accept_from = now;
             }
             Some((_, false)) => return None,
-            None if self.stopped.is_some() || now < self.pause_until => return None,
+            None if self.stopped.is_some() || now < self.accept_from => return None,
             None => {}
         }
         if self.connections.iter().any(|one| !one.outgoing) {
@@ -246,16 +249,14 @@ impl Session {
         let mut out = Vec::new();
         match event {
             Event::Connected(id) => {
-                if let Some(one) = self.find(id) {
+                if let Some(one) = self.find(id).filter(|one| one.is_connecting()) {
                     one.stage = Stage::OpenSent;
                     self.greet(now, id, &mut out);
                 }
             }
             Event::ConnectFailed(id, why) => {
-                if self.find(id).is_some() {
-                    self.connections.retain(|one| one.id != id);
-                    self.last_error = Some(hints::unconnected(&self.config, why));
-                    self.retry_at = Some(now.plus(self.config.connect_retry));
+                if self.find(id).is_some_and(|one| one.is_connecting()) {
+                    self.unconnected(now, id, why, &mut out);
                 }
             }
             Event::Bytes(id, bytes) => self.bytes(now, id, bytes, &mut out),
@@ -303,7 +304,7 @@ impl Session {
     /// Begins again after [`Session::stop`], without a pause.
     pub fn start(&mut self, now: Millis) {
         if self.stopped.take().is_some() {
-            (self.pause_until, self.pause, self.retry_at) = (now, PAUSE, Some(now));
+            self.at_once(now);
         }
     }
 
@@ -313,7 +314,7 @@ impl Session {
         if self.config.needs_reset(&config) {
             let told = Notification::cease(Cease::ConfigurationChange, "");
             self.end_all(now, &told, "the configuration changed", &mut out);
-            (self.pause_until, self.pause, self.retry_at) = (now, PAUSE, Some(now));
+            self.at_once(now);
         }
         self.config = config;
         out
@@ -327,6 +328,11 @@ impl Session {
                 self.kept = None;
             }
         }
+    }
+
+    /// No pause any more.
+    fn at_once(&mut self, now: Millis) {
+        (self.pause_until, self.accept_from, self.pause, self.retry_at) = (now, now, PAUSE, Some(now));
     }
 
     fn wants_connection(&self) -> bool {
@@ -353,17 +359,21 @@ impl Session {
         }
     }
 
+    /// A connection did not come about.
+    fn unconnected(&mut self, now: Millis, id: ConnectionId, why: &str, out: &mut Vec<Action>) {
+        self.connections.retain(|one| one.id != id);
+        self.last_error = Some(hints::unconnected(&self.config, why));
+        self.retry_at = Some(now.plus(self.config.connect_retry));
+        out.push(Action::Close(id));
+    }
+
     fn timers(&mut self, now: Millis, id: ConnectionId, out: &mut Vec<Action>) {
-        let retry = now.plus(self.config.connect_retry);
         let hold = self.config.hold_time;
         let Some(one) = self.find(id) else { return };
         let due = |at: Option<Millis>| at.is_some_and(|at| at <= now);
         if let Stage::Connecting(until) = one.stage {
             if until <= now {
-                self.connections.retain(|one| one.id != id);
-                self.last_error = Some(hints::unconnected(&self.config, "timed out"));
-                self.retry_at = Some(retry);
-                out.push(Action::Close(id));
+                self.unconnected(now, id, "timed out", out);
             }
             return;
         }
@@ -448,7 +458,7 @@ impl Session {
         let reason = hints::told(&self.config, told);
         self.end(now, id, None, reason, keeps && !told.is_hard(), out);
         if collision && self.connections.is_empty() {
-            self.pause_until = now;
+            (self.pause_until, self.accept_from) = (now, now);
         }
     }
 
@@ -513,6 +523,8 @@ impl Session {
         let Some(place) = self.connections.iter().position(|one| one.id == id) else { return };
         let one = self.connections.remove(place);
         let restart = one.negotiated.as_ref().and_then(|agreed| agreed.restart);
+        // Over a notification routes are kept only where both ends said so (RFC 8538).
+        let keeps = keeps && (told.is_none() || restart.is_some_and(|one| one.notification));
         if let Some(told) = told.filter(|_| !matches!(one.stage, Stage::Connecting(_))) {
             // Who agreed to keep routes over notifications must be told if it must not (RFC 8538).
             let hard = !keeps && restart.is_some_and(|one| one.notification) && told.code == code::CEASE;
@@ -533,6 +545,7 @@ impl Session {
         }
         if self.connections.is_empty() {
             self.pause_until = now.plus(self.pause);
+            self.accept_from = now.plus(PAUSE);
             self.pause = (self.pause * 2).min(LONGEST_PAUSE);
             self.retry_at = Some(self.pause_until);
         }

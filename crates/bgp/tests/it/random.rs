@@ -1,10 +1,12 @@
-//! The table under whatever happens: peers have been told what follows from what was sent, by a decision of the test's own.
+//! Whatever happens: peers have been told what follows from what was sent, by a decision of the test's own; a session stays one.
 
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 use ripstop_bgp::rib::{PeerConfig, PeerId};
+use ripstop_bgp::session::{Action, Config, ConnectionId, Event, PeerAs, Session, State};
 use ripstop_bgp::wire::*;
+use ripstop_types::{Family, Millis};
 
 use crate::speaker::{OWN, Told, address, agreed, announce_one, config, prefix, rib, route, withdraw_one};
 
@@ -131,5 +133,118 @@ proptest! {
             rib.peer_down(PeerId(peer), Families::default());
         }
         prop_assert_eq!(rib.sizes(), (0, 0), "every reference was given back");
+    }
+}
+
+/// What happens to a session: by connection, a few of which exist.
+#[derive(Debug, Clone)]
+enum Turn {
+    Tick,
+    Accept,
+    Connected(u32),
+    Failed(u32),
+    Closed(u32),
+    /// One of some messages, cut off behind so many bytes.
+    Message(u32, usize, usize),
+    Written(u32, bool),
+    Waiting(u32),
+    Bfd,
+    Stop,
+    Start,
+    Configure(u16),
+}
+
+fn turn() -> impl Strategy<Value = Turn> {
+    let id = || 0..6u32;
+    prop_oneof![
+        6 => Just(Turn::Tick),
+        3 => Just(Turn::Accept),
+        4 => id().prop_map(Turn::Connected),
+        1 => id().prop_map(Turn::Failed),
+        2 => id().prop_map(Turn::Closed),
+        12 => (id(), 0..6usize, 0..5_000usize).prop_map(|(id, which, cut)| Turn::Message(id, which, cut)),
+        1 => (id(), any::<bool>()).prop_map(|(id, more)| Turn::Written(id, more)),
+        1 => id().prop_map(Turn::Waiting),
+        1 => Just(Turn::Bfd),
+        1 => Just(Turn::Stop),
+        2 => Just(Turn::Start),
+        1 => (0..2u16).prop_map(|hold| Turn::Configure(90 * hold)),
+    ]
+}
+
+/// Messages of a peer: some fit, some do not.
+fn messages() -> [Vec<u8>; 6] {
+    let open = Open {
+        asn: 65_001,
+        hold_time: 30,
+        router_id: address(1),
+        capabilities: vec![
+            Capability::FourByteAs(65_001),
+            Capability::GracefulRestart {
+                restarted: false,
+                notification: true,
+                seconds: 60,
+                families: vec![RestartFamily { family: AfiSafi::unicast(Family::V4), forwarding: true }],
+            },
+        ],
+    };
+    let stranger = Open { asn: 65_009, capabilities: vec![], ..open.clone() };
+    let shutdown = Notification::cease(Cease::AdministrativeShutdown, "maintenance").encode();
+    [open.encode(), stranger.encode(), keepalive(), end_of_rib(Family::V4), shutdown, vec![0; 40]]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(2_000) })]
+
+    #[test]
+    fn a_session_is_up_or_down_and_speaks_on_connections_that_it_has(turns in proptest::collection::vec(turn(), 1..80)) {
+        let config = Config::new(address(1).into(), OWN, PeerAs::Is(65_001), address(254));
+        let mut now = Millis(1_000);
+        let mut session = Session::new(config.clone(), now, false);
+        let (mut open, mut up, messages) = (std::collections::BTreeSet::new(), false, messages());
+        for turn in turns {
+            let actions = match turn {
+                Turn::Tick => {
+                    now = session.deadline().unwrap_or(now).max(now);
+                    session.tick(now)
+                }
+                Turn::Accept => session.accept(now).map_or(vec![], |(id, actions)| {
+                    open.insert(id);
+                    actions
+                }),
+                Turn::Connected(id) => session.handle(now, Event::Connected(ConnectionId(id))),
+                Turn::Failed(id) => session.handle(now, Event::ConnectFailed(ConnectionId(id), "refused")),
+                Turn::Closed(id) => session.handle(now, Event::Closed(ConnectionId(id), "reset")),
+                Turn::Message(id, which, cut) => {
+                    let bytes = &messages[which];
+                    session.handle(now, Event::Bytes(ConnectionId(id), &bytes[..bytes.len().min(cut)]))
+                }
+                Turn::Written(id, more) => session.handle(now, Event::Written(ConnectionId(id), more)),
+                Turn::Waiting(id) => session.handle(now, Event::Waiting(ConnectionId(id))),
+                Turn::Bfd => session.handle(now, Event::BfdDown),
+                Turn::Stop => session.stop(now, Cease::AdministrativeShutdown, ""),
+                Turn::Start => {
+                    session.start(now);
+                    vec![]
+                }
+                Turn::Configure(hold_time) => session.configure(now, Config { hold_time, ..config.clone() }),
+            };
+            for action in actions {
+                match action {
+                    Action::Connect(id) => prop_assert!(open.insert(id), "{:?} is used again", id),
+                    Action::Send(id, bytes) => {
+                        prop_assert!(open.contains(&id), "{:?} is closed", id);
+                        prop_assert_eq!(frame(&bytes, true).unwrap(), Some(bytes.len()));
+                    }
+                    Action::Close(id) => prop_assert!(open.remove(&id), "{:?} is closed", id),
+                    Action::Up { .. } => prop_assert!(!std::mem::replace(&mut up, true), "up twice"),
+                    Action::Down { .. } => prop_assert!(std::mem::replace(&mut up, false), "down twice"),
+                    Action::Update(_) | Action::Refresh(_) => prop_assert!(up, "routes without a session"),
+                    Action::Expired => {}
+                }
+            }
+            prop_assert_eq!(session.state() == State::Established, up);
+            prop_assert!(open.len() <= 2, "{:?}", open);
+        }
     }
 }
