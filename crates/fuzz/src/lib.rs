@@ -18,6 +18,7 @@ pub type Target = (&'static str, fn(&[u8]));
 pub const TARGETS: &[Target] = &[
     ("agent_http", agent::http),
     ("bfd", peers::bfd),
+    ("bgp", peers::bgp),
     ("cni_args", cni::args),
     ("cni_config", cni::config),
     ("cni_list", cni::list),

@@ -1,10 +1,11 @@
-//! What other processes, the kernel and other nodes say: both ends of the store's socket, netlink, probes, BFD, the choice of
-//! owners of addresses, ARP and NDP.
+//! What other processes, the kernel and other nodes say: both ends of the store's socket, netlink, probes, BFD, BGP, the choice
+//! of owners of addresses, ARP and NDP.
 
 use std::time::Duration;
 
 use ripstop_bfd::packet::{LENGTH, Packet};
 use ripstop_bfd::{Arrival, Engine as Sessions, SessionConfig, State, Timers};
+use ripstop_bgp::wire::{Context, Families, Message as BgpMessage, announce, decode, frame};
 use ripstop_election::{Engine as Election, Message, Table as Candidates, Timing, neighbour};
 use ripstop_kernel::untrusted::kernel_messages;
 use ripstop_nft::decode::{Answers, Observation, messages};
@@ -92,6 +93,40 @@ pub fn election(data: &[u8]) {
         engine.received(now, &message);
         engine.tick(now);
         assert!(engine.due() > now && engine.is_silent(), "one message makes an owner");
+    }
+}
+
+/// What a BGP peer says. The first byte is what was agreed on with it.
+pub fn bgp(data: &[u8]) {
+    let Some((agreed, mut rest)) = data.split_first() else { return };
+    let agreed = |bit: u8| agreed & 1 << bit != 0;
+    let context = Context {
+        internal: agreed(0),
+        four_byte_as: agreed(1),
+        families: Families { v4: true, v6: agreed(2) },
+        add_path_in: Families { v4: agreed(3), v6: agreed(3) },
+        add_path_out: Families { v4: agreed(3), v6: agreed(3) },
+        extended_next_hop: agreed(4),
+        extended_messages: agreed(5),
+        as_sets: agreed(6),
+    };
+    while let Ok(Some(length)) = frame(rest, context.extended_messages) {
+        let (message, behind) = rest.split_at(length);
+        rest = behind;
+        let Ok(BgpMessage::Update(update)) = decode(message, &context) else { continue };
+        let prefixes = update.announced.iter().map(|one| one.nlri.len()).sum::<usize>() + update.withdrawn.len();
+        assert!(prefixes <= length, "{prefixes} prefixes of {length} bytes");
+        for one in &update.announced {
+            let mut again = Vec::new();
+            if !announce(&mut again, &context, &one.attributes, &one.nlri) {
+                continue;
+            }
+            let first = frame(&again, context.extended_messages).ok().flatten().unwrap_or(0);
+            let Ok(BgpMessage::Update(read)) = decode(&again[..first], &context) else {
+                panic!("what is written cannot be read")
+            };
+            assert!(read.faults.is_empty() && read.withdrawn.is_empty(), "{:?}", read.faults);
+        }
     }
 }
 

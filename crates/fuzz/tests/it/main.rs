@@ -109,6 +109,7 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| ripstop_fuzz::run(\"NAME\", data));
 targets! {
     agent_http 100
     bfd 400
+    bgp 400
     cni_args 200
     cni_config 200
     cni_list 100
