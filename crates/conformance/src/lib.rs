@@ -1,10 +1,10 @@
 //! Black-box suites: for plugins of the Container Network Interface, any program that speaks the protocol, whoever wrote
-//! it; and for proxies of Services ([`services`]).
+//! it; for proxies of Services ([`services`]), and for what holds packets to policies ([`policy`]).
 //!
 //! The first plays the container runtime: it makes network namespaces for a host and its containers, starts the plugin in the
 //! host's as a runtime would, and compares what the plugin said with what the kernel shows and what real packets do.
 //! Every case names the sentence of the specification that it checks. Not here: anything that knows Ripstop; it
-//! shares no type with the rest of the workspace, and the second no more than the types of Kubernetes' objects, so that one
+//! shares no type with the rest of the workspace, and the others no more than the types of Kubernetes' objects, so that one
 //! mistake cannot be made on both sides.
 //!
 //! Invariants: no call of a plugin outlasts its time limit; nothing that the suite made outlives a run, also one that
@@ -31,6 +31,7 @@ mod spec;
 mod subject;
 mod suite;
 mod version;
+mod wire;
 
 pub use case::{Outcome, Row};
 pub use interrupt::watch as watch_signals;

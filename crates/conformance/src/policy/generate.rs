@@ -139,7 +139,8 @@ const PODS: [[(&str, &str); 4]; 2] = [
         ("10.244.2.4", "fd00:2::4"),
     ],
 ];
-const OUTSIDE: [[&str; 3]; 2] =
+/// Addresses of nobody in the cluster.
+pub(super) const OUTSIDE: [[&str; 3]; 2] =
     [["198.51.100.7", "198.51.100.200", "10.9.0.1"], ["2001:db8:5::7", "2001:db8:5::ff00", "fd00:9::1"]];
 /// Blocks, each with holes that it may have.
 const BLOCKS: [(&str, &[&str]); 11] = [

@@ -4,13 +4,29 @@
 //! Whatever carries packets is set beside what cases expect, and beside [`ripstop_oracle::policy::judge`].
 //!
 //! Not here: tables of any kind.
+//!
+//! - `cases`, `cyclonus`: the cases, as they are written and as they are generated.
+//! - `generate`, `drawn`: scenarios.
+//! - `plane`: what is judged.
+//! - `scene`: a data plane of real packets.
+//! - `run`: cases and scenarios on data planes.
 
 mod cases;
+mod cyclonus;
+mod drawn;
 mod generate;
 pub mod large;
+mod plane;
+mod run;
+pub mod scene;
 
-pub use cases::{Case, Probe, Step as CaseStep, UPSTREAM, cases};
+pub use cases::{CYCLONUS, Case, Probe, Step as CaseStep, UPSTREAM, cases};
+pub use drawn::drawn;
 pub use generate::{Change, Scenario, Step, scenarios};
+pub use plane::{DataPlane, Fate, Oracle};
+pub use run::{Divergence, Make, Run, compare, differ, run, run_case};
+
+pub use crate::case::Stop;
 
 use std::net::IpAddr;
 
@@ -35,3 +51,8 @@ pub fn node_of(address: IpAddr) -> Option<NodeName> {
 
 /// Nodes of a cluster at most.
 const NODES: u16 = 3;
+
+/// A node's own addresses.
+fn node_ips(number: u8) -> [IpAddr; 2] {
+    [IpAddr::from([192, 0, 2, number]), IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, number.into()])]
+}

@@ -14,6 +14,8 @@ mod golden;
 mod guard;
 mod hygiene;
 mod ipvs;
+#[path = "../policies/mod.rs"]
+mod policies;
 mod policy;
 mod rules;
 #[path = "../../../tables/tests/scenario/mod.rs"]

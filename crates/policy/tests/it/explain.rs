@@ -115,7 +115,7 @@ proptest! {
 fn upstream_cases_are_explained() {
     for case in cases().unwrap() {
         let (mut views, mut world) = (views(), World::default());
-        for step in &case.steps {
+        for step in case.steps().unwrap() {
             for change in &step.changes {
                 change.apply(&mut world);
                 views.iter_mut().for_each(|view| follow(view, change));

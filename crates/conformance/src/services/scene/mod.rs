@@ -8,12 +8,9 @@
 //! the first has gone all of its own.
 
 mod http;
-mod wire;
 
-use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -21,16 +18,13 @@ use ripstop_objects::service::Protocol;
 use ripstop_oracle::services::health::Answer;
 use ripstop_oracle::services::{Origin, Packet, State, World};
 use ripstop_types::{Family, Prefix};
-use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, bind, ipproto, netdevice, recvfrom, sendto,
-    socket_with,
-};
 
 use super::plane::{DataPlane, Fate, Seen};
 use crate::case::{Stop, Verdict, fail, skip};
 use crate::process::tool;
 use crate::space::{Place, Space};
-use wire::Sign;
+use crate::wire::ends::{Ear, Mac, Mouth, Tap, listen, quiet, shown};
+use crate::wire::{Carries, Message, Read, Reason};
 
 /// The most time a packet may need, on a machine that has other things to do.
 const LIMIT: Duration = Duration::from_secs(2);
@@ -78,6 +72,7 @@ pub struct Scene<'a> {
     _networks: Vec<Space>,
     rules: Rules<'a>,
     taps: Vec<Tap>,
+    mouth: Mouth,
     ears: Vec<Ear>,
     addresses: Vec<IpAddr>,
     ranges: Vec<Prefix>,
@@ -102,10 +97,11 @@ impl<'a> Scene<'a> {
             tool(&place, "ip", &["-batch", "-"], &wiring(number, name, space.path()))?;
             let there = space.place().map_err(broken)?;
             tool(&there, "ip", &["-batch", "-"], "link set eth0 up\n")?;
-            taps.push(there.run(|| Tap::open(number)).map_err(broken)?);
+            taps.push(there.run(|| Tap::open("eth0", mac(number, 2))).map_err(broken)?);
         }
         let (ears, addresses, ranges) = (Vec::new(), Vec::new(), Vec::new());
-        Ok(Self { node, _networks: networks, rules, taps, ears, addresses, ranges, sent: 0, answers: false })
+        let mouth = place.run(Mouth::open).map_err(broken)?;
+        Ok(Self { node, _networks: networks, rules, taps, mouth, ears, addresses, ranges, sent: 0, answers: false })
     }
 
     /// Health checks are answered in the node by whoever installs rules: they are asked for, and no case of them is skipped.
@@ -150,7 +146,7 @@ impl<'a> Scene<'a> {
         }
         let place = self.node.place().map_err(broken)?;
         tool(&place, "ip", &["-batch", "-"], &lines)?;
-        self.ears = place.run(|| listen(&world.addresses)).map_err(broken)?;
+        self.ears = place.run(|| listen(&world.addresses, &[])).map_err(broken)?;
         (self.addresses, self.ranges) = (world.addresses.clone(), world.pod_ranges.clone());
         Ok(())
     }
@@ -158,14 +154,14 @@ impl<'a> Scene<'a> {
     /// Puts a packet on its way.
     fn post(&mut self, packet: &Packet, token: u32) -> Verdict {
         self.sent = self.sent.wrapping_add(1) % PORTS;
-        let bytes = wire::packet(packet, FIRST_PORT + self.sent, token);
+        let bytes = message(packet, FIRST_PORT + self.sent, token).bytes();
+        let mut put = |number: usize| self.taps[number].send(mac(number, 1), &bytes);
         let done = match packet.origin {
-            Origin::Node => self.node.place().and_then(|place| place.run(|| emit(packet.destination, &bytes))),
-            Origin::Pod => self.taps[0].send(packet.destination, &bytes),
+            Origin::Node => self.mouth.send(packet.destination, &bytes),
+            Origin::Pod => put(0),
             Origin::Outside => {
                 let near = REMOTE.iter().filter_map(|range| range.parse::<Prefix>().ok());
-                let number = if near.into_iter().any(|range| range.contains(packet.source)) { 1 } else { 2 };
-                self.taps[number].send(packet.destination, &bytes)
+                put(if near.into_iter().any(|range| range.contains(packet.source)) { 1 } else { 2 })
             }
         };
         done.map_err(|error| Stop::Fail(format!("a packet cannot be sent: {error}")))
@@ -174,15 +170,15 @@ impl<'a> Scene<'a> {
     /// What is to be seen of two tokens now: the first one's sign, and whether the second came through.
     fn look(&mut self, token: u32, follower: u32) -> (Vec<Sign>, bool) {
         let (mut signs, mut followed) = (Vec::new(), false);
-        let mut note = |sign: &Reading<'_>| {
-            signs.extend(sign(token));
-            followed |= sign(follower).is_some();
+        let mut note = |read: &Read| {
+            signs.extend(sign(read, token));
+            followed |= sign(read, follower).is_some();
         };
         for tap in &mut self.taps {
-            tap.drain(&mut note);
+            tap.drain(&mut |_, read| note(&read));
         }
         for ear in &self.ears {
-            ear.drain(&mut note);
+            ear.drain(&mut |read| note(&read));
         }
         (signs, followed)
     }
@@ -249,140 +245,37 @@ impl DataPlane for Scene<'_> {
     }
 }
 
+/// What a packet with a token says.
+#[derive(Debug, Clone, Copy)]
+enum Sign {
+    /// It is here.
+    Here { source: IpAddr, destination: SocketAddr },
+    /// Its sender is told that nobody is there.
+    Refused,
+}
+
 /// What something that was received says of a token.
-type Reading<'a> = dyn Fn(u32) -> Option<Sign> + 'a;
-
-/// The end of a wire: a packet socket on the device of a namespace.
-#[derive(Debug)]
-struct Tap {
-    file: File,
-    number: usize,
-}
-
-impl Tap {
-    fn open(number: usize) -> io::Result<Self> {
-        let all = u16::try_from(libc::ETH_P_ALL).unwrap_or_default().to_be();
-        let kind = Some(rustix::net::Protocol::from_raw(
-            rustix::net::RawProtocol::new(u32::from(all)).ok_or(io::ErrorKind::InvalidInput)?,
-        ));
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let fd = socket_with(AddressFamily::PACKET, SocketType::RAW, flags, kind)?;
-        // SAFETY: all bytes zero is a valid value of this plain structure.
-        let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
-        address.sll_family = libc::AF_PACKET as u16;
-        address.sll_protocol = all;
-        address.sll_ifindex = i32::try_from(netdevice::name_to_index(&fd, "eth0")?).unwrap_or_default();
-        let length = u32::try_from(size_of_val(&address)).unwrap_or_default();
-        // SAFETY: the address is a sockaddr_ll that lives through the call, and its length is given.
-        match unsafe { libc::bind(fd.as_raw_fd(), (&raw const address).cast(), length) } {
-            0 => Ok(Self { file: File::from(fd), number }),
-            _ => Err(io::Error::last_os_error()),
+fn sign(read: &Read, token: u32) -> Option<Sign> {
+    match read {
+        Read::Message(message) if message.token == token && !message.is_answer => {
+            Some(Sign::Here { source: message.source, destination: message.to() })
         }
-    }
-
-    fn send(&mut self, destination: IpAddr, packet: &[u8]) -> io::Result<()> {
-        let kind: [u8; 2] = if destination.is_ipv4() { [0x08, 0x00] } else { [0x86, 0xdd] };
-        let frame = [&mac(self.number, 1)[..], &mac(self.number, 2), &kind, packet].concat();
-        self.file.write_all(&frame)
-    }
-
-    /// Takes all that came from the node.
-    fn drain(&mut self, note: &mut dyn FnMut(&Reading<'_>)) {
-        let mut buffer = [0; 2048];
-        while let Ok(n) = self.file.read(&mut buffer) {
-            let frame = &buffer[..n];
-            if frame.len() > 14 && frame[..6] == mac(self.number, 2) {
-                note(&|token| wire::sign(&frame[14..], token));
-            }
-        }
+        Read::Refusal(Reason::Nobody, tokens) if tokens.contains(&token) => Some(Sign::Refused),
+        Read::Message(_) | Read::Refusal(..) => None,
     }
 }
 
-/// What the node itself gets of one protocol: a raw socket, behind the input hook.
-#[derive(Debug)]
-struct Ear {
-    fd: OwnedFd,
-    protocol: u8,
-    /// With IPv6, which gives no header.
-    address: Option<IpAddr>,
-}
-
-impl Ear {
-    fn drain(&self, note: &mut dyn FnMut(&Reading<'_>)) {
-        let mut buffer = [0; 2048];
-        while let Ok((n, _, from)) = recvfrom(&self.fd, &mut buffer[..], RecvFlags::DONTWAIT) {
-            let data = &buffer[..n];
-            let from = from.and_then(|from| SocketAddr::try_from(from).ok());
-            match (self.address, from) {
-                (Some(address), Some(from)) => {
-                    note(&|token| wire::sign_of(from.ip(), address, self.protocol, data, token));
-                }
-                _ => note(&|token| wire::sign(data, token)),
-            }
-        }
-    }
-}
-
-fn listen(addresses: &[IpAddr]) -> io::Result<Vec<Ear>> {
-    let mut ears = Vec::new();
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let raw = |number: u8| Some(rustix::net::Protocol::from_raw(rustix::net::RawProtocol::new(u32::from(number))?));
-    for protocol in Protocol::ALL.map(Protocol::number).into_iter().chain([1]) {
-        let fd = socket_with(AddressFamily::INET, SocketType::RAW, flags, raw(protocol))?;
-        ears.push(Ear { fd, protocol, address: None });
-    }
-    for protocol in Protocol::ALL.map(Protocol::number).into_iter().chain([58]) {
-        for ip in addresses.iter().copied().filter(IpAddr::is_ipv6).chain([std::net::Ipv6Addr::LOCALHOST.into()]) {
-            let fd = socket_with(AddressFamily::INET6, SocketType::RAW, flags, raw(protocol))?;
-            bind(&fd, &SocketAddr::new(ip, 0))?;
-            ears.push(Ear { fd, protocol, address: Some(ip) });
-        }
-    }
-    Ok(ears)
-}
-
-/// Sends a packet of the node's own.
-fn emit(destination: IpAddr, packet: &[u8]) -> io::Result<()> {
-    let family = if destination.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-    let fd = socket_with(family, SocketType::RAW, SocketFlags::CLOEXEC, Some(ipproto::RAW))?;
-    match sendto(&fd, packet, SendFlags::empty(), &SocketAddr::new(destination, 0)) {
-        // A hook that drops or rejects says so to the sender.
-        Ok(_) | Err(rustix::io::Errno::PERM | rustix::io::Errno::ACCESS | rustix::io::Errno::HOSTUNREACH) => Ok(()),
-        Err(error) => Err(error.into()),
-    }
-}
-
-/// Parameters of the node: it forwards, believes every source, and says of every packet that nobody is there.
-fn quiet() -> io::Result<()> {
-    let set = |name: &str, value: &str| std::fs::write(format!("/proc/sys/net/{name}"), value);
-    for (name, value) in [("ipv4/ip_forward", "1"), ("ipv6/conf/all/forwarding", "1"), ("ipv4/icmp_ratelimit", "0")] {
-        set(name, value)?;
-    }
-    set("ipv4/conf/all/rp_filter", "0")?;
-    set("ipv4/conf/default/rp_filter", "0")?;
-    set("ipv4/conf/default/send_redirects", "0")?;
-    set("ipv4/conf/all/send_redirects", "0")?;
-    // Some kernels have these for the whole machine alone, which is not ours. Connections are forgotten in a second.
-    for (name, value) in [
-        ("ipv6/icmp/ratelimit", "0"),
-        ("ipv4/icmp_msgs_per_sec", "1000000"),
-        ("ipv4/icmp_msgs_burst", "100000"),
-        ("netfilter/nf_conntrack_udp_timeout", "1"),
-        ("netfilter/nf_conntrack_tcp_timeout_syn_sent", "1"),
-        ("netfilter/nf_conntrack_sctp_timeout_cookie_wait", "1"),
-    ] {
-        let _ = set(name, value);
-    }
-    Ok(())
+fn message(packet: &Packet, from: u16, token: u32) -> Message {
+    let carries = match (packet.protocol, packet.state) {
+        (Protocol::Tcp, State::Invalid) => Carries::Invalid(from, packet.port),
+        (protocol, _) => Carries::Ports(protocol, from, packet.port),
+    };
+    Message { source: packet.source, destination: packet.destination, carries, token, is_answer: false }
 }
 
 /// The end of wire `number` in the node (1) or in its network (2).
-fn mac(number: usize, end: u8) -> [u8; 6] {
+fn mac(number: usize, end: u8) -> Mac {
     [2, 0, 0, 0, u8::try_from(number).unwrap_or_default(), end]
-}
-
-fn shown(mac: [u8; 6]) -> String {
-    mac.map(|byte| format!("{byte:02x}")).join(":")
 }
 
 fn wiring(number: usize, name: &str, there: &Path) -> String {

@@ -1,0 +1,475 @@
+//! Real packets: three nodes on one wire, their pods, and everybody else, each a network namespace or the end of a link in one.
+//!
+//! Pods and those outside have no network stack: packets are put on their links and taken from them as frames, so that any address of a
+//! node's range can send and be reached, and what gets a first packet answers it. Each node has one, with real forwarding, connection
+//! tracking and address translation for Services, and the rules of whatever is judged. What reaches a node itself is seen behind its input
+//! hook. Each address can also be reached as a Service (`service_of`).
+//!
+//! Many packets are on their way at once. One is denied if nothing is heard of it for half a second, while packets behind it on the same ways,
+//! between addresses that no policy is about, arrive and are answered. Packets without ports or numbers of their own are told from others by
+//! their addresses alone: of these, two between the same ends are never on their way together.
+//!
+//! Invariants: nothing outlives the scene; a connection is forgotten before the next packets are sent.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use ripstop_objects::service::Protocol;
+use ripstop_oracle::policy::{Packet, State, Traffic};
+
+use super::generate::{Change, OUTSIDE};
+use super::plane::{DataPlane, Fate};
+use super::{NODES, node_ips};
+use crate::case::{Stop, Verdict, fail};
+use crate::process::tool;
+use crate::space::{Place, Space};
+use crate::wire::ends::{Ear, Mac, Mouth, Tap, forget_connections, listen, quiet, shown};
+use crate::wire::{Carries, Message, Read};
+
+/// How long nothing is heard of a packet that is denied.
+const SILENCE: Duration = Duration::from_millis(500);
+/// The most time that those which must arrive may need, on a machine that has other things to do.
+const LIMIT: Duration = Duration::from_secs(10);
+/// How many packets are sent before what arrived is taken.
+const BURST: usize = 64;
+/// The place of everybody else, behind the nodes.
+const BEYOND: usize = NODES as usize;
+/// Source ports, each in its turn.
+const FIRST_PORT: u16 = 10_000;
+const PORTS: u16 = 50_000;
+/// GRE, which the nodes' own ears listen to as well.
+const GRE: u8 = 47;
+
+/// The nodes of a scene, for whoever installs rules there.
+#[derive(Debug)]
+pub struct Nodes<'a>(&'a [Space]);
+
+impl Nodes<'_> {
+    /// The paths of their network namespaces, of `n1` first.
+    pub fn paths(&self) -> impl Iterator<Item = &Path> {
+        self.0.iter().map(Space::path)
+    }
+}
+
+/// What is judged.
+pub trait Subject {
+    /// Begins anew with a cluster where nothing is.
+    ///
+    /// # Errors
+    /// Where it cannot be done.
+    fn begin(&mut self) -> Verdict;
+
+    /// Follows what happens to the cluster, on all nodes.
+    ///
+    /// # Errors
+    /// Where it cannot be done.
+    fn follow(&mut self, changes: &[Change], nodes: &Nodes<'_>) -> Verdict;
+}
+
+/// A data plane of real packets, by the rules that a subject installs.
+pub struct Scene<'a> {
+    nodes: Vec<Space>,
+    _wire: Space,
+    _ends: Space,
+    subject: Box<dyn Subject + 'a>,
+    /// Of each node's pods, and of everybody else.
+    taps: Vec<Tap>,
+    mouths: Vec<Mouth>,
+    ears: Vec<Vec<Ear>>,
+    sent: u32,
+}
+
+/// A packet on its way.
+struct Sent {
+    message: Message,
+    /// Where it must arrive.
+    at: Spot,
+    answers: bool,
+    arrived: bool,
+    answered: bool,
+    strayed: bool,
+    refused: bool,
+}
+
+/// Where a packet is seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Spot {
+    /// At a link: that of a node's pods, or of everybody else.
+    Link(usize),
+    /// At a node itself.
+    Node(usize),
+}
+
+impl Spot {
+    fn of(ip: IpAddr) -> Self {
+        let place = super::node_of(ip).and_then(|name| name.as_str().strip_prefix('n')?.parse::<usize>().ok());
+        match place {
+            Some(number) if node_ips(number as u8).contains(&ip) => Self::Node(number - 1),
+            Some(number) => Self::Link(number - 1),
+            None => Self::Link(BEYOND),
+        }
+    }
+}
+
+impl<'a> Scene<'a> {
+    /// Makes the namespaces. Needs root.
+    ///
+    /// # Errors
+    /// A skip where the machine cannot do it.
+    pub fn new(subject: Box<dyn Subject + 'a>) -> Verdict<Self> {
+        crate::space::prepare().map_err(broken)?;
+        crate::space::sweep();
+        let (wire, ends) = (Space::new().map_err(broken)?, Space::new().map_err(broken)?);
+        let nodes = (0..NODES).map(|_| Space::new()).collect::<io::Result<Vec<_>>>().map_err(broken)?;
+        let (on_wire, at_ends) = (wire.place().map_err(broken)?, ends.place().map_err(broken)?);
+        tool(&on_wire, "ip", &["-batch", "-"], "link add wire type bridge\nlink set wire up\n")?;
+        let (mut mouths, mut ears) = (Vec::new(), Vec::new());
+        for (number, node) in nodes.iter().enumerate() {
+            let place = node.place().map_err(broken)?;
+            place.run(quiet).map_err(broken)?;
+            tool(&place, "ip", &["-batch", "-"], &links_of(number, wire.path(), ends.path()))?;
+            tool(
+                &on_wire,
+                "ip",
+                &["-batch", "-"],
+                &format!("link set n{number} master wire\nlink set n{number} up\n"),
+            )?;
+            tool(&place, "ip", &["-batch", "-"], &ways_of(number))?;
+            tool(&place, "nft", &["-f", "-"], &services())?;
+            mouths.push(place.run(Mouth::open).map_err(broken)?);
+            ears.push(place.run(|| listen(&node_ips(number as u8 + 1), &[GRE])).map_err(broken)?);
+        }
+        let beyond = format!(
+            "link add end{BEYOND} address {} type veth peer name beyond netns {}\n",
+            shown(mac(BEYOND, End::Pods)),
+            wire.path().display()
+        );
+        tool(&at_ends, "ip", &["-batch", "-"], &beyond)?;
+        tool(&on_wire, "ip", &["-batch", "-"], "link set beyond master wire\nlink set beyond up\n")?;
+        let mut taps = Vec::new();
+        for number in 0..=BEYOND {
+            tool(&at_ends, "ip", &["link", "set", &format!("end{number}"), "up"], "")?;
+            let open = || Tap::open(&format!("end{number}"), mac(number, End::Pods));
+            taps.push(at_ends.run(open).map_err(broken)?);
+        }
+        Ok(Self { nodes, _wire: wire, _ends: ends, subject, taps, mouths, ears, sent: 0 })
+    }
+
+    /// Whether a scene can send a packet: the first of a connection, and not what a pod sends to its own address, which never leaves it.
+    #[must_use]
+    pub fn can_send(packet: &Packet) -> bool {
+        packet.state == State::New && (packet.by_service || packet.source != packet.destination)
+    }
+
+    fn places(&self) -> Verdict<Vec<Place>> {
+        self.nodes.iter().map(Space::place).collect::<io::Result<_>>().map_err(broken)
+    }
+
+    /// Sends packets that do not disturb each other, and those that must arrive behind them.
+    fn round(&mut self, packets: &[&Packet]) -> Verdict<Vec<Fate>> {
+        for place in self.places()? {
+            place.run(forget_connections).map_err(broken)?;
+        }
+        let mut way: BTreeMap<u32, Sent> = BTreeMap::new();
+        let mut tokens = Vec::new();
+        let followers = followers(packets);
+        for (count, packet) in packets.iter().copied().chain(&followers).enumerate() {
+            let sent = self.made(packet);
+            let destination = if packet.by_service { service_of(packet.destination) } else { Some(packet.destination) };
+            let Some(destination) = destination else { return fail(format!("{} has no Service", packet.destination)) };
+            tokens.push(sent.message.token);
+            self.post(&Message { destination, ..sent.message }, packet.destination)?;
+            way.insert(sent.message.token, sent);
+            if count % BURST == 0 {
+                self.look(&mut way)?;
+            }
+        }
+        let begun = Instant::now();
+        let (asked, behind) = tokens.split_at(packets.len());
+        let is_done = |way: &BTreeMap<u32, Sent>, tokens: &[u32]| {
+            tokens
+                .iter()
+                .all(|token| way.get(token).is_some_and(|sent| sent.arrived && (sent.answered || !sent.answers)))
+        };
+        loop {
+            self.look(&mut way)?;
+            let have_followed = is_done(&way, behind);
+            if have_followed && (is_done(&way, asked) || begun.elapsed() >= SILENCE) {
+                break;
+            }
+            if begun.elapsed() > LIMIT {
+                let missing =
+                    behind.iter().filter_map(|token| way.get(token)).find(|sent| !sent.arrived || !sent.answered);
+                let missing = missing.map(|sent| format!("{} > {}", sent.message.source, sent.message.destination));
+                return fail(format!(
+                    "a packet that nobody may deny did not come in {LIMIT:?}: {}",
+                    missing.unwrap_or_default()
+                ));
+            }
+            std::thread::sleep(Duration::from_micros(500));
+        }
+        Ok(asked.iter().map(|token| way.get(token).map_or(Fate::Nothing, Sent::fate)).collect())
+    }
+
+    fn made(&mut self, packet: &Packet) -> Sent {
+        self.sent = (self.sent + 1) & 0xff_ffff;
+        let from = FIRST_PORT + u16::try_from(self.sent % u32::from(PORTS)).unwrap_or_default();
+        let carries = match packet.traffic {
+            Traffic::Port(protocol, port) => Carries::Ports(protocol, from, port),
+            Traffic::Other(1 | 58) => Carries::Echo(from),
+            Traffic::Other(number) => Carries::Other(number),
+            Traffic::Discovery => Carries::Solicitation,
+        };
+        let Packet { source, destination, .. } = *packet;
+        let message = Message { source, destination, carries, token: 0x5200_0000 | self.sent, is_answer: false };
+        let at = Spot::of(destination);
+        // What a node's own stack answers is its affair.
+        let answers = matches!(at, Spot::Link(_)) && packet.traffic != Traffic::Discovery;
+        Sent { message, at, answers, arrived: false, answered: false, strayed: false, refused: false }
+    }
+
+    /// Puts a packet on its way. One from beyond goes to the node that it is for.
+    fn post(&mut self, message: &Message, to: IpAddr) -> Verdict {
+        let bytes = message.bytes();
+        let done = match (Spot::of(message.source), Spot::of(to)) {
+            (Spot::Node(number), _) => self.mouths[number].send(message.destination, &bytes),
+            (Spot::Link(BEYOND), Spot::Link(node) | Spot::Node(node)) => {
+                self.taps[BEYOND].send(mac(node.min(BEYOND - 1), End::Wire), &bytes)
+            }
+            (Spot::Link(number), _) => self.taps[number].send(mac(number, End::Node), &bytes),
+        };
+        done.map_err(|error| Stop::Fail(format!("a packet cannot be sent: {error}")))
+    }
+
+    /// Notes what is to be seen now, and answers.
+    fn look(&mut self, way: &mut BTreeMap<u32, Sent>) -> Verdict {
+        for (number, tap) in self.taps.iter_mut().enumerate() {
+            let mut answers = Vec::new();
+            tap.drain(&mut |from, read| {
+                if let Some(answer) = note(way, Spot::Link(number), &read) {
+                    answers.push((from, answer.bytes()));
+                }
+            });
+            for (to, bytes) in answers {
+                tap.send(to, &bytes).map_err(|error| Stop::Fail(format!("an answer cannot be sent: {error}")))?;
+            }
+        }
+        for (number, ears) in self.ears.iter().enumerate() {
+            for ear in ears {
+                ear.drain(&mut |read| {
+                    // What a node gets its own stack answers.
+                    let _ = note(way, Spot::Node(number), &read);
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Notes what was seen somewhere. Gives the answer that it wants.
+fn note(way: &mut BTreeMap<u32, Sent>, at: Spot, read: &Read) -> Option<Message> {
+    match read {
+        Read::Message(message) if message.is_answer => {
+            let sent = way.get_mut(&message.token)?;
+            // By a Service its source is the Service's.
+            sent.answered |= at == Spot::of(sent.message.source) && message.destination == sent.message.source;
+            None
+        }
+        Read::Message(message) => {
+            let sent = way.get_mut(&message.token)?;
+            let is_it = *message == sent.message && at == sent.at;
+            sent.arrived |= is_it;
+            sent.strayed |= !is_it;
+            (is_it && sent.answers).then(|| message.answer())
+        }
+        Read::Refusal(_, tokens) => {
+            tokens.iter().filter_map(|token| way.get_mut(token).map(|sent| sent.refused = true)).for_each(drop);
+            None
+        }
+    }
+}
+
+impl Sent {
+    fn fate(&self) -> Fate {
+        match self {
+            Self { strayed: true, .. } => Fate::Strayed,
+            Self { arrived: true, answered, answers, .. } if *answered || !answers => Fate::Arrived,
+            Self { arrived: true, .. } => Fate::Unanswered,
+            Self { refused: true, .. } => Fate::Refused,
+            Self { .. } => Fate::Nothing,
+        }
+    }
+}
+
+impl DataPlane for Scene<'_> {
+    fn begin(&mut self) -> Verdict {
+        self.subject.begin()
+    }
+
+    fn follow(&mut self, changes: &[Change]) -> Verdict {
+        self.subject.follow(changes, &Nodes(&self.nodes))
+    }
+
+    fn shows(&self, packet: &Packet) -> bool {
+        Self::can_send(packet)
+    }
+
+    fn send(&mut self, packets: &[Packet]) -> Verdict<Vec<Fate>> {
+        let mut fates: Vec<Option<Fate>> = vec![None; packets.len()];
+        while fates.contains(&None) {
+            let mut ends = BTreeSet::new();
+            let mut now = Vec::new();
+            for (place, packet) in packets.iter().enumerate().filter(|(place, _)| fates[*place].is_none()) {
+                let between = (packet.source.min(packet.destination), packet.source.max(packet.destination));
+                let has_number = matches!(packet.traffic, Traffic::Port(..) | Traffic::Other(1 | 58));
+                if has_number || ends.insert((packet.traffic, between)) {
+                    now.push(place);
+                }
+            }
+            let round: Vec<&Packet> = now.iter().map(|place| &packets[*place]).collect();
+            for (place, fate) in now.into_iter().zip(self.round(&round)?) {
+                fates[place] = Some(fate);
+            }
+        }
+        Ok(fates.into_iter().flatten().collect())
+    }
+}
+
+/// Packets that nobody may deny, behind others on the same ways: between addresses that no pod ever has.
+fn followers(packets: &[&Packet]) -> Vec<Packet> {
+    let free = |spot: Spot, is_six: bool| {
+        let place = match spot {
+            Spot::Link(place) | Spot::Node(place) => place as u8 + 1,
+        };
+        match (usize::from(place) > BEYOND, is_six) {
+            (true, false) => IpAddr::from([198, 51, 100, 250]),
+            (true, true) => IpAddr::from([0x2001, 0xdb8, 5, 0, 0, 0, 0, 250]),
+            (false, false) => IpAddr::from([10, 244, place, 250]),
+            (false, true) => IpAddr::from([0xfd00, place.into(), 0, 0, 0, 0, 0, 250]),
+        }
+    };
+    let way = |packet: &&Packet| {
+        let link = |ip| match Spot::of(ip) {
+            Spot::Link(place) | Spot::Node(place) => Spot::Link(place),
+        };
+        (link(packet.source), link(packet.destination), packet.source.is_ipv6())
+    };
+    let ways: BTreeSet<(Spot, Spot, bool)> = packets.iter().map(way).collect();
+    let packet = |(from, to, is_six): (Spot, Spot, bool)| Packet {
+        source: free(from, is_six),
+        destination: match free(to, is_six) {
+            // Not to itself.
+            IpAddr::V4(ip) if from == to => Ipv4Addr::from_bits(ip.to_bits() + 1).into(),
+            IpAddr::V6(ip) if from == to => Ipv6Addr::from_bits(ip.to_bits() + 1).into(),
+            other => other,
+        },
+        traffic: Traffic::Port(Protocol::Udp, 9),
+        state: State::New,
+        by_service: false,
+    };
+    ways.into_iter()
+        .filter(|(from, to, _)| (*from, *to) != (Spot::Link(BEYOND), Spot::Link(BEYOND)))
+        .map(packet)
+        .collect()
+}
+
+/// The address by which another is reached as a Service: 10.96.N.X for 10.244.N.X, and so on.
+fn service_of(ip: IpAddr) -> Option<IpAddr> {
+    let beyond = |of: usize| OUTSIDE[of].iter().position(|known| known.parse() == Ok(ip));
+    Some(match ip {
+        IpAddr::V4(v4) => match v4.octets() {
+            [10, 244, node, last] => IpAddr::from([10, 96, node, last]),
+            [192, 0, 2, last] => IpAddr::from([10, 97, 0, last]),
+            _ => IpAddr::from([10, 97, 1, u8::try_from(beyond(0)?).ok()?]),
+        },
+        IpAddr::V6(v6) => match v6.segments() {
+            [0xfd00, node @ 1..=NODES, .., last] => IpAddr::from([0xfd96, node, 0, 0, 0, 0, 0, last]),
+            [0x2001, 0xdb8, 0, .., last] => IpAddr::from([0xfd97, 0, 0, 0, 0, 0, 0, last]),
+            _ => IpAddr::from([0xfd97, 1, 0, 0, 0, 0, 0, u16::try_from(beyond(1)?).ok()?]),
+        },
+    })
+}
+
+/// The rules by which a node's Services are reached.
+fn services() -> String {
+    let pods = (1..=NODES).flat_map(|node| {
+        (0..=u8::MAX).flat_map(move |last| {
+            let four = IpAddr::from([10, 244, u8::try_from(node).unwrap_or_default(), last]);
+            [four, IpAddr::from([0xfd00, node, 0, 0, 0, 0, 0, last.into()])]
+        })
+    });
+    let nodes = (1..=NODES).flat_map(|node| node_ips(u8::try_from(node).unwrap_or_default()));
+    let beyond = OUTSIDE.iter().flatten().filter_map(|ip| ip.parse().ok());
+    let mut maps = [Vec::new(), Vec::new()];
+    for ip in pods.chain(nodes).chain(beyond) {
+        let pair = service_of(ip).map(|service| format!("{service} : {ip}"));
+        maps[usize::from(IpAddr::is_ipv6(&ip))].extend(pair);
+    }
+    let table = |family: &str, kind: &str, pairs: &[String]| {
+        let hook = |name: &str| {
+            format!("chain {name} {{ type nat hook {name} priority -100; dnat to {family} daddr map @services; }}")
+        };
+        let elements = pairs.join(", ");
+        format!(
+            "table {family} scene {{\nmap services {{ type {kind} : {kind}; elements = {{ {elements} }}; }}\n{}\n{}\n}}\n",
+            hook("prerouting"),
+            hook("output")
+        )
+    };
+    table("ip", "ipv4_addr", &maps[0]) + &table("ip6", "ipv6_addr", &maps[1])
+}
+
+/// The end of a link.
+#[derive(Debug, Clone, Copy)]
+enum End {
+    /// Where pods, or those beyond, are.
+    Pods,
+    /// The node's, of its pods' link.
+    Node,
+    /// The node's, of the wire.
+    Wire,
+}
+
+fn mac(number: usize, end: End) -> Mac {
+    [2, 0, 0, 0, u8::try_from(number).unwrap_or_default(), end as u8 + 1]
+}
+
+fn links_of(number: usize, wire: &Path, ends: &Path) -> String {
+    let [pods, node, to_wire] = [End::Pods, End::Node, End::Wire].map(|end| shown(mac(number, end)));
+    format!(
+        "link add pods address {node} type veth peer name end{number} address {pods} netns {}\nlink set pods up\n\
+         link add eth0 address {to_wire} type veth peer name n{number} netns {}\nlink set eth0 up\n",
+        ends.display(),
+        wire.display()
+    )
+}
+
+/// Addresses, routes and neighbours of a node.
+fn ways_of(number: usize) -> String {
+    let mut lines = String::new();
+    let one = |number: usize| u8::try_from(number).unwrap_or_default() + 1;
+    let [four, six] = node_ips(one(number));
+    lines.push_str(&format!("addr add {four}/24 dev eth0\naddr add {six}/64 dev eth0 nodad\n"));
+    let mut via = |device: &str, gateways: [IpAddr; 2], mac: Mac, ranges: [String; 2]| {
+        for (gateway, range) in gateways.into_iter().zip(ranges) {
+            let onlink = if gateway.is_ipv4() { " onlink" } else { "" };
+            lines.push_str(&format!("neigh replace {gateway} lladdr {} dev {device} nud permanent\n", shown(mac)));
+            lines.push_str(&format!("route replace {range} via {gateway} dev {device}{onlink}\n"));
+        }
+    };
+    let ranges = |node: u8| [format!("10.244.{node}.0/24"), format!("fd00:{node}::/32")];
+    let near = |last: u8| [IpAddr::from([169, 254, 0, last]), IpAddr::from([0xfe80, 0, 0, 0, 0, 0, 1, last.into()])];
+    via("pods", near(2), mac(number, End::Pods), ranges(one(number)));
+    for other in (0..BEYOND).filter(|other| *other != number) {
+        via("eth0", node_ips(one(other)), mac(other, End::Wire), ranges(one(other)));
+    }
+    via("eth0", near(3), mac(BEYOND, End::Pods), ["default".into(), "::/0".into()]);
+    lines
+}
+
+fn broken(error: impl std::fmt::Display) -> Stop {
+    Stop::Skip(format!("the scene cannot be made: {error}"))
+}
