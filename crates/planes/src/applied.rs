@@ -1,30 +1,25 @@
-//! What the product wants, in the kernel.
+//! What the product wants of Services, in the kernel.
 
 use std::cell::RefCell;
 use std::fmt::Display;
-use std::sync::Arc;
 
 use ripstop_conformance::services::Stop;
 use ripstop_conformance::services::scene::{Node as Place, Scene};
-use ripstop_kernel::{Applier, BootFiles, Netns, Observer, OnError};
-use ripstop_netmodel::{Entry, HostFacts, IptablesBackend, Key, Model};
+use ripstop_kernel::{Netns, Observer};
+use ripstop_netmodel::{HostFacts, IptablesBackend};
 use ripstop_oracle::services::World;
-use ripstop_plan::Step;
 
 use crate::answering::{Answering, answers};
+use crate::node::{Node, Spoil};
 use crate::wanted::{Compiler, possible_in, rules, wanted};
-
-/// A change of a model that should not be.
-pub type Spoil = Arc<dyn Fn(&mut Model) + Send + Sync>;
 
 /// The product's applier in a scene's node: each world is a plan away from the one before.
 pub struct Applied {
     compiler: Compiler,
     /// Whether this machine has what the compiler needs.
     is_possible: Result<(), Stop>,
-    applier: Option<Applier>,
+    node: Node,
     answering: Option<Answering>,
-    model: Model,
     /// What somebody does to what is wanted.
     pub fault: Option<Spoil>,
 }
@@ -34,7 +29,7 @@ impl Applied {
     #[must_use]
     pub fn by(compiler: Compiler) -> Self {
         let is_possible = lacking(compiler).map_or(Ok(()), |reason| Err(Stop::Skip(reason)));
-        Self { compiler, is_possible, applier: None, answering: None, model: Model::new(), fault: None }
+        Self { compiler, is_possible, node: Node::default(), answering: None, fault: None }
     }
 
     /// Goes over to this world.
@@ -44,39 +39,14 @@ impl Applied {
     pub fn follow(&mut self, world: &World, place: &Place<'_>) -> Result<(), Stop> {
         self.is_possible.clone()?;
         possible_in(self.compiler, world)?;
-        let mut wanted = wanted(self.compiler, world, &self.model)?;
-        if let Some(fault) = &self.fault {
-            fault(&mut wanted);
-        }
-        let plan = ripstop_plan::diff_all(&self.model, &wanted, &|_: &Key, _: &Entry| Ok(()));
+        let wanted = wanted(self.compiler, world, self.node.model())?;
         let netns = Netns::open(&place.path().to_string_lossy()).map_err(broken)?;
-        let outcome = self.apply(&netns, &plan.steps);
-        self.model = wanted;
-        outcome?;
+        self.node.follow(&netns, wanted, self.fault.as_ref())?;
         let answering = match &self.answering {
             Some(answering) => answering,
             None => &*self.answering.insert(Answering::start(netns)?),
         };
         answering.follow(answers(world, &rules(world)?))
-    }
-
-    /// Runs steps on a thread in the scene's node, which ends with it.
-    fn apply(&mut self, netns: &Netns, steps: &[Step]) -> Result<(), Stop> {
-        let run = || {
-            let applier = match &mut self.applier {
-                Some(applier) => applier,
-                None => self.applier.insert(Applier::open().map_err(broken)?),
-            };
-            // Rules have no records.
-            let mut records = BootFiles::new(std::env::temp_dir());
-            let outcomes = applier.run(steps, OnError::Continue, &mut records);
-            outcomes.into_iter().try_for_each(|outcome| outcome.result.map_err(|error| Stop::Fail(error.to_string())))
-        };
-        let panicked = |_| Err(broken("its thread panicked"));
-        std::thread::scope(|scope| {
-            let inside = scope.spawn(|| netns.run(run).map_err(broken)?);
-            inside.join().unwrap_or_else(panicked)
-        })
     }
 }
 

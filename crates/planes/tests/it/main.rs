@@ -1,10 +1,11 @@
-//! The product's own data planes, judged by the suite of Services: in the simulator, and in the kernel with real packets; and faults planted
-//! into them, which cases must see. Packets need root.
+//! The product's own data planes, judged by the suites for Services and policies: in the simulator, and in the kernel with real packets; and
+//! faults planted into them, which packets must see. Packets need root.
 // Helpers of tests are tests as well.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)]
 
 mod cases;
 mod planted;
+mod policed;
 mod simulated;
 
 use std::collections::BTreeMap;

@@ -121,6 +121,7 @@ const RIM: &[Row] = &[
             "ripstop-objects",
             "ripstop-tables",
             "ripstop-services",
+            "ripstop-policy",
             "ripstop-desired",
             "ripstop-plan",
             "ripstop-kernel",
