@@ -1,5 +1,5 @@
 //! `ripstop conformance`: black-box suites for what speaks a public protocol. Nothing of Ripstop takes part in judging; its own rules for
-//! Services may be what is judged.
+//! Services and policies may be what is judged.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
+use ripstop_conformance::policy;
 use ripstop_conformance::services::{self, KubeProxy, Mode, Oracle, Stop};
 use ripstop_conformance::{Error, Host, Options, Outcome, Row};
 use ripstop_planes::{Compiler, IptablesBackend};
@@ -32,6 +33,7 @@ pub struct Conformance {
 enum Suite {
     Cni(Box<Cni>),
     Services(Services),
+    Policy(Policy),
 }
 
 /// Judge a CNI plugin, any that makes an interface
@@ -136,6 +138,39 @@ enum DataPlane {
     KubeProxyIptables,
 }
 
+/// Judge what holds packets to policies
+///
+/// The cases are those of Kubernetes' own suite for NetworkPolicy, of the suite of ClusterNetworkPolicy, and those that Cyclonus generates, by
+/// their names. A packet that is denied must vanish: a refusal is a failure. All but the oracle carry real packets, as root, in network
+/// namespaces that the suite makes and removes.
+#[derive(Debug, Args)]
+struct Policy {
+    /// Print the cases' ids, one a line, and nothing else
+    #[arg(long)]
+    list: bool,
+    /// Run this case only, or this group (what stands before a slash); may be repeated
+    #[arg(long, value_name = "ID")]
+    only: Vec<String>,
+    /// What is judged
+    #[arg(long, value_enum, default_value = "oracle")]
+    data_plane: PolicyPlane,
+    /// How many cases run at a time, each on nodes of its own
+    #[arg(long, value_name = "N", default_value_t = 4)]
+    jobs: usize,
+    /// Form of the report
+    #[arg(short, long, value_enum, default_value = "table")]
+    output: Form,
+}
+
+/// What holds packets to policies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum PolicyPlane {
+    /// The model that others are compared with: it must agree with every case
+    Oracle,
+    /// Ripstop's rules in tables of nftables
+    Nftables,
+}
+
 /// Which of the kernel's two machineries iptables writes to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Backend {
@@ -163,7 +198,30 @@ impl Conformance {
         match self.suite {
             Suite::Cni(command) => command.run(out),
             Suite::Services(command) => command.run(out),
+            Suite::Policy(command) => command.run(out),
         }
+    }
+}
+
+impl Policy {
+    fn run(self, out: &mut Out) -> Result<ExitCode, Failure> {
+        if self.list {
+            let cases = policy::cases().map_err(Failure::Failed)?;
+            let lines: String = cases.iter().map(|case| format!("{}\n", case.id)).collect();
+            return out.text(&lines).map(|()| ExitCode::SUCCESS);
+        }
+        if self.data_plane != PolicyPlane::Oracle && !rustix::process::geteuid().is_root() {
+            return Err(Failure::NotPermitted("network namespaces need root; run it as root".into()));
+        }
+        ripstop_conformance::watch_signals();
+        let make = || -> Result<Box<dyn policy::DataPlane>, Stop> {
+            Ok(match self.data_plane {
+                PolicyPlane::Oracle => Box::new(policy::Oracle::default()),
+                PolicyPlane::Nftables => Box::new(ripstop_planes::policy_scene()?),
+            })
+        };
+        let how = policy::Run { only: &self.only, jobs: self.jobs, every: 1 };
+        print(policy::run(&make, how, &tell), self.output, out)
     }
 }
 

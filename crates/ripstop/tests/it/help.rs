@@ -41,6 +41,7 @@ const COMMANDS: &[&str] = &[
     "conformance",
     "conformance cni",
     "conformance services",
+    "conformance policy",
     "udp-forward",
     "replay",
     "install",
