@@ -39,6 +39,10 @@ const BRIDGE: &[&str] = &[
     "version.refuses-what-is-no-json",
 ];
 
+/// Its bridge has the least address of its ports until it has one of its own, so that an ADD beside others may answer with one that
+/// CHECK does not find.
+const BRIDGE_BY_CHANCE: &[&str] = &["concurrent.added-containers-pass-check"];
+
 #[test]
 fn ripstop_cni_passes_all_but_what_is_known() {
     if !possible() {
@@ -88,7 +92,8 @@ fn the_bridge_of_debian_fails_where_it_is_known_to() {
     let mut options = Bench::with(&Path::new(DEBIAN).join("bridge"), &conf("bridge"));
     let rows = rows(&options.patient());
     let failures = failed(&rows);
-    let unknown: Vec<_> = failures.iter().filter(|(id, _)| !BRIDGE.contains(id)).collect();
+    let unknown: Vec<_> =
+        failures.iter().filter(|(id, _)| !BRIDGE.contains(id) && !BRIDGE_BY_CHANCE.contains(id)).collect();
     let ids: Vec<&str> = failures.iter().map(|(id, _)| *id).collect();
     let cured: Vec<_> = BRIDGE.iter().filter(|id| !ids.contains(id)).collect();
     assert!(unknown.is_empty() && cured.is_empty(), "unknown {unknown:#?}, no longer {cured:?}");
