@@ -94,6 +94,7 @@ const NETWORK_POLICIES: &[Column] = &[
     wide("generation"),
     column("reason"),
 ];
+
 const CLUSTER_NETWORK_POLICIES: &[Column] = &[
     column("name"),
     column("tier"),

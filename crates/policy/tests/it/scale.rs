@@ -1,15 +1,16 @@
 //! Large clusters: what they come to, and that a change in one touches what it has to and no more.
 
+use ripstop_conformance::policy::Change;
 use ripstop_conformance::policy::large::{address, allow, label, many_namespaces, namespace, pod};
 use ripstop_objects::service::Protocol;
 use ripstop_oracle::policy::World;
 use ripstop_policy::{Gate, Lead, Policies, Way};
 use ripstop_types::NamespacedName;
 
+use crate::random::follow;
+
 fn put(world: &World, policies: &mut Policies) {
-    world.namespaces.iter().for_each(|namespace| policies.put_namespace(namespace));
-    world.pods.iter().for_each(|pod| policies.put_pod(pod));
-    world.policies.iter().for_each(|policy| policies.put_policy(policy));
+    Change::all_of(world).iter().for_each(|change| follow(policies, change));
 }
 
 #[test]
