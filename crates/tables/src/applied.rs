@@ -36,10 +36,9 @@ impl Tables {
             StoreInput::Synced { kind, revision } => ObjectInput::Synced { kind: of(kind)?, revision: *revision },
             StoreInput::Away { .. } | StoreInput::Back => return None,
         };
-        let mut changes = BTreeSet::new();
-        for input in of_other_nodes(&input).into_iter().chain([input.clone()]) {
-            changes.extend(self.cluster.apply(&input, &self.node));
-        }
+        let of_others = of_other_nodes(&input).map(|input| self.cluster.apply(&input, &self.node));
+        let mut changes = of_others.unwrap_or_default();
+        changes.append(&mut self.cluster.apply(&input, &self.node));
         if let ObjectInput::Synced { kind: ObjectKind::EndpointSlice, .. } = input {
             // What a list did not name is gone.
             let there: BTreeSet<&ServiceName> = self.cluster.services.slices().map(|slice| &slice.name).collect();
