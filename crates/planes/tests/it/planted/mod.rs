@@ -66,6 +66,12 @@ struct Known {
 }
 
 impl Known {
+    /// Its world before it has any Service.
+    fn empty(&self) -> Option<World> {
+        let world = self.case.steps.first()?.world.clone();
+        Some(World { services: Vec::new(), slices: Vec::new(), ..world })
+    }
+
     /// Whether the fault changes anything that packets of its family come by here.
     fn can_show(&self, fault: &Fault, compiler: Compiler) -> bool {
         let packets = || self.case.steps.iter().flat_map(|step| &step.packets);
@@ -124,7 +130,11 @@ impl Search {
             if !known.can_show(fault, self.compiler) {
                 continue;
             }
-            let mut is_seen = || matches!(run_case(&mut self.scene, known.case), Err(Stop::Fail(_)));
+            let mut is_seen = || {
+                // What a run left in the kernel, such as the endpoint of each client, must not hide the fault from the next.
+                let cleared = known.empty().map_or(Ok(()), |world| self.scene.install(&world));
+                matches!(cleared.and_then(|()| run_case(&mut self.scene, known.case)), Err(Stop::Fail(_)))
+            };
             let seen = is_seen() && (!again || is_seen());
             if let Some(why) = self.refused.borrow_mut().take() {
                 return Err(format!("it cannot be written: {why}"));
