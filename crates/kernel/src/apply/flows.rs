@@ -1,6 +1,7 @@
 //! Tracked connections to Services: those to an endpoint that is gone are forgotten, so that the next packet finds another.
 //!
-//! Only UDP's, and TCP's where the Service wants that: others end by themselves, as their ends please. What is forgotten hangs on steps
+//! Only UDP's, and TCP's where the Service wants that: others end by themselves, as their ends please. And what was sent to a frontend before
+//! it was served and has no answer: a client that tries again from the same port would be sent to nobody again. What is forgotten hangs on steps
 //! that take endpoints away, in an order in which a crash loses nothing: first nobody gets there any more, then connections are
 //! forgotten, then the endpoint's element goes. One that is replaced in its slot, which is one transaction, is looked for again when an
 //! agent starts ([`ServiceFlows`](ripstop_netmodel::ServiceFlows)).
@@ -159,8 +160,13 @@ impl Run<'_> {
         let there = elements_of(&mut self.applier.nft, &tables.into_iter().flat_map(in_table).collect());
         let there = there.map_err(|error| Fault::refused(&error, None))?;
         let mut endpoints: BTreeMap<(u8, End), BTreeSet<End>> = BTreeMap::new();
-        for (lead, _) in there.iter().filter_map(|(key, body)| read(key, body)).filter(|(_, is_kept)| *is_kept) {
-            endpoints.entry((lead.protocol, lead.to)).or_default().insert(lead.endpoint);
+        let mut held: BTreeSet<(u8, End)> = BTreeSet::new();
+        for (lead, is_held) in there.iter().filter_map(|(key, body)| read(key, body)) {
+            let frontend = (lead.protocol, lead.to);
+            endpoints.entry(frontend).or_default().insert(lead.endpoint);
+            if is_held {
+                held.insert(frontend);
+            }
         }
         let kinds: BTreeSet<(u8, bool)> =
             endpoints.keys().map(|(protocol, (ip, _))| (*protocol, ip.is_ipv4())).collect();
@@ -168,7 +174,11 @@ impl Run<'_> {
             let family: IpAddr = if is_v4 { [0; 4].into() } else { [0u16; 8].into() };
             let found = read_flows(&mut self.applier.nft, &flow::dump_all(protocol, family));
             self.forget_of(found, |flow| {
-                endpoints.get(&(flow.protocol, flow.to)).is_some_and(|right| !right.contains(&flow.from))
+                let frontend = (flow.protocol, flow.to);
+                let is_lost = flow.from == flow.to && !flow.is_answered;
+                let is_over =
+                    |right: &BTreeSet<End>| !right.contains(&flow.from) && (is_lost || held.contains(&frontend));
+                endpoints.get(&frontend).is_some_and(is_over)
             });
         }
         Ok(())

@@ -170,6 +170,7 @@ pub(crate) const IPCTNL_MSG_CT_GET: u16 = 1;
 pub(crate) const IPCTNL_MSG_CT_DELETE: u16 = 2;
 pub(crate) const CTA_TUPLE_ORIG: u16 = 1;
 pub(crate) const CTA_TUPLE_REPLY: u16 = 2;
+pub(crate) const CTA_STATUS: u16 = 3;
 pub(crate) const CTA_ID: u16 = 12;
 pub(crate) const CTA_ZONE: u16 = 18;
 pub(crate) const CTA_FILTER: u16 = 25;
@@ -184,6 +185,8 @@ pub(crate) const CTA_PROTO_SRC_PORT: u16 = 2;
 pub(crate) const CTA_PROTO_DST_PORT: u16 = 3;
 pub(crate) const CTA_FILTER_ORIG_FLAGS: u16 = 1;
 pub(crate) const CTA_FILTER_REPLY_FLAGS: u16 = 2;
+/// `IPS_SEEN_REPLY` (linux/netfilter/nf_conntrack_common.h)
+pub(crate) const IPS_SEEN_REPLY: u32 = 1 << 1;
 pub(crate) const FILTER_IP_SRC: u32 = 1 << 0;
 pub(crate) const FILTER_IP_DST: u32 = 1 << 1;
 pub(crate) const FILTER_PROTO_NUM: u32 = 1 << 3;

@@ -20,6 +20,8 @@ pub(crate) struct Flow {
     pub(crate) to: End,
     /// Where its answers come from.
     pub(crate) from: End,
+    /// Whether there was an answer yet.
+    pub(crate) is_answered: bool,
     /// The original direction as the kernel wrote it, by which it finds it again.
     tuple: Box<[u8]>,
     zone: Option<u16>,
@@ -37,6 +39,7 @@ impl Flow {
             protocol,
             to: end(Attrs(tuple), [CTA_IP_V4_DST, CTA_IP_V6_DST], CTA_PROTO_DST_PORT)?,
             from: end(attrs.nested(CTA_TUPLE_REPLY), [CTA_IP_V4_SRC, CTA_IP_V6_SRC], CTA_PROTO_SRC_PORT)?,
+            is_answered: attrs.be32(CTA_STATUS).is_none_or(|status| status & IPS_SEEN_REPLY != 0),
             tuple: tuple.into(),
             zone: attrs.be16(CTA_ZONE),
             id: attrs.be32(CTA_ID)?,

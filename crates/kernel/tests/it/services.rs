@@ -12,6 +12,7 @@ use ripstop_objects::service::{EndpointSlice, Service};
 use ripstop_services::Node as ServiceNode;
 use ripstop_tables::ServiceTables;
 use ripstop_types::Revision;
+use rustix::net::{self, sockopt, sockopt::Timeout};
 use serde_json::{Value, json};
 
 use crate::support::*;
@@ -342,6 +343,35 @@ fn what_changed_while_nobody_looked_is_found_at_the_start() {
         assert_eq!(answers(&socket, to).as_deref(), Some(SERVERS[1]));
         scene.node.make(&[ripstop_netmodel::ServiceFlows.into()]);
         assert_eq!(answers(&socket, to).as_deref(), Some(SERVERS[1]), "what is right stays");
+    });
+}
+
+#[test]
+fn who_called_before_anybody_served_is_served_from_the_same_port() {
+    on_a_node(|node| {
+        let mut scene = Scene::new(node);
+        // An address outside the ranges of Services goes out as any other until it is a frontend.
+        let balanced = || {
+            let mut service = service(json!({"type": "LoadBalancer"})).unwrap();
+            service["status"] = json!({"loadBalancer": {"ingress": [{"ip": "198.51.100.7"}]}});
+            Some(service)
+        };
+        let call = |scene: &Scene| {
+            scene.pods[CLIENT].inside(|| {
+                let socket = net::socket(net::AddressFamily::INET, net::SocketType::STREAM, None).unwrap();
+                sockopt::set_socket_reuseaddr(&socket, true).unwrap();
+                sockopt::set_socket_timeout(&socket, Timeout::Send, Some(Duration::from_millis(300))).unwrap();
+                net::bind(&socket, &SocketAddr::from((addr(CLIENT), 4000))).unwrap();
+                net::connect(&socket, &"198.51.100.7:80".parse::<SocketAddr>().unwrap()).is_ok()
+            })
+        };
+        // The way out leads somewhere, so that it is tracked.
+        run("ip", &["neigh", "add", "192.0.2.254", "lladdr", "02:00:00:00:00:01", "dev", "rip0"]);
+        assert!(!call(&scene), "nobody serves");
+        scene.change(balanced(), slice(&SERVERS));
+        assert!(!call(&scene), "the connection that is tracked leads out");
+        scene.node.make(&[ripstop_netmodel::ServiceFlows.into()]);
+        assert!(call(&scene));
     });
 }
 
