@@ -62,6 +62,27 @@ pub fn failures(output: &str) -> &str {
     output.find("\nfailures:\n").and_then(|at| output.get(at..)).unwrap_or(output).trim()
 }
 
+/// What a test that failed died of, in a few lines: the message of its panic, cut where it is long.
+#[must_use]
+pub fn reason(output: &str, test: &str) -> Vec<String> {
+    let heading = format!("---- {test} stdout ----");
+    let section = failures(output).lines().skip_while(|line| *line != heading).skip(1);
+    let section = section.take_while(|line| !(line.starts_with("---- ") && line.ends_with(" stdout ----")));
+    let message = section.skip_while(|line| !line.contains("panicked at ")).skip(1);
+    let message = message.take_while(|line| *line != "stack backtrace:" && !line.starts_with("note: run with"));
+    let mut lines: Vec<String> = message.map(|line| line.chars().take(MOST_OF_A_LINE).collect()).collect();
+    if lines.len() > MOST_LINES {
+        let more = format!("[{} more lines, above]", lines.len() - MOST_LINES);
+        lines.truncate(MOST_LINES);
+        lines.push(more);
+    }
+    lines
+}
+
+/// Lines of a reason, and characters of each.
+const MOST_LINES: usize = 8;
+const MOST_OF_A_LINE: usize = 300;
+
 /// `test NAME ... ok`, perhaps behind what a child process left on the line.
 fn result(line: &str) -> Option<(String, Verdict)> {
     let (head, end) = line.rsplit_once(" ... ")?;
@@ -137,6 +158,15 @@ SKIPPED: half
     fn what_failed_tests_printed_is_found() {
         let ended = "test a ... ok\nsuccesses:\n\n---- a stdout ----\nlong\n\nfailures:\n\n---- b stdout ----\nwhy\n\nfailures:\n    b\n";
         assert_eq!(failures(ended), "failures:\n\n---- b stdout ----\nwhy\n\nfailures:\n    b");
+        assert_eq!(reason(ended, "b"), [""; 0]);
+        let long = "x\n".repeat(20);
+        let ended = format!(
+            "\nfailures:\n\n---- b stdout ----\nwords\nthread 'b' (1) panicked at a.rs:1:1:\nwhy\n{long}stack backtrace:\n 0: y\n\n---- c stdout ----\nthread 'c' (2) panicked at b.rs:1:1:\nanother\nnote: run with it\n"
+        );
+        let why = reason(&ended, "b");
+        assert_eq!((why.len(), &*why[0], &*why[8]), (9, "why", "[13 more lines, above]"));
+        assert_eq!(reason(&ended, "c"), ["another"]);
+        assert_eq!(reason(&ended, "d"), [""; 0]);
         assert_eq!(failures("test a ... ok\nkilled"), "test a ... ok\nkilled");
     }
 

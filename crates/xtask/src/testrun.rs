@@ -287,6 +287,7 @@ fn report(name: &str, verdicts: &Verdicts, ran: &process::Ran) -> Tally {
             Verdict::Failed => {
                 tally.failed += 1;
                 lines.push(format!("    FAILED {test}"));
+                lines.extend(libtest::reason(&ran.output, test).into_iter().map(|line| format!("        {line}")));
             }
             Verdict::Skipped(why) => {
                 tally.skipped += 1;

@@ -178,14 +178,16 @@ fn connect_on(stop: &AtomicBool, pace: Pace, to: SocketAddr, [made, slow]: [&Ato
         if stop.load(Ordering::Relaxed) {
             return;
         }
-        let since = Instant::now();
+        let (at, since) = (begin.elapsed(), Instant::now());
         let tried = TcpStream::connect_timeout(&to, pace.patience).and_then(|mut stream| {
             stream.set_read_timeout(Some(pace.patience))?;
             stream.read_exact(&mut [0])
         });
         made.fetch_add(1, Ordering::Relaxed);
         slow.fetch_add(u64::from(since.elapsed() > SLOW), Ordering::Relaxed);
-        tried.unwrap_or_else(|error| fail(format!("number {number} after {:.1?}: {error}", begin.elapsed())));
+        tried.unwrap_or_else(|error| {
+            fail(format!("number {number} at {:.3}s for {:.1?}: {error}", at.as_secs_f64(), since.elapsed()));
+        });
     }
 }
 
