@@ -17,7 +17,9 @@ use crate::process;
 use crate::workspace::Workspace;
 
 /// What connects the pods, in the order of the page's columns; behind `+` what serves Services in the place of kube-proxy.
-pub const CNIS: [&str; 4] = ["ripstop", "ripstop+nftables", "ripstop+iptables", "reference"];
+pub const CNIS: [&str; 4] = ["ripstop", "ripstop+nftables", "ripstop+iptables", REFERENCE];
+/// What the product is compared with.
+const REFERENCE: &str = "reference";
 
 const LAB: &str = "conformance";
 /// They wait most of the time.
@@ -31,7 +33,7 @@ namespaces (`ripstop lab k8s up`) with kube-proxy (nftables), CoreDNS and contai
 of six, for those of dual stack with both families. `ripstop`: the product between the pods, VXLAN, routed, installed by its
 manifest (`ripstop install --cluster`). `ripstop+nftables`: the same without kube-proxy, Services served by the product
 (`--proxy nftables`); `ripstop+iptables`: the same by iptables. `reference`: the CNI project's plugins bridge, host-local and
-portmap with static routes. A column is renewed when its tests run.
+portmap with static routes; it holds nobody to policies. A column is renewed when its tests run.
 
 ";
 const UP_LIMIT: Duration = Duration::from_secs(5 * 60);
@@ -44,6 +46,7 @@ const RUN_LIMIT: Duration = Duration::from_secs(60 * 60);
 pub fn run(workspace: &Workspace, folders: &Folders, cnis: &[&str], sets: &[&'static Set]) -> Result<Vec<Stage>> {
     let mut stages = Vec::new();
     for cni in cnis {
+        let sets: Vec<&'static Set> = sets.iter().copied().filter(|set| set.is_compared || *cni != REFERENCE).collect();
         for group in sets.chunk_by(|a, b| a.kind() == b.kind()) {
             let (family, nodes) = group[0].kind();
             let runner = Runner { workspace, folders, cni, family, nodes };
@@ -61,7 +64,7 @@ fn write(workspace: &Workspace) -> Result<()> {
     let mut columns = Vec::new();
     for set in &SETS {
         let mut reports = Vec::new();
-        for cni in CNIS {
+        for cni in CNIS.into_iter().filter(|cni| set.is_compared || *cni != REFERENCE) {
             let path = path(workspace, cni, set);
             let report =
                 if path.is_file() { Some(Report::open(&path, set)?) } else { Report::of_page(&before, set, cni) };

@@ -7,6 +7,7 @@
 const GROUP: &str = "[sig-network]";
 const CONFORMANCE: &str = "[Conformance]";
 const DUAL: &str = "[Feature:IPv6DualStack]";
+const POLICIES: &str = "[Feature:NetworkPolicy]";
 /// Some of them want three zones with two nodes each; a lab's nodes are of three zones by turns.
 const ZONES: &str = "Traffic Distribution";
 
@@ -25,10 +26,12 @@ pub struct Set {
     with: Option<&'static str>,
     /// Words that the names do not have.
     without: &'static [&'static str],
+    /// Whether the plugins that the product is compared with can do what it is about.
+    pub is_compared: bool,
 }
 
 /// All sets. Neighbours of the same kind share a cluster.
-pub const SETS: [Set; 4] = [
+pub const SETS: [Set; 5] = [
     Set {
         name: "conformance",
         title: "Tests of conformance",
@@ -36,6 +39,7 @@ pub const SETS: [Set; 4] = [
         nodes: "3",
         with: Some(CONFORMANCE),
         without: &[],
+        is_compared: true,
     },
     Set {
         name: "network",
@@ -43,9 +47,27 @@ pub const SETS: [Set; 4] = [
         family: "4",
         nodes: "3",
         with: None,
-        without: &[CONFORMANCE, ZONES, DUAL],
+        without: &[CONFORMANCE, ZONES, DUAL, POLICIES],
+        is_compared: true,
     },
-    Set { name: "zones", title: "Tests of zones", family: "4", nodes: "6", with: Some(ZONES), without: &[] },
+    Set {
+        name: "policies",
+        title: "Tests of policies",
+        family: "4",
+        nodes: "3",
+        with: Some(POLICIES),
+        without: &[],
+        is_compared: false,
+    },
+    Set {
+        name: "zones",
+        title: "Tests of zones",
+        family: "4",
+        nodes: "6",
+        with: Some(ZONES),
+        without: &[],
+        is_compared: true,
+    },
     Set {
         name: "dual-stack",
         title: "Tests of dual stack",
@@ -53,14 +75,15 @@ pub const SETS: [Set; 4] = [
         nodes: "3",
         with: Some(DUAL),
         without: &[],
+        is_compared: true,
     },
 ];
 
 /// Words of names of tests that do not run, with the reason; the first that fits counts.
 const EXCLUDED: [(&str, &str); 10] = [
-    ("SCTP", "needs SCTP in the kernel, which many leave out"),
-    ("Netpol NetworkPolicy", "the product enforces no NetworkPolicy yet"),
-    ("Netpol [LinuxOnly]", "the product enforces no NetworkPolicy yet"),
+    ("[Feature:SCTPConnectivity]", SCTP),
+    ("SCTP HostPort", SCTP),
+    ("basic SCTP service", SCTP),
     ("[Feature:LoadBalancer]", "neither a cloud nor the product gives out addresses of load balancers"),
     ("[Disruptive]", "restarts the cluster's own programs, by SSH or as kubeadm lays them out"),
     ("Internet connection", "nothing is beyond the cluster"),
@@ -69,6 +92,8 @@ const EXCLUDED: [(&str, &str); 10] = [
     ("[Provider:GCE]", "looks for names of a cloud"),
     ("DNS configMap", "rewrites the configuration of the cluster's name server, which it judges, not the network"),
 ];
+
+const SCTP: &str = "needs SCTP in the kernel, which many leave out";
 
 /// Where a test belongs.
 #[derive(Debug, PartialEq, Eq)]
@@ -94,7 +119,11 @@ pub fn place(name: &str) -> Option<Place> {
 
 /// A test's name without what all of its set have in common.
 pub fn short(name: &str) -> String {
-    [GROUP, CONFORMANCE, DUAL].iter().fold(name.to_owned(), |name, word| name.replace(word, "")).trim().to_owned()
+    [GROUP, CONFORMANCE, DUAL, POLICIES]
+        .iter()
+        .fold(name.to_owned(), |name, word| name.replace(word, ""))
+        .trim()
+        .to_owned()
 }
 
 impl Set {
@@ -140,7 +169,11 @@ mod tests {
                 "[sig-network] [Feature:IPv6DualStack] should function for pod-Service: sctp [Feature:SCTPConnectivity]",
                 "excluded",
             ),
-            ("[sig-network] Netpol NetworkPolicy between server and client should deny", "excluded"),
+            (
+                "[sig-network] Netpol NetworkPolicy should not treat 'protocol: SCTP' as TCP [Feature:NetworkPolicy]",
+                "policies",
+            ),
+            ("[sig-network] Netpol [Feature:SCTPConnectivity] NetworkPolicy [Feature:NetworkPolicy]", "excluded"),
             ("[sig-network] Services should work after restarting kube-proxy [Disruptive]", "excluded"),
             ("[sig-network] Traffic Distribution should route traffic to an endpoint in the same zone", "zones"),
             ("[sig-storage] Volumes [Conformance]", "none"),
@@ -155,7 +188,9 @@ mod tests {
         let [focus, skip] = SETS[1].arguments();
         assert_eq!(focus, r"--focus=\[sig-network\]");
         assert!(
-            skip.starts_with(r"--skip=\[Conformance\]|Traffic Distribution|\[Feature:IPv6DualStack\]|SCTP|"),
+            skip.starts_with(
+                r"--skip=\[Conformance\]|Traffic Distribution|\[Feature:IPv6DualStack\]|\[Feature:NetworkPolicy\]|"
+            ),
             "{skip}"
         );
         assert_eq!(SETS[0].arguments()[0], r"--focus=\[sig-network\].*\[Conformance\]");
