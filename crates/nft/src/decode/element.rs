@@ -20,6 +20,16 @@ pub struct ElementsInfo {
     pub elements: Vec<ElementInfo>,
 }
 
+impl ElementsInfo {
+    /// The elements of a set with these key types that have a counter, and how many packets each has seen. Elements of another form are
+    /// passed over.
+    #[must_use]
+    pub fn counts(&self, key: &[Type]) -> Vec<(Vec<Value>, u64)> {
+        let count = |one: &ElementInfo| Some((bytes::read_all(key, one.key.as_deref()?)?, one.packets?));
+        self.elements.iter().filter_map(count).collect()
+    }
+}
+
 /// One element as the kernel holds it. Of an interval these are two: its first value, and the one behind its last.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ElementInfo {
@@ -35,6 +45,8 @@ pub struct ElementInfo {
     pub timeout_ms: Option<u64>,
     /// The comment `nft list` shows.
     pub comment: Option<String>,
+    /// Packets, where it has a counter.
+    pub packets: Option<u64>,
 }
 
 /// A map's value as the kernel holds it.
@@ -63,6 +75,9 @@ fn element(attrs: &Attrs<'_>) -> Result<ElementInfo, DecodeError> {
         (None, Some(code)) => Some(RawData::Verdict(code.cast_signed(), verdict.text(NFTA_VERDICT_CHAIN))),
         (None, None) => None,
     };
+    let counter = attrs.nested(NFTA_SET_ELEM_EXPR)?;
+    let is_counter = counter.text(NFTA_EXPR_NAME).as_deref() == Some("counter");
+    let counted = counter.nested(NFTA_EXPR_DATA)?.be64(NFTA_COUNTER_PACKETS);
     Ok(ElementInfo {
         key: attrs.data(NFTA_SET_ELEM_KEY)?.map(<[u8]>::to_vec),
         key_end: attrs.data(NFTA_SET_ELEM_KEY_END)?.map(<[u8]>::to_vec),
@@ -70,6 +85,7 @@ fn element(attrs: &Attrs<'_>) -> Result<ElementInfo, DecodeError> {
         data,
         timeout_ms: attrs.be64(NFTA_SET_ELEM_TIMEOUT),
         comment: Userdata::parse(attrs.bytes(NFTA_SET_ELEM_USERDATA)).text(UDATA_ELEM_COMMENT),
+        packets: counted.filter(|_| is_counter),
     })
 }
 

@@ -104,9 +104,7 @@ impl Writer<'_> {
                 verdict(a, NFTA_IMMEDIATE_DATA, found);
             }),
             Statement::Vmap { key, map } => self.map(key, map, &DataType::Verdict, NFT_REG_VERDICT),
-            Statement::Counter => self.expr("counter", |a| {
-                a.be64(NFTA_COUNTER_BYTES, 0).be64(NFTA_COUNTER_PACKETS, 0);
-            }),
+            Statement::Counter => self.expr("counter", zero_counter),
             Statement::Masquerade(flags) => self.expr("masq", |a| {
                 if nat_flags(*flags) != 0 {
                     a.be32(NFTA_MASQ_FLAGS, nat_flags(*flags));
@@ -530,8 +528,17 @@ impl Writer<'_> {
             if let Some(seconds) = update.timeout {
                 a.be64(NFTA_DYNSET_TIMEOUT, u64::from(seconds) * 1_000);
             }
+            if update.counter {
+                a.nest(NFTA_DYNSET_EXPR, |a| {
+                    a.text(NFTA_EXPR_NAME, "counter").nest(NFTA_EXPR_DATA, zero_counter);
+                });
+            }
         });
     }
+}
+
+fn zero_counter(a: &mut Attrs) {
+    a.be64(NFTA_COUNTER_BYTES, 0).be64(NFTA_COUNTER_PACKETS, 0);
 }
 
 /// 4-byte registers a field fills.

@@ -586,11 +586,15 @@ pub fn limit(rate: u64, unit: TimeUnit) -> Statement {
 
 /// Add or refresh an element of a dynamic set.
 pub fn update_set(set: impl Into<Name>, keys: impl Fields, timeout: Option<u32>) -> Statement {
-    Statement::SetUpdate(SetUpdate { set: set.into(), key: keys.selectors(), data: Vec::new(), timeout, refresh: true })
+    Statement::SetUpdate(SetUpdate { timeout, ..SetUpdate::of(set, keys.selectors()) })
+}
+
+/// Count at an element of a dynamic set, which is added or refreshed. Where it is not there and the set is full, the rule ends.
+pub fn count_in(set: impl Into<Name>, keys: impl Fields) -> Statement {
+    Statement::SetUpdate(SetUpdate { counter: true, ..SetUpdate::of(set, keys.selectors()) })
 }
 
 /// Add or refresh an element of a dynamic map. The value of one that is there stays.
 pub fn update_map(map: impl Into<Name>, keys: impl Fields, data: impl Fields, timeout: Option<u32>) -> Statement {
-    let (key, data) = (keys.selectors(), data.selectors());
-    Statement::SetUpdate(SetUpdate { set: map.into(), key, data, timeout, refresh: true })
+    Statement::SetUpdate(SetUpdate { data: data.selectors(), timeout, ..SetUpdate::of(map, keys.selectors()) })
 }

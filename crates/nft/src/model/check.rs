@@ -226,7 +226,6 @@ fn is_terminal(statement: &Statement) -> bool {
             | Statement::Nat(_)
             | Statement::Masquerade(_)
             | Statement::Redirect(_)
-            | Statement::Vmap { .. }
             | Statement::Fwd(_)
     )
 }

@@ -277,7 +277,7 @@ impl TimeUnit {
     }
 }
 
-/// `add|update @set { key [timeout T] [: data] }`
+/// `add|update @set { key [timeout T] [counter] [: data] }`
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct SetUpdate {
     /// A dynamic set or map.
@@ -292,6 +292,16 @@ pub struct SetUpdate {
     pub timeout: Option<u32>,
     /// Restarts the timeout of an element that is there (`update`), or leaves it (`add`).
     pub refresh: bool,
+    /// Counts packets at the element.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub counter: bool,
+}
+
+impl SetUpdate {
+    /// A set's element, refreshed if it is there.
+    pub(super) fn of(set: impl Into<Name>, key: Vec<Selector>) -> Self {
+        Self { set: set.into(), key, data: Vec::new(), timeout: None, refresh: true, counter: false }
+    }
 }
 
 impl From<Verdict> for Statement {

@@ -129,6 +129,8 @@ impl<'a> Run<'_, 'a> {
             }
             Statement::Verdict(verdict) => Said::End(Ended::Verdict(verdict.clone())),
             Statement::Vmap { key, map } => match self.map(key, map, transit)? {
+                // The rule goes on.
+                Some(Data::Verdict(Verdict::Continue)) => Said::GoOn,
                 Some(Data::Verdict(verdict)) => Said::End(Ended::Verdict(verdict)),
                 Some(Data::Values(_)) => return Err("the map gives a value instead of a verdict".to_owned()),
                 None => Said::Miss,
@@ -267,6 +269,9 @@ impl<'a> Run<'_, 'a> {
         let present = self.named(&update.set, &key, false, transit)?;
         // What is there keeps its value.
         if present.is_none() {
+            if self.is_full(&update.set, transit) {
+                return Ok(Said::Miss);
+            }
             transit.added.push(Added {
                 family: self.table.family,
                 table: self.table.name.clone(),
@@ -276,6 +281,15 @@ impl<'a> Run<'_, 'a> {
             });
         }
         Ok(Said::GoOn)
+    }
+
+    /// Whether a set has as many elements as the kernel takes.
+    fn is_full(&self, name: &Name, transit: &Transit) -> bool {
+        let (family, table) = (self.table.family, &self.table.name);
+        let Some(size) = self.table.sets.get(name).and_then(|set| set.size) else { return false };
+        let contents = self.ruleset.sets.get(&(family, table, name)).map_or(0, Contents::len);
+        let mine = |added: &&Added| added.family == family && added.table == *table && added.set == *name;
+        contents + transit.added.iter().filter(mine).count() >= usize::try_from(size).unwrap_or(usize::MAX)
     }
 
     fn reject(&self, with: RejectWith, transit: &Transit) -> Said {

@@ -31,6 +31,11 @@ impl<'a> Contents<'a> {
         }
     }
 
+    /// How many elements there are.
+    pub(super) fn len(&self) -> usize {
+        self.exact.len() + self.ranges.len()
+    }
+
     /// The element for a key: what it maps to, if it is there.
     pub(super) fn get(&self, key: &[Vec<u8>]) -> Option<Option<&'a Data>> {
         if let Some(found) = self.exact.get(key) {

@@ -305,6 +305,7 @@ fn limit(limit: &Limit) -> String {
 fn set_update(update: &SetUpdate) -> String {
     let verb = if update.refresh { "update" } else { "add" };
     let timeout = update.timeout.map(|seconds| format!(" timeout {}", duration(seconds))).unwrap_or_default();
+    let counter = if update.counter { " counter" } else { "" };
     let value = if update.data.is_empty() { String::new() } else { format!(" : {}", selectors(&update.data)) };
-    format!("{verb} @{} {{ {}{timeout}{value} }}", update.set, selectors(&update.key))
+    format!("{verb} @{} {{ {}{timeout}{counter}{value} }}", update.set, selectors(&update.key))
 }

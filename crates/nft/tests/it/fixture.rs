@@ -165,7 +165,10 @@ pub fn actions() -> Table {
             data: vec![Selector::IpDaddr],
             timeout: Some(60),
             refresh: false,
+            counter: false,
         })]),
+        Rule::new([count_in("counted", (ip::saddr(), ip::daddr(), meta::l4proto(), th::dport())), drop()]),
+        Rule::new([ip::saddr().vmap("verdicts"), goto("sub")]),
         Rule::new([log("dropped: ")]),
         Rule::new([Statement::Log(Log { prefix: None, group: Some(5) })]),
         Rule::new([
@@ -198,12 +201,14 @@ pub fn actions() -> Table {
         Rule::new([snat(address("1.2.3.4"), None)]),
         Rule::new([snat_map(Family::V4, ip::saddr(), "plain4")]),
     ];
+    let counted = Set::of([Type::Ipv4Addr, Type::Ipv4Addr, Type::InetProto, Type::InetService]);
     Table::new(TableFamily::Inet, "actions")
         .set("v4", Set::of([Type::Ipv4Addr]).interval())
         .set("verdicts", Set::vmap([Type::Ipv4Addr]))
         .set("paired", Set::vmap([Type::IfName, Type::Ipv4Addr]))
         .set("marks", Set::map([Type::Ipv4Addr], [Type::Mark]).interval())
         .set("seen", Set::of([Type::Ipv4Addr, Type::Mark]).dynamic().timeout().size(65_535))
+        .set("counted", counted.dynamic().default_timeout(60).size(4_096))
         .set("chosen", Set::map([Type::Ipv4Addr], [Type::Ipv4Addr]).dynamic().default_timeout(10_800).size(1_000))
         .set("to4", Set::map([Type::Ipv4Addr, Type::InetService], [Type::Ipv4Addr, Type::InetService]))
         .set("to6", Set::map([Type::Ipv6Addr, Type::InetService], [Type::Ipv6Addr, Type::InetService]))

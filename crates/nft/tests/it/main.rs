@@ -4,6 +4,7 @@
 
 mod agree;
 mod bridge;
+mod counting;
 mod elements;
 mod fixture;
 mod hosts;

@@ -242,6 +242,7 @@ fn what_a_rule_adds_is_found_by_the_next() {
             data: vec![Selector::MetaMark],
             timeout: None,
             refresh: true,
+            counter: false,
         })]),
         Rule::new([set_mark(7)]),
         Rule::new([set_mark_map(ip::saddr(), "chosen")]),
@@ -249,6 +250,42 @@ fn what_a_rule_adds_is_found_by_the_next() {
     .set("seen", Set::of([Type::Ipv4Addr]).dynamic())
     .set("chosen", Set::map([Type::Ipv4Addr], [Type::Mark]).dynamic());
     assert_eq!(walk(&table, from_pod("198.51.100.1", udp(53)), &node()).unwrap().transit.packet.mark, 2);
+}
+
+#[test]
+fn a_rule_ends_where_the_set_that_it_adds_to_is_full() {
+    let counting = |size| {
+        let set = Set::of([Type::Ipv4Addr]).dynamic().size(size);
+        forward([Rule::new([count_in("seen", ip::saddr()), accept()]), Rule::new([drop()])]).set("seen", set)
+    };
+    let fate = |size, there: &[&str]| {
+        let table = counting(size);
+        let element = |ip: &&str| table.element("seen", Key::new(false, [address(ip)]), ElementBody::default());
+        let elements: Elements = there.iter().map(element).collect();
+        let ruleset = Ruleset::new([&table], &elements).unwrap();
+        ruleset.receive(from_pod("198.51.100.1", udp(53)), &node()).unwrap().fate
+    };
+    assert_eq!(fate(1, &[]), Fate::Accepted);
+    assert_eq!(fate(1, &["203.0.113.1"]), Fate::Dropped);
+    assert_eq!(fate(2, &["203.0.113.1"]), Fate::Accepted);
+    assert_eq!(fate(1, &["10.244.0.2"]), Fate::Accepted, "it is there");
+}
+
+#[test]
+fn a_rule_goes_on_where_a_map_says_so() {
+    let table = forward([Rule::new([ip::daddr().vmap("ways"), goto("off")]), Rule::new([accept()])])
+        .set("ways", Set::vmap([Type::Ipv4Addr]))
+        .chain("off", Chain::regular().rule(Rule::new([drop()])));
+    let fate = |verdict: Option<Verdict>| {
+        let key = Key::new(false, [address("198.51.100.1")]);
+        let elements: Elements =
+            verdict.map(|verdict| table.element("ways", key, ElementBody::data(verdict))).into_iter().collect();
+        let ruleset = Ruleset::new([&table], &elements).unwrap();
+        ruleset.receive(from_pod("198.51.100.1", udp(53)), &node()).unwrap().fate
+    };
+    assert_eq!(fate(Some(Verdict::Continue)), Fate::Dropped);
+    assert_eq!(fate(Some(Verdict::Return)), Fate::Accepted);
+    assert_eq!(fate(None), Fate::Accepted);
 }
 
 #[test]
