@@ -1,8 +1,9 @@
-//! The product's rules for policies in the kernels of three nodes, with real packets: what upstream's cases expect.
+//! The product's rules for policies in the kernels of three nodes, with real packets: what upstream's cases expect, and what the
+//! oracle says of clusters, changes and packets that nobody thought of.
 
 use ripstop_conformance::Outcome;
 use ripstop_conformance::policy::scene::Scene;
-use ripstop_conformance::policy::{DataPlane, Run, Stop, cases, run};
+use ripstop_conformance::policy::{DataPlane, Run, Stop, cases, compare, run};
 use ripstop_planes::policy_scene;
 
 use crate::{is_long, made};
@@ -38,3 +39,18 @@ fn policies_do_in_the_kernel_what_the_cases_say() {
 
 /// In the normal tier one probe of so many is made.
 const EVERY: usize = 5;
+
+/// Packets between which clusters change, in the normal tier and in the long one.
+const DRAWN: [usize; 2] = [2_000, 40_000];
+
+#[test]
+fn policies_do_in_the_kernel_what_the_oracle_says() {
+    if !is_possible() {
+        return;
+    }
+    let outcome = compare(&make, JOBS, 11, DRAWN[usize::from(is_long())]);
+    match outcome {
+        Ok(sent) => println!("{sent} packets, no difference"),
+        Err(divergence) => panic!("{divergence}"),
+    }
+}
