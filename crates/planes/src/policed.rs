@@ -16,7 +16,15 @@ use crate::node::{Node, Spoil};
 pub struct Policed {
     nodes: Vec<Place>,
     /// What somebody does to what is wanted.
-    pub fault: Option<Spoil>,
+    fault: Option<Spoil>,
+}
+
+impl Policed {
+    /// One whose rules have a fault, or none.
+    #[must_use]
+    pub fn with(fault: Option<Spoil>) -> Self {
+        Self { nodes: Vec::new(), fault }
+    }
 }
 
 struct Place {

@@ -6,6 +6,8 @@
 mod cases;
 mod planted;
 mod policed;
+#[path = "../../../desired/tests/policies/mod.rs"]
+mod policies;
 mod simulated;
 
 use std::collections::BTreeMap;

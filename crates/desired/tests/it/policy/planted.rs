@@ -2,44 +2,14 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use ripstop_conformance::policy::{Scenario, Step, differ, drawn};
-use ripstop_objects::service::Protocol;
-use ripstop_oracle::policy::{Packet, State, Traffic};
-use serde_json::json;
+use ripstop_conformance::policy::{Scenario, differ, drawn};
 
 use crate::policies::Cluster;
-use crate::policies::faults::{Fault, faults};
+use crate::policies::faults::{Fault, faults, rare};
 
 /// Whether packets of a scenario see a fault.
 fn is_seen(fault: &Fault, scenario: &Scenario) -> bool {
     differ(&mut Cluster::new(Some(fault.spoil.clone())), scenario).is_err()
-}
-
-/// What is drawn too rarely: a pod that may talk to nobody goes on talking to its own node where it did before, and one that nobody may talk
-/// to does not reach itself by a Service.
-fn rare() -> [Scenario; 2] {
-    let tcp = Traffic::Port(Protocol::Tcp, 80);
-    let packet = |source: &str, destination: &str, traffic, state, by_service| {
-        let (source, destination) = (source.parse().unwrap(), destination.parse().unwrap());
-        Packet { source, destination, traffic, state, by_service }
-    };
-    let to_its_node = vec![
-        packet("10.244.1.1", "192.0.2.1", tcp, State::New, false),
-        packet("10.244.1.1", "192.0.2.1", tcp, State::Known, false),
-        packet("fd00:1::1", "2001:db8::1", tcp, State::Known, false),
-        packet("fd00:1::1", "2001:db8::1", Traffic::Discovery, State::New, false),
-    ];
-    let to_itself = ["10.244.1.1", "fd00:1::1"].map(|ip| packet(ip, ip, tcp, State::New, true)).into();
-    [where_all_is_denied("egress", to_its_node), where_all_is_denied("ingress", to_itself)]
-}
-
-fn where_all_is_denied(direction: &str, packets: Vec<Packet>) -> Scenario {
-    let pod = json!({"name": "x/a", "uid": "", "node": "n1", "ips": ["10.244.1.1", "fd00:1::1"], "phase": "Running"});
-    let deny = json!({"name": "c", "tier": "Admin", "priority": 0, "namespaces": [], direction: [{"action": "Deny"}]});
-    let node = json!({"name": "n1", "podCIDRs": [], "addresses": ["192.0.2.1", "2001:db8::1"]});
-    let world = json!({"nodes": [node], "namespaces": [{"name": "x"}], "pods": [pod], "clusterPolicies": [deny]});
-    let steps = vec![Step { changes: Vec::new(), packets }];
-    Scenario { world: serde_json::from_value(world).unwrap(), steps }
 }
 
 #[test]

@@ -4,11 +4,12 @@
 //! elements are one less or lead elsewhere, in each family. What cannot be seen is named with its reason; that list is held to as well.
 //!
 //! - `nftables`: in the simulator, and what needs more than one packet with real ones.
-//! - `iptables`, `ipvs`: with real packets; a sample in the normal tier, all of them in the long one.
+//! - `iptables`, `ipvs`, `policies`: with real packets; a sample in the normal tier, all of them in the long one.
 
 mod iptables;
 mod ipvs;
 mod nftables;
+mod policies;
 
 use std::cell::{OnceCell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -185,12 +186,16 @@ impl Search {
     }
 }
 
-/// All of them in the long tier; else some, the same each time, and none of a list, each of which takes a run of every case.
+/// Some of them, but none of a list, each of which takes a run of every case; in the long tier all.
 fn sample(mut faults: Vec<Fault>, count: usize, unseen: &[(&str, &str)]) -> Vec<Fault> {
-    if crate::is_long() {
-        return faults;
+    if !crate::is_long() {
+        faults.retain(|fault| !fault.is_in(unseen));
     }
-    faults.retain(|fault| !fault.is_in(unseen));
-    let step = faults.len().div_ceil(count).max(1);
-    faults.into_iter().step_by(step).collect()
+    spread(faults, count)
+}
+
+/// All of them in the long tier; else some, the same each time.
+fn spread<T>(all: Vec<T>, count: usize) -> Vec<T> {
+    let step = if crate::is_long() { 1 } else { all.len().div_ceil(count).max(1) };
+    all.into_iter().step_by(step).collect()
 }
