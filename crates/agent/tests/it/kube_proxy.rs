@@ -132,9 +132,8 @@ impl Story {
         self.parts.push((self.since.elapsed(), alone, what));
     }
 
-    /// What stays has not failed, and of new connections none while ours serve alone. Where kube-proxy's rules are there, some may: in
-    /// about one run of six, one of a thousand and more is refused or finds no way while both serve or while its tables go. By what is not
-    /// known; nothing is written of ours at that time.
+    /// What stays has not failed, and of new connections none while ours serve alone. Where kube-proxy's rules are there, a few may: it
+    /// was seen to refuse one of a thousand while both serve or while its tables go, and nothing is written of ours at that time.
     fn end(self, scene: &Scene) {
         let most = self.load.made() / 200;
         let faults = self.load.end().into_iter();
