@@ -329,8 +329,10 @@ pub(crate) fn place(key: &Key, entry: &Entry) -> (Kind, Stage) {
         // Behind the table that guards it.
         Object::Sysctl(setting) if *setting.path == *ROUTE_LOCALNET => return (Kind::NftTable, Stage::Second),
         Object::NftTable(table) if table.devices().next().is_some() => return (Kind::Link, Stage::Guard),
-        // What leads into a part comes behind all that a packet meets there.
-        Object::NftElement(element) if part_of(&element.key.set).is_none() && destination(element).is_some() => {
+        // What leads into a part comes behind all that a packet meets there, and what is said of other pods with it.
+        Object::NftElement(element)
+            if part_of(&element.key.set).is_none() && (key.is_of_policies() || destination(element).is_some()) =>
+        {
             Stage::Second
         }
         _ => Stage::First,

@@ -12,7 +12,7 @@ use ripstop_nft::encode::{self, Batch, Encoded, Failure};
 use ripstop_nft::model::{Data, ElementBody, ElementKey, Name, Part, Table, TableFamily, part_of};
 use ripstop_plan::{Action, Step};
 
-use super::run::{Run, mismatch};
+use super::run::{Begun, Run, mismatch};
 use crate::error::Fault;
 use crate::netlink::uapi::NFNLGRP_NFTABLES;
 use crate::netlink::{NetlinkError, Socket};
@@ -103,6 +103,7 @@ impl Run<'_> {
     /// any more.
     pub(super) fn flush_nft(&mut self) {
         let mut pending = std::mem::take(&mut self.nft);
+        self.begun = Begun::default();
         self.shut_loopback(&mut pending);
         let over = self.taken_away(&pending);
         let is_left = pending.iter().all(|i| self.steps[*i].action == Action::Delete);

@@ -6,6 +6,7 @@ use ripstop_netmodel::{
     CONNTRACK_SETTINGS, Entry, Key, Kind, LINK_PREFIX, Link, LinkKind, Ns, Object, RecordScope, Resource, Route,
     RouteTarget, Sysctl,
 };
+use ripstop_nft::model::part_of;
 use ripstop_plan::{Action, Step};
 use ripstop_types::IfName;
 
@@ -30,6 +31,7 @@ pub(super) struct Run<'a> {
     pub(super) spaces: BTreeMap<Ns, Space>,
     /// nftables steps that will be one transaction.
     pub(super) nft: Vec<usize>,
+    pub(super) begun: Begun,
     /// Steps for IPVS that will go out together.
     pub(super) ipvs: Vec<usize>,
     /// Steps for maps that packets fill, which are held to their values together,
@@ -57,6 +59,13 @@ pub(super) struct Run<'a> {
     failed: bool,
 }
 
+/// What nftables steps that wait write.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Begun {
+    parts: bool,
+    tables: bool,
+}
+
 impl<'a> Run<'a> {
     pub(super) fn new(
         applier: &'a mut Applier,
@@ -70,6 +79,7 @@ impl<'a> Run<'a> {
             steps,
             spaces: BTreeMap::new(),
             nft: Vec::new(),
+            begun: Begun::default(),
             ipvs: Vec::new(),
             bounding: Vec::new(),
             bounded: Vec::new(),
@@ -140,6 +150,21 @@ impl<'a> Run<'a> {
         self.nft.last().is_some_and(|last| is_removal(i) && !is_removal(*last) || is_part(i) && !is_part(*last))
     }
 
+    /// Whether this may lead into a part that is not sent yet. The kernel begins a new generation of all objects before it fills sets of some
+    /// kinds (pipapo; `nft_set_commit_update` behind `gencursor` in nf_tables_commit): for microseconds a packet finds such a set of the same
+    /// transaction empty. Where a table is written anew that has to be: without what leads on, everything would pass.
+    fn leads_on(&self, i: usize) -> bool {
+        let is_lead = matches!(&self.steps[i].key, Key::NftElement(key) if part_of(&key.set).is_none());
+        is_lead && self.begun.parts && !self.begun.tables
+    }
+
+    fn queue_nft(&mut self, i: usize) {
+        let step = &self.steps[i];
+        self.begun.parts |= step.key.kind() == Kind::NftPart && step.action != Action::Delete;
+        self.begun.tables |= step.key.kind() == Kind::NftTable;
+        self.nft.push(i);
+    }
+
     fn step(&mut self, i: usize) {
         let step = &self.steps[i];
         if step.action == Action::Refuse {
@@ -179,10 +204,10 @@ impl<'a> Run<'a> {
                 self.flush_forwarder();
                 self.flush_links();
                 self.flush(&Ns::Host);
-                if self.takes_away(i) {
+                if self.takes_away(i) || self.leads_on(i) {
                     self.flush_nft();
                 }
-                self.nft.push(i);
+                self.queue_nft(i);
             }
             Key::ServiceFlows => self.all_flows(i),
             Key::Iptables(_) => self.iptables.push(i),

@@ -21,6 +21,11 @@ pub fn slowness() -> u32 {
     std::env::var("RIPSTOP_TEST_SLOWNESS").ok().and_then(|times| times.parse().ok()).unwrap_or(1)
 }
 
+/// Whether tests are to be run whole, however long they take.
+pub fn is_long() -> bool {
+    std::env::var("RIPSTOP_TEST_TIER").is_ok_and(|tier| tier == "long")
+}
+
 /// Whether a thing becomes so within this time.
 pub fn within(time: Duration, mut so: impl FnMut() -> bool) -> bool {
     let end = Instant::now() + time;
