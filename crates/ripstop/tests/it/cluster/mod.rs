@@ -8,15 +8,19 @@ mod migrate;
 mod narrow;
 mod offload;
 mod peers;
+mod policies;
 mod udp;
 mod uplinks;
 mod wire;
 
+use std::fs::File;
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use ripstop_lab::{Lab, Options, PodSpec, Target};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde_json::Value;
 
 /// A lab of the programs under test; `None`, with the reason printed, where labs cannot be made.
@@ -89,6 +93,18 @@ pub fn ip(lab: &Lab, pod: &str) -> String {
 /// Whether a pod hears from another at once.
 pub fn talks(lab: &Lab, from: &str, to: &str) -> bool {
     lab.exec(&Target::Pod(from.into()), &["ping", "-c", "1", "-W", "1", &ip(lab, to)]).is_ok()
+}
+
+/// Runs something on a thread inside a network namespace.
+pub fn inside<T: Send + 'static>(
+    netns: &Path,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> std::thread::JoinHandle<T> {
+    let netns = File::open(netns).unwrap();
+    std::thread::spawn(move || {
+        move_into_link_name_space(netns.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
+        work()
+    })
 }
 
 /// Runs ip(8) at the lab's router.

@@ -4,10 +4,9 @@
 //! The hole is a rule at the router's ends of the cables. So that what a cable carries is what a wire would, nodes do not
 //! leave segmentation to it.
 
-use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -15,10 +14,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use ripstop_lab::{Backend, Families, Lab, Options, Target, Wiring};
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde_json::json;
 
-use super::{lab, pods, rows};
+use super::{inside, lab, pods, rows};
 
 /// How long is waited for what should come within ten seconds: this machine may be busy with other things.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -33,15 +31,6 @@ fn within_limit(what: &str, mut is: impl FnMut() -> bool) -> Duration {
         std::thread::sleep(Duration::from_millis(20));
     }
     begun.elapsed()
-}
-
-/// Runs something on a thread inside a network namespace.
-fn inside<T: Send + 'static>(netns: &Path, work: impl FnOnce() -> T + Send + 'static) -> std::thread::JoinHandle<T> {
-    let netns = File::open(netns).unwrap();
-    std::thread::spawn(move || {
-        move_into_link_name_space(netns.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
-        work()
-    })
 }
 
 /// A stream of full segments from one pod to another, for as long as it is wanted.
