@@ -11,6 +11,7 @@ mod server;
 mod support;
 
 mod alone;
+mod bad_policies;
 mod bad_services;
 mod bandwidth;
 mod beside;

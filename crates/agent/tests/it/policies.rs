@@ -48,22 +48,22 @@ fn connects(ns: &Ns, to: &str) -> bool {
 }
 
 /// A node with three pods that answer at 8080 and 9090, and a peer with one.
-struct Scene {
+pub struct Scene {
     _servers: Vec<Named>,
-    web: Pod,
-    friend: Pod,
-    stranger: Pod,
-    world: World,
+    pub web: Pod,
+    pub friend: Pod,
+    pub stranger: Pod,
+    pub world: World,
 }
 
-fn pod_object(name: &str, label: &str) -> String {
+pub fn pod_object(name: &str, label: &str) -> String {
     format!(
         "---\n{{apiVersion: v1, kind: Pod, metadata: {{name: {name}, labels: {{role: {label}}}}},\n\
          spec: {{nodeName: n1, containers: [{{name: c, image: i, ports: [{{name: http, containerPort: 8080}}]}}]}}}}\n"
     )
 }
 
-fn policy(name: &str, spec: &str) -> String {
+pub fn policy(name: &str, spec: &str) -> String {
     format!(
         "---\n{{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {{name: {name}}}, spec: {spec}}}\n"
     )
@@ -71,7 +71,7 @@ fn policy(name: &str, spec: &str) -> String {
 
 const CLOSED: &str = "{podSelector: {matchLabels: {role: web}}, policyTypes: [Ingress]}";
 
-fn scene(plan: Plan) -> Scene {
+pub fn scene(plan: Plan) -> Scene {
     let world = World::start(Plan { store: StoreAt::Here, ..plan });
     world.add_peer();
     let six = !world.plan.families.four();
@@ -100,7 +100,7 @@ impl Scene {
 
     /// Who reaches the web at a port: the friend, the stranger, the peer's pod, somebody outside. The node always does.
     #[track_caller]
-    fn reach(&self, port: u16) -> String {
+    pub fn reach(&self, port: u16) -> String {
         let to = self.web.at(port);
         assert!(connects(&self.world.node, &to), "its own node is kept out");
         let (router, by) = (&self.world.router, |from| Some(from));
@@ -117,7 +117,7 @@ impl Scene {
     }
 
     #[track_caller]
-    fn expect(&self, port: u16, who: &str) {
+    pub fn expect(&self, port: u16, who: &str) {
         let came = soon(|| self.reach(port) == who);
         assert!(
             came,
@@ -141,12 +141,12 @@ impl Scene {
         families.concat()
     }
 
-    fn row(&self, name: &str) -> Value {
+    pub fn row(&self, name: &str) -> Value {
         let rows = self.world.rows("/v1/networkpolicies");
         rows.into_iter().find(|row| row["name"] == name).unwrap_or_default()
     }
 
-    fn delete(&self, manifest: &str) {
+    pub fn delete(&self, manifest: &str) {
         let gone = self.world.ask("POST", "/v1/delete", manifest).unwrap();
         assert_eq!(gone.json()["results"][0]["action"], "deleted", "{}", gone.body);
     }
@@ -364,7 +364,7 @@ fn changes_of_policies_lose_nothing_that_both_permit() {
 
 /// Packets while something happens: connections of the friend, which are all to be made, and datagrams of the stranger, a thousand a second,
 /// of which none is to arrive.
-struct Traffic {
+pub struct Traffic {
     stop: Arc<AtomicBool>,
     /// Connections that were made, those that were not, and datagrams that arrived.
     counts: Arc<[AtomicU32; 3]>,
@@ -372,7 +372,7 @@ struct Traffic {
 }
 
 impl Traffic {
-    fn start(scene: &Scene) -> Self {
+    pub fn start(scene: &Scene) -> Self {
         let mut this = Self { stop: Arc::default(), counts: Arc::default(), threads: Vec::new() };
         let to: SocketAddr = scene.web.at(8080).parse().unwrap();
         let friend = ripstop_kernel::Netns::open(&scene.friend.ns.path).unwrap();
@@ -410,12 +410,12 @@ impl Traffic {
         std::array::from_fn(|place| self.counts[place].load(Ordering::Relaxed))
     }
 
-    fn made(&self) -> u32 {
+    pub fn made(&self) -> u32 {
         self.counts()[0]
     }
 
     /// What came of it, once it is known that a datagram is heard where none keeps it out.
-    fn end(self, open: impl FnOnce()) -> [u32; 3] {
+    pub fn end(self, open: impl FnOnce()) -> [u32; 3] {
         let counts = self.counts();
         open();
         assert!(soon(|| self.counts()[2] > counts[2]), "no datagram arrives, whatever policies say");
