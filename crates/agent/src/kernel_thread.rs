@@ -305,6 +305,7 @@ fn slices(steps: &[Step]) -> impl Iterator<Item = &[Step]> {
         Kind::IpvsService | Kind::IpvsDestination => true,
         Kind::Neighbour | Kind::Fdb | Kind::Nexthop | Kind::Route => step.key.ns() == Some(&Ns::Host),
         Kind::NftElement => !replaces,
+        Kind::Connection => true,
         _ => false,
     };
     let least = |step: &Step| if step.key.kind() == Kind::NftElement { ELEMENTS } else { SLICE };

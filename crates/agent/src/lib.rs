@@ -8,7 +8,7 @@
 //! ```
 //!
 //! One thread runs the loop and the sockets; one talks to the store; one to the kernel, because more would only queue on
-//! its lock; one waits for the kernel's notifications; one writes the snapshot. No process is executed.
+//! its lock; one waits for the kernel's notifications; one reads tracked connections; one writes the snapshot. No process is executed.
 //!
 //! Not here: decisions (crates `fabric`, `ipam`), netlink (`kernel`), the command line.
 
@@ -30,6 +30,7 @@ mod snapshot_lane;
 mod socket;
 mod store_lane;
 mod take_out;
+mod tracking;
 #[doc(hidden)]
 pub mod untrusted;
 

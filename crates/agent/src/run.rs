@@ -24,6 +24,7 @@ use crate::kernel_thread::{self, Job, Wanted};
 use crate::metrics::Metrics;
 use crate::snapshot_lane::Writer;
 use crate::store_lane::{self, Lane, StoreCell, Ways, Write as StoreWrite};
+use crate::tracking::{self, Look};
 use crate::{files, health, http, lists, logging, prober, readiness, socket};
 
 /// So much of what the store says is acted upon at once: in its list there are thousands of records, and each would have a
@@ -124,6 +125,7 @@ struct Shell {
     /// What the store says, of records and of Kubernetes' own objects. Apart from the queue, so that nothing waits behind a list.
     news: Receiver<Input>,
     jobs: mpsc::Sender<Job>,
+    tracking: mpsc::Sender<Look>,
     store: ToLane,
     prober: UnboundedSender<ProbePlan>,
     readiness: UnboundedSender<readiness::Order>,
@@ -183,6 +185,7 @@ impl Shell {
         let (to_news, news) = channel(BATCH);
         let (to_lane, ways) = ToLane::new(&core, to_news, to_self.clone(), recording.is_some());
         let lane = Lane::start(config.store.clone(), host, ways, store.clone())?;
+        let tracking = tracking::start(to_self.clone())?;
         let snapshot = Writer::start(config.clone(), to_self.clone())?;
         let plugins = socket::listen(&config.run_dir.join("cni.sock"))?;
         tokio::spawn(socket::serve_plugins(plugins, to_self.clone()));
@@ -198,6 +201,7 @@ impl Shell {
             queue,
             news,
             jobs,
+            tracking,
             store: to_lane,
             prober,
             readiness,
@@ -308,6 +312,8 @@ impl Shell {
                 }
                 Output::Inspect { call, keys } => self.job(Job::Inspect { call, keys }),
                 Output::Observe { kinds } => self.job(Job::Observe { kinds }),
+                // The thread ends only with the agent.
+                Output::Track { look, from, to } => drop(self.tracking.send(Look { look, from, to })),
                 Output::Reply { call, response } => {
                     self.metrics.count_reply(response.error.is_none());
                     if let Some(answer) = self.calls.remove(&call) {

@@ -145,6 +145,11 @@ impl Desired {
         self.policies.policies()
     }
 
+    /// Whose connections policies may not permit any more, since this was last asked.
+    pub fn take_affected(&mut self) -> ripstop_policy::revoke::Affected {
+        self.policies.take_affected()
+    }
+
     /// The keys of what leads an address of this node's pods to what policies ask.
     pub fn keys_of_subject(&self, ip: std::net::IpAddr) -> &[Key] {
         self.policies.keys_of(ip)

@@ -1,6 +1,6 @@
 //! Tracked connections, as objects that nobody wants: a plan removes those that policies do not permit any more.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -32,13 +32,6 @@ pub struct Connection {
     /// and that of the one that answers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub receiver: Option<Arc<str>>,
-}
-
-impl Connection {
-    /// Whether an address is one of its ends.
-    pub fn is_of(&self, is_meant: impl Fn(IpAddr) -> bool) -> bool {
-        is_meant(self.source.ip()) || is_meant(self.destination.ip())
-    }
 }
 
 impl Resource for Connection {

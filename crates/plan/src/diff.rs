@@ -56,6 +56,9 @@ pub fn diff_all(observed: &Model, desired: &Model, guard: &dyn Guard) -> Plan {
     diff(observed, desired, &keys, guard)
 }
 
+/// Why a connection goes, which nobody ever wants.
+const OVER: &str = "policies do not permit it any more";
+
 /// What becomes of a key, with the reason.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
@@ -257,7 +260,8 @@ impl<'a> Differ<'a> {
                     make.push((at, step(Action::Create, key, None, Some(wanted), reason)));
                 }
                 (Verdict::Remove, Some(is), _) => {
-                    let step = step(Action::Delete, key, Some(is), None, "no longer wanted".into());
+                    let reason = if key.kind() == Kind::Connection { OVER } else { "no longer wanted" };
+                    let step = step(Action::Delete, key, Some(is), None, reason.into());
                     if self.room.contains(&step.key) {
                         make.push((room(&step.key), step));
                     } else {

@@ -1,11 +1,11 @@
 //! Everything that can enter an agent.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use ripstop_cni_spec::wire::Request;
-use ripstop_netmodel::{Entry, HostFacts, Kind};
+use ripstop_netmodel::{Connection, Entry, HostFacts, Kind};
 use ripstop_objects::{AgentConfig, NodeIdentity, Proxy};
 use ripstop_probe::Report;
 use ripstop_types::{Millis, NodeName, PodName, Prefix, Revision, StoreKind};
@@ -97,6 +97,13 @@ pub enum Input {
         /// By which.
         proxy: Proxy,
     },
+    /// Tracked connections, as they were asked for.
+    Tracked {
+        /// The number of the question.
+        look: u64,
+        /// What was found, or why the look failed.
+        found: Result<Tracking, String>,
+    },
     /// The prober said something.
     Probe(ProbeInput),
     /// What network configurations the container runtime finds now.
@@ -116,6 +123,15 @@ pub enum Input {
     },
     /// Time has passed.
     Tick,
+}
+
+/// Connections, as they were asked for.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tracking {
+    /// Without their pods' namespaces, in order.
+    pub connections: Vec<Connection>,
+    /// The addresses of this node itself.
+    pub own: BTreeSet<IpAddr>,
 }
 
 /// A network configuration in the container runtime's folder.
@@ -301,6 +317,7 @@ impl Input {
             Self::DeleteNode { .. } => "delete-node",
             Self::Withdraw { .. } => "withdraw",
             Self::SwitchProxy { .. } => "switch-proxy",
+            Self::Tracked { .. } => "tracked",
             Self::Probe(_) => "probe",
             Self::Lists { .. } => "lists",
             Self::Unheard { .. } => "unheard",

@@ -27,7 +27,7 @@ mod value;
 
 pub use cluster::{ClusterSnapshot, ClusterTables, ObjectInput};
 pub use input::{
-    FaultCause, Input, Moment, NetworkList, ProbeInput, Start, StepFault, StoreInput, StoreResult, Withdrawn,
+    FaultCause, Input, Moment, NetworkList, ProbeInput, Start, StepFault, StoreInput, StoreResult, Tracking, Withdrawn,
 };
 pub use nexthop::NexthopIds;
 pub use pod::{Bandwidth, HostPort, PodRow, PodState, Shaping};

@@ -92,6 +92,7 @@ impl Core {
     /// Whether it is known what is wanted under a key: what is not may be of a peer whose part is not made yet.
     pub(super) fn means_something(&self, key: &Key) -> bool {
         self.desired.is_whole()
+            || key.kind() == Kind::Connection
             || self.desired.model().get(key).is_some()
             || self.leaving.values().any(|keys| keys.contains(key))
     }

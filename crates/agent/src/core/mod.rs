@@ -27,6 +27,7 @@ mod nodes;
 mod notices;
 mod objects;
 mod observed;
+mod output;
 mod patience;
 mod pods;
 mod policies;
@@ -34,6 +35,7 @@ mod probes;
 mod proxy;
 mod ranges;
 mod recover;
+mod revoke;
 mod services;
 mod status;
 mod store;
@@ -44,6 +46,7 @@ pub use claims::{ClaimView, Problem};
 pub use journal::Row as JournalRow;
 pub use migration::{MigrationAction, MigrationRequest, MigrationView};
 pub(crate) use observed::{host_kinds, reference};
+pub use output::{Level, Output};
 pub use policies::PolicyView;
 pub use probes::ProbePlan;
 pub use proxy::ProxyView;
@@ -55,16 +58,14 @@ use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use ripstop_cni_spec::wire::Response;
 use ripstop_desired::Desired;
 use ripstop_ipam::ranges::{ClaimKey, Liveness, RangeEngine, Slot, Stored};
 use ripstop_ipam::{Attachment, LeaseBook, LendingEngine, LendingEvent, OwnRange};
-use ripstop_netmodel::{Entry, Key, Kind, Model, Ns, Resource};
-use ripstop_objects::{NetworkName, Notice, ObjectKind};
+use ripstop_netmodel::{Entry, Key, Model, Ns, Resource};
+use ripstop_objects::{NetworkName, ObjectKind};
 use ripstop_plan::{Plan, Step};
-use ripstop_services::readiness::Watched;
 use ripstop_tables::{Change, ForeignDrop, Input, Moment, PodRow, SnapshotRows, Start, StoreKind, Tables};
-use ripstop_types::{Millis, NodeName, PodName, Prefix, Revision};
+use ripstop_types::{Millis, NodeName, Prefix, Revision};
 
 use self::blocks::Blocks;
 use self::call::{Pending, Stage};
@@ -76,6 +77,7 @@ use self::nodes::Deletion;
 use self::notices::Notices;
 use self::patience::Patience;
 use self::probes::Probes;
+use self::revoke::Revoking;
 use self::store::Beat;
 use self::withdraw::Withdrawal;
 
@@ -84,86 +86,6 @@ const COOLDOWN_MS: u64 = 30_000;
 
 /// How long a CNI call waits inside the agent for what it needs (a range, a peer's objects).
 const CALL_PATIENCE_MS: u64 = 5_000;
-
-/// Something to carry out.
-#[derive(Debug, Clone)]
-pub enum Output {
-    /// Run these steps on the kernel and this node's files, in order, and answer with [`Input::Applied`].
-    Apply {
-        /// The plan's number.
-        plan: u64,
-        /// The steps.
-        steps: Arc<Plan>,
-        /// Stop at the first failure instead of going on.
-        stop_on_error: bool,
-    },
-    /// Run these steps on the store and answer with [`Input::Stored`].
-    Store {
-        /// The plan's number.
-        plan: u64,
-        /// The steps.
-        steps: Arc<Plan>,
-    },
-    /// Read these keys, a pod's namespace included, and answer with [`Input::Inspected`].
-    Inspect {
-        /// The call on whose behalf.
-        call: u64,
-        /// What to read.
-        keys: BTreeSet<Key>,
-    },
-    /// Read everything of ours of these kinds and answer with [`Input::Observed`].
-    Observe {
-        /// The kinds.
-        kinds: BTreeSet<Kind>,
-    },
-    /// Answer a CNI call.
-    Reply {
-        /// The call.
-        call: u64,
-        /// The answer.
-        response: Response,
-    },
-    /// Answer an operator.
-    Answer {
-        /// The call.
-        call: u64,
-        /// Done, or the sentence of the refusal.
-        result: Result<(), String>,
-    },
-    /// Write the snapshot before anything else and answer with [`Input::Saved`].
-    Save {
-        /// Number to give back.
-        generation: u64,
-    },
-    /// Remove the snapshot, and write none any more.
-    Forget,
-    /// What the prober probes and answers from now on.
-    Probe(Box<ProbePlan>),
-    /// What health checks are answered from now on.
-    Health(Arc<ripstop_services::health::Plan>),
-    /// Whose readiness is probed from now on.
-    Readiness(BTreeMap<PodName, Watched>),
-    /// What people are told on objects of Kubernetes from now on.
-    Notices(Arc<Vec<Notice>>),
-    /// Something for the log.
-    Log {
-        /// Who should read it.
-        level: Level,
-        /// A sentence.
-        text: String,
-    },
-}
-
-/// Who reads a line of the log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Level {
-    /// Someone should look.
-    Warn,
-    /// What an operator wants to have happened.
-    Info,
-    /// What a developer wants to know.
-    Debug,
-}
 
 /// The state of an agent.
 #[derive(Debug)]
@@ -231,6 +153,7 @@ pub struct Core {
     /// Whether the addresses of this node's pods may differ from what it published.
     addresses_due: bool,
     serving: services::Serving,
+    revoking: Revoking,
     notices: Notices,
     outputs: Vec<Output>,
     at: Moment,
@@ -316,6 +239,7 @@ impl Core {
             following: Following::default(),
             addresses_due: true,
             serving: services::Serving::default(),
+            revoking: Revoking::default(),
             notices: Notices::default(),
             outputs: Vec::new(),
             at,
@@ -396,6 +320,10 @@ impl Core {
                 BTreeSet::new()
             }
             Input::Probe(input) => self.take_probe(input),
+            Input::Tracked { look, found } => {
+                self.take_tracked(look, found);
+                BTreeSet::new()
+            }
             Input::Lists { lists } => {
                 self.take_lists(lists);
                 BTreeSet::new()
@@ -436,6 +364,7 @@ impl Core {
             .chain(self.stage_due())
             .chain(self.switch_due())
             .chain(self.probes_due())
+            .chain(self.look_again())
             .chain([self.beat.due, self.look_due, self.sweep_due, self.at.now.plus(1_000)])
             .min()
             .unwrap_or(self.at.now)
@@ -542,6 +471,7 @@ impl Core {
             return self.settle(taken);
         }
         self.dispatch();
+        self.revoke();
         self.follow_pods();
         self.publish_addresses();
         self.refresh_probes();

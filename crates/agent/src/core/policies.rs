@@ -30,6 +30,14 @@ pub(super) struct Guard {
     keys: BTreeSet<Key>,
 }
 
+impl Guard {
+    /// Adds what else is.
+    pub(super) fn add(&mut self, other: Self) {
+        self.plans.extend(other.plans);
+        self.keys.extend(other.keys);
+    }
+}
+
 /// A policy of either kind.
 #[derive(Debug, Clone, Serialize)]
 #[allow(missing_docs)]
@@ -93,10 +101,13 @@ impl Core {
         if let Some((key, failure)) = self.failed.iter().find(|(key, _)| key.is_of_policies()) {
             return Some(format!("what policies ask cannot be written ({key}): {}", failure.why));
         }
+        self.is_under_way(guard).then(|| "what policies ask is not in the kernel yet".into())
+    }
+
+    /// Whether something of what was on its way still is.
+    pub(super) fn is_under_way(&self, guard: &Guard) -> bool {
         let waits = |key: &Key| self.dirty.contains(key) || self.busy.contains(key);
-        let is_under_way =
-            guard.plans.iter().any(|plan| self.running.contains_key(plan)) || guard.keys.iter().any(waits);
-        is_under_way.then(|| "what policies ask is not in the kernel yet".into())
+        guard.plans.iter().any(|plan| self.running.contains_key(plan)) || guard.keys.iter().any(waits)
     }
 
     /// Notes whether what this node says of its pods may have to change.

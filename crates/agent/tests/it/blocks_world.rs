@@ -311,6 +311,7 @@ impl World {
                 }
             }
             Output::Inspect { .. }
+            | Output::Track { .. }
             | Output::Answer { .. }
             | Output::Probe(_)
             | Output::Health(_)

@@ -43,6 +43,7 @@ mod proxies;
 mod purge;
 mod repair;
 mod restart;
+mod revoke;
 mod services;
 mod spoof;
 mod status;

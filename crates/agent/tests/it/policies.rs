@@ -69,7 +69,7 @@ pub fn policy(name: &str, spec: &str) -> String {
     )
 }
 
-const CLOSED: &str = "{podSelector: {matchLabels: {role: web}}, policyTypes: [Ingress]}";
+pub const CLOSED: &str = "{podSelector: {matchLabels: {role: web}}, policyTypes: [Ingress]}";
 
 pub fn scene(plan: Plan) -> Scene {
     let world = World::start(Plan { store: StoreAt::Here, ..plan });
@@ -90,11 +90,11 @@ pub fn scene(plan: Plan) -> Scene {
 }
 
 impl Scene {
-    fn outside(&self) -> &'static str {
+    pub fn outside(&self) -> &'static str {
         OUTSIDE[usize::from(!self.world.plan.families.four())]
     }
 
-    fn peer(&self) -> &'static str {
+    pub fn peer(&self) -> &'static str {
         if self.world.plan.families.four() { "10.244.200.10" } else { "fd00:244:0:c8::10" }
     }
 
@@ -128,7 +128,7 @@ impl Scene {
         );
     }
 
-    fn tables(&self) -> String {
+    pub fn tables(&self) -> String {
         let families = ["ip", "ip6"].map(|family| {
             let text = self.world.node.tried("nft", &["-a", "list", "table", family, "ripstop-policy"]).1;
             let mut lines: Vec<String> =

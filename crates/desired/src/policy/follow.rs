@@ -15,6 +15,7 @@ use ripstop_netmodel::{Key, Model};
 use ripstop_objects::policy::PolicyName;
 use ripstop_objects::{KubeNamespace, KubeNode, KubePod, NAMESPACE_NAME_LABEL, ObjectKind, StoreConfig};
 use ripstop_policy::Policies;
+use ripstop_policy::revoke::Affected;
 use ripstop_tables::{Change, Concern, Knowledge, PodRow, PodState, StoreKind, StoreState, Tables, Withdrawn};
 use ripstop_types::{NodeName, PodName};
 
@@ -61,6 +62,8 @@ pub(crate) struct Followed {
     /// `None`: nothing is enforced, or not all is known.
     decided: Option<Decided>,
     parts: Parts,
+    /// Whose connections may be permitted no more, since that was last asked.
+    affected: Affected,
 }
 
 #[derive(Debug)]
@@ -83,16 +86,20 @@ impl Followed {
             (None, false) => BTreeSet::new(),
             (Some(_), false) => {
                 self.decided = None;
+                self.affected = Affected::default();
                 self.parts.clear(model)
             }
             (None, true) if !is_read(tables, |kind| tables.cluster.is_whole(kind)) => BTreeSet::new(),
             (None, true) => {
                 let decided = self.decided.insert(Decided::of(tables));
+                // What was permitted before, also by the agent that was here before this one, nobody knows.
+                self.affected.add(Affected::all(&decided.policies));
                 self.parts.make_all(&decided.policies, model)
             }
             (Some(decided), true) => {
                 decided.follow(tables, changes);
                 let differing = decided.policies.decide();
+                self.affected.add(Affected::by(&decided.policies, &differing));
                 self.parts.update(&decided.policies, &differing, model)
             }
         }
@@ -101,6 +108,11 @@ impl Followed {
     /// What is decided; `None` where nothing is enforced, or not all is known.
     pub(crate) fn policies(&self) -> Option<&Policies> {
         self.decided.as_ref().map(|decided| &decided.policies)
+    }
+
+    /// Whose connections may be permitted no more, since this was last asked.
+    pub(crate) fn take_affected(&mut self) -> Affected {
+        std::mem::take(&mut self.affected)
     }
 
     /// The keys of what leads an address of this node's pods to tables.

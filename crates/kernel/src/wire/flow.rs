@@ -112,14 +112,21 @@ pub(crate) fn dump_family(family: Family) -> Message {
     Message::new(kind(IPCTNL_MSG_CT_GET), 0, &[super::address_family(family), 0, 0, 0])
 }
 
-/// Asks for the connections that an address began, and for those that it answers. The kernel looks at all and shows these (Linux 5.8).
-pub(crate) fn dump_of(ip: IpAddr) -> [Message; 2] {
+/// Asks for the connections that an address began. The kernel looks at all and shows these (Linux 5.8).
+pub(crate) fn dump_from(ip: IpAddr) -> Message {
+    dump_by_source(ip, CTA_TUPLE_ORIG, [FILTER_IP_SRC, 0])
+}
+
+/// Asks for the connections that an address answers, in the same way.
+pub(crate) fn dump_answering(ip: IpAddr) -> Message {
+    dump_by_source(ip, CTA_TUPLE_REPLY, [0, FILTER_IP_SRC])
+}
+
+fn dump_by_source(ip: IpAddr, tuple: u16, [orig, reply]: [u32; 2]) -> Message {
     let address = if ip.is_ipv4() { CTA_IP_V4_SRC } else { CTA_IP_V6_SRC };
-    [(CTA_TUPLE_ORIG, [FILTER_IP_SRC, 0]), (CTA_TUPLE_REPLY, [0, FILTER_IP_SRC])].map(|(tuple, [orig, reply])| {
-        Message::new(kind(IPCTNL_MSG_CT_GET), 0, &header(ip))
-            .nest(tuple, |m| m.nest(CTA_TUPLE_IP, |m| m.ip(address, ip)))
-            .nest(CTA_FILTER, |m| m.u32(CTA_FILTER_ORIG_FLAGS, orig).u32(CTA_FILTER_REPLY_FLAGS, reply))
-    })
+    Message::new(kind(IPCTNL_MSG_CT_GET), 0, &header(ip))
+        .nest(tuple, |m| m.nest(CTA_TUPLE_IP, |m| m.ip(address, ip)))
+        .nest(CTA_FILTER, |m| m.u32(CTA_FILTER_ORIG_FLAGS, orig).u32(CTA_FILTER_REPLY_FLAGS, reply))
 }
 
 /// Asks for the connections of a protocol that were sent to this end. The kernel looks at all and shows these (Linux 5.8).

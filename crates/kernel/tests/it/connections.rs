@@ -54,7 +54,7 @@ impl Pair {
 /// The connections to a pod, with the namespaces of pods at their ends.
 fn connections(scene: &mut Scene, ip: &str) -> Vec<Connection> {
     let ip = addr(ip);
-    let mut found = scene.node.observer.connections(&[ip].into()).unwrap();
+    let mut found = scene.node.observer.connections(&[ip].into(), &[ip].into()).unwrap();
     for connection in &mut found {
         let path = |end: IpAddr| {
             scene.pods.iter().find(|(own, _)| addr(own) == end).map(|(_, pod)| Arc::from(pod.path.as_str()))

@@ -100,6 +100,7 @@ const RIM: &[Row] = &[
             "ripstop-tables",
             "ripstop-fabric",
             "ripstop-services",
+            "ripstop-policy",
             "ripstop-desired",
             "ripstop-plan",
             "ripstop-kernel",
