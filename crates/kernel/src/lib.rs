@@ -3,6 +3,7 @@
 //! - [`Applier`] executes plan steps and takes nothing else;
 //! - [`KubeProxy`] finds, and for an operator's command removes, what Kubernetes' proxy left;
 //! - [`Observer`] reads what is there, as the same values the plan is made of;
+//! - [`RefusedReader`] reads which packets policies refused;
 //! - [`Monitor`] tells when something changed behind the agent's back;
 //! - [`BootFiles`] keeps the records of this boot in files;
 //! - [`Iptables`] is what the three share of iptables, whose rules are written by its own programs;
@@ -40,7 +41,7 @@ pub use error::{Fault, ObserveError, StepError};
 pub use iptables::Iptables;
 pub use monitor::{Changed, Monitor};
 pub use netns::{Netns, NetnsError};
-pub use observe::Observer;
+pub use observe::{Observer, RefusedReader};
 pub use observe::{has_ipvs, is_conntrack_full, load_ipvs};
 pub use own::OwnTraffic;
 pub use probe::{Datagram, ProbeSocket};

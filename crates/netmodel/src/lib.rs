@@ -13,6 +13,7 @@ mod iptables;
 mod ipvs;
 mod key;
 mod nft;
+mod refused;
 mod resource;
 
 pub use connection::Connection;
@@ -24,6 +25,7 @@ pub use iptables::{
 pub use ipvs::{IpvsDestination, IpvsService, VirtualServer};
 pub use key::{Key, Kind, Ns, RecordScope};
 pub use nft::{NftElement, NftPart, NftTable, NftValues};
+pub use refused::{REFUSED_TIMEOUT, Refused, RefusedPacket, RefusedSet};
 pub use resource::{
     Address, BridgePort, Encapsulation, Fdb, ForwardJump, Forwarder, ForwarderPeer, Link, LinkKind, Neighbour, Nexthop,
     Object, Qdisc, Record, RecordGuard, Resource, Route, RouteTarget, Scope, ServiceFlows, Sysctl, Veth,

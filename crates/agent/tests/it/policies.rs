@@ -43,7 +43,7 @@ fn connects_from(ns: &Ns, from: Option<&str>, to: &str) -> bool {
 }
 
 #[track_caller]
-fn connects(ns: &Ns, to: &str) -> bool {
+pub fn connects(ns: &Ns, to: &str) -> bool {
     connects_from(ns, None, to)
 }
 
@@ -133,8 +133,8 @@ impl Scene {
             let text = self.world.node.tried("nft", &["-a", "list", "table", family, "ripstop-policy"]).1;
             let mut lines: Vec<String> =
                 text.split(['\n', ',']).map(|line| line.replace("elements = {", "").trim().to_owned()).collect();
-            // The kernel's order of elements is its own; counters count.
-            lines.retain(|line| !line.contains("counter packets"));
+            // The kernel's order of elements is its own, and packets fill sets with what they are counted by.
+            lines.retain(|line| !line.is_empty() && !line.contains("counter packets"));
             lines.sort();
             lines.join("\n")
         });

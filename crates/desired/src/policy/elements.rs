@@ -12,7 +12,7 @@ use ripstop_objects::service::Protocol;
 use ripstop_policy::{Block, Gate, Lead, Policies, PortTable, TableName, Way};
 use ripstop_types::{Family, Owner};
 
-use super::table::map_of;
+use super::table::{map_of, refuse};
 use crate::Part;
 use crate::ruleset::address_type;
 use crate::services::frame::{table_family, with_ports};
@@ -30,10 +30,10 @@ pub fn ports(policies: &Policies, name: &TableName) -> Vec<Entry> {
 fn ports_of(part: &mut Part, family: Family, table: &PortTable, names: &Names) {
     let [ports, others] = [&names.first, &names.second];
     let chain = Chain::regular().rules([
-        Rule::new([with_ports(), concat((meta::l4proto(), th::dport())).vmap(ports)]),
-        Rule::new([meta::l4proto().vmap(others)]),
+        Rule::new([with_ports(), concat((meta::l4proto(), th::dport())).vmap(ports), refuse()]),
+        Rule::new([meta::l4proto().vmap(others), refuse()]),
         // Between them they have every packet. Should an element be missing, nothing passes.
-        Rule::new([counter(), drop()]),
+        Rule::new([refuse()]),
     ]);
     let definition = TablePart::new(table_family(family), NFT_POLICY_TABLE, &names.chain)
         .set(ports, Set::vmap([Type::InetProto, Type::InetService]).interval())
@@ -64,16 +64,16 @@ pub fn peers(policies: &Policies, name: &TableName) -> Vec<Entry> {
         };
         let ip = address_type(family);
         let [single, blocks] = [&names.first, &names.second];
-        let mut chain = Chain::regular().rule(Rule::new([other().vmap(single)]));
+        let mut chain = Chain::regular().rule(Rule::new([other().vmap(single), refuse()]));
         let mut definition =
             TablePart::new(table_family(family), NFT_POLICY_TABLE, &names.chain).set(single, Set::vmap([ip]));
         let of_family = table.blocks(family);
         if !of_family.is_empty() {
             definition = definition.set(blocks, Set::vmap([ip]).interval());
-            chain = chain.rule(Rule::new([other().vmap(blocks)]));
+            chain = chain.rule(Rule::new([other().vmap(blocks), refuse()]));
         }
         if !table.otherwise() {
-            chain = chain.rule(Rule::new([counter(), drop()]));
+            chain = chain.rule(Rule::new([refuse()]));
         }
         part.add(NftPart::from(definition.chain(&names.chain, chain)));
         for Block { first, last, is_accepted } in of_family {
@@ -100,7 +100,7 @@ pub fn subject(policies: &Policies, ip: IpAddr) -> Vec<Entry> {
     for gate in Gate::ALL {
         let verdict = match policies.lead(gate, ip) {
             Lead::Way(Way::Accept) => continue,
-            Lead::Way(Way::Deny) => Verdict::Drop,
+            Lead::Way(Way::Deny) => REFUSED,
             Lead::Way(Way::Peers(name)) => leading(Names::of_peers(&name)),
             Lead::Ports(name) => leading(Names::of_ports(&name)),
         };
@@ -146,8 +146,11 @@ fn leading(names: Option<Names>) -> Verdict {
 
 /// Where a packet goes on is behind what led to the tables: the other end may still be asked.
 fn said(is_accepted: bool) -> Verdict {
-    if is_accepted { Verdict::Return } else { Verdict::Drop }
+    if is_accepted { Verdict::Return } else { REFUSED }
 }
+
+/// The rule that looked goes on, to where packets are refused.
+const REFUSED: Verdict = Verdict::Continue;
 
 fn verdict(way: Way) -> Verdict {
     match way {

@@ -1,13 +1,13 @@
 //! The tables: what every packet that is forwarded is asked.
 
-use ripstop_netmodel::{Entry, NFT_POLICY_TABLE, NftTable};
-use ripstop_nft::model::{Chain, Hook, Rule, Set, Table, build::*, priority};
+use ripstop_netmodel::{Entry, NFT_POLICY_TABLE, NftTable, RefusedSet};
+use ripstop_nft::model::{Chain, Hook, Rule, Set, Statement, Table, build::*, priority};
 use ripstop_policy::Gate;
 use ripstop_types::{Family, Owner};
 
 use crate::Part;
 use crate::ruleset::address_type;
-use crate::services::frame::table_family;
+use crate::services::frame::{WITH_PORTS, table_family, with_ports};
 
 /// The tables of both families.
 pub fn base() -> Vec<Entry> {
@@ -28,6 +28,15 @@ pub fn map_of(gate: Gate) -> &'static str {
     }
 }
 
+/// Where everything goes that is refused.
+const REFUSED: &str = "refused";
+
+/// The end of a rule that looks up what becomes of a packet: where a map says that the rule goes on, the packet is refused. So no
+/// element leads to a chain for it, and the kernel need not look where.
+pub fn refuse() -> Statement {
+    goto(REFUSED)
+}
+
 fn table(family: Family) -> Table {
     let ip = address_type(family);
     let mut table = Table::new(table_family(family), NFT_POLICY_TABLE)
@@ -35,9 +44,12 @@ fn table(family: Family) -> Table {
     for gate in Gate::ALL {
         table = table.set(map_of(gate), Set::vmap([ip]));
     }
+    for set in RefusedSet::ALL {
+        table = table.set(set.name(), set.declaration(family));
+    }
     let ask = |gate: Gate| {
         let subject = if matches!(gate, Gate::Egress | Gate::EgressNear) { saddr(family) } else { daddr(family) };
-        Rule::new([subject.vmap(map_of(gate))])
+        Rule::new([subject.vmap(map_of(gate)), refuse()])
     };
     let near = Chain::regular().rules([ask(Gate::EgressNear), ask(Gate::IngressNear)]);
     let both = || {
@@ -53,7 +65,25 @@ fn table(family: Family) -> Table {
         .rules(both());
     // What a pod sends to its own node.
     let input = Chain::filter(Hook::Input, priority::FILTER).rules(passing(family)).rules([ask(Gate::EgressNear)]);
-    table.chain("near", near).chain("forward", forward).chain("output", output).chain("input", input)
+    table
+        .chain("near", near)
+        .chain("forward", forward)
+        .chain("output", output)
+        .chain("input", input)
+        .chain(REFUSED, refused(family))
+}
+
+/// Counts a packet by its ends, or where there is no room by its protocol, and drops it whether or not that went well.
+fn refused(family: Family) -> Chain {
+    let (ends, protocol) = (|| (saddr(family), daddr(family)), meta::l4proto);
+    let with_port = (ends().0, ends().1, protocol(), th::dport());
+    let without = (ends().0, ends().1, protocol());
+    Chain::regular().rules([
+        Rule::new([with_ports(), count_in(RefusedSet::Ports.name(), with_port), drop()]),
+        Rule::new([protocol().none_of(WITH_PORTS), count_in(RefusedSet::Portless.name(), without), drop()]),
+        Rule::new([count_in(RefusedSet::Unnamed.name(), protocol())]),
+        Rule::new([drop()]),
+    ])
 }
 
 /// What nobody is asked about.

@@ -87,8 +87,11 @@ pub(super) fn frontend(family: Family) -> Concat {
 
 /// nft wants to know that a rule is about packets with ports.
 pub(crate) fn with_ports() -> ripstop_nft::model::Statement {
-    meta::l4proto().one_of([Proto::TCP, Proto::UDP, Proto::SCTP])
+    meta::l4proto().one_of(WITH_PORTS)
 }
+
+/// The protocols that have ports.
+pub(crate) const WITH_PORTS: [Proto; 3] = [Proto::TCP, Proto::UDP, Proto::SCTP];
 
 fn services(family: Family) -> Chain {
     Chain::regular().rules([

@@ -136,6 +136,8 @@ pub fn faults() -> Vec<Fault> {
                 add(format!("{called} {kind}: no rule {}", index + 1), Arc::new(spoil));
             }
         }
+        let spoil = move |model: &mut Model| change_chains(model, family, "refused", &|chain| chain.rules.clear());
+        add(format!("{called} refused: no rules"), Arc::new(spoil));
         for (set, leads) in SETS {
             let changes: [(&str, usize, bool, Change); 7] = [
                 ("empty", usize::MAX, true, |_| None),
@@ -146,8 +148,9 @@ pub fn faults() -> Vec<Fault> {
                 ("shut", usize::MAX, leads, |element| Some(with(element, |_| Verdict::Drop))),
                 ("turned", usize::MAX, leads, |element| {
                     Some(with(element, |verdict| match verdict {
-                        Verdict::Drop => Verdict::Return,
-                        Verdict::Return => Verdict::Drop,
+                        // The rule goes on, to where packets are refused.
+                        Verdict::Continue => Verdict::Return,
+                        Verdict::Return => Verdict::Continue,
                         other => other.clone(),
                     }))
                 }),

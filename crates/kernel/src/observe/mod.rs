@@ -10,9 +10,11 @@ pub(crate) mod iptables;
 pub(crate) mod ipvs;
 pub(crate) mod jump;
 pub(crate) mod nft;
+mod refused;
 mod space;
 
 pub use facts::is_conntrack_full;
+pub use refused::RefusedReader;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;

@@ -38,7 +38,7 @@ pub(super) fn ours(
     let observed = stable(socket, |socket, observation| {
         for (family, table) in read_definitions(socket, observation, None)? {
             let mut sets = if elements { observation.sets(family, &table) } else { Vec::new() };
-            sets.extend(observation.dynamic_sets(family, &table).into_iter().filter(|_| values));
+            sets.extend(observation.dynamic_maps(family, &table).into_iter().filter(|_| values));
             for set in sets {
                 read(socket, observation, |seq| encode::dump_elements(seq, family, &table, &set))?;
             }
@@ -73,7 +73,7 @@ pub(super) fn keys(
         };
         let observed = stable(socket, |socket, observation| {
             for (family, table) in read_definitions(socket, observation, Some(&tables))? {
-                for map in observation.dynamic_sets(family, &table).iter().filter(|map| is_asked(family, &table, map)) {
+                for map in observation.dynamic_maps(family, &table).iter().filter(|map| is_asked(family, &table, map)) {
                     read(socket, observation, |seq| encode::dump_elements(seq, family, &table, map))?;
                 }
             }

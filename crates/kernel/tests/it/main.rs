@@ -14,6 +14,7 @@ mod monitor;
 mod nft;
 mod plan;
 mod reaper;
+mod refused;
 mod roundtrip;
 mod scale;
 mod services;

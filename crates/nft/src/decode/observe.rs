@@ -173,9 +173,9 @@ impl Observation {
         self.sets_that(family, table, |flags| flags & NFT_SET_EVAL == 0)
     }
 
-    /// The named sets of a table seen so far that rules add to.
-    pub fn dynamic_sets(&self, family: TableFamily, table: &Name) -> Vec<Name> {
-        self.sets_that(family, table, |flags| flags & NFT_SET_EVAL != 0)
+    /// The named maps of a table seen so far that rules add to.
+    pub fn dynamic_maps(&self, family: TableFamily, table: &Name) -> Vec<Name> {
+        self.sets_that(family, table, |flags| flags & NFT_SET_EVAL != 0 && flags & NFT_SET_MAP != 0)
     }
 
     /// Whether a named set of a table was seen so far.
