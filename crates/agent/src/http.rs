@@ -154,6 +154,7 @@ impl Server {
             "/v1/services" => self.ask(|core, _| json!(core.services())).await,
             "/v1/networkpolicies" => self.ask(|core, _| json!(core.network_policies())).await,
             "/v1/clusternetworkpolicies" => self.ask(|core, _| json!(core.cluster_network_policies())).await,
+            "/v1/drops" => self.ask(|core, _| json!(core.drops())).await,
             "/v1/namespaces" => self.ask(|core, _| json!(core.namespaces())).await,
             "/v1/endpoints" => self.ask(|core, _| json!(core.endpoints())).await,
             "/v1/status" => self.ask(|core, _| json!(core.status())).await,

@@ -8,7 +8,8 @@
 //! ```
 //!
 //! One thread runs the loop and the sockets; one talks to the store; one to the kernel, because more would only queue on
-//! its lock; one waits for the kernel's notifications; one reads tracked connections; one writes the snapshot. No process is executed.
+//! its lock; one waits for the kernel's notifications; one reads tracked connections; one reads which packets policies refuse; one writes
+//! the snapshot. No process is executed.
 //!
 //! Not here: decisions (crates `fabric`, `ipam`), netlink (`kernel`), the command line.
 
@@ -24,6 +25,7 @@ mod manifests;
 mod metrics;
 mod prober;
 mod readiness;
+mod refused;
 mod replay;
 mod run;
 mod snapshot_lane;

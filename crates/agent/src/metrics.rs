@@ -83,8 +83,26 @@ impl Metrics {
         }
         registry.register("range_leased_addresses", "Leased addresses, by range", leased);
         registry.register("range_usable_addresses", "Addresses for pods, by range", usable);
+        registry.register("refused_packets", "Packets that policies refused, by policy and rule", refused(core));
         encoded(&registry)
     }
+}
+
+fn refused(core: &Core) -> Family<Labels<5>, Counter> {
+    let packets: Family<Labels<5>, Counter> = Family::default();
+    for row in core.drops() {
+        let text = |text: Option<String>| text.unwrap_or_default();
+        let labels = [
+            ("kind", row.kind.unwrap_or_default().to_owned()),
+            ("namespace", text(row.namespace)),
+            ("name", text(row.name)),
+            ("direction", text(row.direction)),
+            ("rule", text(row.rule.map(|rule| rule.to_string()))),
+        ];
+        // Several rows have no policy.
+        packets.get_or_create(&labels).inc_by(row.packets);
+    }
+    packets
 }
 
 fn result(ok: bool) -> Labels<1> {

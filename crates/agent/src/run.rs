@@ -25,7 +25,7 @@ use crate::metrics::Metrics;
 use crate::snapshot_lane::Writer;
 use crate::store_lane::{self, Lane, StoreCell, Ways, Write as StoreWrite};
 use crate::tracking::{self, Look};
-use crate::{files, health, http, lists, logging, prober, readiness, socket};
+use crate::{files, health, http, lists, logging, prober, readiness, refused, socket};
 
 /// So much of what the store says is acted upon at once: in its list there are thousands of records, and each would have a
 /// plan of its own. Not more, so that a call waits for some milliseconds at most.
@@ -192,6 +192,7 @@ impl Shell {
         let prober = prober::start(config.probing, to_self.clone());
         let readiness = readiness::start(to_self.clone());
         lists::watch(config.cni_conf_dir.clone(), to_self.clone());
+        refused::watch(to_self.clone());
         let health = answer_health(health::Listen::of(&config.services), to_self.clone());
         http::start(&config, to_self, store)?;
         tracing::info!("agent {} of node {node} is up", env!("CARGO_PKG_VERSION"));

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use ripstop_cni_spec::wire::Request;
-use ripstop_netmodel::{Connection, Entry, HostFacts, Kind};
+use ripstop_netmodel::{Connection, Entry, HostFacts, Kind, Refused};
 use ripstop_objects::{AgentConfig, NodeIdentity, Proxy};
 use ripstop_probe::Report;
 use ripstop_types::{Millis, NodeName, PodName, Prefix, Revision, StoreKind};
@@ -121,6 +121,8 @@ pub enum Input {
         /// Why none can be written; none: they can.
         fault: Option<String>,
     },
+    /// Policies have refused packets.
+    Refused(Refused),
     /// Time has passed.
     Tick,
 }
@@ -322,6 +324,7 @@ impl Input {
             Self::Lists { .. } => "lists",
             Self::Unheard { .. } => "unheard",
             Self::Noticed { .. } => "noticed",
+            Self::Refused(_) => "refused",
             Self::Tick => "tick",
         }
     }

@@ -17,6 +17,7 @@ mod check;
 mod claims;
 mod describe;
 mod dispatch;
+mod drops;
 mod fixed;
 mod follow;
 mod health;
@@ -43,6 +44,7 @@ mod view;
 mod withdraw;
 
 pub use claims::{ClaimView, Problem};
+pub use drops::DropView;
 pub use journal::Row as JournalRow;
 pub use migration::{MigrationAction, MigrationRequest, MigrationView};
 pub(crate) use observed::{host_kinds, reference};
@@ -152,6 +154,7 @@ pub struct Core {
     following: Following,
     /// Whether the addresses of this node's pods may differ from what it published.
     addresses_due: bool,
+    drops: drops::Drops,
     serving: services::Serving,
     revoking: Revoking,
     notices: Notices,
@@ -238,6 +241,7 @@ impl Core {
             health: Health::default(),
             following: Following::default(),
             addresses_due: true,
+            drops: drops::Drops::default(),
             serving: services::Serving::default(),
             revoking: Revoking::default(),
             notices: Notices::default(),
@@ -336,6 +340,7 @@ impl Core {
                 self.notices.note_fault(fault);
                 BTreeSet::new()
             }
+            Input::Refused(refused) => self.take_refused(refused),
             Input::Tick => self.tick(),
         };
         self.changes.extend(changes);
@@ -501,13 +506,13 @@ impl Core {
             self.take_touched(touched);
             return BTreeSet::new();
         }
-        let mut changes = BTreeSet::new();
-        let timings = self.tables.config.timings;
+        let (mut changes, timings) = (BTreeSet::new(), self.tables.config.timings);
         self.liveness.advance(now);
         self.range_event(&ripstop_ipam::ranges::RangeEvent::Tick);
         self.tick_blocks();
         self.give_back_pod_cidrs();
         self.retry_failed();
+        self.attribute_drops();
         changes.append(&mut self.judge_publishers());
         if now >= self.beat.due {
             self.show_life();

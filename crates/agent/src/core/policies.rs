@@ -55,6 +55,8 @@ pub struct PolicyView {
     pub pods: usize,
     pub all: usize,
     pub generation: u64,
+    /// Packets that it refused at this node since the agent runs.
+    pub drops: u64,
     /// Whether this node's kernel has what follows from this generation.
     pub realised: bool,
     /// Why it does not, and what deserves a look.
@@ -85,7 +87,7 @@ impl Core {
     }
 
     /// Why nothing is decided of policies that there are, or may be.
-    fn undecided(&self) -> Option<&'static str> {
+    pub(super) fn undecided(&self) -> Option<&'static str> {
         let is_open = self.tables.cluster.policies.any_enforced() && self.desired.policies().is_none();
         policy::missing(&self.tables).or(is_open.then_some("what policies say is not decided yet"))
     }
@@ -112,6 +114,7 @@ impl Core {
 
     /// Notes whether what this node says of its pods may have to change.
     pub(super) fn note_for_policies(&mut self, changes: &BTreeSet<Change>) {
+        self.note_for_drops(changes);
         self.addresses_due |= changes.iter().any(|change| {
             matches!(
                 change,
@@ -182,7 +185,7 @@ impl Core {
     /// The NetworkPolicies of the cluster, and what this node does for them.
     #[must_use]
     pub fn network_policies(&self) -> Vec<PolicyView> {
-        let pending = self.policies_pending();
+        let (pending, drops) = (self.policies_pending(), self.drops_by_policy());
         let rows = self.tables.cluster.policies.network.values().map(|row| {
             let policy = &row.value.spec;
             let directions =
@@ -193,6 +196,7 @@ impl Core {
             PolicyView {
                 namespace: Some(policy.name.namespace.to_string()),
                 name: policy.name.name.to_string(),
+                drops: drops.get(&PolicyName::Network(policy.name.clone())).copied().unwrap_or_default(),
                 tier: None,
                 priority: None,
                 ..view(&row.value, policy.staged, pods, &directions, pending.is_none(), reason)
@@ -204,7 +208,7 @@ impl Core {
     /// The ClusterNetworkPolicies, and the same of them.
     #[must_use]
     pub fn cluster_network_policies(&self) -> Vec<PolicyView> {
-        let pending = self.policies_pending();
+        let (pending, drops) = (self.policies_pending(), self.drops_by_policy());
         let rows = self.tables.cluster.policies.cluster.values().map(|row| {
             let policy = &row.value.spec;
             let directions = Direction::BOTH.into_iter().map(|direction| (direction, policy.rules(direction)));
@@ -214,6 +218,7 @@ impl Core {
             let reason = self.reason(&row.value, policy.staged, pods, &directions, pending.as_deref());
             PolicyView {
                 name: policy.name.to_string(),
+                drops: drops.get(&PolicyName::Cluster(policy.name.clone())).copied().unwrap_or_default(),
                 tier: Some(format!("{:?}", policy.tier)),
                 priority: Some(policy.priority),
                 ..view(&row.value, policy.staged, pods, &directions, pending.is_none(), reason)
@@ -318,6 +323,7 @@ fn view<P>(
         pods,
         all,
         generation: policy.generation,
+        drops: 0,
         realised: !staged && is_done,
         reason,
     }

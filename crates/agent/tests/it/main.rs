@@ -21,6 +21,7 @@ mod capabilities;
 mod check;
 mod crash;
 mod crowd;
+mod drops;
 mod egress;
 mod foreign;
 mod hold;

@@ -25,7 +25,7 @@ mod records;
 
 pub use api::Api;
 pub use events::{CLUSTER_NAMESPACE, CONTROLLER, OVER};
-pub use object::before_now;
+pub use object::{before_now, utc};
 pub use objects::{ObjectEvent, Wants};
 pub use options::{Access, Judge, KubernetesOptions};
 

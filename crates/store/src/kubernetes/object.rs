@@ -115,7 +115,12 @@ pub(super) fn renew_time() -> String {
 /// A moment that has passed, in the form in which Kubernetes writes moments (MicroTime); such texts are in their order.
 #[must_use]
 pub fn before_now(ago: Duration) -> String {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().saturating_sub(ago);
+    utc(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().saturating_sub(ago))
+}
+
+/// A moment since the Unix epoch in that form.
+#[must_use]
+pub fn utc(since: Duration) -> String {
     let (days, seconds) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
     let (year, month, day) = civil(days);
     let (hour, minute, second) = (seconds / 3_600, seconds / 60 % 60, seconds % 60);
