@@ -18,6 +18,7 @@ pub enum Kind {
     Namespaces,
     NetworkPolicies,
     ClusterNetworkPolicies,
+    Drops,
 }
 
 /// A column of a table: the field it shows, and whether only `-o wide` has it.
@@ -91,6 +92,7 @@ const NETWORK_POLICIES: &[Column] = &[
     column("pods"),
     column("all"),
     column("realised"),
+    column("drops"),
     wide("generation"),
     column("reason"),
 ];
@@ -103,8 +105,24 @@ const CLUSTER_NETWORK_POLICIES: &[Column] = &[
     column("pods"),
     column("all"),
     column("realised"),
+    column("drops"),
     wide("generation"),
     column("reason"),
+];
+
+const DROPS: &[Column] = &[
+    column("kind"),
+    column("namespace"),
+    column("name"),
+    column("direction"),
+    column("rule"),
+    column("packets"),
+    wide("since"),
+    column("last"),
+    column("source"),
+    column("destination"),
+    column("port"),
+    wide("why"),
 ];
 
 const NAMESPACES: &[Column] = &[column("name"), column("labels")];
@@ -123,6 +141,7 @@ impl Kind {
         Self::Namespaces,
         Self::NetworkPolicies,
         Self::ClusterNetworkPolicies,
+        Self::Drops,
     ];
 
     /// Many of them, as in commands and in the agent's paths.
@@ -139,6 +158,7 @@ impl Kind {
             Self::Namespaces => "namespaces",
             Self::NetworkPolicies => "networkpolicies",
             Self::ClusterNetworkPolicies => "clusternetworkpolicies",
+            Self::Drops => "drops",
         }
     }
 
@@ -156,6 +176,7 @@ impl Kind {
             Self::Namespaces => "namespace",
             Self::NetworkPolicies => "networkpolicy",
             Self::ClusterNetworkPolicies => "clusternetworkpolicy",
+            Self::Drops => "drop",
         }
     }
 
@@ -173,6 +194,7 @@ impl Kind {
             Self::Namespaces => &["namespace", "ns"],
             Self::NetworkPolicies => &["networkpolicy", "netpol"],
             Self::ClusterNetworkPolicies => &["clusternetworkpolicy", "cnp"],
+            Self::Drops => &["drop"],
         }
     }
 
@@ -190,12 +212,13 @@ impl Kind {
             Self::Namespaces => "Namespaces that have an object, with their labels",
             Self::NetworkPolicies => "NetworkPolicies of the cluster, and whether the asked node has them in force",
             Self::ClusterNetworkPolicies => "ClusterNetworkPolicies, and whether the asked node has them in force",
+            Self::Drops => "Packets that policies refused at the asked node, by policy and rule",
         }
     }
 
     /// Whether it lies in namespaces.
     pub fn has_namespaces(self) -> bool {
-        matches!(self, Self::Pods | Self::Services | Self::Endpoints | Self::NetworkPolicies)
+        matches!(self, Self::Pods | Self::Services | Self::Endpoints | Self::NetworkPolicies | Self::Drops)
     }
 
     /// The fields that name a row, joined by `/`.
@@ -204,6 +227,7 @@ impl Kind {
             Self::Nodes | Self::Networks | Self::Namespaces | Self::ClusterNetworkPolicies => &["name"],
             Self::Pods | Self::Services | Self::NetworkPolicies => &["namespace", "name"],
             Self::Endpoints => &["namespace", "service", "frontend", "ip", "port"],
+            Self::Drops => &["kind", "namespace", "name", "direction", "rule"],
             Self::Leases => &["range"],
             Self::Paths => &["peer", "family"],
             Self::Routes => &["dst"],
@@ -219,7 +243,8 @@ impl Kind {
             | Self::Pods
             | Self::Services
             | Self::NetworkPolicies
-            | Self::ClusterNetworkPolicies => "name",
+            | Self::ClusterNetworkPolicies
+            | Self::Drops => "name",
             Self::Endpoints => "service",
             Self::Leases => "node",
             Self::Paths => "peer",
@@ -241,6 +266,7 @@ impl Kind {
             Self::Namespaces => NAMESPACES,
             Self::NetworkPolicies => NETWORK_POLICIES,
             Self::ClusterNetworkPolicies => CLUSTER_NETWORK_POLICIES,
+            Self::Drops => DROPS,
         }
     }
 }
@@ -295,8 +321,9 @@ mod tests {
             (Kind::Services, "namespace name type ips ports endpoints realised proxy revision reason"),
             (Kind::Endpoints, "namespace service frontend ip port scope realised revision"),
             (Kind::Namespaces, "name labels"),
-            (Kind::NetworkPolicies, "namespace name directions pods all generation realised reason"),
-            (Kind::ClusterNetworkPolicies, "name tier priority directions pods all generation realised reason"),
+            (Kind::NetworkPolicies, "namespace name directions pods all generation realised drops reason"),
+            (Kind::ClusterNetworkPolicies, "name tier priority directions pods all generation realised drops reason"),
+            (Kind::Drops, "kind namespace name direction rule packets since last source destination port why"),
         ];
         for (kind, fields) in stable {
             let columns: BTreeSet<&str> = kind.columns().iter().map(|column| column.field).collect();

@@ -19,9 +19,9 @@ use crate::target::Target;
 /// Between two looks of --watch.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// List nodes, pods, networks, leases, paths, routes, Services, endpoints, namespaces or policies
+/// List nodes, pods, networks, leases, paths, routes, Services, endpoints, namespaces, policies or drops
 ///
-/// Nodes, networks, leases, Services, namespaces and policies are those of the cluster; pods, paths, routes and endpoints those of the asked node.
+/// Nodes, networks, leases, Services, namespaces and policies are those of the cluster; pods, paths, routes, endpoints and drops those of the asked node.
 #[derive(Debug, Args)]
 pub struct Get {
     /// What to list; also in the singular, and no, po, net, svc, ep, ns, netpol and cnp; with a name in one word as KIND/NAME
@@ -31,7 +31,7 @@ pub struct Get {
     /// destination [default: all]
     #[arg(value_name = "NAME")]
     pub names: Vec<String>,
-    /// Only pods, Services, endpoints or NetworkPolicies of this namespace [default: all namespaces]
+    /// Only pods, Services, endpoints, NetworkPolicies or drops of this namespace [default: all namespaces]
     #[arg(short, long, value_name = "NAMESPACE")]
     pub namespace: Option<String>,
     /// Those of all namespaces, which is the default
@@ -59,7 +59,7 @@ impl Get {
     pub fn run(&self, agent: &Agent, out: &mut Out) -> Result<(), Failure> {
         let kind = self.subject.kind;
         if self.namespace.is_some() && !kind.has_namespaces() {
-            let accepted = "pods, services, endpoints and networkpolicies have a namespace";
+            let accepted = "pods, services, endpoints, networkpolicies and drops have a namespace";
             let why = format!("--namespace: {accepted}, {} have none", kind.plural());
             return Err(Failure::Usage(why));
         }
