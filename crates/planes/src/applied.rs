@@ -69,7 +69,7 @@ pub fn backend_here() -> Result<IptablesBackend, Stop> {
 }
 
 /// What this machine lacks for a compiler, in a sentence.
-fn lacking(compiler: Compiler) -> Option<String> {
+pub(crate) fn lacking(compiler: Compiler) -> Option<String> {
     match compiler {
         Compiler::Nftables => None,
         Compiler::Ipvs => {

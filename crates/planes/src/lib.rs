@@ -8,7 +8,7 @@
 //!
 //! - `wanted`: what the product is told of a world of Services, and its model of the node.
 //! - `applied`: that model in the kernel, and the agent's lane of health checks.
-//! - `policed`: the same of policies.
+//! - `policed`: the same of policies, with Services beside them.
 //! - `node`: a kernel that follows models.
 
 mod answering;
@@ -19,6 +19,6 @@ mod wanted;
 
 pub use applied::{Applied, backend_here, scene};
 pub use node::Spoil;
-pub use policed::{Policed, policy_scene};
+pub use policed::{Policed, Proxied, policy_scene};
 pub use ripstop_netmodel::IptablesBackend;
 pub use wanted::{Compiler, possible_in, settings, wanted};

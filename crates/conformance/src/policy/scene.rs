@@ -3,7 +3,7 @@
 //! Pods and those outside have no network stack: packets are put on their links and taken from them as frames, so that any address of a
 //! node's range can send and be reached, and what gets a first packet answers it. Each node has one, with real forwarding, connection
 //! tracking and address translation for Services, and the rules of whatever is judged. What reaches a node itself is seen behind its input
-//! hook. Each address can also be reached as a Service (`service_of`).
+//! hook. Each address can also be reached as a Service ([`service_of`]), by rules of the scene or by those of what is judged.
 //!
 //! Many packets are on their way at once. One is denied if nothing is heard of it for half a second, while packets behind it on the same ways,
 //! between addresses that no policy is about, arrive and are answered. Packets without ports or numbers of their own are told from others by
@@ -71,6 +71,38 @@ pub trait Subject {
     /// # Errors
     /// Where it cannot be done.
     fn follow(&mut self, changes: &[Change], nodes: &Nodes<'_>) -> Verdict;
+
+    /// Whose Services it serves, at which ports; `None`: none, and the scene serves all.
+    fn served(&self) -> Option<&Served> {
+        None
+    }
+}
+
+/// Endpoints and ports that are reached by Services.
+pub type Served = BTreeSet<(IpAddr, Protocol, u16)>;
+
+/// A packet, and how it is sent.
+#[derive(Debug, Clone, Copy)]
+pub struct Sending {
+    /// As it arrives.
+    pub packet: Packet,
+    /// The address that it is sent to.
+    pub to: IpAddr,
+    /// The port that it is sent to, if it is another one.
+    pub port: Option<u16>,
+    /// The node that gets it first, from 0 on, if it comes from outside.
+    pub by: usize,
+    /// A node's address that may be its source where it arrives.
+    pub masqueraded: Option<IpAddr>,
+}
+
+impl Sending {
+    /// Straight to where it arrives.
+    #[must_use]
+    pub fn direct(packet: Packet) -> Self {
+        let (Spot::Link(place) | Spot::Node(place)) = Spot::of(packet.destination);
+        Self { packet, to: packet.destination, port: None, by: place.min(BEYOND - 1), masqueraded: None }
+    }
 }
 
 /// A data plane of real packets, by the rules that a subject installs.
@@ -89,6 +121,7 @@ pub struct Scene<'a> {
 /// A packet on its way.
 struct Sent {
     message: Message,
+    masqueraded: Option<IpAddr>,
     /// Where it must arrive.
     at: Spot,
     answers: bool,
@@ -143,7 +176,9 @@ impl<'a> Scene<'a> {
             )?;
             tool(&at_ends, "ip", &["link", "set", &format!("end{number}"), "up"], "")?;
             tool(&place, "ip", &["-batch", "-"], &ways_of(number))?;
-            tool(&place, "nft", &["-f", "-"], &services())?;
+            if subject.served().is_none() {
+                tool(&place, "nft", &["-f", "-"], &services())?;
+            }
             mouths.push(place.run(Mouth::open).map_err(broken)?);
             ears.push(place.run(|| listen(&node_ips(number as u8 + 1), &[GRE])).map_err(broken)?);
         }
@@ -171,7 +206,7 @@ impl<'a> Scene<'a> {
         let ways = places().flat_map(|from| places().flat_map(move |to| [(from, to, false), (from, to, true)]));
         let packets: Vec<Packet> = ways.filter_map(free_way).collect();
         for _ in 0..TRIES * TRIES {
-            let fates = self.round(&packets.iter().collect::<Vec<_>>())?;
+            let fates = self.round(&packets.iter().copied().map(Sending::direct).collect::<Vec<_>>())?;
             if fates.is_some_and(|fates| fates.iter().all(|fate| *fate == Fate::Arrived)) {
                 return Ok(());
             }
@@ -194,19 +229,21 @@ impl<'a> Scene<'a> {
     }
 
     /// Sends packets that do not disturb each other, and those that must arrive behind them; `None` where one of those did not.
-    fn round(&mut self, packets: &[&Packet]) -> Verdict<Option<Vec<Fate>>> {
+    fn round(&mut self, packets: &[Sending]) -> Verdict<Option<Vec<Fate>>> {
         for place in self.places()? {
             place.run(forget_connections).map_err(broken)?;
         }
         let mut way: BTreeMap<u32, Sent> = BTreeMap::new();
         let mut tokens = Vec::new();
         let followers = followers(packets);
-        for (count, packet) in packets.iter().copied().chain(&followers).enumerate() {
-            let sent = self.made(packet);
-            let destination = if packet.by_service { service_of(packet.destination) } else { Some(packet.destination) };
-            let Some(destination) = destination else { return fail(format!("{} has no Service", packet.destination)) };
+        for (count, sending) in packets.iter().chain(&followers).enumerate() {
+            let sent = self.made(sending);
             tokens.push(sent.message.token);
-            self.post(&Message { destination, ..sent.message }, packet.destination)?;
+            let carries = match (sent.message.carries, sending.port) {
+                (Carries::Ports(protocol, from, _), Some(port)) => Carries::Ports(protocol, from, port),
+                (other, _) => other,
+            };
+            self.post(&Message { destination: sending.to, carries, ..sent.message }, sending.by)?;
             way.insert(sent.message.token, sent);
             if count % BURST == 0 {
                 self.look(&mut way)?;
@@ -235,7 +272,7 @@ impl<'a> Scene<'a> {
         Ok(Some(asked.iter().map(|token| way.get(token).map_or(Fate::Nothing, Sent::fate)).collect()))
     }
 
-    fn made(&mut self, packet: &Packet) -> Sent {
+    fn made(&mut self, Sending { packet, masqueraded, .. }: &Sending) -> Sent {
         // Every other number, since a reset tells its packet's only to one more or less.
         self.sent = (self.sent + 2) & 0xff_ffff;
         let from = FIRST_PORT + u16::try_from(self.sent % u32::from(PORTS)).unwrap_or_default();
@@ -250,18 +287,17 @@ impl<'a> Scene<'a> {
         let at = Spot::of(destination);
         // What a node's own stack answers is its affair.
         let answers = matches!(at, Spot::Link(_)) && packet.traffic != Traffic::Discovery;
-        Sent { message, at, answers, arrived: false, answered: false, strayed: false, refused: false }
+        let masqueraded = *masqueraded;
+        Sent { message, masqueraded, at, answers, arrived: false, answered: false, strayed: false, refused: false }
     }
 
-    /// Puts a packet on its way. One from beyond goes to the node that it is for.
-    fn post(&mut self, message: &Message, to: IpAddr) -> Verdict {
+    /// Puts a packet on its way. One from beyond goes to this node.
+    fn post(&mut self, message: &Message, by: usize) -> Verdict {
         let bytes = message.bytes();
-        let done = match (Spot::of(message.source), Spot::of(to)) {
-            (Spot::Node(number), _) => self.mouths[number].send(message.destination, &bytes),
-            (Spot::Link(BEYOND), Spot::Link(node) | Spot::Node(node)) => {
-                self.taps[BEYOND].send(mac(node.min(BEYOND - 1), End::Wire), &bytes)
-            }
-            (Spot::Link(number), _) => self.taps[number].send(mac(number, End::Node), &bytes),
+        let done = match Spot::of(message.source) {
+            Spot::Node(number) => self.mouths[number].send(message.destination, &bytes),
+            Spot::Link(BEYOND) => self.taps[BEYOND].send(mac(by, End::Wire), &bytes),
+            Spot::Link(number) => self.taps[number].send(mac(number, End::Node), &bytes),
         };
         done.map_err(|error| Stop::Fail(format!("a packet cannot be sent: {error}")))
     }
@@ -302,7 +338,7 @@ fn note(way: &mut BTreeMap<u32, Sent>, at: Spot, read: &Read) -> Option<Message>
         }
         Read::Message(message) => {
             let sent = way.get_mut(&message.token)?;
-            let is_it = *message == sent.message && at == sent.at;
+            let is_it = sent.unmasqueraded(message) == sent.message && at == sent.at;
             sent.arrived |= is_it;
             sent.strayed |= !is_it;
             (is_it && sent.answers).then(|| message.answer())
@@ -315,6 +351,18 @@ fn note(way: &mut BTreeMap<u32, Sent>, at: Spot, read: &Read) -> Option<Message>
 }
 
 impl Sent {
+    /// A message as it was before it may have been masqueraded, which makes its source port another one, too.
+    fn unmasqueraded(&self, message: &Message) -> Message {
+        if self.masqueraded != Some(message.source) {
+            return *message;
+        }
+        let carries = match (message.carries, self.message.carries) {
+            (Carries::Ports(protocol, _, to), Carries::Ports(_, from, _)) => Carries::Ports(protocol, from, to),
+            (other, _) => other,
+        };
+        Message { source: self.message.source, carries, ..*message }
+    }
+
     fn fate(&self) -> Fate {
         match self {
             Self { strayed: true, .. } => Fate::Strayed,
@@ -336,22 +384,56 @@ impl DataPlane for Scene<'_> {
     }
 
     fn shows(&self, packet: &Packet) -> bool {
-        Self::can_send(packet)
+        let is_served = |served: &Served| match packet.traffic {
+            Traffic::Port(protocol, port) => served.contains(&(packet.destination, protocol, port)),
+            _ => false,
+        };
+        Self::can_send(packet) && (!packet.by_service || self.subject.served().is_none_or(is_served))
     }
 
     fn send(&mut self, packets: &[Packet]) -> Verdict<Vec<Fate>> {
+        let sendings = packets.iter().map(|packet| self.sending(*packet)).collect::<Verdict<Vec<_>>>()?;
+        self.send_all(&sendings)
+    }
+}
+
+impl Scene<'_> {
+    /// How a packet is sent that is for a Service or not.
+    fn sending(&self, packet: Packet) -> Verdict<Sending> {
+        let direct = Sending::direct(packet);
+        if !packet.by_service {
+            return Ok(direct);
+        }
+        let Some(to) = service_of(packet.destination) else {
+            return fail(format!("{} has no Service", packet.destination));
+        };
+        let by = match Spot::of(packet.source) {
+            Spot::Link(BEYOND) => direct.by,
+            Spot::Link(place) | Spot::Node(place) => place,
+        };
+        let own = node_ips(one(by))[usize::from(packet.source.is_ipv6())];
+        Ok(Sending { to, masqueraded: self.subject.served().map(|_| own), ..direct })
+    }
+
+    /// Sends packets, all at once, and gives what became of each.
+    ///
+    /// # Errors
+    /// Where it cannot be done.
+    pub fn send_all(&mut self, packets: &[Sending]) -> Verdict<Vec<Fate>> {
         let mut fates: Vec<Option<Fate>> = vec![None; packets.len()];
         while fates.contains(&None) {
             let mut ends = BTreeSet::new();
             let mut now = Vec::new();
-            for (place, packet) in packets.iter().enumerate().filter(|(place, _)| fates[*place].is_none()) {
+            for (place, Sending { packet, .. }) in
+                packets.iter().enumerate().filter(|(place, _)| fates[*place].is_none())
+            {
                 let between = (packet.source.min(packet.destination), packet.source.max(packet.destination));
                 let has_number = matches!(packet.traffic, Traffic::Port(..) | Traffic::Other(1 | 58));
                 if has_number || ends.insert((packet.traffic, between)) {
                     now.push(place);
                 }
             }
-            let round: Vec<&Packet> = now.iter().map(|place| &packets[*place]).collect();
+            let round: Vec<Sending> = now.iter().map(|place| packets[*place]).collect();
             let mut found = None;
             for _ in 0..TRIES {
                 found = self.round(&round)?;
@@ -369,19 +451,20 @@ impl DataPlane for Scene<'_> {
 }
 
 /// Packets that nobody may deny, behind others on the same ways.
-fn followers(packets: &[&Packet]) -> Vec<Packet> {
+fn followers(packets: &[Sending]) -> Vec<Sending> {
     let link = |ip| match Spot::of(ip) {
         Spot::Link(place) | Spot::Node(place) => Spot::Link(place),
     };
-    let way = |packet: &&Packet| (link(packet.source), link(packet.destination), packet.source.is_ipv6());
+    let way =
+        |Sending { packet, .. }: &Sending| (link(packet.source), link(packet.destination), packet.source.is_ipv6());
     let ways: BTreeSet<(Spot, Spot, bool)> = packets.iter().map(way).collect();
-    ways.into_iter().filter_map(free_way).collect()
+    ways.into_iter().filter_map(free_way).map(Sending::direct).collect()
 }
 
 /// A packet between addresses that no pod ever has; none where it would come by no node.
 fn free_way((from, to, is_six): (Spot, Spot, bool)) -> Option<Packet> {
     let (Spot::Link(from), Spot::Link(to)) = (from, to) else { return None };
-    let free = |place: usize, last: u8| match (u8::try_from(place).unwrap_or_default() + 1, is_six) {
+    let free = |place: usize, last: u8| match (one(place), is_six) {
         (_, false) if place == BEYOND => IpAddr::from([198, 51, 100, last]),
         (_, true) if place == BEYOND => IpAddr::from([0x2001, 0xdb8, 5, 0, 0, 0, 0, last.into()]),
         (node, false) => IpAddr::from([10, 244, node, last]),
@@ -398,7 +481,8 @@ fn free_way((from, to, is_six): (Spot, Spot, bool)) -> Option<Packet> {
 }
 
 /// The address by which another is reached as a Service: 10.96.N.X for 10.244.N.X, and so on.
-fn service_of(ip: IpAddr) -> Option<IpAddr> {
+#[must_use]
+pub fn service_of(ip: IpAddr) -> Option<IpAddr> {
     let beyond = |of: usize| OUTSIDE[of].iter().position(|known| known.parse() == Ok(ip));
     Some(match ip {
         IpAddr::V4(v4) => match v4.octets() {
@@ -443,6 +527,11 @@ fn services() -> String {
     table("ip", "ipv4_addr", &maps[0]) + &table("ip6", "ipv6_addr", &maps[1])
 }
 
+/// The number of a place.
+fn one(place: usize) -> u8 {
+    u8::try_from(place).unwrap_or_default() + 1
+}
+
 /// The end of a link.
 #[derive(Debug, Clone, Copy)]
 enum End {
@@ -471,7 +560,6 @@ fn links_of(number: usize, wire: &Path, ends: &Path) -> String {
 /// Addresses, routes and neighbours of a node.
 fn ways_of(number: usize) -> String {
     let mut lines = String::new();
-    let one = |number: usize| u8::try_from(number).unwrap_or_default() + 1;
     let [four, six] = node_ips(one(number));
     lines.push_str(&format!("addr add {four}/24 dev eth0\naddr add {six}/64 dev eth0 nodad\n"));
     let mut via = |device: &str, gateways: [IpAddr; 2], mac: Mac, ranges: [String; 2]| {

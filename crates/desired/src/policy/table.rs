@@ -28,6 +28,9 @@ pub fn map_of(gate: Gate) -> &'static str {
     }
 }
 
+/// IPVS looks at priority 99 at the input hook (`NF_IP_PRI_NAT_SRC - 1`).
+const BEHIND_IPVS: i32 = priority::SRCNAT + 10;
+
 /// Where everything goes that is refused.
 const REFUSED: &str = "refused";
 
@@ -63,8 +66,8 @@ fn table(family: Family) -> Table {
         .rules(passing(family))
         .rule(own.comment("from the node itself"))
         .rules(both());
-    // What a pod sends to its own node.
-    let input = Chain::filter(Hook::Input, priority::FILTER).rules(passing(family)).rules([ask(Gate::EgressNear)]);
+    // What a pod sends to its own node, behind the place where IPVS takes what is for one of its servers, whose address is local, too.
+    let input = Chain::filter(Hook::Input, BEHIND_IPVS).rules(passing(family)).rules([ask(Gate::EgressNear)]);
     table
         .chain("near", near)
         .chain("forward", forward)

@@ -8,6 +8,7 @@ mod planted;
 mod policed;
 #[path = "../../../desired/tests/policies/mod.rs"]
 mod policies;
+mod proxied;
 mod simulated;
 
 use std::collections::BTreeMap;
