@@ -3,6 +3,10 @@
 //! Everything but `POST` reads. A manifest that is applied goes to the store, and comes back by the watch like any
 //! other change.
 
+mod policies;
+
+pub use policies::Connections;
+
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::future::Future;
@@ -164,7 +168,10 @@ impl Server {
             "/v1/migrations" => self.ask(|core, _| json!(core.migrations())).await,
             "/v1/ipam" => self.ask(|core, _| ipam(core)).await,
             "/v1/ipam/check" => self.ask(|core, _| json!({"problems": core.ipam_problems()})).await,
-            _ => return self.describe(path).await,
+            _ => match path.strip_prefix("/v1/policy/") {
+                Some(path) => return self.policy(path).await,
+                None => return self.describe(path).await,
+            },
         };
         match rows {
             Ok(rows) => json_answer(&rows),
@@ -202,6 +209,7 @@ impl Server {
             _ if path.starts_with("/v1/delete/") => self.delete_named(&path["/v1/delete/".len()..]).await,
             "/v1/migrate" => self.migrate(&body).await,
             "/v1/proxy" => self.switch_proxy(&body).await,
+            "/v1/policy/answer" => self.policy_answer(&body).await,
             _ => error(StatusCode::NOT_FOUND, &format!("{path} is not known")),
         }
     }

@@ -36,6 +36,7 @@ mod tracking;
 #[doc(hidden)]
 pub mod untrusted;
 
+pub use http::Connections;
 pub use replay::replay;
 pub use ripstop_kernel::KubeProxy;
 pub use ripstop_tables::Withdrawn;

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::mpsc;
 use std::thread;
+use std::time::Instant;
 
 use anyhow::Context;
 use ripstop_kernel::{ObserveError, Observer};
@@ -50,6 +51,8 @@ fn read(
         Some(observer) => observer,
         None => observer.insert(Observer::open()?),
     };
+    let since = Instant::now();
     let connections = observer.connections(from, to)?;
+    tracing::debug!("{} tracked connections were read in {:.1?}", connections.len(), since.elapsed());
     Ok(Tracking { connections, own: observer.addresses()? })
 }

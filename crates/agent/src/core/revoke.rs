@@ -129,7 +129,7 @@ impl Core {
 }
 
 /// A connection as policies see it.
-fn tracked(connection: &Connection) -> Tracked {
+pub(crate) fn tracked(connection: &Connection) -> Tracked {
     Tracked {
         protocol: connection.protocol,
         source: connection.source.ip(),

@@ -40,6 +40,7 @@ mod networks;
 mod node_life;
 mod nodes;
 mod policies;
+mod policy_answers;
 mod proxies;
 mod purge;
 mod repair;

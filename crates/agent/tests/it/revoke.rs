@@ -339,6 +339,8 @@ fn figures() {
     let took = since.elapsed();
     let after = flows_of(&scene, &scene.friend.ip());
     let lost = before.difference(&after).count();
+    let log = world.agent().log_text();
+    log.lines().filter(|line| line.contains("connections")).for_each(|line| println!("{line}"));
     println!(
         "a thousand streams among {} flows: the policy is kept after {applied:.1?}, the last one ends after {took:.1?}",
         before.len()

@@ -10,15 +10,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use ripstop_ipam::Attachment;
 use ripstop_netmodel::{Key, Model};
 use ripstop_objects::policy::PolicyName;
-use ripstop_objects::{KubeNamespace, KubeNode, KubePod, NAMESPACE_NAME_LABEL, ObjectKind, StoreConfig};
+use ripstop_objects::{KubeNamespace, NAMESPACE_NAME_LABEL, ObjectKind, StoreConfig};
 use ripstop_policy::Policies;
 use ripstop_policy::revoke::Affected;
-use ripstop_tables::{Change, Concern, Knowledge, PodRow, PodState, StoreKind, StoreState, Tables, Withdrawn};
+use ripstop_tables::{Change, Concern, Knowledge, StoreKind, StoreState, Tables, Withdrawn};
 use ripstop_types::{NodeName, PodName};
 
+use super::seen::{Attached, Seen, node_of};
 use super::{Parts, Source};
 
 /// Which policies there are is told by these.
@@ -52,7 +52,7 @@ fn is_read(tables: &Tables, is_read: impl Fn(ObjectKind) -> bool) -> bool {
     objects && (in_kubernetes(tables) || tables.knowledge(StoreKind::PodAddresses) == Knowledge::Synced)
 }
 
-fn in_kubernetes(tables: &Tables) -> bool {
+pub(super) fn in_kubernetes(tables: &Tables) -> bool {
     matches!(tables.config.store, StoreConfig::Kubernetes(_))
 }
 
@@ -69,9 +69,7 @@ pub(crate) struct Followed {
 #[derive(Debug)]
 struct Decided {
     policies: Policies,
-    /// Interfaces with their pods and addresses, as they were taken in.
-    rows: BTreeMap<Attachment, (PodName, Vec<IpAddr>)>,
-    attached: BTreeMap<PodName, BTreeSet<Attachment>>,
+    attached: Attached,
     /// Pods whose object is not known.
     unknown: BTreeSet<PodName>,
     /// Namespaces that are taken to be there though they have no object.
@@ -125,8 +123,7 @@ impl Decided {
     fn of(tables: &Tables) -> Self {
         let mut this = Self {
             policies: Policies::new(Some(tables.node.clone())),
-            rows: BTreeMap::new(),
-            attached: BTreeMap::new(),
+            attached: Attached::default(),
             unknown: BTreeSet::new(),
             implied: BTreeSet::new(),
         };
@@ -140,7 +137,8 @@ impl Decided {
         for row in cluster.policies.cluster.values() {
             this.policies.put_cluster_policy(&row.value.spec);
         }
-        let mut pods: BTreeSet<PodName> = tables.pods.keys().flat_map(|of| this.take_row(tables, of)).collect();
+        let mut pods: BTreeSet<PodName> =
+            tables.pods.keys().flat_map(|of| this.attached.take_row(tables, of)).collect();
         pods.extend(cluster.pods.keys().chain(cluster.policies.peer_pods.keys()).cloned());
         pods.extend(cluster.policies.addresses.values().map(|row| row.value.pod.clone()));
         pods.iter().for_each(|name| this.pod(tables, name));
@@ -152,12 +150,12 @@ impl Decided {
         let mut pods = BTreeSet::new();
         for change in changes {
             match change {
-                Change::Pod(attachment) => pods.extend(self.take_row(tables, attachment)),
+                Change::Pod(attachment) => pods.extend(self.attached.take_row(tables, attachment)),
                 Change::Node(name) => self.node(tables, name),
                 Change::Policies(Concern::Node(name)) => self.node(tables, name),
                 Change::Policies(Concern::Namespace(name)) => self.namespace(tables, name),
                 Change::Policies(Concern::Pod(name)) => {
-                    pods.extend(self.nameless(tables));
+                    pods.extend(self.attached.nameless(tables));
                     pods.insert(name.clone());
                 }
                 Change::Policies(Concern::Policy(name)) => {
@@ -205,8 +203,7 @@ impl Decided {
             return;
         }
         self.implied.insert(name.clone());
-        let labels = BTreeMap::from([(NAMESPACE_NAME_LABEL.into(), name.clone())]);
-        self.policies.put_namespace(&KubeNamespace { name: name.clone(), labels });
+        self.policies.put_namespace(&implied(name));
     }
 
     fn node(&mut self, tables: &Tables, name: &NodeName) {
@@ -219,145 +216,21 @@ impl Decided {
     fn pod(&mut self, tables: &Tables, name: &PodName) {
         self.imply(tables, &name.namespace);
         self.unknown.remove(name);
-        let ips = self.own_addresses(name);
-        if ips.is_empty() {
-            return match self.pod_elsewhere(tables, name) {
-                Some(pod) => self.policies.put_pod(&pod),
-                None => self.policies.remove_pod(name),
-            };
-        }
-        let node = Some(tables.node.clone());
-        match tables.cluster.pods.get(name) {
-            Some(pod) => self.policies.put_pod(&KubePod { node, ips, ..pod.clone() }),
-            None if !in_kubernetes(tables) => self.policies.put_pod(&bare(name, node, ips)),
-            None => {
+        match self.attached.seen(tables, name) {
+            Seen::Pod(pod) => return self.policies.put_pod(&pod),
+            Seen::Nothing => {}
+            Seen::Closed(ips) => {
                 self.unknown.insert(name.clone());
-                match tables.cluster.policies.may_concern(&name.namespace) {
-                    true => self.policies.put_closed(name, &ips),
-                    false => self.policies.remove_pod(name),
-                }
+                return self.policies.put_closed(name, &ips);
             }
+            Seen::Unknown => drop(self.unknown.insert(name.clone())),
         }
-    }
-
-    /// A pod that has no interface here: another node's, or one that another network attached.
-    fn pod_elsewhere(&self, tables: &Tables, name: &PodName) -> Option<KubePod> {
-        let there = &tables.cluster.policies;
-        let said: Vec<_> = there.said_of(name, &tables.node).collect();
-        let (object, is_peer) = match tables.cluster.pods.get(name) {
-            Some(pod) => (Some(pod), false),
-            None => (there.peer_pods.get(name), true),
-        };
-        let mut pod = match (object, said.first()) {
-            (Some(pod), _) => pod.clone(),
-            (None, Some(first)) => bare(name, Some(first.node.clone()), Vec::new()),
-            (None, None) => return None,
-        };
-        if !said.is_empty() {
-            pod.node = said.first().map(|said| said.node.clone());
-            pod.ips = said.iter().flat_map(|said| said.ips.iter().copied()).collect();
-        } else if !is_peer {
-            // What another pod has by now is that one's.
-            let taken: BTreeSet<IpAddr> = self.rows.values().flat_map(|(_, ips)| ips.iter().copied()).collect();
-            pod.ips.retain(|ip| !taken.contains(ip));
-        }
-        Some(pod)
-    }
-
-    fn own_addresses(&self, name: &PodName) -> Vec<IpAddr> {
-        let rows = self.attached.get(name).into_iter().flatten().filter_map(|attachment| self.rows.get(attachment));
-        rows.flat_map(|(_, ips)| ips.iter().copied()).collect()
-    }
-
-    /// Takes in an interface as it is now; answers with the pods that this may be about.
-    fn take_row(&mut self, tables: &Tables, attachment: &Attachment) -> BTreeSet<PodName> {
-        let row = tables.pods.get(attachment).filter(|row| row.state != PodState::Gone);
-        let new = row.and_then(|row| Some((pod_of(tables, row)?, row.ips.clone())));
-        if new.as_ref() == self.rows.get(attachment) {
-            return BTreeSet::new();
-        }
-        let mut pods = BTreeSet::new();
-        let mut ips: BTreeSet<IpAddr> = new.iter().flat_map(|(_, ips)| ips.iter().copied()).collect();
-        if let Some((name, old)) = self.rows.remove(attachment) {
-            ips.extend(old);
-            if let Some(attached) = self.attached.get_mut(&name) {
-                attached.remove(attachment);
-                if attached.is_empty() {
-                    self.attached.remove(&name);
-                }
-            }
-            pods.insert(name);
-        }
-        if let Some((name, ips)) = new {
-            self.attached.entry(name.clone()).or_default().insert(attachment.clone());
-            pods.insert(name.clone());
-            self.rows.insert(attachment.clone(), (name, ips));
-        }
-        let own = tables.cluster.pods.values();
-        pods.extend(own.filter(|pod| pod.ips.iter().any(|ip| ips.contains(ip))).map(|pod| pod.name.clone()));
-        pods
-    }
-
-    /// Takes in interfaces whose runtime named no pod: an object may say now whose they are.
-    fn nameless(&mut self, tables: &Tables) -> BTreeSet<PodName> {
-        let nameless = tables.pods.values().filter(|row| row.pod.is_none()).map(|row| row.attachment.clone());
-        nameless.collect::<Vec<_>>().iter().flat_map(|attachment| self.take_row(tables, attachment)).collect()
+        self.policies.remove_pod(name);
     }
 }
 
-/// The pod whose interface this is.
-fn pod_of(tables: &Tables, row: &PodRow) -> Option<PodName> {
-    if row.pod.is_some() {
-        return row.pod.clone();
-    }
-    // Such a runtime may give its container the pod's uid, or its name.
-    let container = row.attachment.container.as_str();
-    let is_its =
-        |pod: &&KubePod| *pod.uid == *container || *pod.name.namespace == *"default" && *pod.name.name == *container;
-    tables.cluster.pods.values().find(is_its).map(|pod| pod.name.clone())
-}
-
-/// A pod of which nothing but its addresses is known.
-fn bare(name: &PodName, node: Option<NodeName>, ips: Vec<IpAddr>) -> KubePod {
-    KubePod {
-        name: name.clone(),
-        uid: "".into(),
-        labels: BTreeMap::new(),
-        node,
-        ips,
-        host_network: false,
-        phase: "".into(),
-        ports: Vec::new(),
-        probes: Vec::new(),
-    }
-}
-
-/// A node as policies see it: what Kubernetes says of it, or what was said of it here, with the addresses that its agent publishes.
-fn node_of(tables: &Tables, name: &NodeName) -> Option<KubeNode> {
-    let cluster = &tables.cluster;
-    let object = cluster.node.as_ref().filter(|node| node.name == *name).or_else(|| cluster.nodes.get(name)).cloned();
-    let record = tables.nodes.get(name).filter(|_| !in_kubernetes(tables));
-    let mut node = match (object, record) {
-        (Some(node), _) => node,
-        (None, Some(_)) => KubeNode {
-            name: name.clone(),
-            uid: "".into(),
-            pod_cidrs: Vec::new(),
-            labels: BTreeMap::new(),
-            addresses: Vec::new(),
-            zone: None,
-            leaving: false,
-            flannel: None,
-        },
-        (None, None) => return None,
-    };
-    if let Some(record) = record {
-        if node.addresses.is_empty() {
-            node.addresses = record.value.addresses.iter().map(|address| address.ip).collect();
-        }
-        for (key, value) in &record.value.labels {
-            node.labels.entry(key.clone()).or_insert_with(|| value.clone());
-        }
-    }
-    Some(node)
+/// A namespace without an object.
+pub(super) fn implied(name: &Arc<str>) -> KubeNamespace {
+    let labels = BTreeMap::from([(NAMESPACE_NAME_LABEL.into(), name.clone())]);
+    KubeNamespace { name: name.clone(), labels }
 }

@@ -16,14 +16,17 @@
 //!
 //! - `table`: the tables.
 //! - `elements`: what is decided, as objects.
+//! - `seen`: pods and nodes as policies see them.
 //! - `follow`: from the node's tables to what is decided.
 
 mod elements;
 mod follow;
+mod seen;
 mod table;
 
 pub use follow::missing;
 pub(crate) use follow::{Followed, unread};
+pub use seen::{Attached, Seen, namespace_of, node_of};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;

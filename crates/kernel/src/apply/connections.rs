@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use ripstop_netmodel::{Connection, Object};
 use ripstop_plan::{Action, Step};
@@ -32,13 +33,20 @@ impl Run<'_> {
         let steps = self.steps;
         let connections: Vec<(usize, &Connection)> =
             waiting.iter().filter_map(|i| Some((*i, over(&steps[*i])?))).collect();
+        let since = Instant::now();
         for (path, ends) in by_namespace(connections.iter().map(|(_, connection)| *connection)) {
             if let Err(error) = end_sockets(&path, &ends) {
                 self.tell_of_sockets(&path, &error);
             }
         }
+        let sockets = since.elapsed();
         let requests = connections.iter().map(|(_, connection)| flow::end_connection(connection)).collect();
         let answers = self.applier.nft.batch(requests);
+        tracing::debug!(
+            "{} connections: sockets ended in {sockets:.1?}, all in {:.1?}",
+            connections.len(),
+            since.elapsed()
+        );
         for ((i, _), answer) in connections.iter().zip(answers) {
             let result = match answer.result {
                 // It has ended by itself.

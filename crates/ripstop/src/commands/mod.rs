@@ -72,7 +72,7 @@ fn answer(command: Command, before: Target, out: &mut Out) -> Result<(), Failure
             command.run(&Agent::of(&target)?, &target, out)
         }
         Command::Version(command) => command.run(&agent(command.target.clone())?, out),
-        Command::Policy(command) => asks_nobody(&before, "policy").and_then(|()| command.run(out)),
+        Command::Policy(command) => command.run(&before, out),
         Command::Install(command) => asks_nobody(&before, "install").and_then(|()| command.run(out)),
         Command::Completion(command) => asks_nobody(&before, "completion").and_then(|()| command.run(out)),
         Command::Replay(command) => asks_nobody(&before, "replay").and_then(|()| command.run(out)),

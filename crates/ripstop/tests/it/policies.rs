@@ -4,10 +4,13 @@ use std::fs;
 use std::io::Write;
 use std::process::Stdio;
 
+use ripstop_agent::core::PolicyObjects;
+use ripstop_objects::policy::NetworkPolicy;
+use ripstop_objects::{ClusterObject, KubePod, ObjectKind};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::fake::{Ended, ripstop, run};
+use crate::fake::{Ended, Fake, ripstop, run};
 
 /// A shop as somebody writes it down: workloads without addresses, and policies.
 const SHOP: &str = r"
@@ -237,4 +240,105 @@ fn standard_input_is_a_file() {
     child.stdin.take().unwrap().write_all(SHOP.as_bytes()).unwrap();
     let ended: Ended = child.wait_with_output().unwrap().into();
     assert_eq!(ended.code, Some(0), "{ended:?}");
+}
+
+/// An agent that has two pods and a policy in these pages.
+fn agent(annotations: &Value) -> Fake {
+    let fake = Fake::new();
+    let pod = |name: &str, ip: &str| {
+        let value = json!({"metadata": {"name": name, "namespace": "shop", "uid": "", "labels": {"app": name}},
+            "spec": {"nodeName": "n1", "containers": []}, "status": {"podIPs": [{"ip": ip}], "podIP": ip}});
+        match ClusterObject::from_value(ObjectKind::Pod, &value).unwrap().0 {
+            ClusterObject::Pod(pod) => *pod,
+            other => panic!("{other:?}"),
+        }
+    };
+    let pods = [pod("front", "10.0.0.1"), pod("web", "10.0.0.2")];
+    let policy = json!({"metadata": {"name": "web", "namespace": "shop", "annotations": annotations},
+        "spec": {"podSelector": {"matchLabels": {"app": "web"}}, "policyTypes": ["Ingress"]}});
+    let (policy, _) = NetworkPolicy::from_value(&policy).unwrap();
+    let on = |path: &str, page: &PolicyObjects| {
+        fake.on(&format!("GET /v1/policy/{path}"), 200, &serde_json::to_string(page).unwrap());
+    };
+    for kind in ["nodes", "namespaces", "clusternetworkpolicies"] {
+        on(&format!("objects/{kind}/"), &PolicyObjects::default());
+    }
+    let of = |pods: &[KubePod], next: Option<&str>| PolicyObjects {
+        pods: pods.to_vec(),
+        next: next.map(str::to_owned),
+        ..PolicyObjects::default()
+    };
+    on("objects/pods/", &of(&pods[..1], Some("shop/front")));
+    on("objects/pods/shop/front", &of(&pods[1..], None));
+    on("objects/networkpolicies/", &PolicyObjects { networkpolicies: vec![policy], ..PolicyObjects::default() });
+    on("pod/shop/front", &of(&pods[..1], None));
+    on("pod/shop/web", &of(&pods[1..], None));
+    let flow =
+        json!({"protocol": 6, "source": "10.0.0.1", "sent_to": "10.0.0.2", "destination": "10.0.0.2", "port": 80});
+    let own =
+        json!({"protocol": 6, "source": "10.0.0.254", "sent_to": "10.0.0.2", "destination": "10.0.0.2", "port": 80});
+    let connections = json!({"node": "n1", "own": ["10.0.0.254"], "connections": [flow, flow, own]});
+    fake.on("GET /v1/policy/connections", 200, &connections.to_string());
+    fake.on("POST /v1/policy/answer", 200, "null");
+    fake
+}
+
+#[test]
+fn a_running_agent_is_asked() {
+    let fake = agent(&json!({"ripstop.io/staged": "true"}));
+    // Nothing is enforced: what it would be is worked out here.
+    let ended = fake.run(&["policy", "check", "shop/front", "shop/web", "80", "-o", "json"]);
+    let value: Value = serde_json::from_str(&ended.stdout).unwrap_or_else(|_| panic!("{ended:?}"));
+    assert_eq!((ended.code, &value["allowed"], &value["allowed_staged"]), (Some(0), &json!(true), &json!(false)));
+    let (request, body) = fake.requests().into_iter().find(|(request, _)| request.starts_with("POST")).unwrap();
+    assert_eq!(request, "POST /v1/policy/answer");
+    assert_eq!(
+        serde_json::from_str::<Value>(&body).unwrap(),
+        json!({"from": {"name": "shop/front", "ips": ["10.0.0.1"]}, "to": {"name": "shop/web", "ips": ["10.0.0.2"]}, "port": "80/TCP"})
+    );
+    // What it has decided is its answer.
+    let mut denied = value;
+    denied["allowed"] = false.into();
+    fake.on("POST /v1/policy/answer", 200, &denied.to_string());
+    assert_eq!(fake.run(&["policy", "check", "shop/front", "shop/web", "80"]).code, Some(1));
+    fake.on("POST /v1/policy/answer", 503, "{\"error\": \"policies have not been read yet\"}");
+    let early = fake.run(&["policy", "check", "shop/front", "shop/web", "80"]);
+    assert_eq!((early.code, &*early.stderr), (Some(3), "error: policies have not been read yet\n"));
+
+    let what_if = fake.run(&["policy", "what-if", "--enforce-staged", "-o", "json"]);
+    let rows: Value = serde_json::from_str(&what_if.stdout).unwrap_or_else(|_| panic!("{what_if:?}"));
+    assert_eq!(rows.as_array().unwrap().len(), 1, "{rows}");
+    let row = &rows[0];
+    assert_eq!(
+        (&row["from"], &row["to"], &row["port"], &row["now"], &row["then"], &row["connections"]),
+        (&json!("shop/front"), &json!("shop/web"), &json!("80/TCP"), &json!("allowed"), &json!("denied"), &json!(2))
+    );
+    assert!(row["by"].as_str().unwrap().contains("isolated for ingress by networkpolicy/shop/web"), "{row}");
+
+    let fake = agent(&json!({}));
+    let graph = fake.run(&["policy", "graph", "-o", "json"]);
+    let graph: Value = serde_json::from_str(&graph.stdout).unwrap_or_else(|_| panic!("{graph:?}"));
+    let to_web = |edge: &&Value| edge["to"] == "shop/web";
+    assert_eq!(graph["edges"].as_array().unwrap().iter().filter(to_web).count(), 0, "{graph}");
+    assert_eq!(fake.run(&["policy", "unused"]).code, Some(0));
+}
+
+#[test]
+fn one_is_asked_files_or_an_agent() {
+    let folder = Folder::new();
+    let ask = ["policy", "check", "shop/front", "shop/web", "80"];
+    for args in [
+        [&ask[..], &["-f", "x.yaml", "--socket", "y"]].concat(),
+        [&["--socket", "y"], &ask[..], &["-f", "x.yaml"]].concat(),
+        ["policy", "what-if", "-f", "x.yaml", "--objects", "y.yaml"].to_vec(),
+        ["--socket", "y", "policy", "what-if", "-f", "x.yaml", "--objects", "y.yaml", "--connections", "z"].to_vec(),
+    ] {
+        let ended = run(&args);
+        assert_eq!(ended.code, Some(2), "{args:?}: {ended:?}");
+    }
+    let nowhere = folder.put("no.sock", "");
+    for args in [&ask[..], &["policy", "graph"], &["policy", "unused"], &["policy", "what-if", "--enforce-staged"]] {
+        let ended = run(&[args, &["--socket", &nowhere]].concat());
+        assert_eq!((ended.code, ended.stdout.is_empty()), (Some(3), true), "{args:?}: {ended:?}");
+    }
 }

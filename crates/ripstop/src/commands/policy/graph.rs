@@ -3,11 +3,12 @@
 use clap::{Args, ValueEnum};
 use serde_json::Value;
 
-use super::objects::Files;
+use super::source::Source;
 use crate::failure::Failure;
 use crate::print::table::Table;
 use crate::print::text::{cell, escaped};
 use crate::print::{Out, talk, yaml};
+use crate::target::Target;
 
 /// Show who may talk to whom
 ///
@@ -19,7 +20,7 @@ pub struct Graph {
     #[arg(short, long, value_name = "NAMESPACE")]
     namespace: Option<String>,
     #[command(flatten)]
-    files: Files,
+    source: Source,
     /// Form of the graph
     #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t)]
     output: Format,
@@ -43,9 +44,9 @@ impl Graph {
     /// Prints the graph.
     ///
     /// # Errors
-    /// Where files cannot be read, or there are too many pods to draw.
-    pub fn run(&self, out: &mut Out) -> Result<(), Failure> {
-        let policies = self.files.read()?.policies();
+    /// Where files cannot be read or the agent does not answer, or there are too many pods to draw.
+    pub fn run(&self, before: &Target, out: &mut Out) -> Result<(), Failure> {
+        let policies = self.source.policies(before)?;
         let is_meant = |name: &str| self.namespace.as_deref().is_none_or(|own| own == name);
         let graph = policies.graph(|pod| is_meant(&pod.namespace)).map_err(Failure::Failed)?;
         let value = serde_json::to_value(&graph).unwrap_or(Value::Null);

@@ -9,7 +9,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
-use clap::Args;
 use ripstop_objects::policy::{ClusterNetworkPolicy, NetworkPolicy};
 use ripstop_objects::{
     ClusterObject, Faults, KubeNamespace, KubeNode, KubePod, NAMESPACE_NAME_LABEL, ObjectKind, ObjectLabels,
@@ -31,11 +30,9 @@ const MAX_FILE: u64 = 512 << 20;
 const MADE_UP: Ipv4Addr = Ipv4Addr::new(240, 0, 0, 0);
 
 /// Files of objects.
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Clone)]
 pub struct Files {
-    /// Ask about the objects in these files: policies, namespaces, pods or workloads, and nodes, in YAML or JSON, also lists as kubectl
-    /// prints them; - is standard input
-    #[arg(short = 'f', long = "filename", visible_alias = "file", value_name = "FILE", required = true)]
+    /// Their names; - is standard input.
     pub files: Vec<String>,
 }
 
@@ -45,6 +42,8 @@ pub struct Objects {
     pub nodes: BTreeMap<NodeName, KubeNode>,
     pub namespaces: BTreeMap<Arc<str>, KubeNamespace>,
     pub pods: BTreeMap<PodName, KubePod>,
+    /// Addresses of pods whose labels are not known.
+    pub closed: BTreeMap<PodName, Vec<IpAddr>>,
     pub policies: BTreeMap<NamespacedName, NetworkPolicy>,
     pub cluster_policies: BTreeMap<Arc<str>, ClusterNetworkPolicy>,
 }
@@ -104,17 +103,26 @@ impl Objects {
         self
     }
 
-    /// The tables of all nodes.
+    /// The tables of a node; without one, of all nodes.
     #[must_use]
-    pub fn policies(&self) -> Policies {
-        let mut policies = Policies::new(None);
+    pub fn policies(&self, of: Option<NodeName>) -> Policies {
+        let mut policies = Policies::new(of);
         self.nodes.values().for_each(|node| policies.put_node(node));
         self.namespaces.values().for_each(|namespace| policies.put_namespace(namespace));
         self.pods.values().for_each(|pod| policies.put_pod(pod));
+        self.closed.iter().for_each(|(name, ips)| policies.put_closed(name, ips));
         self.policies.values().for_each(|policy| policies.put_policy(policy));
         self.cluster_policies.values().for_each(|policy| policies.put_cluster_policy(policy));
         policies.decide();
         policies
+    }
+
+    /// The pods that have addresses of their own, by these.
+    #[must_use]
+    pub fn names(&self) -> BTreeMap<IpAddr, &PodName> {
+        let pods = self.pods.values().filter(|pod| !pod.host_network && !pod.has_finished());
+        let pods = pods.flat_map(|pod| pod.ips.iter().map(move |ip| (*ip, &pod.name)));
+        pods.chain(self.closed.iter().flat_map(|(name, ips)| ips.iter().map(move |ip| (*ip, name)))).collect()
     }
 
     fn take(&mut self, value: &Value, place: &str, wrong: &mut Vec<String>) {

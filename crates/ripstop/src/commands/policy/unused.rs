@@ -3,10 +3,11 @@
 use clap::Args;
 use serde_json::Value;
 
-use super::objects::Files;
+use super::source::Source;
 use crate::failure::Failure;
 use crate::print::table::Table;
 use crate::print::{Format, Out, talk};
+use crate::target::Target;
 
 /// List what of policies has no effect
 ///
@@ -16,7 +17,7 @@ use crate::print::{Format, Out, talk};
 #[derive(Debug, Args)]
 pub struct Unused {
     #[command(flatten)]
-    files: Files,
+    source: Source,
     /// Form of the list
     #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t)]
     output: Format,
@@ -26,9 +27,9 @@ impl Unused {
     /// Prints the list.
     ///
     /// # Errors
-    /// Where files cannot be read.
-    pub fn run(&self, out: &mut Out) -> Result<(), Failure> {
-        let found = self.files.read()?.policies().unused();
+    /// Where files cannot be read or the agent does not answer.
+    pub fn run(&self, before: &Target, out: &mut Out) -> Result<(), Failure> {
+        let found = self.source.policies(before)?.unused();
         let rows: Vec<Value> = found.iter().filter_map(|one| serde_json::to_value(one).ok()).collect();
         if out.data(self.output, &rows.clone().into())? {
             return Ok(());
