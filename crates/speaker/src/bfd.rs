@@ -60,6 +60,11 @@ impl Speaker {
     /// # Errors
     /// If a port is taken, or no thread can be started.
     pub fn start(seed: u64) -> io::Result<(Self, Receiver<Event>)> {
+        Self::start_for(seed, None)
+    }
+
+    /// The same, and each event wakes a descriptor of this kind.
+    pub(crate) fn start_for(seed: u64, tells: Option<Arc<OwnedFd>>) -> io::Result<(Self, Receiver<Event>)> {
         let listeners = [
             Listener::open(SINGLE_HOP_PORT, false)?,
             Listener::open(MULTIHOP_PORT, false)?,
@@ -71,7 +76,7 @@ impl Speaker {
         let (tell, events) = channel();
         let woken = wake.clone();
         let engine = Engine::new(seed);
-        let mut worker = Worker { engine, listeners, outlets: BTreeMap::new(), unsent: BTreeMap::new(), tell };
+        let mut worker = Worker { engine, listeners, outlets: BTreeMap::new(), unsent: BTreeMap::new(), tell, tells };
         let thread = std::thread::Builder::new().name("bfd".into()).spawn(move || worker.run(&todo, &woken))?;
         Ok((Self { work: Some(work), wake, thread: Some(thread) }, events))
     }
@@ -112,6 +117,8 @@ struct Worker {
     /// Sessions whose last packet did not go.
     unsent: BTreeMap<SessionId, ()>,
     tell: Sender<Event>,
+    /// Who waits for events by that.
+    tells: Option<Arc<OwnedFd>>,
 }
 
 impl Worker {
@@ -172,19 +179,27 @@ impl Worker {
                         Ok(()) => drop(self.unsent.remove(&id)),
                         Err(error) => {
                             if self.unsent.insert(id, ()).is_none() {
-                                let _ = self.tell.send(Event::Unsent { id, error });
+                                self.tell(Event::Unsent { id, error });
                             }
                         }
                     }
                 }
                 Action::Changed { id, state, diagnostic, remote } => {
-                    let _ = self.tell.send(Event::Changed { id, state, diagnostic, remote });
+                    self.tell(Event::Changed { id, state, diagnostic, remote });
                 }
             }
         }
         let engine = &self.engine;
         self.outlets.retain(|id, _| engine.view(*id).is_some());
         self.unsent.retain(|id, ()| engine.view(*id).is_some());
+    }
+
+    /// Nobody may listen any more.
+    fn tell(&self, event: Event) {
+        let _ = self.tell.send(event);
+        if let Some(tells) = &self.tells {
+            let _ = rustix::io::write(tells, &1u64.to_ne_bytes());
+        }
     }
 }
 

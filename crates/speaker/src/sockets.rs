@@ -1,5 +1,5 @@
-//! Datagram sockets that tell how a packet came, and such that leave by one interface with the greatest TTL: the only unsafe
-//! code of this crate.
+//! Datagram sockets that tell how a packet came, and such that leave by one interface with the greatest TTL: besides
+//! `tcp` the only unsafe code of this crate.
 
 use std::io;
 use std::mem::{MaybeUninit, size_of, zeroed};
@@ -119,10 +119,12 @@ fn bind(socket: &UdpSocket, address: SocketAddr) -> io::Result<()> {
     rustix::net::bind(socket, &address).map_err(Into::into)
 }
 
-fn set(socket: &UdpSocket, level: libc::c_int, name: libc::c_int, value: libc::c_int) -> io::Result<()> {
+/// Sets an option that is a number.
+pub fn set(socket: impl AsFd, level: libc::c_int, name: libc::c_int, value: libc::c_int) -> io::Result<()> {
     let length = u32::try_from(size_of::<libc::c_int>()).unwrap_or(0);
     // SAFETY: the pointer is to a number of this length.
-    let result = unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const value).cast(), length) };
+    let result =
+        unsafe { libc::setsockopt(socket.as_fd().as_raw_fd(), level, name, (&raw const value).cast(), length) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 

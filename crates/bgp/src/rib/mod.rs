@@ -197,6 +197,20 @@ impl Rib {
         }
     }
 
+    /// Takes another configuration: every prefix is decided again, and all peers are told what differs.
+    pub fn reconfigure(&mut self, config: RibConfig) {
+        if self.config == config {
+            return;
+        }
+        let all = self.prefixes(|_| true);
+        self.remember(&all);
+        self.config = config;
+        for id in self.peers.keys().copied().collect::<Vec<_>>() {
+            self.judge_again(id);
+        }
+        all.into_iter().for_each(|prefix| self.decide_again(prefix));
+    }
+
     /// Makes a peer known, or changes it. Its paths are judged again by another import filter; who gets other terms is told all
     /// again.
     pub fn configure(&mut self, id: PeerId, config: PeerConfig) {
@@ -359,6 +373,19 @@ impl Rib {
         }
         found.truncate(self.config.multipath.max(1));
         found
+    }
+
+    /// Whether something waits to be sent.
+    #[must_use]
+    pub fn waits(&self) -> bool {
+        let own = |peer: &Peer| peer.group.is_some() && !(peer.own.is_empty() && peer.sending.is_empty());
+        !self.deferred && (self.groups.values().any(|group| !group.pending.is_empty()) || self.peers.values().any(own))
+    }
+
+    /// Prefixes of a family behind `after` that have a path, as many as `limit`, in order.
+    #[must_use]
+    pub fn known(&self, family: Family, after: Option<Prefix>, limit: usize) -> Vec<Prefix> {
+        self.table.after(family, after).take(limit).map(|(prefix, _)| prefix).collect()
     }
 
     /// How many prefixes, and how many sets of attributes.

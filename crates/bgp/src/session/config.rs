@@ -137,7 +137,7 @@ pub struct ListenRange {
 }
 
 /// The peer that connects from `address`, of which `known(range)` sessions exist already: of the longest range that has
-/// room.
+/// room, whose place among `ranges` comes along.
 ///
 /// # Errors
 /// Why nobody may connect from there.
@@ -145,14 +145,15 @@ pub fn dynamic_peer(
     ranges: &[ListenRange],
     address: IpAddr,
     known: impl Fn(&ListenRange) -> usize,
-) -> Result<Config, String> {
-    let mut fitting: Vec<&ListenRange> = ranges.iter().filter(|one| one.range.contains(address)).collect();
-    fitting.sort_by_key(|one| (std::cmp::Reverse(one.range.len()), one.range));
-    let Some(longest) = fitting.first() else {
+) -> Result<(usize, Config), String> {
+    let mut fitting: Vec<(usize, &ListenRange)> =
+        ranges.iter().enumerate().filter(|(_, one)| one.range.contains(address)).collect();
+    fitting.sort_by_key(|(_, one)| (std::cmp::Reverse(one.range.len()), one.range));
+    let Some((_, longest)) = fitting.first() else {
         return Err(format!("{address} is no peer and in no range from which peers may connect"));
     };
-    match fitting.iter().find(|one| known(one) < one.limit) {
-        Some(one) => Ok(Config { address, passive: true, ..one.template.clone() }),
+    match fitting.iter().find(|(_, one)| known(one) < one.limit) {
+        Some((place, one)) => Ok((*place, Config { address, passive: true, ..one.template.clone() })),
         None => Err(format!("{} peers are connected from {}, as many as may be", longest.limit, longest.range)),
     }
 }

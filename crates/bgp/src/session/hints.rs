@@ -25,6 +25,7 @@ fn names(families: Families) -> String {
 
 /// The peer ended the session with a notification.
 pub fn told(config: &Config, notification: &Notification) -> String {
+    let notification = &notification.meant();
     let probable = match (notification.code, notification.subcode) {
         (code::OPEN, 2) => format!("it expects another AS than {}, as which this node comes", config.local_as),
         (code::OPEN, 3) => format!("it does not take the router id {}: it may have the same", config.router_id),

@@ -292,11 +292,25 @@ impl Session {
     pub fn stop(&mut self, now: Millis, why: Cease, text: &str) -> Vec<Action> {
         let mut out = Vec::new();
         let told = Notification::cease(why, text);
-        let reason = if text.is_empty() { told.to_string() } else { format!("{told}, by this end") };
+        let reason = match (text, told.communication()) {
+            ("", _) => told.to_string(),
+            (_, Some(_)) => format!("{told}, by this end"),
+            (text, None) => format!("{told}: {text}, by this end"),
+        };
         self.stopped = Some(reason.clone());
         self.end_all(now, &told, &reason, &mut out);
         if self.kept.take().is_some() {
             out.push(Action::Expired);
+        }
+        out
+    }
+
+    /// Ends the established connection because the peer does not keep up; it is tried again after a pause.
+    pub fn give_up(&mut self, now: Millis, reason: &str) -> Vec<Action> {
+        let mut out = Vec::new();
+        if let Some((id, _)) = self.established() {
+            let told = Notification::cease(Cease::OutOfResources, "");
+            self.end(now, id, Some(told), reason.to_owned(), false, &mut out);
         }
         out
     }

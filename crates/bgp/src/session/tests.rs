@@ -354,8 +354,11 @@ fn who_connects_from_a_range_is_a_peer_as_long_as_there_is_room() {
     };
     let ranges = [range("10.0.0.0/8", 5), range("10.1.0.0/16", 1)];
     let at = |address: &str, used: usize| dynamic_peer(&ranges, address.parse().unwrap(), |_| used);
-    assert!(at("10.1.2.3", 0).is_ok_and(|peer| peer.passive && peer.address == Ipv4Addr::new(10, 1, 2, 3)));
-    assert!(at("10.1.2.3", 1).is_ok(), "the wider range has room");
+    assert!(
+        at("10.1.2.3", 0)
+            .is_ok_and(|(place, peer)| place == 1 && peer.passive && peer.address == Ipv4Addr::new(10, 1, 2, 3))
+    );
+    assert!(at("10.1.2.3", 1).is_ok_and(|(place, _)| place == 0), "the wider range has room");
     assert!(at("10.1.2.3", 5).is_err_and(|why| why.contains("1 peers are connected from 10.1.0.0/16")));
     assert!(at("192.0.2.1", 0).is_err_and(|why| why.contains("in no range")));
 }

@@ -114,6 +114,15 @@ impl Notification {
         self.code == code::CEASE && self.subcode == Cease::HardReset as u8
     }
 
+    /// What a hard reset stands for; others as they are.
+    #[must_use]
+    pub fn meant(&self) -> Self {
+        match (self.is_hard(), self.data.split_first_chunk::<2>()) {
+            (true, Some(([code, subcode], data))) => Self { code: *code, subcode: *subcode, data: data.to_vec() },
+            _ => self.clone(),
+        }
+    }
+
     /// What a peer's administrator wrote, cleaned of control characters; `None` where there is nothing or it is damaged.
     #[must_use]
     pub fn communication(&self) -> Option<String> {

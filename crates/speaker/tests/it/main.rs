@@ -1,7 +1,11 @@
-//! BFD with real packets: between two of our own, and with Debian's BIRD and FRR, in network namespaces that end with the test.
+//! BFD and BGP with real packets: between two of our own, and with BIRD and FRR of Debian, in network namespaces that end with
+//! the test.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
 mod bfd;
+mod bgp;
+mod bgp_daemons;
 mod daemons;
+mod programs;
 mod space;

@@ -85,7 +85,7 @@ const RIM: &[Row] = &[
     ),
     row("store", "ripstop-store", &["ripstop-types", "ripstop-objects", "ripstop-plan"]),
     // Sockets of engines that speak with neighbours.
-    row("speaker", "ripstop-speaker", &["ripstop-bfd"]),
+    row("speaker", "ripstop-speaker", &["ripstop-types", "ripstop-bfd", "ripstop-bgp"]),
     row(
         "agent",
         "ripstop-agent",
