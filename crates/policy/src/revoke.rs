@@ -11,7 +11,7 @@
 //! Invariants: a connection that is permitted is never named, nor one that the node itself began; one that neither end's tables have
 //! changed for is not looked at.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 
 use ripstop_objects::policy::Direction;
@@ -136,7 +136,12 @@ impl Policies {
     /// Of tracked connections those that are over, in their order. The numbers are their places.
     #[must_use]
     pub fn revoked(&self, affected: &Affected, tracked: &[Tracked], is_own: impl Fn(IpAddr) -> bool) -> Vec<usize> {
+        // Most connections are like others but for the port that they began at.
+        let mut told: HashMap<Question, bool> = HashMap::new();
+        let mut denies = |connection: &Tracked| {
+            *told.entry(connection.question()).or_insert_with(|| self.denies(connection, &is_own))
+        };
         let places = tracked.iter().enumerate().filter(|(_, connection)| affected.has(connection));
-        places.filter(|(_, connection)| self.denies(connection, &is_own)).map(|(place, _)| place).collect()
+        places.filter(|(_, connection)| denies(connection)).map(|(place, _)| place).collect()
     }
 }

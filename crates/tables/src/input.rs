@@ -130,7 +130,7 @@ pub enum Input {
 /// Connections, as they were asked for.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tracking {
-    /// Without their pods' namespaces, in order.
+    /// Without their pods' namespaces.
     pub connections: Vec<Connection>,
     /// The addresses of this node itself.
     pub own: BTreeSet<IpAddr>,

@@ -288,7 +288,7 @@ fn connections_through_a_service_end_as_well() {
 fn flows_of(scene: &Scene, ip: &str) -> BTreeSet<SocketAddr> {
     let from: BTreeSet<IpAddr> = [ip.parse().unwrap()].into();
     let found = scene.world.node.inside(|| Observer::open().unwrap().connections(&from, &BTreeSet::new()).unwrap());
-    found.iter().filter(|one| one.protocol == 17).map(|one| one.destination).collect()
+    found.iter().filter(|one| one.protocol == 17).map(|one| one.source).collect()
 }
 
 /// Prints how long a thousand streams go on that are not permitted any more, among fifty thousand connections that are.
@@ -315,13 +315,9 @@ fn figures() {
         accepted.extend((0..50).map(|_| listener.accept().unwrap().0));
     }
     scene.friend.ns.inside(|| {
-        let socket = UdpSocket::bind(("0.0.0.0", 0)).unwrap();
-        let web: IpAddr = scene.web.ip().parse().unwrap();
-        let others = UdpSocket::bind(("0.0.0.0", 0)).unwrap();
-        for place in 0..all {
-            let port = 10_000 + u16::try_from(place % 49_000).unwrap();
-            let by = if place % 2 == 0 { &socket } else { &others };
-            let _ = by.send_to(b"x", (web, port));
+        // Each from a port of its own, as clients do.
+        for port in 10_000..10_000 + u16::try_from(all).unwrap() {
+            let _ = UdpSocket::bind(("0.0.0.0", port)).and_then(|socket| socket.send_to(b"x", to));
         }
     });
     let load = scene.load(scene.ports());

@@ -34,13 +34,16 @@ impl Observer {
             from.contains(&connection.source.ip()) || to.contains(&connection.destination.ip())
         };
         let mut found = Vec::new();
-        for request in requests {
-            let all = self.nft.dump(&request).map_err(|e| ObserveError::new("tracked connections", e))?;
+        for request in &requests {
+            let all = self.nft.dump(request).map_err(|e| ObserveError::new("tracked connections", e))?;
             // Before Linux 5.8 all are shown.
             found.extend(all.iter().filter_map(read_connection).filter(is_meant));
         }
-        found.sort_by_cached_key(|connection| (connection.key(), connection.id));
-        found.dedup();
+        if requests.len() > 1 {
+            // One may have come twice.
+            found.sort_by_cached_key(|connection| (connection.key(), connection.id));
+            found.dedup();
+        }
         Ok(found)
     }
 
