@@ -156,6 +156,17 @@ pub fn memory(pid: u32, field: &str) -> Result<f64> {
     Ok(kib / 1024.0)
 }
 
+/// MiB that the kernel has for itself and will not give back on demand.
+pub fn kernel_memory() -> Result<f64> {
+    let text = fs::read_to_string("/proc/meminfo")?;
+    let of = |name: &str| {
+        let line = text.lines().find(|line| line.starts_with(name))?;
+        line.split_whitespace().nth(1)?.parse::<f64>().ok()
+    };
+    let parts = ["SUnreclaim:", "VmallocUsed:", "Percpu:"].map(of);
+    Ok(parts.into_iter().flatten().sum::<f64>() / 1024.0)
+}
+
 /// Lets `VmHWM` of a process begin anew (proc(5), `clear_refs`).
 pub fn reset_peak(pid: u32) -> Result<()> {
     fs::write(format!("/proc/{pid}/clear_refs"), "5").with_context(|| format!("reset the peak of process {pid}"))

@@ -13,6 +13,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use ripstop_lab::space;
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with};
 
 use crate::cpu::{self, Ksoftirqd};
 
@@ -181,6 +183,16 @@ fn ask(to: SocketAddr, test: Test, amount: u64, cpu: usize, clock: &Clock) -> Re
             Ok(now()? - before)
         }
     }
+}
+
+/// Connects from a certain address of the calling thread's namespace.
+pub fn connect_from(from: IpAddr, to: SocketAddr) -> Result<TcpStream> {
+    let family = if to.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let socket = socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    set_socket_timeout(&socket, Timeout::Send, Some(PATIENCE))?;
+    bind(&socket, &SocketAddr::new(from, 0))?;
+    rustix::net::connect(&socket, &to).with_context(|| format!("connect from {from} to {to}"))?;
+    Ok(socket.into())
 }
 
 fn connect(to: SocketAddr) -> Result<TcpStream> {

@@ -22,6 +22,7 @@ mod path;
 mod peers;
 mod plugin;
 mod policies;
+mod records;
 mod report;
 mod scene;
 mod services;
@@ -45,7 +46,7 @@ const MARKS: [&str; 3] = ["run", "goals", "details"];
 /// A group of measurements by its name.
 type Group = (&'static str, fn(&Programs, usize) -> Result<Section>);
 
-const GROUPS: [Group; 14] = [
+const GROUPS: [Group; 18] = [
     ("cni", cni::one_by_one),
     ("burst", cni::at_once),
     ("adds", |programs, rounds| adds::thousand(programs, (rounds / 5).max(1))),
@@ -59,7 +60,11 @@ const GROUPS: [Group; 14] = [
     ("path", |programs, rounds| path::path(programs, 2 * rounds)),
     ("udp", udp::udp),
     ("services", services::services),
-    ("policies", |_, rounds| policies::policies(rounds)),
+    ("policies", |_, rounds| policies::decisions(rounds)),
+    ("policies-packets", policies::packets),
+    ("policies-lists", policies::lists),
+    ("policies-changes", |programs, _| policies::changes(programs)),
+    ("policies-starts", |programs, _| policies::starts(programs)),
     ("choosing", choosing::choosing),
 ];
 
@@ -105,6 +110,11 @@ impl Args {
     }
 }
 
+/// Whether a name means a group: its own does, and what it begins with before a hyphen.
+fn is_meant(only: &str, name: &str) -> bool {
+    name.strip_prefix(only).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+}
+
 fn names() -> Vec<&'static str> {
     GROUPS.iter().map(|(name, _)| *name).collect()
 }
@@ -127,7 +137,7 @@ fn run(args: &Args) -> Result<bool> {
     let mut sections = Vec::new();
     let mut failed = false;
     for (name, measure) in
-        GROUPS.iter().filter(|(name, _)| args.only.is_empty() || args.only.iter().any(|only| only == name))
+        GROUPS.iter().filter(|(name, _)| args.only.is_empty() || args.only.iter().any(|only| is_meant(only, name)))
     {
         let started = Instant::now();
         eprintln!("bench: {name} …");
@@ -175,6 +185,8 @@ mod tests {
         let args = read("--rounds 3 --only cni,path").unwrap();
         assert_eq!((args.rounds, args.only.len(), args.record), (3, 2, false));
         assert_eq!(read("").unwrap().rounds, 15);
+        assert!(is_meant("policies", "policies-lists") && is_meant("policies", "policies"));
+        assert!(!is_meant("policies-lists", "policies") && !is_meant("thousand", "ten-thousand"));
         for bad in ["--rounds 0", "--rounds", "--only speed", "--fast", "--record --only cni"] {
             assert!(read(bad).is_err(), "{bad}");
         }

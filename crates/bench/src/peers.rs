@@ -13,38 +13,28 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 use ripstop_objects::{AliveRecord, NodeRecord, RangeClaim, Receive, Record, alive_key, node_key};
-use ripstop_store::{Etcd, EtcdOptions, Expect, Kind, Remote, Store};
+use ripstop_store::{Kind, Remote, Store};
 use ripstop_types::{Mac, NodeName, Prefix};
-use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinSet;
 
+use crate::records::{self, Records};
 use crate::scene::wait_for;
 
 /// The network identifier of the default network.
 const VNI: u32 = 1;
 
-/// Writes under way at one time.
-const TOGETHER: u32 = 256;
-
-/// A connection to a store.
-pub struct Peers {
-    runtime: Runtime,
-    store: Arc<dyn Store>,
-}
+/// Who writes them.
+pub struct Peers(Records);
 
 impl Peers {
     /// Connects to a scene's store.
     pub fn connect(socket: &Path) -> Result<Self> {
-        let runtime = runtime()?;
-        let store = Arc::new(runtime.block_on(Remote::connect(socket))?);
-        Ok(Self { runtime, store })
+        Ok(Self(Records::connect(socket)?))
     }
 
     /// Connects to etcd, from where the calling thread is and stays.
     pub fn connect_etcd(endpoint: &str) -> Result<Self> {
-        let runtime = runtime()?;
-        let store = Arc::new(runtime.block_on(Etcd::connect(EtcdOptions::new([endpoint.to_owned()])))?);
-        Ok(Self { runtime, store })
+        Ok(Self(Records::connect_etcd(endpoint)?))
     }
 
     /// Writes peers of these numbers after the pattern of a real node, once that says that it receives the backend: it is
@@ -53,56 +43,43 @@ impl Peers {
         let whole = || self.node(pattern).is_ok_and(|node| backend != "vxlan" || node.vxlan(VNI).is_some());
         wait_for("the pattern's record", Duration::from_secs(10), whole)?;
         let node = self.node(pattern)?;
-        self.runtime.block_on(async {
-            let claims = self.store.list(Kind::Claims).await?;
-            let claims = claims.iter().filter_map(|record| RangeClaim::decode(&record.key, &record.value).ok());
-            let claim =
-                claims.into_iter().find(|claim| claim.node.as_str() == pattern).context("the pattern's claim")?;
-            for first in numbers.clone().step_by(TOGETHER as usize) {
-                let mut writes = JoinSet::new();
-                for peer in first..(first + TOGETHER).min(numbers.end) {
-                    let (node, claim) = (peer_node(&node, peer)?, peer_claim(&claim, peer)?);
-                    let store = self.store.clone();
-                    writes.spawn(async move {
-                        // In the order in which agents do: the claim is there before peers look for it.
-                        store.put_if(Kind::Claims, &claim.key(), &claim.encode(), Expect::Any).await?;
-                        store.put_if(Kind::Nodes, &node.key(), &node.encode(), Expect::Any).await
-                    });
-                }
-                while let Some(written) = writes.join_next().await {
-                    written??;
-                }
-            }
-            Ok(())
-        })
+        let claims = self.0.list(Kind::Claims)?;
+        let mut claims = claims.iter().filter_map(|record| RangeClaim::decode(&record.key, &record.value).ok());
+        let claim = claims.find(|claim| claim.node.as_str() == pattern).context("the pattern's claim")?;
+        // In the order in which agents do: the claim is there before peers look for it.
+        for kind in [Kind::Claims, Kind::Nodes] {
+            let records = numbers.clone().map(|peer| {
+                Ok(if kind == Kind::Claims {
+                    let claim = peer_claim(&claim, peer)?;
+                    (kind, claim.key(), claim.encode())
+                } else {
+                    let node = peer_node(&node, peer)?;
+                    (kind, node.key(), node.encode())
+                })
+            });
+            self.0.put_all(records.collect::<Result<Vec<_>>>()?)?;
+        }
+        Ok(())
     }
 
     fn node(&self, name: &str) -> Result<NodeRecord> {
-        let nodes = self.runtime.block_on(self.store.list(Kind::Nodes))?;
+        let nodes = self.0.list(Kind::Nodes)?;
         let node = nodes.iter().find(|record| record.key == name).context("the pattern's record")?;
         NodeRecord::decode(&node.key, &node.value).map_err(|faults| anyhow!("{faults}"))
     }
 
     /// Removes everything that a node wrote.
     pub fn forget(&self, node: &str) -> Result<()> {
-        self.runtime.block_on(async {
-            let name: NodeName = node.parse()?;
-            let claims = self.store.list(Kind::Claims).await?;
-            let own = |record: &&ripstop_store::Record| {
-                ripstop_store::node_of(&record.value).is_ok_and(|owner| owner == name)
-            };
-            for claim in claims.iter().filter(own) {
-                self.store.delete_if(Kind::Claims, &claim.key, Expect::Any).await?;
-            }
-            self.store.delete_if(Kind::Nodes, &node_key(&name), Expect::Any).await?;
-            self.store.delete_if(Kind::Alive, &alive_key(&name), Expect::Any).await?;
-            Ok(())
-        })
+        let name: NodeName = node.parse()?;
+        let claims = self.0.list(Kind::Claims)?;
+        let own =
+            |record: &&ripstop_store::Record| ripstop_store::node_of(&record.value).is_ok_and(|owner| owner == name);
+        for claim in claims.iter().filter(own) {
+            self.0.delete(Kind::Claims, &claim.key)?;
+        }
+        self.0.delete(Kind::Nodes, &node_key(&name))?;
+        self.0.delete(Kind::Alive, &alive_key(&name))
     }
-}
-
-fn runtime() -> Result<Runtime> {
-    Ok(Builder::new_current_thread().enable_all().build()?)
 }
 
 /// The range of a peer: 10.HIGH.LOW.0/24.
@@ -164,7 +141,8 @@ impl Signs {
     pub fn start(socket: &Path, peers: u32, interval: Duration) -> Self {
         let (stop, given) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let (socket, stopped, count) = (PathBuf::from(socket), stop.clone(), given.clone());
-        let thread = thread::spawn(move || runtime()?.block_on(give(&socket, peers, interval, &stopped, &count)));
+        let thread =
+            thread::spawn(move || records::runtime()?.block_on(give(&socket, peers, interval, &stopped, &count)));
         Self { stop, given, thread: Some(thread) }
     }
 

@@ -157,14 +157,22 @@ impl Scene {
             "stateDir": disk,
             "networks": [{ "metadata": { "name": "default" }, "spec": spec }],
         });
-        let file = disk.join("config.yaml");
-        fs::write(&file, config.to_string()).context("write a configuration")?;
+        fs::write(disk.join("config.yaml"), config.to_string()).context("write a configuration")?;
+        self.start_agent(&run, &disk, netns)
+    }
+
+    /// Starts an agent where one was that has ended.
+    pub fn agent_again(&self, node: &str, netns: &Path) -> Result<Agent> {
+        self.start_agent(&self.run().join(node), &self.disk().join(node), netns)
+    }
+
+    fn start_agent(&self, run: &Path, disk: &Path, netns: &Path) -> Result<Agent> {
         let mut command = Command::new(&self.programs.ripstop);
-        command.arg("agent").arg("--config").arg(&file);
+        command.arg("agent").arg("--config").arg(disk.join("config.yaml"));
         let place = space::Place::host().in_netns(netns)?;
         let log = disk.join("agent.log");
         let started = Instant::now();
-        Ok(Agent { process: Running::start(&place, &mut command, &log)?, started, run, log })
+        Ok(Agent { process: Running::start(&place, &mut command, &log)?, started, run: run.into(), log })
     }
 }
 

@@ -240,7 +240,7 @@ fn flannel_rules(number: usize) -> String {
 }
 
 /// Runs a program in a namespace with a text on its standard input.
-fn run_in(netns: &Path, program: &str, arguments: &[&str], input: &str) -> Result<()> {
+pub fn run_in(netns: &Path, program: &str, arguments: &[&str], input: &str) -> Result<()> {
     let mut command = Command::new(program);
     command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
     let mut child = space::Place::host().in_netns(netns)?.spawn(&mut command)?;

@@ -4,7 +4,7 @@
 //! behind the node's uplink. kube-proxy is told to wait a millisecond between changes where its default is a second.
 
 mod events;
-mod load;
+pub mod load;
 mod objects;
 mod site;
 
@@ -274,22 +274,11 @@ fn under_load(
 fn memory(site: &mut Site) -> Result<(f64, f64)> {
     let program = cpu::memory(site.pid()?, "VmRSS")?;
     site.stop();
-    let with = kernel_memory()?;
+    let with = cpu::kernel_memory()?;
     site.clear()?;
     // What is freed behind a grace period.
     thread::sleep(Duration::from_secs(2));
-    Ok((program, with - kernel_memory()?))
-}
-
-/// MiB that the kernel has for itself and will not give back on demand.
-fn kernel_memory() -> Result<f64> {
-    let text = std::fs::read_to_string("/proc/meminfo")?;
-    let of = |name: &str| {
-        let line = text.lines().find(|line| line.starts_with(name))?;
-        line.split_whitespace().nth(1)?.parse::<f64>().ok()
-    };
-    let parts = ["SUnreclaim:", "VmallocUsed:", "Percpu:"].map(of);
-    Ok(parts.into_iter().flatten().sum::<f64>() / 1024.0)
+    Ok((program, with - cpu::kernel_memory()?))
 }
 
 /// All that was found.

@@ -1,4 +1,4 @@
-//! Policies: what it takes to decide about all pods of a large cluster.
+//! What it takes to decide about all pods of a large cluster, and to say why.
 //!
 //! Decided is in this process, by the crate that the agent decides with, for all pods as if they were on one node. Memory is what the process
 //! has grown by in the first round, without the objects themselves.
@@ -9,12 +9,12 @@ use ripstop_oracle::policy::World;
 use ripstop_policy::Policies;
 
 use crate::cpu;
-use crate::report::{Goal, Section, Table, verdict};
+use crate::report::{Goal, Table, verdict};
 use crate::scene::checkpoint;
 use crate::stat::Spread;
 
 /// Measures all clusters.
-pub fn policies(rounds: usize) -> Result<Section> {
+pub fn clusters(rounds: usize) -> Result<(Vec<Goal>, Vec<Table>)> {
     let clusters = [
         Cluster {
             title: "25,000 namespaces, 75,000 policies, 100,000 pods",
@@ -44,7 +44,7 @@ pub fn policies(rounds: usize) -> Result<Section> {
         table.row(&[cluster.title.into(), spread.to_string(), format!("{memory:.0}")]);
         goals.push(cluster.goal(spread.median, memory));
     }
-    Ok(Section { id: "policies", title: "Policies of large clusters", goals, tables: vec![table] })
+    Ok((goals, vec![table]))
 }
 
 /// Objects of a cluster, and what is to be reached.
