@@ -20,7 +20,7 @@ use crate::scene::{Programs, Scene, checkpoint};
 use crate::variant::{Backend, Shape, by_hand, run_in};
 
 /// Times that a change is made.
-const CHANGES: usize = 15;
+const CHANGES: usize = 3;
 
 /// Two nodes by hand, a pod on each.
 pub struct Chains {
