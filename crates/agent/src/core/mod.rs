@@ -314,12 +314,7 @@ impl Core {
             Input::Withdraw { call, what, release } => self.withdraw(call, what, release),
             Input::SwitchProxy { call, proxy } => self.switch_proxy(call, proxy),
             Input::Saved { generation } => {
-                self.note_saved(generation);
-                match generation.checked_sub(borrowing::NUMBERS) {
-                    _ if self.note_switch_saved(generation) => {}
-                    Some(generation) => self.lending_event(&LendingEvent::Saved { generation }),
-                    None => self.range_event(&ripstop_ipam::ranges::RangeEvent::Saved { generation }),
-                }
+                self.take_saved(generation);
                 BTreeSet::new()
             }
             Input::Resume => {
@@ -347,6 +342,16 @@ impl Core {
             Input::Tick => self.tick(),
         };
         self.changes.extend(changes);
+    }
+
+    /// A snapshot is on disk: whoever waited for it goes on.
+    fn take_saved(&mut self, generation: u64) {
+        self.note_saved(generation);
+        match generation.checked_sub(borrowing::NUMBERS) {
+            _ if self.note_switch_saved(generation) => {}
+            Some(generation) => self.lending_event(&LendingEvent::Saved { generation }),
+            None => self.range_event(&ripstop_ipam::ranges::RangeEvent::Saved { generation }),
+        }
     }
 
     /// Says what to do about what was taken in.
