@@ -72,6 +72,15 @@ fn what_cannot_be_read_of_a_policy_is_closed_and_said() {
         scene.delete(&policy("bad", "{podSelector: {}}"));
         scene.expect(8080, "friend stranger peer outside");
     }
+}
+
+#[test]
+fn policies_without_pods_and_of_one_place_have_an_outcome() {
+    if !is_root() {
+        return;
+    }
+    let scene = scene(Plan::default());
+    let store = scene.world.store.as_ref().unwrap();
     // Of a namespace that is not there, and of one that selects nobody.
     let mut elsewhere = network("elsewhere", json!([]));
     elsewhere["metadata"]["namespace"] = json!("gone");
