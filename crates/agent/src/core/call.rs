@@ -129,7 +129,7 @@ impl Core {
             && row.state == PodState::Ready
         {
             if *row.request == *typed.id
-                && let Some(missing) = self.policies_missing(typed).or_else(|| self.not_in_force(&self.guard()))
+                && let Some(missing) = self.policies_missing(typed).or_else(|| self.not_in_force(self.guard()))
             {
                 return Begun::Wait(Error::new(Code::TryAgainLater, missing));
             }
@@ -165,6 +165,11 @@ impl Core {
         if let Some(missing) = self.base_missing(&network).or_else(|| self.close_flannels(&network)) {
             return Begun::Wait(Error::new(Code::TryAgainLater, missing));
         }
+        if self.policies_run() {
+            let text =
+                "what policies ask of others is on its way to the kernel, and what they ask of this pod goes behind it";
+            return Begun::Wait(Error::new(Code::TryAgainLater, text));
+        }
         let Some(mtu) = typed.conf.mtu.or_else(|| host::pod_mtu(&self.tables, &network)) else {
             let text = "this node has no uplink yet, so the MTU is not known";
             return Begun::Wait(Error::new(Code::TryAgainLater, text));
@@ -177,6 +182,7 @@ impl Core {
         let row = PodRow { netns: netns.into(), mtu, ..self.new_pod(typed, attachment, &network, &lease) };
         let last = self.completion(&row);
         let scope = self.put_pod(row);
+        self.send_policies();
         let guard = self.guard();
         self.run_for_call(scope, last, call);
         Begun::Stage(Stage::Running(guard))
@@ -275,9 +281,8 @@ impl Core {
             self.failed.remove(key);
         }
         let mut scope: BTreeSet<Key> = before.into_iter().chain(touched).chain(self.desired.keys_of(&source)).collect();
-        // What policies say of the pod elsewhere may be under way with other news.
-        let later = scope.extract_if(.., |key| key.is_of_policies() && self.busy.contains(key));
-        self.dirty.extend(later);
+        // What policies ask goes by plans of its own.
+        self.dirty.extend(scope.extract_if(.., |key| key.is_of_policies()));
         scope
     }
 
@@ -291,7 +296,7 @@ impl Core {
         let Some(place) = self.pending.iter().position(|pending| pending.call == call) else { return BTreeSet::new() };
         let Some(pending) = self.pending.remove(place) else { return BTreeSet::new() };
         match pending.stage {
-            Stage::Running(guard) if fault.is_none() && self.not_in_force(&guard).is_some() => {
+            Stage::Running(guard) if fault.is_none() && self.not_in_force(guard).is_some() => {
                 self.pending.push_back(Pending { stage: Stage::Guarding(guard, scope.clone()), ..pending });
                 BTreeSet::new()
             }
@@ -302,7 +307,7 @@ impl Core {
     /// Answers an ADD whose plan ran, once what policies ask is in the kernel, or when that takes too long.
     fn guard_passed(&mut self, pending: &Pending) -> bool {
         let Stage::Guarding(guard, scope) = &pending.stage else { return false };
-        let fault = match self.not_in_force(guard) {
+        let fault = match self.not_in_force(*guard) {
             None => None,
             Some(_) if self.at.now < pending.deadline => return false,
             Some(why) => Some(Error::new(Code::TryAgainLater, why)),

@@ -33,7 +33,7 @@ pub(super) struct Running {
     /// Whether something of it is of Services.
     pub is_of_services: bool,
     /// Whether something of it is of policies.
-    pub is_of_policies: bool,
+    is_of_policies: bool,
     /// Whether something of it is of iptables.
     is_of_iptables: bool,
 }
@@ -77,16 +77,23 @@ impl Core {
         let dirty = std::mem::take(&mut self.dirty);
         // Each run of programs of iptables costs as much as there is already: what comes meanwhile goes along with the next.
         let waits = !self.desired.is_whole() || self.running.values().any(|running| running.is_of_iptables);
-        let may_go = |key: &Key| !waits || !is_of_iptables(key);
-        let is_ready = |key: &Key| {
-            may_go(key) && !self.busy.contains(key) && !self.failed.contains_key(key) && self.means_something(key)
-        };
+        let may_go = |key: &Key| !(waits && is_of_iptables(key)) && self.is_free(key);
         // In order, from which a tree is made at once.
-        let (ready, later): (Vec<Key>, Vec<Key>) = dirty.into_iter().partition(is_ready);
+        let (ready, later): (Vec<Key>, Vec<Key>) = dirty.into_iter().partition(may_go);
         self.dirty = later.into_iter().collect();
         if !ready.is_empty() {
             self.run(ready.into_iter().collect());
         }
+    }
+
+    /// Whether a key may be in a plan.
+    pub(super) fn is_free(&self, key: &Key) -> bool {
+        !self.is_held_up(key) && !self.failed.contains_key(key) && self.means_something(key)
+    }
+
+    /// Whether a key waits for the end of what is under way.
+    pub(super) fn is_held_up(&self, key: &Key) -> bool {
+        self.busy.contains(key) || key.is_of_policies() && self.policies_run()
     }
 
     /// Whether it is known what is wanted under a key: what is not may be of a peer whose part is not made yet.
@@ -201,7 +208,17 @@ impl Core {
                 sent.push(step);
             }
         }
-        let Some(first) = sent.first() else { return };
+        let is_of_policies = scope.iter().any(Key::is_of_policies);
+        if is_of_policies {
+            self.policy_plans.begin();
+        }
+        let Some(first) = sent.first() else {
+            // Nothing was to be done.
+            if is_of_policies {
+                self.policy_plans.end();
+            }
+            return;
+        };
         let of_store = is_cluster_record(&first.key);
         self.busy.extend(scope.iter().cloned());
         let plan = self.next_plan;
@@ -213,7 +230,7 @@ impl Core {
             purpose,
             since: self.at.now,
             is_of_services: scope.iter().any(Key::is_of_services),
-            is_of_policies: scope.iter().any(Key::is_of_policies),
+            is_of_policies,
             is_of_iptables: scope.iter().any(is_of_iptables),
             scope,
         };
@@ -228,6 +245,9 @@ impl Core {
     pub(super) fn take_applied(&mut self, plan: u64, results: Vec<Option<Result<(), StepFault>>>) -> BTreeSet<Change> {
         let Some(running) = self.running.remove(&plan) else { return BTreeSet::new() };
         self.release_keys(&running.scope);
+        if running.is_of_policies {
+            self.policy_plans.end();
+        }
         let mut fault = None;
         let mut kinds = BTreeSet::new();
         let results = results.into_iter().chain(std::iter::repeat(None));
@@ -347,7 +367,7 @@ impl Core {
         if due.is_empty() {
             return;
         }
-        let ready: BTreeSet<Key> = due.into_iter().filter(|key| !self.busy.contains(key)).collect();
+        let ready: BTreeSet<Key> = due.into_iter().filter(|key| !self.is_held_up(key)).collect();
         // The count of tries stays with what fails again; what is fine now is forgotten here.
         let attempts: BTreeMap<Key, Failure> = ready.iter().filter_map(|key| self.failed.remove_entry(key)).collect();
         self.dirty.retain(|key| !ready.contains(key));

@@ -160,6 +160,7 @@ pub struct Core {
     drops: drops::Drops,
     serving: services::Serving,
     revoking: Revoking,
+    policy_plans: policies::Plans,
     notices: Notices,
     outputs: Vec<Output>,
     at: Moment,
@@ -247,6 +248,7 @@ impl Core {
             drops: drops::Drops::default(),
             serving: services::Serving::default(),
             revoking: Revoking::default(),
+            policy_plans: policies::Plans::default(),
             notices: Notices::default(),
             outputs: Vec::new(),
             at,
@@ -367,7 +369,7 @@ impl Core {
             return self.at.now;
         }
         // What is under way is ended by its answer, whatever the time.
-        let retries = self.failed.iter().filter(|(key, _)| !self.busy.contains(*key)).map(|(_, failure)| failure.due);
+        let retries = self.failed.iter().filter(|(key, _)| !self.is_held_up(key)).map(|(_, failure)| failure.due);
         let waiting =
             |pending: &&Pending| matches!(pending.stage, Stage::Waiting | Stage::Guarding(..) | Stage::Removing(_));
         let calls = self.pending.iter().filter(waiting).map(|pending| pending.deadline);

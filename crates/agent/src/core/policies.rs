@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use ripstop_cni_spec::TypedCall;
 use ripstop_desired::policy;
-use ripstop_netmodel::{Key, RecordGuard};
+use ripstop_netmodel::{Key, Kind, RecordGuard};
 use ripstop_objects::policy::{Direction, Policy, PolicyName, PolicyRule, PortMatch};
 use ripstop_objects::{About, Notice, StoreConfig};
 use ripstop_plan::Step;
@@ -23,20 +23,27 @@ use super::Core;
 use super::dispatch::Purpose;
 use super::withdraw::{record_removal, record_write};
 
-/// What was on its way to the kernel when an ADD began.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(super) struct Guard {
-    plans: BTreeSet<u64>,
-    keys: BTreeSet<Key>,
+/// Plans of policies, counted. One runs at a time, made of what the one before has left: a part of a table goes once nothing leads there, and
+/// what leads to a part is written once that is there. What comes meanwhile goes along with the next.
+#[derive(Debug, Default)]
+pub(super) struct Plans {
+    begun: u64,
+    ended: u64,
 }
 
-impl Guard {
-    /// Adds what else is.
-    pub(super) fn add(&mut self, other: Self) {
-        self.plans.extend(other.plans);
-        self.keys.extend(other.keys);
+impl Plans {
+    pub(super) fn begin(&mut self) {
+        self.begun += 1;
+    }
+
+    pub(super) fn end(&mut self) {
+        self.ended += 1;
     }
 }
+
+/// What was on its way to the kernel at a time: the plan of policies that brings the last of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub(super) struct Guard(u64);
 
 /// A policy of either kind.
 #[derive(Debug, Clone, Serialize)]
@@ -94,22 +101,42 @@ impl Core {
 
     /// What of policies is on its way to the kernel.
     pub(super) fn guard(&self) -> Guard {
-        let plans = self.running.iter().filter(|(_, running)| running.is_of_policies).map(|(plan, _)| *plan);
-        Guard { plans: plans.collect(), keys: self.dirty.iter().filter(|key| key.is_of_policies()).cloned().collect() }
+        let waits = |key: &Key| key.is_of_policies() && !self.failed.contains_key(key);
+        Guard(self.policy_plans.begun + u64::from(self.dirty.iter().any(waits)))
     }
 
-    /// Why what was on its way is not all in the kernel.
-    pub(super) fn not_in_force(&self, guard: &Guard) -> Option<String> {
-        if let Some((key, failure)) = self.failed.iter().find(|(key, _)| key.is_of_policies()) {
+    /// Whether a plan of policies runs.
+    pub(super) fn policies_run(&self) -> bool {
+        self.policy_plans.begun > self.policy_plans.ended
+    }
+
+    /// Sends what waits of policies on its way, before what follows: a pod is there after what is asked of its packets.
+    pub(super) fn send_policies(&mut self) {
+        if self.policies_run() {
+            return;
+        }
+        let (ready, later): (BTreeSet<Key>, BTreeSet<Key>) =
+            std::mem::take(&mut self.dirty).into_iter().partition(|key| key.is_of_policies() && self.is_free(key));
+        self.dirty = later;
+        if !ready.is_empty() {
+            self.run(ready);
+        }
+    }
+
+    /// Why what was on its way is not all in the kernel. A part of a table that nobody wants and that stays says nothing of any packet.
+    pub(super) fn not_in_force(&self, guard: Guard) -> Option<String> {
+        let counts = |key: &Key| {
+            key.is_of_policies() && (key.kind() != Kind::NftPart || self.desired.model().get(key).is_some())
+        };
+        if let Some((key, failure)) = self.failed.iter().find(|(key, _)| counts(key)) {
             return Some(format!("what policies ask cannot be written ({key}): {}", failure.why));
         }
         self.is_under_way(guard).then(|| "what policies ask is not in the kernel yet".into())
     }
 
     /// Whether something of what was on its way still is.
-    pub(super) fn is_under_way(&self, guard: &Guard) -> bool {
-        let waits = |key: &Key| self.dirty.contains(key) || self.busy.contains(key);
-        guard.plans.iter().any(|plan| self.running.contains_key(plan)) || guard.keys.iter().any(waits)
+    pub(super) fn is_under_way(&self, guard: Guard) -> bool {
+        self.policy_plans.ended < guard.0
     }
 
     /// Notes whether what this node says of its pods may have to change.
@@ -253,7 +280,7 @@ impl Core {
     /// Why this node does not have all that policies ask.
     fn policies_pending(&self) -> Option<String> {
         let undecided = self.undecided().map(str::to_owned);
-        undecided.or_else(|| self.not_in_force(&self.guard()))
+        undecided.or_else(|| self.not_in_force(self.guard()))
     }
 
     /// Policies of which something could not be read, with what is closed.

@@ -48,7 +48,7 @@ impl Core {
             match self.revoking.waiting.back_mut() {
                 Some((others, also)) if are_many => {
                     others.add(affected);
-                    also.add(guard);
+                    *also = guard.max(*also);
                 }
                 _ => self.revoking.waiting.push_back((affected, guard)),
             }
@@ -59,7 +59,7 @@ impl Core {
         }
         let mut all = Affected::default();
         for (affected, guard) in std::mem::take(&mut self.revoking.waiting) {
-            if self.is_under_way(&guard) {
+            if self.is_under_way(guard) {
                 self.revoking.waiting.push_back((affected, guard));
             } else {
                 all.add(affected);

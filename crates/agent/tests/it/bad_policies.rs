@@ -1,6 +1,7 @@
 //! Policies that are not as they should be, and objects that change faster than anybody looks: each has an outcome that is told, and nothing
 //! is opened by it.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -161,6 +162,54 @@ fn the_last_of_many_changes_counts() {
         scene.expect(8080, who);
     }
     scene.world.settle();
+}
+
+/// Policies change all the time, so that tables of ports and peers come and go, while pods come and go: each ADD is answered soon, and nothing
+/// fails that is tried again.
+#[test]
+fn pods_come_and_go_while_policies_change() {
+    if !is_root() {
+        return;
+    }
+    const PODS: usize = 60;
+    let scene = scene(Plan::default());
+    let world = &scene.world;
+    let from = "[{from: [{podSelector: {matchLabels: {role: friend}}}]}]";
+    world.apply(&policy("open", &format!("{{podSelector: {{matchLabels: {{role: new}}}}, ingress: {from}}}")));
+    let objects: Vec<String> = (0..PODS).map(|n| pod_object(&format!("new-{n}"), "new")).collect();
+    world.apply(&objects.concat());
+    let is_over = AtomicBool::new(false);
+    let (changes, slowest) = std::thread::scope(|s| {
+        let changer = s.spawn(|| {
+            let mut changes = 0_u16;
+            while !is_over.load(Ordering::Relaxed) {
+                let ports = format!("[{{ports: [{{port: {}}}, {{port: {}}}]}}]", 10_000 + changes, 20_000 + changes);
+                let spec = format!("{{podSelector: {{matchLabels: {{role: new}}}}, ingress: {ports}}}");
+                world.apply(&policy(&format!("beside-{}", changes % 10), &spec));
+                changes += 1;
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            changes
+        });
+        let mut slowest = Duration::ZERO;
+        let mut there = VecDeque::new();
+        for n in 0..PODS {
+            let begun = Instant::now();
+            let pod = world.pod(&format!("new-{n}"));
+            slowest = slowest.max(begun.elapsed());
+            there.push_back(pod);
+            if there.len() > 5 {
+                world.del(&there.pop_front().unwrap());
+            }
+        }
+        is_over.store(true, Ordering::Relaxed);
+        there.iter().for_each(|pod| world.del(pod));
+        (changer.join().unwrap(), slowest)
+    });
+    println!("{PODS} pods beside {changes} changes of policies, the slowest ADD {slowest:.0?}");
+    let log = world.agent().log_text();
+    assert!(!log.contains("trying again"), "{log}");
+    world.settle();
 }
 
 /// What is closed is told beside the policy, once, and told to be over.
