@@ -5,10 +5,13 @@
 //! removes them. One look at a time: what changes meanwhile is looked at by the next. An agent that starts looks at all that policies
 //! restrict, since nobody knows what changed while there was none.
 //!
+//! An answer of UDP that was on its way when its flow ended begins another one the other way round, which policies may permit, and by which
+//! the flow would go on. Such are looked for some times and ended, too.
+//!
 //! Not here: which are over (`ripstop_policy::revoke`), and how they are read and ended.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::net::IpAddr;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use ripstop_netmodel::{Connection, Entry, Key, Resource};
@@ -25,13 +28,58 @@ const PAUSE_MS: u64 = 1_000;
 /// More changes than these do not wait each for itself.
 const MOST_WAITING: usize = 16;
 
+/// When it is looked for answers that began a flow anew, in milliseconds after flows ended.
+const LOOKS_MS: [u64; 9] = [20, 50, 100, 200, 400, 800, 1_600, 3_200, 6_400];
+
+/// IANA's number.
+const UDP: u8 = 17;
+
+/// Flows of UDP that ended lately, the other way round: who answered, and to whom.
+#[derive(Debug, Default)]
+struct Returning {
+    ends: BTreeSet<(SocketAddr, SocketAddr)>,
+    /// When the last of them ended, and how often was looked since.
+    since: Millis,
+    looks: usize,
+}
+
+impl Returning {
+    fn due(&self) -> Option<Millis> {
+        let pause = LOOKS_MS.get(self.looks).filter(|_| !self.ends.is_empty())?;
+        Some(self.since.plus(*pause))
+    }
+
+    fn is_due(&self, now: Millis) -> bool {
+        self.due().is_some_and(|due| due <= now)
+    }
+
+    fn has(&self, connection: &Connection) -> bool {
+        connection.protocol == UDP && self.ends.contains(&(connection.source, connection.destination))
+    }
+
+    /// One look was made, perhaps for what returned; these are no returned ones, and end.
+    fn note<'a>(&mut self, ended: impl Iterator<Item = &'a Connection>, was_due: bool, now: Millis) {
+        self.looks += usize::from(was_due);
+        if self.looks >= LOOKS_MS.len() {
+            *self = Self::default();
+        }
+        let before = self.ends.len();
+        let flows = ended.filter(|connection| connection.protocol == UDP);
+        self.ends.extend(flows.map(|connection| (connection.destination, connection.answers_to)));
+        if self.ends.len() > before {
+            (self.since, self.looks) = (now, 0);
+        }
+    }
+}
+
 /// What the core remembers of them.
 #[derive(Debug, Default)]
 pub(super) struct Revoking {
     /// Whose connections are to be looked at, once what was on its way to the kernel is there.
     waiting: VecDeque<(Affected, Guard)>,
-    /// Whose are looked at, and the number of the look.
-    looking: Option<(u64, Affected)>,
+    /// Whose are looked at, the number of the look, and whether it is one for flows that begin anew.
+    looking: Option<(u64, Affected, bool)>,
+    returning: Returning,
     /// The number of the last look.
     last: u64,
     /// A look has failed, and is tried again then.
@@ -65,27 +113,35 @@ impl Core {
                 all.add(affected);
             }
         }
-        if all.is_empty() {
+        let is_due = self.revoking.returning.is_due(self.at.now);
+        if all.is_empty() && !is_due {
             return;
         }
         self.revoking.last += 1;
         let look = self.revoking.last;
-        let [from, to] = all.addresses();
+        let [mut from, mut to] = all.addresses();
+        for (source, destination) in self.revoking.returning.ends.iter().filter(|_| is_due) {
+            from.insert(source.ip());
+            to.insert(destination.ip());
+        }
         self.outputs.push(Output::Track { look, from, to });
-        self.revoking.looking = Some((look, all));
+        self.revoking.looking = Some((look, all, is_due));
     }
 
-    /// When a look that failed is tried again.
+    /// When the next look is due.
     pub(super) fn look_again(&self) -> Option<Millis> {
-        self.revoking.again
+        let Revoking { again, looking, returning, .. } = &self.revoking;
+        again.or_else(|| returning.due().filter(|_| looking.is_none()))
     }
 
     /// Connections were read: those that are over are to go.
     pub(super) fn take_tracked(&mut self, look: u64, found: Result<Tracking, String>) {
-        let Some((_, affected)) = self.revoking.looking.take_if(|(number, _)| *number == look) else { return };
+        let Some((_, affected, was_due)) = self.revoking.looking.take_if(|(number, ..)| *number == look) else {
+            return;
+        };
         let before = self.revoking.again.take();
         match found {
-            Ok(found) => self.end_connections(&affected, found),
+            Ok(found) => self.end_connections(&affected, found, was_due),
             Err(why) => {
                 self.revoking.again = Some(self.at.now.plus(PAUSE_MS));
                 self.revoking.waiting.push_front((affected, Guard::default()));
@@ -95,21 +151,28 @@ impl Core {
         }
     }
 
-    fn end_connections(&mut self, affected: &Affected, found: Tracking) {
-        let Some(policies) = self.desired.policies() else { return };
+    fn end_connections(&mut self, affected: &Affected, found: Tracking, was_due: bool) {
+        let Some(policies) = self.desired.policies() else {
+            self.revoking.returning = Returning::default();
+            return;
+        };
         let Tracking { connections, own } = found;
         let tracked: Vec<Tracked> = connections.iter().map(tracked).collect();
         let is_own = |ip: IpAddr| ip.is_loopback() || own.contains(&ip);
-        let over = policies.revoked(affected, &tracked, is_own);
+        let revoked: BTreeSet<usize> = policies.revoked(affected, &tracked, is_own).into_iter().collect();
+        let returning = &mut self.revoking.returning;
+        let has_returned: Vec<bool> = connections.iter().map(|connection| returning.has(connection)).collect();
+        let over = |place: usize| revoked.contains(&place) || has_returned[place];
+        let numbered = connections.into_iter().enumerate();
+        let over: Vec<(usize, Connection)> = numbered.filter(|(place, _)| over(*place)).collect();
+        let fresh = over.iter().filter(|(place, _)| !has_returned[*place]).map(|(_, connection)| connection);
+        returning.note(fresh, was_due, self.at.now);
         if over.is_empty() {
             return;
         }
-        let mut connections: Vec<Option<Connection>> = connections.into_iter().map(Some).collect();
-        let over: Vec<Connection> =
-            over.into_iter().filter_map(|place| connections.get_mut(place).and_then(Option::take)).collect();
         self.log(Level::Info, format!("{} connections end: policies do not permit them any more", over.len()));
         let pods = self.pods_by_address();
-        for mut connection in over {
+        for (_, mut connection) in over {
             let end = |ip: IpAddr| pods.get(&ip).cloned();
             let (sender, receiver) = (end(connection.source.ip()), end(connection.destination.ip()));
             let owner = receiver.as_ref().or(sender.as_ref()).map(|(_, owner)| owner.clone());

@@ -151,6 +151,30 @@ fn over(scene: &Scene, what: &str, talks: &mut [(&str, Talk)], change: &str) {
 /// Selects no pod.
 const NOBODY: &str = "{podSelector: {matchLabels: {role: nobody}}}";
 
+/// An answer that is on its way when its flow ends begins another one the other way round, which nothing forbids: that ends as well.
+#[test]
+fn a_flow_that_is_answered_meanwhile_ends_too() {
+    if !is_root() {
+        return;
+    }
+    let scene = scene(Plan::default());
+    let _servant = Servant::start(&scene.web.ns, PORTS[0], PORTS[1], b'w');
+    for round in 0..5 {
+        scene.come_true(&scene.open("{ipBlock: {cidr: 192.0.2.0/24}}"));
+        let mut talk = scene.of_outside();
+        assert!(talk.goes_on());
+        let since = Instant::now();
+        scene.world.apply(&scene.open(NOBODY));
+        let mut answers = 0;
+        while since.elapsed() < Duration::from_millis(200) && talk.answers() {
+            answers += 1;
+        }
+        println!("round {round}: {answers} answers until {:.1?}", since.elapsed());
+        let is_silent = || !talk.answers() && !talk.answers();
+        assert!(within(Duration::from_secs(15), is_silent), "{}", scene.world.agent().log_text());
+    }
+}
+
 #[test]
 fn connections_end_with_what_permitted_them() {
     if !is_root() {
