@@ -34,7 +34,7 @@ mod version;
 mod wire;
 
 pub use case::{Outcome, Row};
-pub use interrupt::watch as watch_signals;
+pub use interrupt::{happened as interrupted, watch as watch_signals};
 pub use options::{Host, Options};
 pub use spec::Sentence;
 pub use suite::{Error, cases, run};

@@ -9,6 +9,7 @@
 //! - `generate`, `drawn`: scenarios.
 //! - `plane`: what is judged.
 //! - `scene`: a data plane of real packets.
+//! - `manifests`, `pod`: what another's cluster is given for a case, and what runs in its pods.
 //! - `run`: cases and scenarios on data planes.
 
 mod cases;
@@ -16,7 +17,9 @@ mod cyclonus;
 mod drawn;
 mod generate;
 pub mod large;
+pub mod manifests;
 mod plane;
+pub mod pod;
 mod run;
 pub mod scene;
 
@@ -27,6 +30,7 @@ pub use plane::{DataPlane, Fate, Oracle};
 pub use run::{Divergence, Make, Run, compare, differ, run, run_case};
 
 pub use crate::case::Stop;
+pub use ripstop_oracle::policy::{Packet, Traffic, World};
 
 use std::net::IpAddr;
 

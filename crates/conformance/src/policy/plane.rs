@@ -31,6 +31,14 @@ pub trait DataPlane {
     /// # Errors
     /// Where it cannot be done.
     fn send(&mut self, packets: &[Packet]) -> Verdict<Vec<Fate>>;
+
+    /// The same, by one that takes its time to follow changes: it may send again until each fares as expected.
+    ///
+    /// # Errors
+    /// Where it cannot be done.
+    fn send_until(&mut self, packets: &[Packet], _expected: &[Fate]) -> Verdict<Vec<Fate>> {
+        self.send(packets)
+    }
 }
 
 /// What became of one packet.

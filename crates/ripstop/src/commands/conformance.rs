@@ -1,13 +1,19 @@
 //! `ripstop conformance`: black-box suites for what speaks a public protocol. Nothing of Ripstop takes part in judging; its own rules for
 //! Services and policies may be what is judged.
 
+mod cluster;
+
 use std::collections::BTreeMap;
+use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
+use cluster::Cluster;
 use ripstop_conformance::policy;
+use ripstop_conformance::policy::manifests::Template;
 use ripstop_conformance::services::{self, KubeProxy, Mode, Oracle, Stop};
 use ripstop_conformance::{Error, Host, Options, Outcome, Row};
 use ripstop_planes::{Compiler, IptablesBackend};
@@ -34,6 +40,8 @@ enum Suite {
     Cni(Box<Cni>),
     Services(Services),
     Policy(Policy),
+    #[command(hide = true)]
+    Pod(Pod),
 }
 
 /// Judge a CNI plugin, any that makes an interface
@@ -141,8 +149,9 @@ enum DataPlane {
 /// Judge what holds packets to policies
 ///
 /// The cases are those of Kubernetes' own suite for NetworkPolicy, of the suite of ClusterNetworkPolicy, and those that Cyclonus generates, by
-/// their names. A packet that is denied must vanish: a refusal is a failure. All but the oracle carry real packets, as root, in network
-/// namespaces that the suite makes and removes.
+/// their names. A packet that is denied must vanish: a refusal is a failure. All but the oracle carry real packets: --data-plane as root, in
+/// network namespaces that the suite makes and removes; --kubeconfig in a cluster, whatever network it has, in namespaces
+/// ripstop-conformance-*, which go afterwards. There pods ask each other straight, by TCP and UDP; ClusterNetworkPolicies are skipped.
 #[derive(Debug, Args)]
 struct Policy {
     /// Print the cases' ids, one a line, and nothing else
@@ -154,12 +163,29 @@ struct Policy {
     /// What is judged
     #[arg(long, value_enum, default_value = "oracle")]
     data_plane: PolicyPlane,
+    /// Judge the cluster of this kubeconfig, as one who may make namespaces there
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["data_plane", "jobs"])]
+    kubeconfig: Option<PathBuf>,
+    /// The image of pods in that cluster: it has this program as `ripstop`
+    #[arg(long, value_name = "IMAGE", default_value = IMAGE, requires = "kubeconfig")]
+    image: String,
     /// How many cases run at a time, each on nodes of its own
     #[arg(long, value_name = "N", default_value_t = 4)]
     jobs: usize,
     /// Form of the report
     #[arg(short, long, value_enum, default_value = "table")]
     output: Form,
+}
+
+/// The product's own image.
+const IMAGE: &str = concat!("ripstop.io/ripstop:", env!("CARGO_PKG_VERSION"));
+
+/// What runs in a pod of a cluster that is judged
+#[derive(Debug, Args)]
+struct Pod {
+    /// What it shall ask
+    #[arg(value_name = "FILE")]
+    asks: PathBuf,
 }
 
 /// What holds packets to policies.
@@ -199,6 +225,10 @@ impl Conformance {
             Suite::Cni(command) => command.run(out),
             Suite::Services(command) => command.run(out),
             Suite::Policy(command) => command.run(out),
+            Suite::Pod(Pod { asks }) => {
+                let ended = policy::pod::serve(&asks, &mut io::stdout());
+                ended.map(|()| ExitCode::SUCCESS).map_err(|error| Failure::system("cannot go on", &error))
+            }
         }
     }
 }
@@ -209,6 +239,9 @@ impl Policy {
             let cases = policy::cases().map_err(Failure::Failed)?;
             let lines: String = cases.iter().map(|case| format!("{}\n", case.id)).collect();
             return out.text(&lines).map(|()| ExitCode::SUCCESS);
+        }
+        if self.kubeconfig.is_some() {
+            return self.judge_cluster(out);
         }
         if self.data_plane != PolicyPlane::Oracle && !rustix::process::geteuid().is_root() {
             return Err(Failure::NotPermitted("network namespaces need root; run it as root".into()));
@@ -221,6 +254,21 @@ impl Policy {
             })
         };
         let how = policy::Run { only: &self.only, jobs: self.jobs, every: 1 };
+        print(policy::run(&make, how, &tell), self.output, out)
+    }
+
+    /// The same in a cluster, one case after the other, as all are in one set of pods.
+    fn judge_cluster(self, out: &mut Out) -> Result<ExitCode, Failure> {
+        let command = ["ripstop", "conformance", "pod"].map(String::from).into();
+        let template = Template { image: self.image, command };
+        ripstop_conformance::watch_signals();
+        // Asked for once: there is one job.
+        let cluster = Mutex::new(Some(Cluster::open(self.kubeconfig, template)?));
+        let make = || -> Result<Box<dyn policy::DataPlane>, Stop> {
+            let taken = cluster.lock().unwrap_or_else(PoisonError::into_inner).take();
+            taken.map(|cluster| Box::new(cluster) as _).ok_or_else(|| Stop::Fail("there is one cluster only".into()))
+        };
+        let how = policy::Run { only: &self.only, jobs: 1, every: 1 };
         print(policy::run(&make, how, &tell), self.output, out)
     }
 }

@@ -4,6 +4,7 @@
 //! skipped.
 
 mod deploy;
+mod judging;
 mod matrix;
 mod takeover;
 
@@ -250,7 +251,16 @@ fn flanneld_between_the_nodes_does_the_same() {
     let Some(lab) = cluster(options, Cni::Flannel) else { return };
     web(&lab, 2, Families::V4);
     everybody_reaches_everybody(&lab, 2);
+    a_network_without_policies_is_found_out(&lab);
     takes_down(lab);
+}
+
+/// Whoever judges policies sees that nothing is denied here.
+fn a_network_without_policies_is_found_out(lab: &Lab) {
+    let (code, rows) = judging::judged(lab, &[judging::DENIES]);
+    assert!(matches!(&rows[..], [(_, result, why)] if result == "fail" && why.contains("it arrived")), "{rows:?}");
+    assert_eq!(code, Some(1));
+    judging::nothing_is_left(lab);
 }
 
 #[test]

@@ -218,6 +218,14 @@ impl Remote {
         self.runtime.block_on(self.api.get(path)).map_err(failure)
     }
 
+    /// The text at a path, empty where there is nothing.
+    ///
+    /// # Errors
+    /// Where the API gives no answer.
+    pub fn text(&self, path: &str) -> Result<String, Failure> {
+        self.runtime.block_on(self.api.text(path)).map_err(failure)
+    }
+
     /// Pods that a selector of labels finds, of a node where one is named.
     ///
     /// # Errors
