@@ -540,13 +540,8 @@ fn policies_see_pods_behind_a_service() {
     if !is_root() {
         return;
     }
-    for proxy in ["nftables", "iptables", "ipvs"] {
-        if proxy == "ipvs" && !ripstop_kernel::has_ipvs() {
-            println!("SKIPPED: this kernel has no IPVS, or its module ip_vs is not loaded");
-            continue;
-        }
-        let config = vec![format!("services: {{proxy: {proxy}, serviceCIDRs: [10.96.0.0/16]}}")];
-        let scene = scene(Plan { config, ..Plan::default() });
+    for (proxy, plan) in Plan::by_each_proxy() {
+        let scene = scene(plan);
         let world = &scene.world;
         world.apply(
             "{apiVersion: v1, kind: Service, metadata: {name: web}, spec: {selector: {role: web}, clusterIP: 10.96.0.9,\n\

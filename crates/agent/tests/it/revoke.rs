@@ -281,13 +281,8 @@ fn connections_through_a_service_end_as_well() {
     if !is_root() {
         return;
     }
-    for proxy in ["nftables", "iptables", "ipvs"] {
-        if proxy == "ipvs" && !ripstop_kernel::has_ipvs() {
-            println!("SKIPPED: this kernel has no IPVS, or its module ip_vs is not loaded");
-            continue;
-        }
-        let config = vec![format!("services: {{proxy: {proxy}, serviceCIDRs: [10.96.0.0/16]}}")];
-        let scene = scene(Plan { config, ..Plan::default() });
+    for (proxy, plan) in Plan::by_each_proxy() {
+        let scene = scene(plan);
         let _servant = Servant::start(&scene.web.ns, PORTS[0], PORTS[1], b'w');
         scene.world.apply(
             "{apiVersion: v1, kind: Service, metadata: {name: web}, spec: {selector: {role: web}, clusterIP: 10.96.0.9,\n\

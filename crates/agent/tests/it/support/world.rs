@@ -67,6 +67,24 @@ pub struct Plan {
     pub network: bool,
 }
 
+impl Plan {
+    /// Services served by each proxy that can be here.
+    pub fn by_each_proxy() -> impl Iterator<Item = (&'static str, Self)> {
+        let can_be = |proxy: &&str| {
+            let is_there = *proxy != "ipvs" || ripstop_kernel::has_ipvs();
+            if !is_there {
+                println!("SKIPPED: this kernel has no IPVS, or its module ip_vs is not loaded");
+            }
+            is_there
+        };
+        let plan = |proxy: &'static str| {
+            let config = vec![format!("services: {{proxy: {proxy}, serviceCIDRs: [10.96.0.0/16]}}")];
+            (proxy, Self { config, ..Self::default() })
+        };
+        ["nftables", "iptables", "ipvs"].into_iter().filter(can_be).map(plan)
+    }
+}
+
 impl Default for Plan {
     fn default() -> Self {
         Self {
