@@ -112,12 +112,13 @@ impl Core {
 
     /// Sends what waits of policies on its way, before what follows: a pod is there after what is asked of its packets.
     pub(super) fn send_policies(&mut self) {
-        if self.policies_run() {
+        // Without policies what waits may be very much, and none of it is theirs but what goes.
+        if self.policies_run() || self.desired.policies().is_none() {
             return;
         }
-        let (ready, later): (BTreeSet<Key>, BTreeSet<Key>) =
-            std::mem::take(&mut self.dirty).into_iter().partition(|key| key.is_of_policies() && self.is_free(key));
-        self.dirty = later;
+        let ready: BTreeSet<Key> =
+            self.dirty.iter().filter(|key| key.is_of_policies() && self.is_free(key)).cloned().collect();
+        self.dirty.retain(|key| !ready.contains(key));
         if !ready.is_empty() {
             self.run(ready);
         }
