@@ -2,7 +2,7 @@
 //!
 //! What policies say of some addresses has changed ([`Affected`]). Once that is in the kernel, so that no such connection begins anew,
 //! those that these addresses are an end of are read; those that are over become objects that are there and that nobody wants, and a plan
-//! removes them. One look at a time: what changes meanwhile is looked at by the next. An agent that starts looks at all that policies
+//! removes them. One look at a time, and a rest behind it: what changes meanwhile is looked at by the next. An agent that starts looks at all that policies
 //! restrict, since nobody knows what changed while there was none.
 //!
 //! An answer of UDP that was on its way when its flow ended begins another one the other way round, which policies may permit, and by which
@@ -11,7 +11,7 @@
 //! Not here: which are over (`ripstop_policy::revoke`), and how they are read and ended.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use ripstop_netmodel::{Connection, Entry, Key, Resource};
@@ -25,6 +25,10 @@ use super::{Core, Level, Output};
 /// Pause before a look that failed is tried again, in milliseconds.
 const PAUSE_MS: u64 = 1_000;
 
+/// A look at all that is tracked takes a while whatever is found, and the kernel does little else meanwhile: the next waits so many
+/// times as long.
+const REST: u64 = 3;
+
 /// More changes than these do not wait each for itself.
 const MOST_WAITING: usize = 16;
 
@@ -34,10 +38,10 @@ const LOOKS_MS: [u64; 9] = [20, 50, 100, 200, 400, 800, 1_600, 3_200, 6_400];
 /// IANA's number.
 const UDP: u8 = 17;
 
-/// Flows of UDP that ended lately, the other way round: who answered, and to whom.
+/// Flows of UDP that ended lately, the other way round: from who answered to whom.
 #[derive(Debug, Default)]
 struct Returning {
-    ends: BTreeSet<(SocketAddr, SocketAddr)>,
+    keys: BTreeSet<Key>,
     /// When the last of them ended, and how often was looked since.
     since: Millis,
     looks: usize,
@@ -45,7 +49,7 @@ struct Returning {
 
 impl Returning {
     fn due(&self) -> Option<Millis> {
-        let pause = LOOKS_MS.get(self.looks).filter(|_| !self.ends.is_empty())?;
+        let pause = LOOKS_MS.get(self.looks).filter(|_| !self.keys.is_empty())?;
         Some(self.since.plus(*pause))
     }
 
@@ -54,7 +58,7 @@ impl Returning {
     }
 
     fn has(&self, connection: &Connection) -> bool {
-        connection.protocol == UDP && self.ends.contains(&(connection.source, connection.destination))
+        self.keys.contains(&connection.key())
     }
 
     /// One look was made, perhaps for what returned; these are no returned ones, and end.
@@ -63,10 +67,15 @@ impl Returning {
         if self.looks >= LOOKS_MS.len() {
             *self = Self::default();
         }
-        let before = self.ends.len();
+        let before = self.keys.len();
         let flows = ended.filter(|connection| connection.protocol == UDP);
-        self.ends.extend(flows.map(|connection| (connection.destination, connection.answers_to)));
-        if self.ends.len() > before {
+        self.keys.extend(flows.map(|&Connection { protocol, destination, answers_to, zone, .. }| Key::Connection {
+            protocol,
+            source: destination,
+            sent_to: answers_to,
+            zone,
+        }));
+        if self.keys.len() > before {
             (self.since, self.looks) = (now, 0);
         }
     }
@@ -77,13 +86,25 @@ impl Returning {
 pub(super) struct Revoking {
     /// Whose connections are to be looked at, once what was on its way to the kernel is there.
     waiting: VecDeque<(Affected, Guard)>,
-    /// Whose are looked at, the number of the look, and whether it is one for flows that begin anew.
-    looking: Option<(u64, Affected, bool)>,
+    looking: Option<Looking>,
+    /// When the next may begin that is for whose are waiting.
+    next: Millis,
     returning: Returning,
     /// The number of the last look.
     last: u64,
     /// A look has failed, and is tried again then.
     again: Option<Millis>,
+}
+
+/// A look at connections.
+#[derive(Debug)]
+struct Looking {
+    number: u64,
+    since: Millis,
+    /// Whose they are,
+    affected: Affected,
+    /// and whether it is also for flows that begin anew.
+    is_due: bool,
 }
 
 impl Core {
@@ -106,8 +127,9 @@ impl Core {
             return;
         }
         let mut all = Affected::default();
+        let has_rested = self.revoking.next <= self.at.now;
         for (affected, guard) in std::mem::take(&mut self.revoking.waiting) {
-            if self.is_under_way(guard) {
+            if !has_rested || self.is_under_way(guard) {
                 self.revoking.waiting.push_back((affected, guard));
             } else {
                 all.add(affected);
@@ -119,29 +141,32 @@ impl Core {
         }
         self.revoking.last += 1;
         let look = self.revoking.last;
-        let [mut from, mut to] = all.addresses();
-        for (source, destination) in self.revoking.returning.ends.iter().filter(|_| is_due) {
-            from.insert(source.ip());
-            to.insert(destination.ip());
-        }
-        self.outputs.push(Output::Track { look, from, to });
-        self.revoking.looking = Some((look, all, is_due));
+        let [from, to] = all.addresses();
+        let keys = if is_due { self.revoking.returning.keys.clone() } else { BTreeSet::new() };
+        self.outputs.push(Output::Track { look, from, to, keys });
+        self.revoking.looking = Some(Looking { number: look, since: self.at.now, affected: all, is_due });
     }
 
     /// When the next look is due.
     pub(super) fn look_again(&self) -> Option<Millis> {
-        let Revoking { again, looking, returning, .. } = &self.revoking;
-        again.or_else(|| returning.due().filter(|_| looking.is_none()))
+        let Revoking { again, looking, returning, waiting, next, .. } = &self.revoking;
+        let rested = Some(*next).filter(|next| *next > self.at.now && !waiting.is_empty());
+        again.or_else(|| [returning.due(), rested].into_iter().flatten().min().filter(|_| looking.is_none()))
     }
 
     /// Connections were read: those that are over are to go.
     pub(super) fn take_tracked(&mut self, look: u64, found: Result<Tracking, String>) {
-        let Some((_, affected, was_due)) = self.revoking.looking.take_if(|(number, ..)| *number == look) else {
+        let Some(Looking { since, affected, is_due, .. }) =
+            self.revoking.looking.take_if(|looking| looking.number == look)
+        else {
             return;
         };
+        if !affected.is_empty() {
+            self.revoking.next = self.at.now.plus(REST * self.at.now.since(since));
+        }
         let before = self.revoking.again.take();
         match found {
-            Ok(found) => self.end_connections(&affected, found, was_due),
+            Ok(found) => self.end_connections(&affected, found, is_due),
             Err(why) => {
                 self.revoking.again = Some(self.at.now.plus(PAUSE_MS));
                 self.revoking.waiting.push_front((affected, Guard::default()));

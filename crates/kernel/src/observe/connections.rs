@@ -3,17 +3,21 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use ripstop_netmodel::{Connection, Resource};
+use ripstop_netmodel::{Connection, Key, Resource};
 use ripstop_types::Family;
 
 use super::Observer;
+use super::facts::conntrack;
 use crate::error::ObserveError;
 use crate::wire;
 use crate::wire::address::RawAddress;
-use crate::wire::flow::{dump_answering, dump_family, dump_from, read_connection};
+use crate::wire::flow::{dump_answering, dump_family, dump_from, get, read_connection};
 
-/// Of so few addresses the kernel is asked one by one: that it looks at all its connections is cheaper than that it shows them.
-const FEW: usize = 4;
+/// What it takes the kernel to look into one bucket of its table, in nanoseconds,
+const BUCKET_NS: u64 = 35;
+
+/// and to show one connection.
+const SHOWN_NS: u64 = 2_000;
 
 impl Observer {
     /// The connections of TCP, UDP and SCTP that one of `from` began or one of `to` answers, without their pods' namespaces.
@@ -25,10 +29,9 @@ impl Observer {
         from: &BTreeSet<IpAddr>,
         to: &BTreeSet<IpAddr>,
     ) -> Result<Vec<Connection>, ObserveError> {
-        let of_family = |family: Family| from.iter().chain(to).any(|ip| Family::of(*ip) == family);
-        let requests: Vec<_> = match from.len() + to.len() <= FEW {
+        let requests: Vec<_> = match is_asked_one_by_one(from.len() + to.len()) {
             true => from.iter().map(|ip| dump_from(*ip)).chain(to.iter().map(|ip| dump_answering(*ip))).collect(),
-            false => Family::BOTH.into_iter().filter(|family| of_family(*family)).map(dump_family).collect(),
+            false => vec![dump_family(only_family(from.iter().chain(to)))],
         };
         let is_meant = |connection: &Connection| {
             from.contains(&connection.source.ip()) || to.contains(&connection.destination.ip())
@@ -39,12 +42,30 @@ impl Observer {
             // Before Linux 5.8 all are shown.
             found.extend(all.iter().filter_map(read_connection).filter(is_meant));
         }
-        if requests.len() > 1 {
-            // One may have come twice.
-            found.sort_by_cached_key(|connection| (connection.key(), connection.id));
-            found.dedup();
+        Ok(if requests.len() > 1 { each_once(found) } else { found })
+    }
+
+    /// The connections of these keys that are there.
+    ///
+    /// # Errors
+    /// The kernel refuses to show them.
+    pub fn connections_by_key(&mut self, keys: &BTreeSet<Key>) -> Result<Vec<Connection>, ObserveError> {
+        let request = |key: &Key| match *key {
+            Key::Connection { protocol, source, sent_to, zone } => Some(get(protocol, (source, sent_to), zone)),
+            _ => None,
+        };
+        let answers = self.nft.batch(keys.iter().filter_map(request).collect());
+        let mut found = Vec::new();
+        for answer in answers {
+            match answer.result {
+                Ok(()) => found.extend(answer.replies.iter().filter_map(read_connection)),
+                Err(error) if error.errno == libc::ENOENT => {}
+                Err(error) => return Err(ObserveError::new("a tracked connection", error)),
+            }
         }
-        Ok(found)
+        // The kernel finds a connection by its answers, too.
+        found.retain(|connection| keys.contains(&connection.key()));
+        Ok(each_once(found))
     }
 
     /// The addresses of the agent's own namespace, whoever made them.
@@ -56,4 +77,25 @@ impl Observer {
             self.route.dump(&wire::address::dump(None)).map_err(|e| ObserveError::new("this node's addresses", e))?;
         Ok(replies.iter().filter_map(RawAddress::read).map(|address| address.ip).collect())
     }
+}
+
+/// One may have come twice.
+fn each_once(mut found: Vec<Connection>) -> Vec<Connection> {
+    found.sort_by_cached_key(|connection| (connection.key(), connection.id));
+    found.dedup();
+    found
+}
+
+/// Whether to ask for each address alone, for which the kernel looks through its table each time, is cheaper than to have it show all
+/// connections once.
+fn is_asked_one_by_one(addresses: usize) -> bool {
+    let (Some(buckets), Some(connections)) = (conntrack("buckets"), conntrack("count")) else { return false };
+    let once_more = (addresses as u64).saturating_sub(1);
+    once_more.saturating_mul(buckets * BUCKET_NS) < connections.saturating_mul(SHOWN_NS)
+}
+
+/// The family of all of them; `None`: there are both.
+fn only_family<'a>(mut ips: impl Iterator<Item = &'a IpAddr>) -> Option<Family> {
+    let first = Family::of(*ips.next()?);
+    ips.all(|ip| Family::of(*ip) == first).then_some(first)
 }

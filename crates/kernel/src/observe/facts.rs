@@ -76,9 +76,13 @@ const CONNTRACK: [&str; 7] = [
 /// so of itself in its log alone (`nf_conntrack: table full, dropping packet`).
 #[must_use]
 pub fn is_conntrack_full() -> bool {
-    let number = |name: &str| number::<u64>(&format!("net/netfilter/nf_conntrack_{name}"));
-    let (Some(count), Some(max)) = (number("count"), number("max")) else { return false };
+    let (Some(count), Some(max)) = (conntrack("count"), conntrack("max")) else { return false };
     max > 0 && count.saturating_mul(20) >= max.saturating_mul(19)
+}
+
+/// A number of connection tracking.
+pub(super) fn conntrack(name: &str) -> Option<u64> {
+    number(&format!("net/netfilter/nf_conntrack_{name}"))
 }
 
 fn conntrack_limit(name: &str) -> Option<Limit> {
