@@ -18,6 +18,7 @@ mod jump;
 mod kube_proxy;
 mod link;
 mod nft;
+mod parts;
 mod run;
 mod space;
 
@@ -74,8 +75,10 @@ pub struct Applier {
     forwarder: Option<PathBuf>,
     /// Keep the carrier of TUN devices, and with it nexthops, while no forwarder runs.
     holds: BTreeMap<IfName, OwnedFd>,
-    /// What is known of iptables.
+    /// What is known of iptables,
     iptables: Iptables,
+    /// and of parts of tables.
+    parts: parts::Parts,
     /// It was told that tracked connections cannot be looked at.
     told_of_flows: bool,
     /// The same of sockets that cannot be ended.
@@ -108,6 +111,7 @@ impl Applier {
             forwarder: None,
             holds,
             iptables,
+            parts: parts::Parts::default(),
             told_of_flows,
             told_of_sockets,
         })

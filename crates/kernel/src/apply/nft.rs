@@ -7,16 +7,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use ripstop_netmodel::{Entry, Key, Kind, NFT_LOOPBACK_TABLE, NftValues, Ns, Object, ROUTE_LOCALNET, is_own_table};
-use ripstop_nft::decode::{Answers, ObservedPart, Refusal};
+use ripstop_nft::decode::{Answers, Refusal};
 use ripstop_nft::encode::{self, Batch, Encoded, Failure};
 use ripstop_nft::model::{Data, ElementBody, ElementKey, Name, Part, Table, TableFamily, part_of};
 use ripstop_plan::{Action, Step};
 
+use super::parts::Parts;
 use super::run::{Begun, Run, mismatch};
 use crate::error::Fault;
 use crate::netlink::uapi::NFNLGRP_NFTABLES;
 use crate::netlink::{NetlinkError, Socket};
-use crate::observe::nft::{elements_of, generation, parts_of};
+use crate::observe::nft::{elements_of, generation};
 use crate::own::Ear;
 use crate::sysctl;
 
@@ -67,9 +68,6 @@ impl What<'_> {
         }
     }
 }
-
-/// The parts that are there.
-type Parts = BTreeMap<(TableFamily, Name, Name), ObservedPart>;
 
 /// Runs transactions while monitors do not listen; `transact` says how many were done. To tell them of an element takes
 /// the kernel longer than to add it, even where a filter of theirs lets nothing through. The kernel counts transactions: where
@@ -173,10 +171,14 @@ impl Run<'_> {
         let with_parts = ops.iter().filter(|op| op.what.part().is_some()).map(|op| op.what.table());
         let tables: BTreeSet<(TableFamily, Name)> = with_parts.map(|(family, table)| (family, table.clone())).collect();
         let unread = |error: NetlinkError| Refused::Other((everything(ops), Fault::refused(&error, None)));
-        let parts =
-            if tables.is_empty() { Parts::new() } else { parts_of(&mut self.applier.nft, &tables).map_err(unread)? };
-        let batch = encode(ops, parts)?;
+        // Whatever goes wrong, nothing is known then.
+        let mut parts = std::mem::take(&mut self.applier.parts);
+        if !tables.is_empty() {
+            parts.learn(&mut self.applier.nft, tables).map_err(unread)?;
+        }
+        let batch = encode(ops, &mut parts)?;
         if batch.is_empty() {
+            self.applier.parts = parts;
             return Ok(());
         }
         let socket = &mut self.applier.nft;
@@ -200,7 +202,11 @@ impl Run<'_> {
         }
         match answers.refusals().first() {
             Some(refusal) => Err(refused(ops, &encoded, refusal)),
-            None => Ok(()),
+            None => {
+                parts.follow(&mut self.applier.nft);
+                self.applier.parts = parts;
+                Ok(())
+            }
         }
     }
 
@@ -374,23 +380,24 @@ fn op(step: &Step) -> Result<What<'_>, Fault> {
 }
 
 /// The batch, or the step that cannot be written.
-fn encode(ops: &[Op<'_>], mut parts: Parts) -> Result<Batch, Refused> {
+fn encode(ops: &[Op<'_>], parts: &mut Parts) -> Result<Batch, Refused> {
     let mut batch = Batch::new();
     for run in ops.chunk_by(|a, b| {
         matches!((&a.what, &b.what), (What::Add(..), What::Add(..)) | (What::Remove(_), What::Remove(_)))
     }) {
         let Some(first) = run.first() else { continue };
         if matches!(first.what, What::Table(_) | What::NoTable(..)) {
-            let table = first.what.table();
-            parts.retain(|(family, of, _), _| (*family, of) != table);
+            parts.clear(first.what.table());
         }
         let written = match &first.what {
             What::Table(table) => batch.replace_table(table, []),
             What::NoTable(family, name) => batch.destroy_table(*family, name),
             What::Part(part) => {
-                batch.write_part(part, parts.get(&(part.family, part.table.clone(), part.name.clone())))
+                let written = batch.write_part(part, parts.get(part.family, &part.table, &part.name));
+                parts.insert(part);
+                written
             }
-            What::NoPart(family, table, name) => match parts.remove(&(*family, (*table).clone(), (*name).clone())) {
+            What::NoPart(family, table, name) => match parts.remove(*family, table, name) {
                 Some(there) => batch.delete_part(&there),
                 None => Ok(()),
             },

@@ -45,7 +45,7 @@ pub(super) fn ours(
         }
         Ok(())
     });
-    for table in observed.map_err(fault)?.tables().into_iter().filter(is_ours) {
+    for table in observed.map_err(fault)?.0.tables().into_iter().filter(is_ours) {
         insert(&table, &asked, desired, model);
         for (key, body) in table.elements {
             insert_element(key, body, model);
@@ -80,7 +80,7 @@ pub(super) fn keys(
             Ok(())
         });
         let mut found = Model::new();
-        for table in observed.map_err(fault)?.tables().into_iter().filter(is_ours) {
+        for table in observed.map_err(fault)?.0.tables().into_iter().filter(is_ours) {
             insert(&table, |_| true, desired, &mut found);
         }
         let wanted = found.iter().filter(|(key, _)| keys.contains(key)).map(|(_, entry)| entry.clone());
@@ -100,12 +100,16 @@ pub(super) fn keys(
     Ok(())
 }
 
-/// The parts of tables of these families, by family, table and name, with their chains and sets; of their rules nothing is read.
+/// Parts by family, table and name.
+type Parts = BTreeMap<(TableFamily, Name, Name), ObservedPart>;
+
+/// The parts of these tables, with their chains and sets, and how many transactions there were when they were so; of their rules nothing is
+/// read.
 pub(crate) fn parts_of(
     socket: &mut Socket,
     tables: &BTreeSet<(TableFamily, Name)>,
-) -> Result<BTreeMap<(TableFamily, Name, Name), ObservedPart>, NetlinkError> {
-    let observation = stable(socket, |socket, observation| {
+) -> Result<(Parts, Option<u32>), NetlinkError> {
+    let (observation, generation) = stable(socket, |socket, observation| {
         read(socket, observation, encode::dump_tables)?;
         let there: BTreeSet<_> = observation.tables().into_iter().map(|t| (t.family, t.name)).collect();
         for family in tables.iter().map(|(family, _)| *family).collect::<BTreeSet<_>>() {
@@ -117,7 +121,7 @@ pub(crate) fn parts_of(
         Ok(())
     })?;
     let parts = observation.tables().into_iter().flat_map(|table| table.parts.into_values());
-    Ok(parts.map(|part| ((part.family, part.table.clone(), part.name.clone()), part)).collect())
+    Ok((parts.map(|part| ((part.family, part.table.clone(), part.name.clone()), part)).collect(), generation))
 }
 
 /// The elements of some sets, also of those that packets fill; a set that is not there has none.
@@ -128,7 +132,7 @@ pub(crate) fn elements_of(
     if sets.is_empty() {
         return Ok(BTreeMap::new());
     }
-    let observation = stable(socket, |socket, observation| {
+    let (observation, _) = stable(socket, |socket, observation| {
         read(socket, observation, encode::dump_tables)?;
         let there: BTreeSet<_> = observation.tables().into_iter().map(|t| (t.family, t.name)).collect();
         let tables: BTreeSet<_> = sets.iter().map(|(family, table, _)| (*family, table.clone())).collect();
@@ -147,11 +151,11 @@ pub(crate) fn elements_of(
     Ok(tables.flat_map(|table| table.elements.into_iter().chain(table.learned)).collect())
 }
 
-/// Reads until the ruleset has the same generation before and behind.
+/// Reads until the ruleset has the same generation before and behind, and says which.
 fn stable(
     socket: &mut Socket,
     mut reading: impl FnMut(&mut Socket, &mut Observation) -> Result<(), NetlinkError>,
-) -> Result<Observation, NetlinkError> {
+) -> Result<(Observation, Option<u32>), NetlinkError> {
     for _ in 0..TRIES {
         let before = generation(socket)?;
         let mut observation = Observation::new();
@@ -161,7 +165,7 @@ fn stable(
             result => result?,
         }
         if generation(socket)? == before {
-            return Ok(observation);
+            return Ok((observation, before));
         }
     }
     Err(NetlinkError::with_text(libc::EAGAIN, "the ruleset kept changing while it was read"))

@@ -235,6 +235,47 @@ fn a_part_is_made_changed_mended_and_removed_in_a_table_that_stays() {
     });
 }
 
+/// What is known of parts is kept between transactions, and read again behind another's.
+#[test]
+fn a_part_is_written_by_what_is_there_also_behind_another_hand() {
+    on_a_node(|mut node| {
+        let objects = with_a_part(1, 80);
+        node.make(&objects[..1]);
+        let part = |chains: u32, sets: u32| -> Object {
+            let name = |what: &str, n: u32| format!("p/2/{what}{n}").parse::<Name>().unwrap();
+            let part = Part::new(TableFamily::Inet, NFT_TABLE, "p/2");
+            let part = (0..sets).fold(part, |part, n| part.set(name("s", n), Set::of([Type::Ipv4Addr])));
+            let rule = |n: u32| Rule::new([build::meta::mark().is(n), build::drop()]);
+            let chain = |n: u32| Chain::regular().rule(rule(n));
+            NftPart::from((0..chains).fold(part, |part, n| part.chain(name("c", n), chain(n)))).into()
+        };
+        // Ours alone: less, more, none, and again; others' elements between them.
+        for (chains, sets) in [(1, 1), (3, 2), (1, 3), (2, 1)] {
+            node.make(&[part(chains, sets)]);
+            node.make(&[pod("10.244.1.5")]);
+            node.assert_there(&[part(chains, sets)]);
+            node.remove(&[pod("10.244.1.5")]);
+        }
+        node.remove(&[part(2, 1)]);
+        node.make(&[part(3, 3)]);
+        // Another hand takes away what would be taken away, and makes what would be made.
+        run("nft", &["delete", "set", "inet", "ripstop", "p/2/s2"]);
+        run("nft", &["flush", "chain", "inet", "ripstop", "p/2/c2"]);
+        run("nft", &["delete", "chain", "inet", "ripstop", "p/2/c2"]);
+        node.make(&[part(1, 1)]);
+        node.assert_there(&[part(1, 1)]);
+        run("nft", &["delete", "table", "inet", "ripstop"]);
+        node.make(&[objects[0].clone(), part(2, 2)]);
+        node.assert_there(&[objects[0].clone(), part(2, 2)]);
+        // The table anew has no parts.
+        node.remove(&objects[..1]);
+        node.make(&[objects[0].clone(), part(1, 2)]);
+        node.assert_there(&[objects[0].clone(), part(1, 2)]);
+        node.remove(&[part(1, 2)]);
+        node.assert_gone(&[part(1, 2)]);
+    });
+}
+
 #[test]
 fn a_table_is_replaced_with_its_parts() {
     on_a_node(|mut node| {

@@ -6,7 +6,7 @@ use super::element::Layout;
 use super::{ElementInfo, Message, SetInfo, TableInfo};
 use crate::digest::{Definition, Digest, HookShape, SetShape};
 use crate::encode;
-use crate::model::{ElementBody, ElementKey, Name, Table, TableFamily};
+use crate::model::{ElementBody, ElementKey, Name, Part, Table, TableFamily};
 use crate::uapi::{DATA_TYPE_VERDICT, NFT_SET_ANONYMOUS, NFT_SET_EVAL, NFT_SET_MAP};
 
 /// A table in the kernel, compared with what was written.
@@ -75,6 +75,13 @@ pub struct ObservedPart {
     pub comment: Option<String>,
     /// Its sets.
     pub(crate) sets: BTreeMap<Name, SetShape>,
+}
+
+/// What is found where it is as it was written.
+impl From<&Part> for ObservedPart {
+    fn from(part: &Part) -> Self {
+        observed_part(part.family, &part.table, part.name.clone(), encode::part_definition(part))
+    }
 }
 
 impl ObservedPart {

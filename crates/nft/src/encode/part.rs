@@ -10,8 +10,13 @@ use crate::uapi::*;
 /// Digest of a part's definition; the one of [`ObservedPart::digest`] where the part is in the kernel as it was written. Comments of
 /// chains and sets do not count.
 pub fn part_digest(part: &Part) -> Digest {
+    part_definition(part).without_comments().digest()
+}
+
+/// What the kernel is to tell of it.
+pub(crate) fn part_definition(part: &Part) -> Definition {
     let table = Table::new(part.family, &part.table).with_part(part);
-    Definition::of(&table, |rule| rule_digest(part.family, rule)).without_comments().digest()
+    Definition::of(&table, |rule| rule_digest(part.family, rule))
 }
 
 impl Batch {
