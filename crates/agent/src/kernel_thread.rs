@@ -110,7 +110,7 @@ pub fn start(
             worker.reference = reference;
             worker.settings = settings;
             worker.files = Some(files);
-            worker.work(&inbox, &queue);
+            worker.work(&mut Waiting { inbox, later: VecDeque::new() }, &queue);
         })
         .context("cannot start a thread")?;
     let found = found.recv().context("the kernel thread ended")??;
@@ -130,15 +130,8 @@ fn open(wanted: impl FnOnce(&HostFacts) -> Wanted, socket: &Path) -> anyhow::Res
     observed.append(&mut inside(&mut observer, &pods));
     let found = Found { facts, observed, reference };
     let own = applier.own();
-    let worker = Worker {
-        applier,
-        observer,
-        files: None,
-        reference: Model::new(),
-        settings: Settings::default(),
-        later: VecDeque::new(),
-        forwarder,
-    };
+    let (reference, settings) = (Model::new(), Settings::default());
+    let worker = Worker { applier, observer, files: None, reference, settings, forwarder };
     Ok((worker, found, own))
 }
 
@@ -154,14 +147,52 @@ fn inside(observer: &mut Observer, pods: &[BTreeSet<Key>]) -> Vec<Entry> {
     found
 }
 
+/// What is to be done. What runtimes wait for overtakes the rest: a plan for thousands of peers takes its time.
+struct Waiting {
+    inbox: mpsc::Receiver<Job>,
+    /// Jobs that were overtaken.
+    later: VecDeque<Job>,
+}
+
+impl Waiting {
+    /// The next that somebody waits for, if there is one already.
+    fn awaited(&mut self) -> Option<Job> {
+        while let Ok(job) = self.inbox.try_recv() {
+            if is_awaited(&job) {
+                return Some(job);
+            }
+            self.later.push_back(job);
+        }
+        None
+    }
+
+    /// The next; `None` when nobody is left to ask for anything.
+    fn next(&mut self) -> Option<Job> {
+        self.awaited().or_else(|| self.later.pop_front()).or_else(|| self.inbox.recv().ok())
+    }
+}
+
+/// Whether a call waits for it. Of what policies ask one waits that comes behind: before a pod's interface is there what is asked of its
+/// packets is.
+fn is_awaited(job: &Job) -> bool {
+    match job {
+        // A call's plan may make what the reference speaks of.
+        Job::Reference(_) | Job::Inspect { .. } => true,
+        Job::Apply { steps, stop_on_error, .. } => *stop_on_error || is_of_policies(steps),
+        Job::Observe { .. } | Job::Facts | Job::Forwarder(_) => false,
+    }
+}
+
+fn is_of_policies(plan: &Plan) -> bool {
+    plan.steps.iter().any(|step| step.key.is_of_policies())
+}
+
 struct Worker {
     applier: Applier,
     observer: Observer,
     files: Option<BootFiles>,
     reference: Model,
     settings: Settings,
-    /// Jobs that calls have overtaken.
-    later: VecDeque<Job>,
     /// Whether a forwarder answers.
     forwarder: bool,
 }
@@ -201,16 +232,16 @@ impl Settings {
 }
 
 impl Worker {
-    fn work(&mut self, inbox: &mpsc::Receiver<Job>, queue: &UnboundedSender<Message>) {
+    fn work(&mut self, jobs: &mut Waiting, queue: &UnboundedSender<Message>) {
         while !queue.is_closed() {
-            self.serve_calls(inbox, queue);
-            let Some(job) = self.later.pop_front().or_else(|| inbox.recv().ok()) else { break };
+            let Some(job) = jobs.next() else { break };
+            let may_wait = !is_awaited(&job);
             match job {
-                Job::Apply { plan, steps, stop_on_error: false } => {
+                Job::Apply { plan, steps, .. } if may_wait => {
                     let mut results = Vec::with_capacity(steps.steps.len());
                     for slice in slices(&steps.steps) {
-                        if !results.is_empty() {
-                            self.serve_calls(inbox, queue);
+                        while let Some(awaited) = jobs.awaited() {
+                            self.serve(awaited, queue);
                         }
                         results.append(&mut self.apply(slice, false));
                     }
@@ -220,19 +251,6 @@ impl Worker {
             }
         }
         self.applier.flush();
-    }
-
-    /// Does what runtimes wait for, and puts the rest off: a plan for thousands of peers takes its time.
-    fn serve_calls(&mut self, inbox: &mpsc::Receiver<Job>, queue: &UnboundedSender<Message>) {
-        while let Ok(job) = inbox.try_recv() {
-            match job {
-                // A call's plan may make what the reference speaks of.
-                Job::Reference(_) | Job::Inspect { .. } | Job::Apply { stop_on_error: true, .. } => {
-                    self.serve(job, queue);
-                }
-                job => self.later.push_back(job),
-            }
-        }
     }
 
     fn serve(&mut self, job: Job, queue: &UnboundedSender<Message>) {
@@ -475,14 +493,40 @@ mod tests {
         }
     }
 
+    fn element(table: &'static str, n: usize) -> Step {
+        let ip = std::net::Ipv4Addr::from_bits(n as u32);
+        let key = ripstop_nft::model::Key::new(false, [ripstop_nft::model::Value::from(ip)]);
+        let (family, table, set) = (TableFamily::Ip, Name::from(table), Name::from("s"));
+        step(NftElement { key: ElementKey { family, table, set, key }, body: ElementBody::default() })
+    }
+
+    #[test]
+    fn a_call_overtakes_all_but_what_policies_ask() {
+        let (jobs, inbox) = mpsc::channel();
+        let mut waiting = Waiting { inbox, later: VecDeque::new() };
+        let send = |plan, table, stop_on_error| {
+            let steps = Arc::new(Plan { steps: vec![element(table, 1)] });
+            jobs.send(Job::Apply { plan, steps, stop_on_error }).unwrap();
+        };
+        let name = |job: Option<Job>| match job {
+            Some(Job::Apply { plan, .. }) => Some(plan),
+            _ => None,
+        };
+        send(1, "t", false);
+        send(2, ripstop_netmodel::NFT_POLICY_TABLE, false);
+        send(3, "t", true);
+        send(4, "t", false);
+        send(5, ripstop_netmodel::NFT_POLICY_TABLE, false);
+        assert_eq!([(); 2].map(|()| name(waiting.next())), [Some(2), Some(3)]);
+        assert_eq!(name(waiting.awaited()), Some(5));
+        assert_eq!(name(waiting.awaited()), None);
+        send(6, "t", true);
+        assert_eq!([(); 3].map(|()| name(waiting.next())), [Some(6), Some(1), Some(4)]);
+    }
+
     #[test]
     fn elements_of_nftables_go_in_longer_parts() {
-        let element = |n: usize| {
-            let ip = std::net::Ipv4Addr::from_bits(n as u32);
-            let key = ripstop_nft::model::Key::new(false, [ripstop_nft::model::Value::from(ip)]);
-            let (family, table, set) = (TableFamily::Ip, Name::from("t"), Name::from("s"));
-            step(NftElement { key: ElementKey { family, table, set, key }, body: ElementBody::default() })
-        };
+        let element = |n: usize| element("t", n);
         let steps: Vec<Step> = (0..2 * ELEMENTS + 7).map(element).collect();
         let parts: Vec<usize> = slices(&steps).map(<[Step]>::len).collect();
         assert_eq!(parts, [ELEMENTS, ELEMENTS, 7]);

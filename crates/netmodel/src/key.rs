@@ -176,6 +176,13 @@ impl Key {
         self.table() == Some(crate::NFT_POLICY_TABLE)
     }
 
+    /// The part of a table that it is or is in.
+    #[must_use]
+    pub fn part(&self) -> Option<Self> {
+        let part = if let Self::NftPart { .. } = self { Some(self.clone()) } else { self.parent() };
+        part.filter(|part| part.kind() == Kind::NftPart)
+    }
+
     /// The table of nftables that it is or is in.
     pub fn table(&self) -> Option<&str> {
         match self {

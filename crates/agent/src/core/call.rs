@@ -343,6 +343,7 @@ impl Core {
         self.reply(call, response);
         self.tables.pods.insert(attachment.clone(), Arc::new(PodRow { state, ..(*row).clone() }));
         if state == PodState::Gone {
+            self.guard_who_leaves(&row);
             self.dirty.extend(scope.iter().cloned());
         }
         BTreeSet::from([Change::Pod(attachment)])

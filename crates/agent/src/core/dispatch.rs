@@ -74,6 +74,7 @@ impl Core {
         if self.held || self.must_wait() {
             return;
         }
+        self.forget_who_left();
         let dirty = std::mem::take(&mut self.dirty);
         // Each run of programs of iptables costs as much as there is already: what comes meanwhile goes along with the next.
         let waits = !self.desired.is_whole() || self.running.values().any(|running| running.is_of_iptables);
@@ -93,7 +94,7 @@ impl Core {
 
     /// Whether a key waits for the end of what is under way.
     pub(super) fn is_held_up(&self, key: &Key) -> bool {
-        self.busy.contains(key) || key.is_of_policies() && self.policies_run()
+        self.busy.contains(key) || key.is_of_policies() && (self.policies_run() || self.guards_who_leaves(key))
     }
 
     /// Whether it is known what is wanted under a key: what is not may be of a peer whose part is not made yet.
@@ -110,8 +111,12 @@ impl Core {
         let mut of_kernel = scope;
         let of_store: BTreeSet<Key> = of_kernel.extract_if(.., is_cluster_record).collect();
         let any = !store.is_empty() || local.iter().any(|step| step.action != Action::Refuse);
+        // Calls wait for plans of policies, and for no other.
+        let (policies, others) = local.into_iter().partition(|step| step.key.is_of_policies());
+        let of_policies: BTreeSet<Key> = of_kernel.extract_if(.., |key| key.is_of_policies()).collect();
         self.launch(store, of_store, Purpose::Model);
-        self.launch(local, of_kernel, Purpose::Model);
+        self.launch(policies, of_policies, Purpose::Model);
+        self.launch(others, of_kernel, Purpose::Model);
         any
     }
 

@@ -116,6 +116,8 @@ pub struct Core {
     pending: VecDeque<Pending>,
     /// Pods that were removed and whose objects are not gone yet.
     leaving: BTreeMap<Attachment, BTreeSet<Key>>,
+    /// What policies ask of pods whose interfaces go.
+    guarded: Vec<policies::Leaving>,
     /// Operators' releases of other nodes' ranges: the call of each operation.
     releasing: BTreeMap<u64, u64>,
     /// Nodes that operators delete, by the operation that is waited for.
@@ -217,6 +219,7 @@ impl Core {
             denied: false,
             pending: VecDeque::new(),
             leaving: BTreeMap::new(),
+            guarded: Vec::new(),
             releasing: BTreeMap::new(),
             deleting: BTreeMap::new(),
             wanted_slots: BTreeSet::new(),

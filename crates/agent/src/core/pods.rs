@@ -138,6 +138,7 @@ impl Core {
     /// Takes a pod out of the tables; its lease ends when its objects are gone.
     pub(super) fn remove_pod(&mut self, attachment: &Attachment) -> BTreeSet<Change> {
         let Some(row) = self.tables.pods.remove(attachment) else { return BTreeSet::new() };
+        self.guard_who_leaves(&row);
         let keys: BTreeSet<Key> =
             ripstop_desired::pod_objects(&self.tables, &PodRow { state: PodState::Ready, ..(*row).clone() })
                 .iter()

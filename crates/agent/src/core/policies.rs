@@ -14,7 +14,7 @@ use ripstop_netmodel::{Key, Kind, RecordGuard};
 use ripstop_objects::policy::{Direction, Policy, PolicyName, PolicyRule, PortMatch};
 use ripstop_objects::{About, Notice, StoreConfig};
 use ripstop_plan::Step;
-use ripstop_tables::{Change, Knowledge, PodAddresses, PodState, StoreKind, StoreState, Withdrawn};
+use ripstop_tables::{Change, Knowledge, PodAddresses, PodRow, PodState, StoreKind, StoreState, Withdrawn};
 use ripstop_types::{NodeName, Owner};
 use serde::Serialize;
 use serde_json::json;
@@ -44,6 +44,13 @@ impl Plans {
 /// What was on its way to the kernel at a time: the plan of policies that brings the last of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub(super) struct Guard(u64);
+
+/// A pod that leaves, and what is asked of its packets.
+#[derive(Debug)]
+pub(super) struct Leaving {
+    link: Key,
+    subjects: BTreeSet<Key>,
+}
 
 /// A policy of either kind.
 #[derive(Debug, Clone, Serialize)]
@@ -101,13 +108,34 @@ impl Core {
 
     /// What of policies is on its way to the kernel.
     pub(super) fn guard(&self) -> Guard {
-        let waits = |key: &Key| key.is_of_policies() && !self.failed.contains_key(key);
+        let waits = |key: &Key| key.is_of_policies() && !self.failed.contains_key(key) && !self.guards_who_leaves(key);
         Guard(self.policy_plans.begun + u64::from(self.dirty.iter().any(waits)))
     }
 
     /// Whether a plan of policies runs.
     pub(super) fn policies_run(&self) -> bool {
         self.policy_plans.begun > self.policy_plans.ended
+    }
+
+    /// A pod is about to leave: what policies ask of its packets stays for as long as its interface does.
+    pub(super) fn guard_who_leaves(&mut self, row: &PodRow) {
+        let subjects = row.ips.iter().flat_map(|ip| self.desired.keys_of_subject(*ip)).cloned().collect();
+        self.guarded.push(Leaving { link: row.host_key(), subjects });
+    }
+
+    /// Whether this is asked of the packets of a pod that leaves, or what is asked leads there.
+    pub(super) fn guards_who_leaves(&self, key: &Key) -> bool {
+        let is_wanted = |key: &Key| self.desired.model().get(key).is_some();
+        !self.guarded.is_empty()
+            && !is_wanted(key)
+            && (self.guarded.iter().any(|leaving| leaving.subjects.contains(key))
+                || key.part().is_some_and(|part| !is_wanted(&part)))
+    }
+
+    /// Lets go what was asked of pods that are gone.
+    pub(super) fn forget_who_left(&mut self) {
+        let Self { guarded, applied, busy, .. } = self;
+        guarded.retain(|leaving| applied.get(&leaving.link).is_some() || busy.contains(&leaving.link));
     }
 
     /// Sends what waits of policies on its way, before what follows: a pod is there after what is asked of its packets.

@@ -290,7 +290,12 @@ impl World {
 
     /// A pod whose ADD is not the plain one.
     pub fn pod_with(&self, name: &str, how: impl FnOnce(Call) -> Call) -> Pod {
-        let (ns, container) = (Ns::new(), self.fresh(name));
+        self.pod_in(Ns::new(), name, how)
+    }
+
+    /// The same in a namespace that is there.
+    pub fn pod_in(&self, ns: Ns, name: &str, how: impl FnOnce(Call) -> Call) -> Pod {
+        let container = self.fresh(name);
         let args = format!("K8S_POD_NAMESPACE=default;K8S_POD_NAME={name}");
         let result = how(self.call("ADD", &container, &ns.path).env("CNI_ARGS", args)).done();
         Pod { ns, container, result }
