@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use ripstop_fabric::{egress, forwarder, host, paths, taken, wiring};
+use ripstop_fabric::{egress, forwarder, host, ipip, paths, taken, wiring};
 use ripstop_netmodel::{Address, Entry, Forwarder, Link, LinkKind, Ns, Route, RouteTarget, Scope, Sysctl, TAKEN_MARK};
 use ripstop_objects::{Encapsulation, Network, NetworkName, RangeMode, Wiring};
 use ripstop_tables::{Checksums, Tables};
@@ -205,6 +205,10 @@ fn tunnels(part: &mut Part, tables: &Tables, network: &Network) {
         let backend = network.spec.backend;
         let (kind, mac, word) = match encapsulation {
             Encapsulation::Udp => (LinkKind::Tun, None, "udp"),
+            Encapsulation::Ipip => {
+                let Some(local) = ipip::local(tables) else { continue };
+                (LinkKind::Ipip { local }, None, "ipip")
+            }
             Encapsulation::Vxlan | Encapsulation::None => {
                 let kind = LinkKind::Vxlan { vni: backend.vni, port: backend.port, local };
                 (kind, Some(paths::own_tunnel_mac(tables, network)), "tunnel")

@@ -3,7 +3,7 @@
 
 use ripstop_fabric::{egress, forwarder, paths};
 use ripstop_netmodel::{Entry, Fdb, ForwarderPeer, Neighbour, Nexthop, Ns, Route, RouteTarget};
-use ripstop_objects::{Network, NodeRecord};
+use ripstop_objects::{Encapsulation, Network, NodeRecord};
 use ripstop_tables::Tables;
 use ripstop_types::{Family, Owner, Prefix};
 
@@ -70,7 +70,9 @@ fn routes(
                 && let Some(mac) = end.mac
             {
                 part.add(Neighbour { ns: Ns::Host, link: path.link.clone(), ip: path.gateway, mac });
-                part.add(Fdb { link: path.link, mac, dst: end.outer });
+                if path.encapsulation == Encapsulation::Vxlan {
+                    part.add(Fdb { link: path.link, mac, dst: end.outer });
+                }
             }
             RouteTarget::Nexthop(id)
         }

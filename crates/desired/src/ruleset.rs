@@ -74,19 +74,10 @@ pub fn ruleset(tables: &Tables) -> Table {
             .set(names.plain, Set::of([ip]).interval())
             .set(names.near, Set::of([ip]));
     }
-    let tunnel_ports: BTreeSet<Port> = networks
-        .iter()
-        .flat_map(|network| {
-            paths::tunnel_links(network).map(|(encapsulation, _)| (network.spec.backend, encapsulation))
-        })
-        .map(|(backend, encapsulation)| match encapsulation {
-            Encapsulation::Udp => backend.udp_port.into(),
-            Encapsulation::Vxlan | Encapsulation::None => backend.port.into(),
-        })
-        .collect();
-    if !tunnel_ports.is_empty() {
+    let tunnels = Tunnels::of(&networks);
+    if !tunnels.is_empty() {
         let own = host::addresses(tables).into_iter().map(|address| address.ip).collect();
-        table = tunnel_guard(table, &tunnel_ports, &own);
+        table = tunnel_guard(table, &tunnels, &own);
     }
     host_ports::add_to(table)
         .chain("postrouting", postrouting(networks.iter().any(|network| network.spec.masquerade.enabled)))
@@ -99,16 +90,53 @@ pub(crate) fn address_type(family: Family) -> Type {
     }
 }
 
+/// By what tunnel packets are known.
+#[derive(Default)]
+struct Tunnels {
+    /// UDP ports.
+    ports: BTreeSet<Port>,
+    /// Whether packets in packets are among them.
+    ipip: bool,
+}
+
+impl Tunnels {
+    fn of(networks: &[&Network]) -> Self {
+        let mut tunnels = Self::default();
+        for network in networks {
+            let backend = network.spec.backend;
+            for (encapsulation, _) in paths::tunnel_links(network) {
+                match encapsulation {
+                    Encapsulation::Udp => _ = tunnels.ports.insert(backend.udp_port.into()),
+                    Encapsulation::Vxlan => _ = tunnels.ports.insert(backend.port.into()),
+                    Encapsulation::Ipip => tunnels.ipip = true,
+                    Encapsulation::None => {}
+                }
+            }
+        }
+        tunnels
+    }
+
+    fn is_empty(&self) -> bool {
+        self.ports.is_empty() && !self.ipip
+    }
+
+    /// What matches them: each is the condition of a rule.
+    fn conditions(&self) -> impl Iterator<Item = Statement> {
+        let udp = (!self.ports.is_empty()).then(|| any_of(udp::dport(), &self.ports));
+        udp.into_iter().chain(self.ipip.then(|| meta::l4proto().is(Proto::IPIP)))
+    }
+}
+
 /// Tunnel packets come from nodes only: those for this node, and those that it would pass on to another, which would see
 /// them come from this one where it masquerades. Among themselves pods may use the port.
 ///
 /// Between nodes they are no connections: nobody translates them, and to track each flow's wrapping costs more than all of
 /// this. The look at what is received stands at prerouting because only there can tracking be left out; the kernel is asked
 /// what is local only for what comes from no node.
-fn tunnel_guard(table: Table, ports: &BTreeSet<Port>, own: &BTreeSet<IpAddr>) -> Table {
+fn tunnel_guard(table: Table, tunnels: &Tunnels, own: &BTreeSet<IpAddr>) -> Table {
     let at = |hook: Hook, chain: &'static str| {
-        let rule = Rule::new([any_of(udp::dport(), ports), goto(chain)]);
-        Chain::filter(hook, priority::RAW).rule(rule.comment("tunnel packets come from nodes only"))
+        let rules = tunnels.conditions().map(|is_one| Rule::new([is_one, goto(chain)]));
+        Chain::filter(hook, priority::RAW).rules(rules.map(|rule| rule.comment("tunnel packets come from nodes only")))
     };
     let (mut received, mut passed_on) = (Chain::regular(), Chain::regular());
     let mut sent = Chain::filter(Hook::Output, priority::RAW);
@@ -120,10 +148,9 @@ fn tunnel_guard(table: Table, ports: &BTreeSet<Port>, own: &BTreeSet<IpAddr>) ->
             received = received.rule(Rule::new(honest).comment("tunnel packets are no connections"));
         }
         received = received.rule(Rule::new([saddr(family).not_in_set(nodes), is_local(), counter(), drop()]));
-        sent = sent.rule(
-            Rule::new([any_of(udp::dport(), ports), daddr(family).in_set(nodes), notrack()])
-                .comment("tunnel packets are no connections"),
-        );
+        let is_sent = |is_one| Rule::new([is_one, daddr(family).in_set(nodes), notrack()]);
+        sent =
+            sent.rules(tunnels.conditions().map(|is_one| is_sent(is_one).comment("tunnel packets are no connections")));
         let strange = [saddr(family).not_in_set(nodes), daddr(family).in_set(nodes), counter(), drop()];
         passed_on = passed_on.rule(Rule::new(strange));
     }

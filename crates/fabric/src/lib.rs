@@ -8,6 +8,7 @@
 //! - [`hygiene`]: what of the host gets in the way of pods, and what is done about it.
 //! - [`migration`]: how a network goes from one backend to another without losing a packet.
 //! - [`forwarder`]: what the forwarder of the backend `udp` goes by.
+//! - [`ipip`]: what the backend `ipip` needs on this node.
 //! - [`publish`]: what this node tells its peers.
 //!
 //! Not here: kernel objects. A decision says "to that gateway by VXLAN", never how that is written.
@@ -19,6 +20,7 @@ pub mod forwarder;
 mod hash;
 pub mod host;
 pub mod hygiene;
+pub mod ipip;
 pub mod migration;
 pub mod paths;
 pub mod probing;

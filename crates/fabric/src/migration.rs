@@ -18,7 +18,7 @@ use ripstop_objects::{BackendKind, Encapsulation, Network, NodeRecord};
 use ripstop_tables::Tables;
 use ripstop_types::{Family, NodeName, Revision};
 
-use crate::{forwarder, paths};
+use crate::{forwarder, ipip, paths};
 
 /// How long a packet may be under way between a pod and the wire, in milliseconds: longer than a busy machine's queues keep
 /// it. What was sent before a change has arrived before the next.
@@ -99,7 +99,10 @@ fn revision(tables: &Tables, network: &Network) -> Revision {
 
 /// Whether this node receives by the backend to which a network goes, as far as that is not in the kernel alone.
 pub fn receives(tables: &Tables, network: &Network) -> bool {
-    network.spec.backend.kind != BackendKind::Udp || forwarder::receives(tables, network)
+    match network.spec.backend.kind {
+        BackendKind::Udp => forwarder::receives(tables, network),
+        kind => !kind.may_ipip() || ipip::receives(tables, network),
+    }
 }
 
 /// Whether this network could be carried by its backend between all nodes that are known.
@@ -111,12 +114,15 @@ pub fn check(tables: &Tables, network: &Network) -> Result<(), Vec<String>> {
     let mut faults = Vec::new();
     match network.spec.backend.kind {
         BackendKind::Vxlan | BackendKind::Auto => {}
-        BackendKind::HostGw => {
-            for (place, one) in nodes.iter().enumerate() {
-                for other in &nodes[place + 1..] {
-                    faults.extend(network.spec.families().find_map(|family| apart(one, other, family)));
-                }
-            }
+        BackendKind::HostGw => faults.extend(all_apart(&nodes, network.spec.families(), BackendKind::HostGw)),
+        kind @ (BackendKind::Ipip | BackendKind::IpipCrossSubnet) => {
+            let without = nodes.iter().filter(|node| node.address(Family::V4).is_none());
+            let sentence =
+                |node: &&NodeRecord| format!("node/{} has published no IPv4 address, which ipip needs", node.name);
+            faults.extend(without.map(sentence));
+            // IPv6 goes without encapsulation.
+            let plain = network.spec.families().filter(|family| *family == Family::V6);
+            faults.extend(all_apart(&nodes, plain, kind));
         }
         BackendKind::Udp => {
             let without = nodes.iter().filter(|node| !node.forwarder && node.udp().is_none());
@@ -129,20 +135,33 @@ pub fn check(tables: &Tables, network: &Network) -> Result<(), Vec<String>> {
     if faults.is_empty() { Ok(()) } else { Err(faults) }
 }
 
-/// Why two nodes cannot exchange plain packets of a family.
-fn apart(one: &NodeRecord, other: &NodeRecord, family: Family) -> Option<String> {
+/// Why nodes cannot exchange plain packets, a sentence for each pair: by the first family in which they cannot.
+fn all_apart(nodes: &[&NodeRecord], families: impl Iterator<Item = Family>, kind: BackendKind) -> Vec<String> {
+    let families: Vec<Family> = families.collect();
+    let pairs =
+        nodes.iter().enumerate().flat_map(|(place, one)| nodes[place + 1..].iter().map(move |other| (one, other)));
+    pairs.filter_map(|(one, other)| families.iter().find_map(|family| apart(one, other, *family, kind))).collect()
+}
+
+/// Why two nodes cannot exchange plain packets of a family, which a backend needs.
+fn apart(one: &NodeRecord, other: &NodeRecord, family: Family, kind: BackendKind) -> Option<String> {
+    let by = kind.as_str();
     let (Some(here), Some(there)) = (one.address(family), other.address(family)) else {
         let lacks = if one.address(family).is_none() { one } else { other };
-        return Some(format!("node/{} has published no {family} address, which host-gw needs", lacks.name));
+        return Some(format!("node/{} has published no {family} address, which {by} needs", lacks.name));
     };
     let of_family = |node: &NodeRecord| {
         node.addresses.iter().filter(|address| Family::of(address.ip) == family).copied().collect::<Vec<_>>()
     };
     let theirs = of_family(other);
     let share = of_family(one).iter().any(|own| theirs.iter().any(|their| own.shares_subnet(their.ip)));
+    let (what, accepted) = match kind {
+        BackendKind::HostGw => ("packets", "auto, vxlan, udp"),
+        _ => ("packets of IPv6", "auto, vxlan, udp, or a network of IPv4 alone"),
+    };
     (!share).then(|| {
         format!(
-            "a router stands between node/{} at {} and node/{} at {}: host-gw carries packets inside one subnet only; accepted: auto, vxlan, udp",
+            "a router stands between node/{} at {} and node/{} at {}: {by} carries {what} inside one subnet only; accepted: {accepted}",
             one.name, here.ip, other.name, there.ip
         )
     })

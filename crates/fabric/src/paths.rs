@@ -7,7 +7,7 @@ use ripstop_tables::Tables;
 use ripstop_types::{Family, IfName, Mac, NodeName};
 
 use crate::host::{self, Uplink};
-use crate::{forwarder, migration, probing, wiring};
+use crate::{forwarder, ipip, migration, probing, wiring};
 
 /// What every link of IPv6 carries at least, in bytes (RFC 8200, section 5).
 const SHORTEST_V6: u32 = 1280;
@@ -85,11 +85,18 @@ pub(crate) fn by_backend(
         BackendKind::HostGw => plain(tables, peer, family),
         BackendKind::Vxlan => vxlan(tables, network, peer, family),
         BackendKind::Udp => udp(tables, network, peer, family),
-        BackendKind::Auto => match (plain(tables, peer, family), vxlan(tables, network, peer, family)) {
-            (Ok(plain), Ok(tunnel)) if is_doubted_more(tables, peer, &plain, &tunnel) => Ok(tunnel),
-            (Ok(plain), _) => Ok(plain),
-            (Err(_), tunnel) => tunnel,
-        },
+        BackendKind::Ipip => by_ipip(tables, network, peer, family),
+        BackendKind::Auto => plain_or(tables, peer, family, vxlan(tables, network, peer, family)),
+        BackendKind::IpipCrossSubnet => plain_or(tables, peer, family, by_ipip(tables, network, peer, family)),
+    }
+}
+
+/// The plain path where there is one that is not doubted more than the tunnel.
+fn plain_or(tables: &Tables, peer: &NodeRecord, family: Family, tunnel: Result<Path, NoPath>) -> Result<Path, NoPath> {
+    match (plain(tables, peer, family), tunnel) {
+        (Ok(plain), Ok(tunnel)) if is_doubted_more(tables, peer, &plain, &tunnel) => Ok(tunnel),
+        (Ok(plain), _) => Ok(plain),
+        (Err(_), tunnel) => tunnel,
     }
 }
 
@@ -107,7 +114,9 @@ pub fn mtu(tables: &Tables, network: &Network, path: &Path) -> Option<u32> {
     let inner = whole.saturating_sub(path.encapsulation.overhead(Family::of(to)));
     let device = match path.encapsulation {
         Encapsulation::None => link,
-        Encapsulation::Vxlan | Encapsulation::Udp => host::tunnel_mtu(tables, network, path.encapsulation)?,
+        Encapsulation::Vxlan | Encapsulation::Udp | Encapsulation::Ipip => {
+            host::tunnel_mtu(tables, network, path.encapsulation)?
+        }
     };
     let least = if path.family == Family::V6 { SHORTEST_V6 } else { 0 };
     Some(inner.max(least)).filter(|inner| *inner < device)
@@ -127,6 +136,7 @@ pub(crate) fn most_by(kind: BackendKind) -> Encapsulation {
         BackendKind::HostGw => Encapsulation::None,
         BackendKind::Vxlan | BackendKind::Auto => Encapsulation::Vxlan,
         BackendKind::Udp => Encapsulation::Udp,
+        BackendKind::Ipip | BackendKind::IpipCrossSubnet => Encapsulation::Ipip,
     }
 }
 
@@ -134,13 +144,15 @@ pub(crate) fn most_by(kind: BackendKind) -> Encapsulation {
 pub fn vxlan_link(network: &Network) -> Option<IfName> {
     // "ript" and at most eight digits fit a name.
     let link = || format!("ript{}", network.spec.backend.vni).parse().ok();
-    network.backends().any(|kind| most_by(kind) == Encapsulation::Vxlan).then(link)?
+    network.backends().any(BackendKind::may_vxlan).then(link)?
 }
 
 /// The tunnel devices of a network, with what packets that leave by them have around them. In a migration there may be two.
 pub fn tunnel_links(network: &Network) -> impl Iterator<Item = (Encapsulation, IfName)> {
     let vxlan = vxlan_link(network).map(|link| (Encapsulation::Vxlan, link));
-    vxlan.into_iter().chain(forwarder::device(network).map(|link| (Encapsulation::Udp, link)))
+    let udp = forwarder::device(network).map(|link| (Encapsulation::Udp, link));
+    let ipip = ipip::device(network).map(|link| (Encapsulation::Ipip, link));
+    vxlan.into_iter().chain(udp).chain(ipip)
 }
 
 /// The hardware address of this node's tunnel device of a network: of its name, so the same after a restart.
@@ -298,5 +310,31 @@ fn udp(tables: &Tables, network: &Network, peer: &NodeRecord, family: Family) ->
         link,
         gateway,
         tunnel: Some(TunnelEnd { outer, mac: None }),
+    })
+}
+
+fn by_ipip(tables: &Tables, network: &Network, peer: &NodeRecord, family: Family) -> Result<Path, NoPath> {
+    if family == Family::V6 {
+        return plain(tables, peer, family).map_err(|why| match why {
+            NoPath::Refused(why) => {
+                NoPath::Refused(format!("ipip carries IPv4 alone, and IPv6 goes as by host-gw: {why}"))
+            }
+            pending => pending,
+        });
+    }
+    if ipip::local(tables).is_none() {
+        return Err(NoPath::Refused("this node has no IPv4 address on its uplink, which ipip needs".into()));
+    }
+    let outer = peer
+        .ipip()
+        .ok_or_else(|| NoPath::Pending(format!("{} has not published that it receives ipip yet", peer.name)))?;
+    let link = ipip::device(network).ok_or_else(|| NoPath::Refused("the network has no tunnel".into()))?;
+    Ok(Path {
+        peer: peer.name.clone(),
+        family,
+        encapsulation: Encapsulation::Ipip,
+        link,
+        gateway: outer.into(),
+        tunnel: Some(TunnelEnd { outer: outer.into(), mac: None }),
     })
 }

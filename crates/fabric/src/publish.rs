@@ -6,7 +6,7 @@ use ripstop_objects::{Network, NodeRecord, Receive, VxlanReceive};
 use ripstop_tables::{Row, Tables};
 use ripstop_types::{Family, Revision};
 
-use crate::{forwarder, host, paths, wiring};
+use crate::{forwarder, host, ipip, paths, wiring};
 
 /// This node's record; `None` until it has an address.
 ///
@@ -20,6 +20,7 @@ pub fn record(tables: &Tables) -> Option<NodeRecord> {
     let mut receives = vec![Receive::Plain];
     receives.extend(tables.networks.values().filter_map(|row| vxlan(tables, &row.value)).map(Receive::Vxlan));
     receives.extend(forwarder::receive(tables));
+    receives.extend(ipip::receive(tables));
     // In a migration a node speaks of a network when nothing of its own is left to do.
     let is_prepared = |network: &Row<Network>| {
         network.value.migration.is_none() || tables.prepared.get(&network.value.name) == Some(&network.revision)

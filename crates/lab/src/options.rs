@@ -34,8 +34,10 @@ pub enum Backend {
     HostGw,
     /// Flannel's user-space tunnel.
     Udp,
-    /// IP in IP.
+    /// IPv4 in IPv4; IPv6 plain.
     Ipip,
+    /// Plain within a subnet, IPv4 in IPv4 between subnets.
+    IpipCrossSubnet,
     /// Routes learned by BGP.
     Bgp,
     /// Plain within a subnet, VXLAN between subnets.
@@ -337,8 +339,7 @@ impl Options {
             )));
         }
         let waiting = match self.backend {
-            Backend::Ipip => Some(("--backend ipip", "vxlan, host-gw, udp and auto")),
-            Backend::Bgp => Some(("--backend bgp", "vxlan, host-gw, udp and auto")),
+            Backend::Bgp => Some(("--backend bgp", "vxlan, host-gw, udp, ipip, ipip-cross-subnet and auto")),
             _ => None,
         };
         if self.range_mode == RangeMode::Blocks && self.wiring == Wiring::Bridge {
@@ -380,10 +381,8 @@ mod tests {
 
     #[test]
     fn what_does_not_exist_yet_is_refused_by_name() {
-        let cases: [(Options, &str); 2] = [
-            (Options { backend: Backend::Ipip, ..Options::default() }, "--backend ipip is not available yet"),
-            (Options { backend: Backend::Bgp, ..Options::default() }, "--backend bgp is not available yet"),
-        ];
+        let cases: [(Options, &str); 1] =
+            [(Options { backend: Backend::Bgp, ..Options::default() }, "--backend bgp is not available yet")];
         for (options, start) in cases {
             let error = options.validate().unwrap_err();
             assert!(error.to_string().starts_with(start), "{error}");

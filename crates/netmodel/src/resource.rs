@@ -1,6 +1,6 @@
 //! The resources: plain values, one struct each.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use ripstop_types::{Family, IfName, Mac, Prefix};
@@ -75,6 +75,11 @@ pub enum LinkKind {
         port: u16,
         /// Outer source address; the unspecified one of its family leaves it to the route.
         local: IpAddr,
+    },
+    /// An IPIP device (RFC 2003) without another end: a packet goes to the gateway of its route.
+    Ipip {
+        /// Outer source address, and the one to which packets are taken.
+        local: Ipv4Addr,
     },
     /// A TUN device with several queues that stays when none of them is open (linux/if_tun.h).
     Tun,
@@ -427,7 +432,11 @@ impl Resource for Link {
 
     fn satisfied_by(&self, observed: &Self) -> bool {
         let same_or_free = |wanted: Option<u32>, found: Option<u32>| wanted.is_none() || wanted == found;
-        let source = |kind: &LinkKind| if let LinkKind::Vxlan { local, .. } = kind { Some(*local) } else { None };
+        let source = |kind: &LinkKind| match kind {
+            LinkKind::Vxlan { local, .. } => Some(*local),
+            LinkKind::Ipip { local } => Some(IpAddr::V4(*local)),
+            _ => None,
+        };
         self.can_update(observed)
             && source(&self.kind) == source(&observed.kind)
             && same_or_free(self.mtu, observed.mtu)
@@ -447,6 +456,7 @@ impl Resource for Link {
                 LinkKind::Vxlan { vni, port, local },
                 LinkKind::Vxlan { vni: found_vni, port: found_port, local: found_local },
             ) => (vni, port, local.is_ipv4()) == (found_vni, found_port, found_local.is_ipv4()),
+            (LinkKind::Ipip { .. }, LinkKind::Ipip { .. }) => true,
             (wanted, found) => wanted == found,
         }
     }

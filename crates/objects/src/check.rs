@@ -92,7 +92,7 @@ fn places(spec: &NetworkSpec) -> Vec<(String, Prefix)> {
 }
 
 fn may_encapsulate(spec: &NetworkSpec) -> bool {
-    matches!(spec.backend.kind, BackendKind::Auto | BackendKind::Vxlan)
+    spec.backend.kind.may_vxlan()
 }
 
 /// Checks a node's podCIDRs against the networks with range mode `pod-cidr`: each lies in one, one a network and family.

@@ -42,7 +42,7 @@ pub use network::{
 };
 pub use notice::{About, Notice};
 pub use record::{
-    AliveRecord, ClaimState, Encapsulation, FLANNEL_MACHINE, FLANNEL_PORT, NodeAddress, NodeIdentity, NodeRecord,
-    RangeClaim, Receive, Record, UdpReceive, VxlanReceive, alive_key, claim_key, network_key, node_key,
+    AliveRecord, ClaimState, Encapsulation, FLANNEL_MACHINE, FLANNEL_PORT, IpipReceive, NodeAddress, NodeIdentity,
+    NodeRecord, RangeClaim, Receive, Record, UdpReceive, VxlanReceive, alive_key, claim_key, network_key, node_key,
     parse_claim_key, value_of_text,
 };

@@ -75,7 +75,7 @@ impl Network {
         if self.migration.is_some() {
             // A backend says nothing of the tunnel that is being left.
             let (own, theirs) = (&mut self.spec.backend, &there.spec.backend);
-            if !matches!(is, BackendKind::Vxlan | BackendKind::Auto) {
+            if !is.may_vxlan() {
                 (own.vni, own.port) = (theirs.vni, theirs.port);
             }
             if is != BackendKind::Udp {
@@ -89,8 +89,7 @@ impl Network {
     /// While a network goes from one tunnel to the other, both are there, each on its port.
     fn check_ports(&self) -> Result<(), Fault> {
         let backend = &self.spec.backend;
-        let of_vxlan = |kind| matches!(kind, BackendKind::Vxlan | BackendKind::Auto);
-        let both = self.backends().any(of_vxlan) && self.backends().any(|kind| kind == BackendKind::Udp);
+        let both = self.backends().any(BackendKind::may_vxlan) && self.backends().any(|kind| kind == BackendKind::Udp);
         if !both || backend.port != backend.udp_port {
             return Ok(());
         }

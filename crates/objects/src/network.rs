@@ -476,6 +476,10 @@ pub enum BackendKind {
     Vxlan,
     /// The forwarder's UDP datagrams to every peer, one packet a datagram.
     Udp,
+    /// IPIP to every peer for IPv4 (RFC 2003). IPv6 has no encapsulation.
+    Ipip,
+    /// None to peers in one of the node's subnets, otherwise as `Ipip`.
+    IpipCrossSubnet,
 }
 
 impl BackendKind {
@@ -486,7 +490,19 @@ impl BackendKind {
             Self::HostGw => "host-gw",
             Self::Vxlan => "vxlan",
             Self::Udp => "udp",
+            Self::Ipip => "ipip",
+            Self::IpipCrossSubnet => "ipip-cross-subnet",
         }
+    }
+
+    /// Whether it may put packets into VXLAN.
+    pub fn may_vxlan(self) -> bool {
+        matches!(self, Self::Auto | Self::Vxlan)
+    }
+
+    /// Whether it may put packets into IPIP.
+    pub fn may_ipip(self) -> bool {
+        matches!(self, Self::Ipip | Self::IpipCrossSubnet)
     }
 }
 

@@ -107,6 +107,14 @@ impl NodeRecord {
         })
     }
 
+    /// Where IPIP packets are taken.
+    pub fn ipip(&self) -> Option<Ipv4Addr> {
+        self.receives.iter().find_map(|receive| match receive {
+            Receive::Ipip(ipip) => Some(ipip.outer_v4),
+            _ => None,
+        })
+    }
+
     /// Where datagrams of the backend `udp` are taken.
     pub fn udp(&self) -> Option<&UdpReceive> {
         self.receives.iter().find_map(|receive| match receive {
@@ -160,6 +168,8 @@ pub enum Receive {
     Vxlan(VxlanReceive),
     /// By the forwarder of the backend `udp`.
     Udp(UdpReceive),
+    /// By IPIP.
+    Ipip(IpipReceive),
 }
 
 /// A VTEP: the parameters a sender needs (RFC 7348).
@@ -228,6 +238,14 @@ impl UdpReceive {
     }
 }
 
+/// Where IPIP packets are taken (RFC 2003).
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct IpipReceive {
+    /// Outer address.
+    pub outer_v4: Ipv4Addr,
+}
+
 /// What is put around a packet on its way to a peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -239,6 +257,8 @@ pub enum Encapsulation {
     Vxlan,
     /// A UDP datagram, nothing between its header and the packet.
     Udp,
+    /// An IPv4 header.
+    Ipip,
 }
 
 impl Encapsulation {
@@ -248,6 +268,7 @@ impl Encapsulation {
             Self::None => "host-gw",
             Self::Vxlan => "vxlan",
             Self::Udp => "udp",
+            Self::Ipip => "ipip",
         }
     }
 
@@ -261,6 +282,8 @@ impl Encapsulation {
             // Outer IP header, UDP 8.
             (Self::Udp, Family::V4) => 28,
             (Self::Udp, Family::V6) => 48,
+            // The outer header is IPv4's, whatever else the node has.
+            (Self::Ipip, _) => 20,
         }
     }
 }

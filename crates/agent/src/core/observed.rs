@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use ripstop_fabric::forwarder;
+use ripstop_fabric::{forwarder, ipip, paths};
 use ripstop_netmodel::{
     Entry, HostFacts, Key, Kind, LinkKind, Model, Ns, Object, Record, RecordGuard, RecordScope, Resource,
 };
@@ -65,7 +65,7 @@ impl Core {
     pub(super) fn refresh_realised(&mut self) -> bool {
         let shared = |entry: &Entry| match &entry.object {
             Object::Link(link) if link.ns == Ns::Host => match link.kind {
-                LinkKind::Bridge | LinkKind::Vxlan { .. } => Some(link.name.clone()),
+                LinkKind::Bridge | LinkKind::Vxlan { .. } | LinkKind::Ipip { .. } => Some(link.name.clone()),
                 _ => None,
             },
             _ => None,
@@ -73,7 +73,8 @@ impl Core {
         let mut realised = BTreeSet::new();
         for row in self.tables.networks.values() {
             let node_link = ripstop_fabric::wiring::node_link(&row.value.name);
-            for name in [Some(node_link), ripstop_fabric::paths::vxlan_link(&row.value)].into_iter().flatten() {
+            let tunnels = [paths::vxlan_link(&row.value), ipip::device(&row.value)];
+            for name in tunnels.into_iter().flatten().chain([node_link]) {
                 let key = Key::Link { ns: Ns::Host, name };
                 realised.extend(self.applied.get(&key).and_then(|entry| shared(entry)));
             }

@@ -395,5 +395,6 @@ fn receive(receive: &Receive) -> String {
         Receive::Plain => "host-gw".into(),
         Receive::Vxlan(vxlan) => format!("vxlan/{}/{}", vxlan.vni, vxlan.port),
         Receive::Udp(udp) => format!("udp/{}", udp.port),
+        Receive::Ipip(_) => "ipip".into(),
     }
 }

@@ -1,8 +1,8 @@
 //! The clusters of the stories, seen from node n1.
 
 use ripstop_objects::{
-    AgentConfig, BackendKind, ClusterObject, FlannelNode, KubeNode, Migration, Network, NetworkSpec, NodeRecord,
-    Receive, UdpReceive, Wiring,
+    AgentConfig, BackendKind, ClusterObject, FlannelNode, IpipReceive, KubeNode, Migration, Network, NetworkSpec,
+    NodeRecord, Receive, UdpReceive, Wiring,
 };
 use ripstop_tables::{HostLink, ObjectInput, PodState, Shaping, Start};
 use ripstop_types::{Mac, Revision};
@@ -28,6 +28,7 @@ pub fn all() -> Vec<(&'static str, Scenario)> {
         ("auto-two-subnets", auto_two_subnets()),
         ("udp-dual", udp_dual()),
         ("udp-no-forwarder", udp_no_forwarder()),
+        ("ipip-dual", ipip_dual()),
         ("v6-only", v6_only()),
         ("bandwidth", bandwidth()),
         ("bandwidth-without-ifb", without_ifb(bandwidth())),
@@ -117,6 +118,29 @@ pub fn udp_dual() -> Scenario {
         .facts(|facts| facts.forwarder = true)
         .realised(&["rip0", "ripudp0"])
         .peer_with("n2", &["172.30.2.12/24", "fd00:30:2::12/64"], &["10.244.2.0/24", "fd00:10:0:2::/64"], udp)
+        .pod(pod_row("a", "default", &["10.244.1.7", "fd00:10:0:1::7"], Wiring::Routed))
+}
+
+/// IPv4 by IPIP to two peers, also in the subnet; IPv6 plain to the one, and nowhere to the other behind a router.
+pub fn ipip_dual() -> Scenario {
+    let ipip = |ip: &str| {
+        let receive = Receive::Ipip(IpipReceive { outer_v4: ip.parse().unwrap() });
+        move |record: &mut NodeRecord| record.receives.push(receive)
+    };
+    base(DUAL, &["10.244.1.0/24", "fd00:10:0:1::/64"], |spec| spec.backend.kind = BackendKind::Ipip)
+        .realised(&["rip0", "ripipip0"])
+        .peer_with(
+            "n2",
+            &["172.30.1.12/24", "fd00:30:1::12/64"],
+            &["10.244.2.0/24", "fd00:10:0:2::/64"],
+            ipip("172.30.1.12"),
+        )
+        .peer_with(
+            "n3",
+            &["172.30.2.13/24", "fd00:30:2::13/64"],
+            &["10.244.3.0/24", "fd00:10:0:3::/64"],
+            ipip("172.30.2.13"),
+        )
         .pod(pod_row("a", "default", &["10.244.1.7", "fd00:10:0:1::7"], Wiring::Routed))
 }
 

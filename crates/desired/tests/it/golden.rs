@@ -95,6 +95,7 @@ fn link_words(link: &Link) -> String {
         LinkKind::Veth(peer) => format!("veth peer {} {} in {}", peer.name, peer.mac, peer.ns),
         LinkKind::VethPeer => "veth-peer".into(),
         LinkKind::Bridge => "bridge".into(),
+        LinkKind::Ipip { local } => format!("ipip local {local}"),
         LinkKind::Vxlan { vni, port, local } => format!("vxlan id {vni} dstport {port} local {local}"),
         LinkKind::Tun => "tun".into(),
         LinkKind::Ifb { index } => format!("ifb index {index}"),

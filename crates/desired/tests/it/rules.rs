@@ -162,6 +162,32 @@ fn tunnel_packets_are_taken_from_nodes_only() {
     assert_eq!(plain.receive("eth0", "192.0.2.80", "172.30.1.11", TUNNEL).fate, Fate::Accepted, "no tunnel here");
 }
 
+/// Packets in packets are looked at by their protocol.
+#[test]
+fn ipip_is_taken_from_nodes_only_and_no_pod_sends_it_to_nodes() {
+    const IPIP: Transport = Transport::Other(4);
+    let node = node(&clusters::ipip_dual());
+    let walk = |dev: &str, src: &str, dst: &str| node.receive(dev, src, dst, IPIP);
+    for (dev, src, dst, fate) in [
+        ("eth0", "172.30.1.12", "172.30.1.11", Fate::Accepted),
+        ("eth0", "172.30.2.13", "172.30.1.11", Fate::Accepted),
+        ("eth0", "172.30.1.99", "172.30.1.11", Fate::Dropped),
+        ("eth0", "192.0.2.80", "10.244.1.1", Fate::Dropped),
+        ("eth0", "192.0.2.80", "172.30.1.12", Fate::Dropped),
+        ("rippa", "10.244.1.7", "172.30.1.12", Fate::Dropped),
+        ("rippa", "10.244.1.7", "172.30.1.11", Fate::Dropped),
+        ("rippa", "10.244.1.7", "10.244.2.9", Fate::Accepted),
+    ] {
+        assert_eq!(walk(dev, src, dst).fate, fate, "{src} to {dst} by {dev}");
+    }
+    let tracking = |src, dst| walk("eth0", src, dst).transit.packet.tracking;
+    assert_eq!(tracking("172.30.1.12", "172.30.1.11"), Tracking::Untracked);
+    assert_ne!(tracking("172.30.1.12", "192.0.2.80"), Tracking::Untracked, "passed on, and not for this node");
+    assert_eq!(node.receive("eth0", "192.0.2.80", "172.30.1.11", TUNNEL).fate, Fate::Accepted, "no VXLAN here");
+    let plain = self::node(&clusters::routed_vxlan_dual());
+    assert_eq!(plain.receive("eth0", "192.0.2.80", "172.30.1.11", IPIP).fate, Fate::Accepted, "no IPIP here");
+}
+
 /// The port is the tunnel's on nodes. What pods say to each other on it is theirs.
 #[test]
 fn pods_may_use_the_tunnels_port_among_themselves() {

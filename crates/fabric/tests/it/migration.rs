@@ -14,7 +14,7 @@ use ripstop_tables::{StoreInput, StoreKind};
 use ripstop_types::Family::V4;
 use ripstop_types::{NodeName, Revision};
 
-use crate::scenario::{Scenario, claim, facts, name, network, network_name, node, start};
+use crate::scenario::{Scenario, claim, facts, name, network, network_name, node, prefix, start};
 
 const NODES: usize = 4;
 const UPLINK: u32 = 1500;
@@ -187,6 +187,7 @@ impl Cluster {
             BackendKind::HostGw => Encapsulation::None,
             BackendKind::Vxlan | BackendKind::Auto => Encapsulation::Vxlan,
             BackendKind::Udp => Encapsulation::Udp,
+            BackendKind::Ipip | BackendKind::IpipCrossSubnet => Encapsulation::Ipip,
         };
         let mtu = UPLINK - tunnel.overhead(V4);
         for member in &self.members {
@@ -269,8 +270,10 @@ impl Member {
     fn notices(&mut self) {
         let wanted = self.wanted();
         let has = |tunnel| self.kernel.tunnels.contains(&tunnel);
-        let links = [("rip0", true), ("ript1", has(Encapsulation::Vxlan)), ("ripudp0", has(Encapsulation::Udp))];
-        self.scenario.tables.realised = links.iter().filter(|link| link.1).map(|link| name(link.0)).collect();
+        let tunnels =
+            [("ript1", Encapsulation::Vxlan), ("ripudp0", Encapsulation::Udp), ("ripipip0", Encapsulation::Ipip)];
+        let links = [("rip0", true)].into_iter().chain(tunnels.map(|(link, tunnel)| (link, has(tunnel))));
+        self.scenario.tables.realised = links.filter(|link| link.1).map(|link| name(link.0)).collect();
         let Some(network) = self.network() else { return };
         let revision = self.scenario.tables.networks[&network.name].revision;
         let own = |kernel: &Kernel| (kernel.tunnels.clone(), kernel.loose, kernel.link_mtu, kernel.route_mtu);
@@ -302,8 +305,14 @@ impl Again for Network {
 
 #[test]
 fn a_packet_arrives_at_every_moment_of_every_migration() {
-    use BackendKind::{Auto, HostGw, Udp, Vxlan};
+    use BackendKind::{Auto, HostGw, Ipip, IpipCrossSubnet, Udp, Vxlan};
     let moves = [
+        (Vxlan, Ipip, true),
+        (Ipip, Vxlan, true),
+        (HostGw, Ipip, false),
+        (Ipip, IpipCrossSubnet, true),
+        (IpipCrossSubnet, Auto, true),
+        (Udp, IpipCrossSubnet, true),
         (Vxlan, HostGw, false),
         (HostGw, Vxlan, false),
         (HostGw, Auto, false),
@@ -406,4 +415,26 @@ fn udp_is_refused_where_a_node_has_no_forwarder() {
         ["no forwarder runs on node/n3, which udp needs: start `ripstop udp-forward` there (systemctl enable --now \
           ripstop-udp-forward)"]
     );
+}
+
+/// IPv6 goes plain there.
+#[test]
+fn ipip_is_refused_where_pods_of_ipv6_would_have_no_way() {
+    let cluster = Cluster::on(BackendKind::Vxlan, true);
+    let mut tables = cluster.members[0].scenario.tables.clone();
+    let mut network = cluster.members[0].network().unwrap();
+    network.spec.backend.kind = BackendKind::Ipip;
+    assert_eq!(migration::check(&tables, &network), Ok(()), "IPv4 goes through a router");
+    network.spec.ranges.v6 = Some(prefix("fd00:10::/48"));
+    let faults = migration::check(&tables, &network).unwrap_err();
+    assert_eq!(faults[0], "node/n1 has published no IPv6 address, which ipip needs");
+    for row in tables.nodes.values_mut() {
+        let mut record = (*row.value).clone();
+        record.addresses.retain(|address| address.ip.is_ipv6());
+        row.value = record.into();
+    }
+    network.spec.ranges.v6 = None;
+    let faults = migration::check(&tables, &network).unwrap_err();
+    assert_eq!(faults.len(), NODES, "{faults:?}");
+    assert_eq!(faults[0], "node/n1 has published no IPv4 address, which ipip needs");
 }

@@ -6,7 +6,8 @@ use ripstop_fabric::egress::{always_plain, sees_pods};
 use ripstop_fabric::paths::{carries_its_family, mtu, path, tunnel_mac, vxlan_link};
 use ripstop_fabric::probing::{Ways, askers, ways};
 use ripstop_objects::{
-    BackendKind, ClaimState, Encapsulation, Network, NodeRecord, Receive, ToNodes, UdpReceive, VxlanReceive,
+    BackendKind, ClaimState, Encapsulation, IpipReceive, Network, NodeRecord, Receive, ToNodes, UdpReceive,
+    VxlanReceive,
 };
 use ripstop_tables::Reach;
 use ripstop_types::Family::{self, V4, V6};
@@ -176,6 +177,39 @@ fn of_several_ranges_the_first_names_the_gateway() {
         .network("default", &["10.244.0.0/16"], |spec| spec.backend.kind = BackendKind::Vxlan)
         .peer("n2", NEAR, &["10.244.2.7/32"]);
     assert_eq!(way(&tiny, V4), "n2 owns no IPv4 range of network default yet");
+}
+
+fn no_ipip(record: &mut NodeRecord) {
+    record.receives.retain(|receive| !matches!(receive, Receive::Ipip(_)));
+}
+
+fn ipip(record: &mut NodeRecord) {
+    record.receives.push(Receive::Ipip(IpipReceive { outer_v4: "172.30.2.12".parse().unwrap() }));
+}
+
+/// The gateway is the other end: the device has none of its own. IPv6 has no tunnel, whatever the subnet.
+#[test]
+fn ipip_leads_ipv4_to_the_peers_address_and_leaves_ipv6_plain() {
+    use BackendKind::{Ipip, IpipCrossSubnet};
+    const TUNNEL: &str = "ipip by ripipip0 via 172.30.2.12 at 172.30.2.12";
+    for (kind, addresses, v4) in
+        [(Ipip, NEAR, TUNNEL), (Ipip, FAR, TUNNEL), (IpipCrossSubnet, NEAR, PLAIN_V4), (IpipCrossSubnet, FAR, TUNNEL)]
+    {
+        let s = cluster(kind, addresses, ipip);
+        assert_eq!(way(&s, V4), v4, "{kind:?} {addresses:?}");
+        let v6 = if addresses == NEAR {
+            PLAIN_V6.to_owned()
+        } else {
+            format!("ipip carries IPv4 alone, and IPv6 goes as by host-gw: {BEHIND_V6}")
+        };
+        assert_eq!(way(&s, V6), v6, "{kind:?} {addresses:?}");
+    }
+    let silent = "n2 has not published that it receives ipip yet";
+    assert_eq!(way(&cluster(Ipip, NEAR, no_ipip), V4), silent);
+    assert_eq!(way(&cluster(IpipCrossSubnet, FAR, no_ipip), V4), silent);
+    assert_eq!(way(&cluster(IpipCrossSubnet, NEAR, no_ipip), V4), PLAIN_V4);
+    let no_uplink = cluster(Ipip, NEAR, ipip).facts(|facts| facts.links.clear());
+    assert_eq!(way(&no_uplink, V4), "this node has no IPv4 address on its uplink, which ipip needs");
 }
 
 fn udp_at(port: u16) -> impl Fn(&mut NodeRecord) {

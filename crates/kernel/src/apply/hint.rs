@@ -44,6 +44,7 @@ fn word(kind: &LinkKind) -> &str {
         LinkKind::Veth(_) | LinkKind::VethPeer => "veth",
         LinkKind::Bridge => "bridge",
         LinkKind::Vxlan { .. } => "vxlan",
+        LinkKind::Ipip { .. } => "ipip",
         LinkKind::Tun => "TUN",
         LinkKind::Ifb { .. } => "ifb",
         LinkKind::Loopback => "loopback",

@@ -14,7 +14,7 @@ use crate::wire::link::RawLink;
 use std::os::fd::{AsFd, AsRawFd};
 
 /// Drivers of the links we make.
-const KINDS: [&str; 5] = ["veth", "bridge", "vxlan", "tun", "ifb"];
+const KINDS: [&str; 6] = ["veth", "bridge", "vxlan", "ipip", "tun", "ifb"];
 
 impl Run<'_> {
     /// Makes a link, or makes the one that is there so.
@@ -125,6 +125,11 @@ impl Run<'_> {
             && *local != found
         {
             messages.push(wire::link::set_vxlan_source(there.index, *local));
+        }
+        if let (LinkKind::Ipip { local }, Some(found)) = (&link.kind, there.ipip)
+            && *local != found
+        {
+            messages.push(wire::link::set_ipip_source(there.index, *local));
         }
         let master = match (&link.master, there.master) {
             (Some(_), _) => self.master(link)?.filter(|wanted| there.master != Some(*wanted)),
@@ -240,6 +245,7 @@ impl Run<'_> {
                     Some(format!("there is an interface {} in {} already", veth.name, veth.ns).into())
                 }
                 LinkKind::Vxlan { .. } => Some("another VXLAN device has this network identifier and port".into()),
+                LinkKind::Ipip { local } => Some(format!("another IPIP device takes packets to {local}").into()),
                 _ => None,
             };
             return Err(Fault::Refused { errno: libc::EEXIST, text: text.into(), cause });
@@ -288,6 +294,7 @@ impl Run<'_> {
             LinkKind::Vxlan { vni, port, local } => Ok(there
                 .vxlan
                 .is_some_and(|(found, at, source)| (found, at, source.is_ipv4()) == (*vni, *port, local.is_ipv4()))),
+            LinkKind::Ipip { .. } => Ok(there.ipip.is_some() && marked(there, link)),
             LinkKind::Tun => Ok(there.tun && marked(there, link)),
             LinkKind::Ifb { index } => Ok(marked(there, link) && there.index == *index),
             _ => Ok(marked(there, link)),
@@ -360,6 +367,7 @@ fn driver(kind: &LinkKind) -> &str {
         LinkKind::Veth(_) | LinkKind::VethPeer => "veth",
         LinkKind::Bridge => "bridge",
         LinkKind::Vxlan { .. } => "vxlan",
+        LinkKind::Ipip { .. } => "ipip",
         LinkKind::Tun => "tun",
         LinkKind::Ifb { .. } => "ifb",
         LinkKind::Loopback => "device",

@@ -1,6 +1,6 @@
 //! Links: `RTM_*LINK` (rtnetlink(7), linux/if_link.h).
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use ripstop_netmodel::{BridgePort, LINK_PREFIX, Link, LinkKind, Ns, TAKEN_MARK, Veth};
@@ -34,6 +34,8 @@ pub(crate) struct RawLink {
     pub(crate) altnames: Vec<Box<str>>,
     group: u32,
     pub(crate) vxlan: Option<(u32, u16, IpAddr)>,
+    /// An IPIP device without another end: its address.
+    pub(crate) ipip: Option<Ipv4Addr>,
     /// A TUN device as the forwarder needs it: it stays, and has several queues with headers.
     pub(crate) tun: bool,
     pub(crate) port: Option<BridgePort>,
@@ -61,6 +63,7 @@ impl RawLink {
             altnames: alt_names(attrs.nested(IFLA_PROP_LIST)),
             group: attrs.u32(IFLA_GROUP).unwrap_or(0),
             vxlan: (kind == Some("vxlan")).then(|| read_vxlan(data)).flatten(),
+            ipip: (kind == Some("ipip")).then(|| read_ipip(data)).flatten(),
             tun: kind == Some("tun") && read_tun(data),
             port: (info.str(IFLA_INFO_SLAVE_KIND) == Some("bridge"))
                 .then(|| read_port(info.nested(IFLA_INFO_SLAVE_DATA))),
@@ -98,7 +101,7 @@ impl RawLink {
             name.rsplit_once('.').map(|(name, _)| name)
         };
         let text = match kind {
-            "network" | "tunnel" | "udp" | "taken" => format!("network/{name}"),
+            "network" | "tunnel" | "udp" | "ipip" | "taken" => format!("network/{name}"),
             "container" => format!("container/{}", one_interface().unwrap_or(name)),
             "pod" => format!("pod/{}", one_interface().unwrap_or(name).replacen('.', "/", 1)),
             _ => mark.to_owned(),
@@ -125,6 +128,9 @@ impl RawLink {
     }
 
     fn to_kind(&self, ns: &Ns) -> LinkKind {
+        if let Some(local) = self.ipip {
+            return LinkKind::Ipip { local };
+        }
         match (self.kind.as_deref(), &self.vxlan) {
             (Some("veth"), _) if *ns == Ns::Host => LinkKind::Veth(Veth {
                 ns: Ns::Path(Arc::from(UNKNOWN_NAMESPACE)),
@@ -156,6 +162,15 @@ fn read_vxlan(data: Attrs<'_>) -> Option<(u32, u16, IpAddr)> {
     let family = if data.u8(IFLA_VXLAN_UDP_CSUM) == Some(0) { Family::V6 } else { Family::V4 };
     let local = local.unwrap_or(Prefix::default_route(family).addr());
     Some((data.u32(IFLA_VXLAN_ID)?, data.be16(IFLA_VXLAN_PORT)?, local))
+}
+
+/// The kernel shows no unspecified address.
+fn read_ipip(data: Attrs<'_>) -> Option<Ipv4Addr> {
+    let address = |kind| match data.get(kind).and_then(read_ip) {
+        Some(IpAddr::V4(ip)) if !ip.is_unspecified() => Some(ip),
+        _ => None,
+    };
+    address(IFLA_IPTUN_LOCAL).filter(|_| address(IFLA_IPTUN_REMOTE).is_none())
 }
 
 fn read_tun(data: Attrs<'_>) -> bool {
@@ -242,6 +257,7 @@ pub(crate) fn create(link: &Link, master: Option<u32>, peer_ns: Option<i32>) -> 
         LinkKind::Bridge => "bridge",
         LinkKind::Vxlan { .. } => "vxlan",
         LinkKind::Ifb { .. } => "ifb",
+        LinkKind::Ipip { .. } => "ipip",
         // A TUN device is made by its driver's own call.
         LinkKind::VethPeer | LinkKind::Tun | LinkKind::Loopback | LinkKind::Other(_) => return None,
     };
@@ -256,6 +272,7 @@ pub(crate) fn create(link: &Link, master: Option<u32>, peer_ns: Option<i32>) -> 
             }
             LinkKind::Bridge => m.nest(IFLA_INFO_DATA, |m| m.u32(IFLA_BR_STP_STATE, 0)),
             LinkKind::Vxlan { vni, port, local } => m.nest(IFLA_INFO_DATA, |m| vxlan(m, *vni, *port, *local)),
+            LinkKind::Ipip { local } => m.nest(IFLA_INFO_DATA, |m| ipip(m, *local)),
             _ => m,
         }
     }))
@@ -295,6 +312,20 @@ fn vxlan(message: Message, vni: u32, port: u16, local: IpAddr) -> Message {
             .u8(IFLA_VXLAN_UDP_ZERO_CSUM6_TX, 0)
             .u8(IFLA_VXLAN_UDP_ZERO_CSUM6_RX, 0),
     }
+}
+
+/// Hops that an outer header of IPIP may make: as those of other tunnels. Taken from the packet inside (0), one that has few
+/// left would die on its way between nodes.
+const TTL: u8 = 64;
+
+fn ipip(message: Message, local: Ipv4Addr) -> Message {
+    message.ip(IFLA_IPTUN_LOCAL, local.into()).u8(IFLA_IPTUN_TTL, TTL).u8(IFLA_IPTUN_PMTUDISC, 1)
+}
+
+/// Gives an IPIP device another address. What is not said would be the kernel's default.
+pub(crate) fn set_ipip_source(index: u32, local: Ipv4Addr) -> Message {
+    Message::new(RTM_NEWLINK, 0, &ifinfo(index, 0, 0))
+        .nest(IFLA_LINKINFO, |m| m.str(IFLA_INFO_KIND, "ipip").nest(IFLA_INFO_DATA, |m| ipip(m, local)))
 }
 
 /// Gives a VXLAN device another source address of the same family, while it carries packets (Linux 5.0).

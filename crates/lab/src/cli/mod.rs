@@ -422,7 +422,7 @@ mod tests {
         let options = args.options(up.name);
         assert!(options.validate().is_ok());
         assert_eq!((options.block_lengths, options.pools[0].namespaces[0].as_str()), (vec![28, 124], "a"));
-        for backend in ["vxlan", "host-gw", "udp", "ipip", "bgp", "auto"] {
+        for backend in ["vxlan", "host-gw", "udp", "ipip", "ipip-cross-subnet", "bgp", "auto"] {
             parse(&format!("up --backend {backend} --family 6 --store etcd --range-mode blocks"));
         }
         for line in [

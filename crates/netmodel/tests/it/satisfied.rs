@@ -94,6 +94,10 @@ fn tunnels_cannot_change_what_they_were_made_with() {
     assert_eq!(judge(wanted(), tunnel(1, 8472, "192.0.2.9")), Change);
     assert_eq!(judge(wanted(), tunnel(1, 8472, "0.0.0.0")), Change);
     assert_eq!(judge(wanted(), tunnel(1, 8472, "2001:db8::1")), Remake);
+    let ipip = |local: &str| link(&Ns::Host, "ripipip0", LinkKind::Ipip { local: local.parse().unwrap() });
+    assert_eq!(judge(ipip("192.0.2.1"), ipip("192.0.2.1")), Fine);
+    assert_eq!(judge(ipip("192.0.2.1"), ipip("192.0.2.9")), Change);
+    assert_eq!(judge(ipip("192.0.2.1"), link(&Ns::Host, "ripipip0", LinkKind::Tun)), Remake);
 }
 
 #[test]

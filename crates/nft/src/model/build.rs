@@ -60,7 +60,7 @@ plain_value!(
 );
 plain_value!(
     /// A transport protocol, by IANA's protocol numbers.
-    Proto(u8) = ICMP 1, TCP 6, UDP 17, ICMPV6 58, SCTP 132
+    Proto(u8) = ICMP 1, IPIP 4, TCP 6, UDP 17, ICMPV6 58, SCTP 132
 );
 plain_value!(
     /// The kind of frame, by IEEE's ether types.

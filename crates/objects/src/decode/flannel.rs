@@ -174,7 +174,7 @@ fn backend(d: &mut Decoder, node: &Node<'_>, ranges: Ranges) -> Backend {
     let known = match kind {
         BackendKind::HostGw => &VXLAN_FIELDS[..1],
         BackendKind::Udp => UDP_FIELDS,
-        BackendKind::Vxlan | BackendKind::Auto => VXLAN_FIELDS,
+        BackendKind::Vxlan | BackendKind::Auto | BackendKind::Ipip | BackendKind::IpipCrossSubnet => VXLAN_FIELDS,
     };
     let Some(fields) = d.map(node, known) else { return backend };
     if let Some(vni) = fields.get("VNI").and_then(|node| d.number(&node, rules::VNI)) {

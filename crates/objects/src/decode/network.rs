@@ -197,13 +197,15 @@ fn bounds(d: &mut Decoder, node: &Node<'_>) -> Bounds {
     }
 }
 
-const BACKENDS: [(&str, BackendKind); 4] = [
+const BACKENDS: [(&str, BackendKind); 6] = [
     ("auto", BackendKind::Auto),
     ("host-gw", BackendKind::HostGw),
     ("vxlan", BackendKind::Vxlan),
     ("udp", BackendKind::Udp),
+    ("ipip", BackendKind::Ipip),
+    ("ipip-cross-subnet", BackendKind::IpipCrossSubnet),
 ];
-const LATER_BACKENDS: &[&str] = &["ipip", "bgp", "wireguard"];
+const LATER_BACKENDS: &[&str] = &["bgp", "wireguard"];
 
 /// A map, or the backend's name alone.
 fn backend(d: &mut Decoder, node: &Node<'_>, ranges: Ranges) -> Option<Backend> {

@@ -9,8 +9,8 @@ use super::config::unfit_for_peers;
 use super::tree::{Tree, shown};
 use super::{Decoder, Fields, Node, rules};
 use crate::{
-    AliveRecord, ClaimState, Encapsulation, NetworkName, NodeAddress, NodeIdentity, NodeRecord, RangeClaim, Receive,
-    UdpReceive, VxlanReceive,
+    AliveRecord, ClaimState, Encapsulation, IpipReceive, NetworkName, NodeAddress, NodeIdentity, NodeRecord,
+    RangeClaim, Receive, UdpReceive, VxlanReceive,
 };
 
 const NODE_FIELDS: &[&str] = &[
@@ -144,9 +144,14 @@ fn receives(d: &mut Decoder, node: &Node<'_>) -> Vec<Receive> {
             Some("plain") => receives.push(Receive::Plain),
             Some("vxlan") => receives.extend(vxlan(d, &item).map(Receive::Vxlan)),
             Some("udp") => receives.extend(udp(d, &item).map(Receive::Udp)),
+            Some("ipip") => receives.extend(ipip(d, &item).map(Receive::Ipip)),
             Some(_) => {}
             None => {
-                d.fault(super::join(&item.path, "type"), item.tree, "a map with type, which is plain, vxlan or udp");
+                d.fault(
+                    super::join(&item.path, "type"),
+                    item.tree,
+                    "a map with type, which is plain, vxlan, udp or ipip",
+                );
             }
         }
     }
@@ -179,6 +184,12 @@ fn udp(d: &mut Decoder, node: &Node<'_>) -> Option<UdpReceive> {
     Some(UdpReceive { port: port?, outer_v4, outer_v6 })
 }
 
+fn ipip(d: &mut Decoder, node: &Node<'_>) -> Option<IpipReceive> {
+    let fields = d.map(node, &["type", "outerV4"])?;
+    let outer = d.required(&fields, "outerV4", "an IPv4 address");
+    Some(IpipReceive { outer_v4: outer.and_then(|node| d.parse_std::<Ipv4Addr>(&node, "an IPv4 address"))? })
+}
+
 fn prefers(d: &mut Decoder, node: &Node<'_>) -> Vec<Encapsulation> {
     let mut prefers = Vec::new();
     for item in d.list(node, "encapsulations") {
@@ -186,6 +197,7 @@ fn prefers(d: &mut Decoder, node: &Node<'_>) -> Vec<Encapsulation> {
             Some("host-gw") => prefers.push(Encapsulation::None),
             Some("vxlan") => prefers.push(Encapsulation::Vxlan),
             Some("udp") => prefers.push(Encapsulation::Udp),
+            Some("ipip") => prefers.push(Encapsulation::Ipip),
             _ => {}
         }
     }

@@ -36,7 +36,7 @@ fn faults_of_all_documents_come_at_once() {
     let text = format!(
         "{}---\nkind: Route\n---\n{}---\n{}---\n- a list\n",
         document("a", "{ranges: [10.1.0.1/16]}"),
-        document("b", "{ranges: [10.2.0.0/16], backend: ipip}"),
+        document("b", "{ranges: [10.2.0.0/16], backend: wireguard}"),
         document("b", "{ranges: [10.3.0.0/16]}"),
     );
     let faults = lines(&Manifest::decode(&text).unwrap_err());
