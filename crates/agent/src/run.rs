@@ -314,9 +314,7 @@ impl Shell {
                 Output::Inspect { call, keys } => self.job(Job::Inspect { call, keys }),
                 Output::Observe { kinds } => self.job(Job::Observe { kinds }),
                 // The thread ends only with the agent.
-                Output::Track { look, from, to, keys } => {
-                    drop(self.tracking.send(Look { look, from, to, keys }));
-                }
+                Output::Track { look, from, to } => drop(self.tracking.send(Look { look, from, to })),
                 Output::Reply { call, response } => {
                     self.metrics.count_reply(response.error.is_none());
                     if let Some(answer) = self.calls.remove(&call) {

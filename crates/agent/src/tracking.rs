@@ -8,7 +8,6 @@ use std::time::Instant;
 
 use anyhow::Context;
 use ripstop_kernel::{ObserveError, Observer};
-use ripstop_netmodel::{Connection, Key};
 use ripstop_tables::{Input, Tracking};
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -22,8 +21,6 @@ pub struct Look {
     pub from: BTreeSet<IpAddr>,
     /// or that answer them.
     pub to: BTreeSet<IpAddr>,
-    /// More connections.
-    pub keys: BTreeSet<Key>,
 }
 
 /// Starts the thread; it ends with who asks.
@@ -34,9 +31,9 @@ pub fn start(queue: UnboundedSender<Message>) -> anyhow::Result<mpsc::Sender<Loo
     let (looks, asked) = mpsc::channel();
     let work = move || {
         let mut observer = None;
-        for asked in asked {
-            let found = read(&mut observer, &asked).map_err(|error| error.to_string());
-            if queue.send(Message::Input(Input::Tracked { look: asked.look, found })).is_err() {
+        for Look { look, from, to } in asked {
+            let found = read(&mut observer, &from, &to).map_err(|error| error.to_string());
+            if queue.send(Message::Input(Input::Tracked { look, found })).is_err() {
                 return;
             }
         }
@@ -45,15 +42,17 @@ pub fn start(queue: UnboundedSender<Message>) -> anyhow::Result<mpsc::Sender<Loo
     Ok(looks)
 }
 
-fn read(observer: &mut Option<Observer>, Look { from, to, keys, .. }: &Look) -> Result<Tracking, ObserveError> {
+fn read(
+    observer: &mut Option<Observer>,
+    from: &BTreeSet<IpAddr>,
+    to: &BTreeSet<IpAddr>,
+) -> Result<Tracking, ObserveError> {
     let observer = match observer {
         Some(observer) => observer,
         None => observer.insert(Observer::open()?),
     };
     let since = Instant::now();
-    let mut connections = observer.connections(from, to)?;
-    let is_new = |one: &Connection| !from.contains(&one.source.ip()) && !to.contains(&one.destination.ip());
-    connections.extend(observer.connections_by_key(keys)?.into_iter().filter(is_new));
+    let connections = observer.connections(from, to)?;
     tracing::debug!("{} tracked connections were read in {:.1?}", connections.len(), since.elapsed());
     Ok(Tracking { connections, own: observer.addresses()? })
 }

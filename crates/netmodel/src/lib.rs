@@ -8,6 +8,7 @@
 //! every run.
 
 mod connection;
+mod ended;
 mod facts;
 mod iptables;
 mod ipvs;
@@ -17,6 +18,7 @@ mod refused;
 mod resource;
 
 pub use connection::Connection;
+pub use ended::{ENDED_SET, UDP, ended_element, ended_set};
 pub use facts::{ForeignDrop, HostFacts, HostLink, Limit, NeighbourLimits};
 pub use iptables::{
     CLUSTER_IPS_CHAIN, FRONTENDS_CHAIN, FrontendFlows, HAIRPIN_CHAIN, IPTABLES_PREFIX, IptablesBackend, IptablesKey,

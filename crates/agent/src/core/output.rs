@@ -52,10 +52,8 @@ pub enum Output {
         look: u64,
         /// Those that one of these addresses began,
         from: BTreeSet<IpAddr>,
-        /// those that one of these answers,
+        /// and those that one of these answers.
         to: BTreeSet<IpAddr>,
-        /// and these, of those that are there.
-        keys: BTreeSet<Key>,
     },
     /// Answer a CNI call.
     Reply {

@@ -5,9 +5,6 @@
 //! removes them. One look at a time, and a rest behind it: what changes meanwhile is looked at by the next. An agent that starts looks at all that policies
 //! restrict, since nobody knows what changed while there was none.
 //!
-//! An answer of UDP that was on its way when its flow ended begins another one the other way round, which policies may permit, and by which
-//! the flow would go on. Such are looked for some times and ended, too.
-//!
 //! Not here: which are over (`ripstop_policy::revoke`), and how they are read and ended.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -32,55 +29,6 @@ const REST: u64 = 3;
 /// More changes than these do not wait each for itself.
 const MOST_WAITING: usize = 16;
 
-/// When it is looked for answers that began a flow anew, in milliseconds after flows ended.
-const LOOKS_MS: [u64; 9] = [20, 50, 100, 200, 400, 800, 1_600, 3_200, 6_400];
-
-/// IANA's number.
-const UDP: u8 = 17;
-
-/// Flows of UDP that ended lately, the other way round: from who answered to whom.
-#[derive(Debug, Default)]
-struct Returning {
-    keys: BTreeSet<Key>,
-    /// When the last of them ended, and how often was looked since.
-    since: Millis,
-    looks: usize,
-}
-
-impl Returning {
-    fn due(&self) -> Option<Millis> {
-        let pause = LOOKS_MS.get(self.looks).filter(|_| !self.keys.is_empty())?;
-        Some(self.since.plus(*pause))
-    }
-
-    fn is_due(&self, now: Millis) -> bool {
-        self.due().is_some_and(|due| due <= now)
-    }
-
-    fn has(&self, connection: &Connection) -> bool {
-        self.keys.contains(&connection.key())
-    }
-
-    /// One look was made, perhaps for what returned; these are no returned ones, and end.
-    fn note<'a>(&mut self, ended: impl Iterator<Item = &'a Connection>, was_due: bool, now: Millis) {
-        self.looks += usize::from(was_due);
-        if self.looks >= LOOKS_MS.len() {
-            *self = Self::default();
-        }
-        let before = self.keys.len();
-        let flows = ended.filter(|connection| connection.protocol == UDP);
-        self.keys.extend(flows.map(|&Connection { protocol, destination, answers_to, zone, .. }| Key::Connection {
-            protocol,
-            source: destination,
-            sent_to: answers_to,
-            zone,
-        }));
-        if self.keys.len() > before {
-            (self.since, self.looks) = (now, 0);
-        }
-    }
-}
-
 /// What the core remembers of them.
 #[derive(Debug, Default)]
 pub(super) struct Revoking {
@@ -89,7 +37,6 @@ pub(super) struct Revoking {
     looking: Option<Looking>,
     /// When the next may begin that is for whose are waiting.
     next: Millis,
-    returning: Returning,
     /// The number of the last look.
     last: u64,
     /// A look has failed, and is tried again then.
@@ -101,10 +48,8 @@ pub(super) struct Revoking {
 struct Looking {
     number: u64,
     since: Millis,
-    /// Whose they are,
+    /// Whose they are.
     affected: Affected,
-    /// and whether it is also for flows that begin anew.
-    is_due: bool,
 }
 
 impl Core {
@@ -135,38 +80,33 @@ impl Core {
                 all.add(affected);
             }
         }
-        let is_due = self.revoking.returning.is_due(self.at.now);
-        if all.is_empty() && !is_due {
+        if all.is_empty() {
             return;
         }
         self.revoking.last += 1;
         let look = self.revoking.last;
         let [from, to] = all.addresses();
-        let keys = if is_due { self.revoking.returning.keys.clone() } else { BTreeSet::new() };
-        self.outputs.push(Output::Track { look, from, to, keys });
-        self.revoking.looking = Some(Looking { number: look, since: self.at.now, affected: all, is_due });
+        self.outputs.push(Output::Track { look, from, to });
+        self.revoking.looking = Some(Looking { number: look, since: self.at.now, affected: all });
     }
 
     /// When the next look is due.
     pub(super) fn look_again(&self) -> Option<Millis> {
-        let Revoking { again, looking, returning, waiting, next, .. } = &self.revoking;
-        let rested = Some(*next).filter(|next| *next > self.at.now && !waiting.is_empty());
-        again.or_else(|| [returning.due(), rested].into_iter().flatten().min().filter(|_| looking.is_none()))
+        let Revoking { again, looking, waiting, next, .. } = &self.revoking;
+        let is_resting = looking.is_none() && !waiting.is_empty() && *next > self.at.now;
+        again.or_else(|| is_resting.then_some(*next))
     }
 
     /// Connections were read: those that are over are to go.
     pub(super) fn take_tracked(&mut self, look: u64, found: Result<Tracking, String>) {
-        let Some(Looking { since, affected, is_due, .. }) =
-            self.revoking.looking.take_if(|looking| looking.number == look)
+        let Some(Looking { since, affected, .. }) = self.revoking.looking.take_if(|looking| looking.number == look)
         else {
             return;
         };
-        if !affected.is_empty() {
-            self.revoking.next = self.at.now.plus(REST * self.at.now.since(since));
-        }
+        self.revoking.next = self.at.now.plus(REST * self.at.now.since(since));
         let before = self.revoking.again.take();
         match found {
-            Ok(found) => self.end_connections(&affected, found, is_due),
+            Ok(found) => self.end_connections(&affected, found),
             Err(why) => {
                 self.revoking.again = Some(self.at.now.plus(PAUSE_MS));
                 self.revoking.waiting.push_front((affected, Guard::default()));
@@ -176,28 +116,21 @@ impl Core {
         }
     }
 
-    fn end_connections(&mut self, affected: &Affected, found: Tracking, was_due: bool) {
-        let Some(policies) = self.desired.policies() else {
-            self.revoking.returning = Returning::default();
-            return;
-        };
+    fn end_connections(&mut self, affected: &Affected, found: Tracking) {
+        let Some(policies) = self.desired.policies() else { return };
         let Tracking { connections, own } = found;
         let tracked: Vec<Tracked> = connections.iter().map(tracked).collect();
         let is_own = |ip: IpAddr| ip.is_loopback() || own.contains(&ip);
         let revoked: BTreeSet<usize> = policies.revoked(affected, &tracked, is_own).into_iter().collect();
-        let returning = &mut self.revoking.returning;
-        let has_returned: Vec<bool> = connections.iter().map(|connection| returning.has(connection)).collect();
-        let over = |place: usize| revoked.contains(&place) || has_returned[place];
         let numbered = connections.into_iter().enumerate();
-        let over: Vec<(usize, Connection)> = numbered.filter(|(place, _)| over(*place)).collect();
-        let fresh = over.iter().filter(|(place, _)| !has_returned[*place]).map(|(_, connection)| connection);
-        returning.note(fresh, was_due, self.at.now);
+        let over: Vec<Connection> =
+            numbered.filter(|(place, _)| revoked.contains(place)).map(|(_, connection)| connection).collect();
         if over.is_empty() {
             return;
         }
         self.log(Level::Info, format!("{} connections end: policies do not permit them any more", over.len()));
         let pods = self.pods_by_address();
-        for (_, mut connection) in over {
+        for mut connection in over {
             let end = |ip: IpAddr| pods.get(&ip).cloned();
             let (sender, receiver) = (end(connection.source.ip()), end(connection.destination.ip()));
             let owner = receiver.as_ref().or(sender.as_ref()).map(|(_, owner)| owner.clone());

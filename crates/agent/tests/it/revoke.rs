@@ -2,9 +2,10 @@
 //!
 //! Beside each of them are connections of who is permitted, which say a word every twenty milliseconds and lose none.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use ripstop_kernel::Observer;
@@ -173,6 +174,54 @@ fn a_flow_that_is_answered_meanwhile_ends_too() {
         let is_silent = || !talk.answers() && !talk.answers();
         assert!(within(Duration::from_secs(15), is_silent), "{}", scene.world.agent().log_text());
     }
+}
+
+/// The same of a client that has questions open at every moment, whose server takes its time.
+#[test]
+fn a_flow_that_is_answered_all_the_time_ends_too() {
+    if !is_root() {
+        return;
+    }
+    let scene = scene(Plan::default());
+    let server = scene.web.ns.inside(|| UdpSocket::bind(("0.0.0.0", PORTS[1])).unwrap());
+    server.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
+    let (heard, is_over) = (AtomicU32::new(0), AtomicBool::new(false));
+    scene.come_true(&scene.open("{ipBlock: {cidr: 192.0.2.0/24}}"));
+    scene.beyond_is(scene.outside());
+    let from: IpAddr = scene.outside().parse().unwrap();
+    let client = scene.world.router.inside(|| UdpSocket::bind((from, 0)).unwrap());
+    client.connect(scene.ports()[1]).unwrap();
+    std::thread::scope(|s| {
+        s.spawn(|| {
+            let mut open = VecDeque::new();
+            while !is_over.load(Ordering::Relaxed) {
+                if let Ok((_, from)) = server.recv_from(&mut [0; 8]) {
+                    heard.fetch_add(1, Ordering::Relaxed);
+                    open.push_back((Instant::now(), from));
+                }
+                while let Some((_, to)) = open.pop_front_if(|(since, _)| since.elapsed() > Duration::from_millis(15)) {
+                    let _ = server.send_to(b"!", to);
+                }
+            }
+        });
+        s.spawn(|| {
+            while !is_over.load(Ordering::Relaxed) {
+                let _ = client.send(b"?");
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        });
+        let count = || heard.load(Ordering::Relaxed);
+        let is_answered = soon(|| count() > 50);
+        scene.world.apply(&scene.open(NOBODY));
+        let is_silent = || {
+            let before = count();
+            std::thread::sleep(SILENCE);
+            count() == before
+        };
+        let ends = within(Duration::from_secs(15), is_silent);
+        is_over.store(true, Ordering::Relaxed);
+        assert!(is_answered && ends, "{} questions: {}", count(), scene.world.agent().log_text());
+    });
 }
 
 #[test]

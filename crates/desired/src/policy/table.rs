@@ -1,6 +1,6 @@
 //! The tables: what every packet that is forwarded is asked.
 
-use ripstop_netmodel::{Entry, NFT_POLICY_TABLE, NftTable, RefusedSet};
+use ripstop_netmodel::{ENDED_SET, Entry, NFT_POLICY_TABLE, NftTable, RefusedSet, UDP, ended_set};
 use ripstop_nft::model::{Chain, Hook, Rule, Set, Statement, Table, build::*, priority};
 use ripstop_policy::Gate;
 use ripstop_types::{Family, Owner};
@@ -43,6 +43,7 @@ pub fn refuse() -> Statement {
 fn table(family: Family) -> Table {
     let ip = address_type(family);
     let mut table = Table::new(table_family(family), NFT_POLICY_TABLE)
+        .set(ENDED_SET, ended_set(family).comment("flows whose answers begin no others"))
         .set("itself", Set::of([ip, ip]).comment("pods that reach themselves by a Service"));
     for gate in Gate::ALL {
         table = table.set(map_of(gate), Set::vmap([ip]));
@@ -59,12 +60,15 @@ fn table(family: Family) -> Table {
         let itself = Rule::new([concat((saddr(family), daddr(family))).in_set("itself"), goto("near")]);
         [itself.comment("no NetworkPolicy keeps a pod from itself"), ask(Gate::Egress), ask(Gate::Ingress)]
     };
-    let forward = Chain::filter(Hook::Forward, priority::FILTER).rules(passing(family)).rules(both());
+    let ends = || concat((saddr(family), th::sport(), daddr(family), th::dport()));
+    let over = || Rule::new([meta::l4proto().is(UDP), ends().in_set(ENDED_SET), refuse()]);
+    let forward = Chain::filter(Hook::Forward, priority::FILTER).rules(passing(family)).rule(over()).rules(both());
     // Nobody is asked about what comes from the node itself. But what IPVS sends on passes here and not by `forward`.
     let own = Rule::new([fib::saddr_type().is(FibAddrType::LOCAL), accept()]);
     let output = Chain::filter(Hook::Output, priority::FILTER)
         .rules(passing(family))
         .rule(own.comment("from the node itself"))
+        .rule(over())
         .rules(both());
     // What a pod sends to its own node, behind the place where IPVS takes what is for one of its servers, whose address is local, too.
     let input = Chain::filter(Hook::Input, BEHIND_IPVS).rules(passing(family)).rules([ask(Gate::EgressNear)]);

@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use ripstop_netmodel::{Connection, Object};
+use ripstop_netmodel::{Connection, Object, ended_element};
 use ripstop_plan::{Action, Step};
 
 use super::run::Run;
@@ -34,6 +34,11 @@ impl Run<'_> {
         let connections: Vec<(usize, &Connection)> =
             waiting.iter().filter_map(|i| Some((*i, over(&steps[*i])?))).collect();
         let since = Instant::now();
+        // Before they end: what is on its way then begins no other.
+        let ended = connections.iter().filter_map(|(_, connection)| ended_element(connection)).collect();
+        if let Err(fault) = self.add_passing(&ended) {
+            tracing::debug!("answers to flows that end may begin others: {fault}");
+        }
         for (path, ends) in by_namespace(connections.iter().map(|(_, connection)| *connection)) {
             if let Err(error) = end_sockets(&path, &ends) {
                 self.tell_of_sockets(&path, &error);

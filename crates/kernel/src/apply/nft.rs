@@ -181,10 +181,22 @@ impl Run<'_> {
             self.applier.parts = parts;
             return Ok(());
         }
+        let encoded = batch.finish(self.applier.nft.next_seq());
+        match self.send(&encoded).map_err(|fault| Refused::Other((everything(ops), fault)))? {
+            Some(refusal) => Err(refused(ops, &encoded, &refusal)),
+            None => {
+                parts.follow(&mut self.applier.nft);
+                self.applier.parts = parts;
+                Ok(())
+            }
+        }
+    }
+
+    /// Sends a transaction; answers with the first refusal.
+    fn send(&mut self, encoded: &Encoded) -> Result<Option<Refusal>, Fault> {
         let socket = &mut self.applier.nft;
-        let encoded = batch.finish(socket.next_seq());
         socket.set_seq(encoded.next_seq());
-        let mut answers = Answers::to(&encoded);
+        let mut answers = Answers::to(encoded);
         let mut unreadable = None;
         let ears = self.applier.own.ears();
         let sent = unheard(socket, &ears, |socket| {
@@ -195,16 +207,29 @@ impl Run<'_> {
             })?;
             Ok(u32::from(answers.refusals().is_empty()))
         });
-        let all = |text: String| Refused::Other((everything(ops), Fault::Unsupported(text.into())));
-        sent.map_err(|error| Refused::Other((everything(ops), Fault::refused(&error, None))))?;
+        sent.map_err(|error| Fault::refused(&error, None))?;
         if let Some(error) = unreadable {
-            return Err(all(format!("the kernel's answer is not understood: {error}")));
+            return Err(Fault::Unsupported(format!("the kernel's answer is not understood: {error}").into()));
         }
-        match answers.refusals().first() {
-            Some(refusal) => Err(refused(ops, &encoded, refusal)),
+        Ok(answers.refusals().first().cloned())
+    }
+
+    /// Adds elements to sets that packets and flows fill. Where there is no such set, or no room in it, they are not added.
+    pub(super) fn add_passing(&mut self, elements: &BTreeSet<ElementKey>) -> Result<(), Fault> {
+        let (mut batch, body) = (Batch::new(), ElementBody::default());
+        let added = batch.add_elements(elements.iter().map(|key| (key, &body)));
+        added.map_err(|error| Fault::Unsupported(error.to_string().into()))?;
+        if batch.is_empty() {
+            return Ok(());
+        }
+        let encoded = batch.finish(self.applier.nft.next_seq());
+        match self.send(&encoded)? {
+            Some(refusal) => {
+                let failure = encoded.explain(&refusal);
+                Err(Fault::Refused { errno: failure.errno, text: failure.to_string().into(), cause: None })
+            }
             None => {
-                parts.follow(&mut self.applier.nft);
-                self.applier.parts = parts;
+                self.applier.parts.follow(&mut self.applier.nft);
                 Ok(())
             }
         }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use ripstop_netmodel::{Connection, Key, Resource};
+use ripstop_netmodel::{Connection, Resource};
 use ripstop_types::Family;
 
 use super::Observer;
@@ -11,7 +11,7 @@ use super::facts::conntrack;
 use crate::error::ObserveError;
 use crate::wire;
 use crate::wire::address::RawAddress;
-use crate::wire::flow::{dump_answering, dump_family, dump_from, get, read_connection};
+use crate::wire::flow::{dump_answering, dump_family, dump_from, read_connection};
 
 /// What it takes the kernel to look into one bucket of its table, in nanoseconds,
 const BUCKET_NS: u64 = 35;
@@ -42,30 +42,12 @@ impl Observer {
             // Before Linux 5.8 all are shown.
             found.extend(all.iter().filter_map(read_connection).filter(is_meant));
         }
-        Ok(if requests.len() > 1 { each_once(found) } else { found })
-    }
-
-    /// The connections of these keys that are there.
-    ///
-    /// # Errors
-    /// The kernel refuses to show them.
-    pub fn connections_by_key(&mut self, keys: &BTreeSet<Key>) -> Result<Vec<Connection>, ObserveError> {
-        let request = |key: &Key| match *key {
-            Key::Connection { protocol, source, sent_to, zone } => Some(get(protocol, (source, sent_to), zone)),
-            _ => None,
-        };
-        let answers = self.nft.batch(keys.iter().filter_map(request).collect());
-        let mut found = Vec::new();
-        for answer in answers {
-            match answer.result {
-                Ok(()) => found.extend(answer.replies.iter().filter_map(read_connection)),
-                Err(error) if error.errno == libc::ENOENT => {}
-                Err(error) => return Err(ObserveError::new("a tracked connection", error)),
-            }
+        if requests.len() > 1 {
+            // One may have come twice.
+            found.sort_by_cached_key(|connection| (connection.key(), connection.id));
+            found.dedup();
         }
-        // The kernel finds a connection by its answers, too.
-        found.retain(|connection| keys.contains(&connection.key()));
-        Ok(each_once(found))
+        Ok(found)
     }
 
     /// The addresses of the agent's own namespace, whoever made them.
@@ -77,13 +59,6 @@ impl Observer {
             self.route.dump(&wire::address::dump(None)).map_err(|e| ObserveError::new("this node's addresses", e))?;
         Ok(replies.iter().filter_map(RawAddress::read).map(|address| address.ip).collect())
     }
-}
-
-/// One may have come twice.
-fn each_once(mut found: Vec<Connection>) -> Vec<Connection> {
-    found.sort_by_cached_key(|connection| (connection.key(), connection.id));
-    found.dedup();
-    found
 }
 
 /// Whether to ask for each address alone, for which the kernel looks through its table each time, is cheaper than to have it show all

@@ -88,27 +88,20 @@ pub(crate) const WITH_PORTS: [u8; 3] = [6, 17, 132];
 
 /// Removes a connection, if it is still this one.
 pub(crate) fn end_connection(connection: &Connection) -> Message {
-    let Connection { protocol, source, sent_to, zone, id, .. } = *connection;
-    about(IPCTNL_MSG_CT_DELETE, protocol, (source, sent_to), zone).be32(CTA_ID, id)
-}
-
-/// Asks for the connection whose packets of one direction go between these ends.
-pub(crate) fn get(protocol: u8, ends: (SocketAddr, SocketAddr), zone: Option<u16>) -> Message {
-    about(IPCTNL_MSG_CT_GET, protocol, ends, zone)
-}
-
-fn about(message: u16, protocol: u8, (source, sent_to): (SocketAddr, SocketAddr), zone: Option<u16>) -> Message {
+    let (source, sent_to) = (connection.source, connection.sent_to);
     let addresses = if source.is_ipv4() { (CTA_IP_V4_SRC, CTA_IP_V4_DST) } else { (CTA_IP_V6_SRC, CTA_IP_V6_DST) };
-    let message = Message::new(kind(message), 0, &header(source.ip())).nest(CTA_TUPLE_ORIG, |m| {
+    let message = Message::new(kind(IPCTNL_MSG_CT_DELETE), 0, &header(source.ip()));
+    let message = message.nest(CTA_TUPLE_ORIG, |m| {
         m.nest(CTA_TUPLE_IP, |m| m.ip(addresses.0, source.ip()).ip(addresses.1, sent_to.ip())).nest(
             CTA_TUPLE_PROTO,
             |m| {
-                let m = m.u8(CTA_PROTO_NUM, protocol);
+                let m = m.u8(CTA_PROTO_NUM, connection.protocol);
                 m.be16(CTA_PROTO_SRC_PORT, source.port()).be16(CTA_PROTO_DST_PORT, sent_to.port())
             },
         )
     });
-    match zone {
+    let message = message.be32(CTA_ID, connection.id);
+    match connection.zone {
         Some(zone) => message.be16(CTA_ZONE, zone),
         None => message,
     }

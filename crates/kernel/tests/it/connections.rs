@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ripstop_netmodel::{Connection, Key, Object, Resource};
+use ripstop_netmodel::{Connection, Object};
 use serde_json::json;
 
 use crate::services::{CLIENT, SERVERS, Scene, service, slice};
@@ -179,26 +179,6 @@ fn associations_of_sctp_are_forgotten() {
         assert_eq!(ends, [(SCTP, 1_000, 2_000)]);
         end(&mut scene, over);
         assert_eq!(connections(&mut scene, SERVERS[0]), []);
-    });
-}
-
-#[test]
-fn a_connection_is_found_by_its_key_and_not_by_that_of_its_answers() {
-    on_a_node(|node| {
-        let mut scene = Scene::new(node);
-        let listener = scene.pods[SERVERS[0]].inside(|| TcpListener::bind((addr(SERVERS[0]), 80)).unwrap());
-        let _pair = Pair::new(&scene, &format!("{}:80", SERVERS[0]), &listener);
-        let found = connections(&mut scene, SERVERS[0]);
-        let [one] = &found[..] else { panic!("{found:?}") };
-        let Connection { protocol, source, sent_to, zone, .. } = *one;
-        let answers = Key::Connection { protocol, source: sent_to, sent_to: source, zone };
-        let nobody = Key::Connection { protocol: UDP, source, sent_to, zone };
-        let mut by_key = |keys: &[Key]| {
-            let found = scene.node.observer.connections_by_key(&keys.iter().cloned().collect()).unwrap();
-            found.iter().map(|connection| connection.id).collect::<Vec<u32>>()
-        };
-        assert_eq!(by_key(&[answers.clone(), nobody.clone()]), Vec::<u32>::new());
-        assert_eq!(by_key(&[nobody, one.key(), answers]), vec![one.id]);
     });
 }
 
