@@ -204,7 +204,7 @@ impl Worker {
 }
 
 /// Time that never goes back and counts what the machine slept.
-fn now() -> Duration {
+pub(crate) fn now() -> Duration {
     let time = clock_gettime(ClockId::Boottime);
     Duration::try_from(time).unwrap_or_default()
 }

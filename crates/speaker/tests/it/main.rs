@@ -7,5 +7,6 @@ mod bfd;
 mod bgp;
 mod bgp_daemons;
 mod daemons;
+mod l2;
 mod programs;
 mod space;

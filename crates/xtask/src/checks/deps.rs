@@ -85,7 +85,7 @@ const RIM: &[Row] = &[
     ),
     row("store", "ripstop-store", &["ripstop-types", "ripstop-objects", "ripstop-plan"]),
     // Sockets of engines that speak with neighbours.
-    row("speaker", "ripstop-speaker", &["ripstop-types", "ripstop-bfd", "ripstop-bgp"]),
+    row("speaker", "ripstop-speaker", &["ripstop-types", "ripstop-bfd", "ripstop-bgp", "ripstop-election"]),
     row(
         "agent",
         "ripstop-agent",
@@ -106,6 +106,8 @@ const RIM: &[Row] = &[
             "ripstop-kernel",
             "ripstop-store",
             "ripstop-forwarder",
+            "ripstop-election",
+            "ripstop-speaker",
         ],
     ),
     // The lab drives the product as its users do: by programs, files and sockets. It shares words and formats only.
