@@ -91,8 +91,8 @@ impl Manifest {
             faults.append(more);
         }
         if faults.is_empty() && manifest.networks.is_empty() && manifest.objects.is_empty() {
-            let accepted = "one or more documents of kind Network, Service, EndpointSlice, Pod, Namespace, Node, NetworkPolicy or \
-                            ClusterNetworkPolicy";
+            let accepted = "one or more documents of kind Network, Service, EndpointSlice, Pod, Namespace, Node, NetworkPolicy, \
+                            ClusterNetworkPolicy or AddressPool";
             faults.push(Fault::new("manifest", "", "found no document", accepted));
         }
         faults.into_result().map(|()| manifest)

@@ -11,10 +11,11 @@ use std::sync::Arc;
 use ripstop_types::{Mac, NodeName, PodName, Prefix, StoreKind};
 use serde::{Deserialize, Serialize};
 
-use crate::Faults;
 use crate::decode::pod::RawPod;
 use crate::policy::{ClusterNetworkPolicy, NetworkPolicy, Policy};
+use crate::pool::AddressPool;
 use crate::service::{EndpointSlice, Protocol, Service};
+use crate::{API_VERSION, Faults};
 
 /// Labels as an object has them.
 pub type ObjectLabels = BTreeMap<Arc<str>, Arc<str>>;
@@ -37,13 +38,15 @@ pub enum ObjectKind {
     NetworkPolicy,
     /// ClusterNetworkPolicies.
     ClusterNetworkPolicy,
+    /// Pools of addresses for Services of type LoadBalancer.
+    AddressPool,
     /// Pods of other nodes, where there are policies.
     PeerPod,
 }
 
 impl ObjectKind {
     /// Every kind, in the order in which they are read.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Node,
         Self::Namespace,
         Self::Pod,
@@ -51,12 +54,13 @@ impl ObjectKind {
         Self::EndpointSlice,
         Self::NetworkPolicy,
         Self::ClusterNetworkPolicy,
+        Self::AddressPool,
         Self::PeerPod,
     ];
 
     /// Whether it is read only where Services are served.
     pub fn is_of_services(self) -> bool {
-        matches!(self, Self::Service | Self::EndpointSlice)
+        matches!(self, Self::Service | Self::EndpointSlice | Self::AddressPool)
     }
 
     /// Whether it is a kind of policy.
@@ -66,7 +70,7 @@ impl ObjectKind {
 
     /// Whether it lies in namespaces.
     pub fn has_namespace(self) -> bool {
-        !matches!(self, Self::Node | Self::Namespace | Self::ClusterNetworkPolicy)
+        !matches!(self, Self::Node | Self::Namespace | Self::ClusterNetworkPolicy | Self::AddressPool)
     }
 
     /// The API that it is of: group and version.
@@ -76,6 +80,7 @@ impl ObjectKind {
             Self::EndpointSlice => "discovery.k8s.io/v1",
             Self::NetworkPolicy => "networking.k8s.io/v1",
             Self::ClusterNetworkPolicy => "policy.networking.k8s.io/v1alpha2",
+            Self::AddressPool => API_VERSION,
         }
     }
 
@@ -89,6 +94,7 @@ impl ObjectKind {
             Self::EndpointSlice => StoreKind::EndpointSlices,
             Self::NetworkPolicy => StoreKind::NetworkPolicies,
             Self::ClusterNetworkPolicy => StoreKind::ClusterNetworkPolicies,
+            Self::AddressPool => StoreKind::AddressPools,
         }
     }
 }
@@ -103,6 +109,7 @@ impl fmt::Display for ObjectKind {
             Self::EndpointSlice => "EndpointSlice",
             Self::NetworkPolicy => "NetworkPolicy",
             Self::ClusterNetworkPolicy => "ClusterNetworkPolicy",
+            Self::AddressPool => "AddressPool",
         })
     }
 }
@@ -125,6 +132,8 @@ pub enum ClusterObject {
     NetworkPolicy(Arc<Policy<NetworkPolicy>>),
     /// A ClusterNetworkPolicy.
     ClusterNetworkPolicy(Arc<Policy<ClusterNetworkPolicy>>),
+    /// A pool of addresses.
+    AddressPool(Arc<AddressPool>),
     /// A pod of another node.
     PeerPod(Box<KubePod>),
 }
@@ -309,6 +318,7 @@ impl ClusterObject {
             Self::EndpointSlice(_) => ObjectKind::EndpointSlice,
             Self::NetworkPolicy(_) => ObjectKind::NetworkPolicy,
             Self::ClusterNetworkPolicy(_) => ObjectKind::ClusterNetworkPolicy,
+            Self::AddressPool(_) => ObjectKind::AddressPool,
             Self::PeerPod(_) => ObjectKind::PeerPod,
         }
     }
@@ -323,6 +333,7 @@ impl ClusterObject {
             Self::EndpointSlice(slice) => slice.name.to_string().into(),
             Self::NetworkPolicy(policy) => policy.spec.name.to_string().into(),
             Self::ClusterNetworkPolicy(policy) => policy.spec.name.clone(),
+            Self::AddressPool(pool) => pool.name.clone(),
         }
     }
 
@@ -341,6 +352,9 @@ impl ClusterObject {
                 .map(|(read, faults)| (Self::NetworkPolicy(Arc::new(read)), faults)),
             ObjectKind::ClusterNetworkPolicy => Policy::decode(text, ClusterNetworkPolicy::decode)
                 .map(|(read, faults)| (Self::ClusterNetworkPolicy(Arc::new(read)), faults)),
+            ObjectKind::AddressPool => {
+                AddressPool::decode(text).map(|(read, faults)| (Self::AddressPool(Arc::new(read)), faults))
+            }
             ObjectKind::Pod | ObjectKind::PeerPod => {
                 let raw = serde_json::from_str(text).map_err(|fault| format!("a Pod that cannot be read: {fault}"))?;
                 // Its probes are kubelet's, and what is wrong with them, too.

@@ -18,6 +18,7 @@ mod migration;
 mod network;
 mod notice;
 pub mod policy;
+pub mod pool;
 mod record;
 pub mod service;
 

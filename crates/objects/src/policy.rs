@@ -14,8 +14,8 @@ use std::sync::Arc;
 use ripstop_types::{NamespacedName, Prefix};
 use serde::{Deserialize, Serialize};
 
-use crate::Faults;
 use crate::service::Protocol;
+use crate::{Faults, ObjectLabels};
 
 /// Annotation of a policy that is evaluated and reported, and not enforced.
 pub const STAGED_ANNOTATION: &str = "ripstop.io/staged";
@@ -320,6 +320,12 @@ impl Selector {
     pub fn requirements(&self) -> &[Requirement] {
         &self.0
     }
+
+    /// Whether labels are what it demands.
+    #[must_use]
+    pub fn takes(&self, labels: &ObjectLabels) -> bool {
+        self.0.iter().all(|wanted| wanted.is_met_by(labels.get(&wanted.key)))
+    }
 }
 
 impl From<Vec<Requirement>> for Selector {
@@ -349,6 +355,19 @@ pub struct Requirement {
     pub key: Arc<str>,
     /// What it has to be.
     pub operator: Operator,
+}
+
+impl Requirement {
+    /// Whether this value of its label meets it, or that there is none.
+    #[must_use]
+    pub fn is_met_by(&self, value: Option<&Arc<str>>) -> bool {
+        match &self.operator {
+            Operator::In(values) => value.is_some_and(|value| values.contains(value)),
+            Operator::NotIn(values) => !value.is_some_and(|value| values.contains(value)),
+            Operator::Exists => value.is_some(),
+            Operator::DoesNotExist => value.is_none(),
+        }
+    }
 }
 
 /// What a label has to be.

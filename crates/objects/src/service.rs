@@ -72,9 +72,40 @@ pub struct Service {
     /// Annotation `ripstop.io/on-endpoint-removal: reset`: connections to an endpoint that leaves are reset.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub reset_on_removal: bool,
+    /// What it asks of whoever gives addresses to Services of type LoadBalancer; none of another type.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub balancer: Option<Box<Balancer>>,
     /// What is wrong with it and was left out, in sentences; few of many.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub left_out: Vec<Arc<str>>,
+}
+
+/// What a Service of type LoadBalancer asks of whoever gives addresses.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Balancer {
+    /// `spec.loadBalancerClass`
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub class: Option<Arc<str>>,
+    /// The addresses that it wants, by `spec.loadBalancerIP` or annotation; none: any.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<IpAddr>,
+    /// The pool that it wants them of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pool: Option<Arc<str>>,
+    /// Services of one key may have one address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sharing: Option<Arc<str>>,
+    /// Where the node that has the address decides which endpoints there are (`externalTrafficPolicy: Local`), which pods those are:
+    /// Services that share an address then have to have the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub local: Option<Arc<str>>,
+    /// `ipFamilyPolicy` is `RequireDualStack`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub needs_both: bool,
+    /// Its labels.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: ObjectLabels,
 }
 
 /// `spec.type`
@@ -294,3 +325,14 @@ pub const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
 pub const PUBLISHER_LABEL: &str = "ripstop.io/node";
 /// Annotation of a Service that says what becomes of connections to an endpoint that leaves.
 pub const ON_REMOVAL_ANNOTATION: &str = "ripstop.io/on-endpoint-removal";
+/// `spec.loadBalancerClass` of Services that get their addresses of our pools, also where others are there.
+pub const BALANCER_CLASS: &str = "ripstop.io/addresspool";
+/// Annotations of a Service that name the addresses it wants, with commas between; the first is ours.
+pub const BALANCER_IPS_ANNOTATIONS: [&str; 3] =
+    ["ripstop.io/load-balancer-ips", "metallb.io/loadBalancerIPs", "metallb.universe.tf/loadBalancerIPs"];
+/// Annotations of a Service that name the pool it wants them of.
+pub const POOL_ANNOTATIONS: [&str; 3] =
+    ["ripstop.io/address-pool", "metallb.io/address-pool", "metallb.universe.tf/address-pool"];
+/// Annotations of a Service that name the key by which it shares an address.
+pub const SHARING_ANNOTATIONS: [&str; 3] =
+    ["ripstop.io/sharing-key", "metallb.io/allow-shared-ip", "metallb.universe.tf/allow-shared-ip"];

@@ -35,13 +35,7 @@ impl Labels {
 
     /// The same of one requirement.
     pub fn meet_one(&self, wanted: &Requirement) -> bool {
-        let value = self.get(&wanted.key);
-        match &wanted.operator {
-            Operator::In(values) => value.is_some_and(|value| values.contains(value)),
-            Operator::NotIn(values) => !value.is_some_and(|value| values.contains(value)),
-            Operator::Exists => value.is_some(),
-            Operator::DoesNotExist => value.is_none(),
-        }
+        wanted.is_met_by(self.get(&wanted.key))
     }
 }
 

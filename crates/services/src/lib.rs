@@ -16,6 +16,8 @@
 //! - [`readiness`]: which probe of them goes when, and what its outcome means;
 //! - [`give`]: the addresses and node ports that a Service gets.
 //!
+//! And everywhere [`pools`]: the addresses that Services of type LoadBalancer get.
+//!
 //! Not here: how a packet is matched or rewritten, and what is in the kernel now.
 //!
 //! Invariants: the same tables give the same decisions; a frontend is decided by one Service only; endpoints of a decision are of the
@@ -28,6 +30,7 @@ pub mod conntrack;
 pub mod follow;
 pub mod give;
 pub mod health;
+pub mod pools;
 pub mod readiness;
 pub mod relay;
 pub mod remarks;

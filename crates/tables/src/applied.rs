@@ -22,12 +22,14 @@ impl Tables {
             StoreKind::EndpointSlices => Some(ObjectKind::EndpointSlice),
             StoreKind::NetworkPolicies => Some(ObjectKind::NetworkPolicy),
             StoreKind::ClusterNetworkPolicies => Some(ObjectKind::ClusterNetworkPolicy),
+            StoreKind::AddressPools => Some(ObjectKind::AddressPool),
             StoreKind::Networks
             | StoreKind::Nodes
             | StoreKind::Claims
             | StoreKind::Alive
             | StoreKind::PodAddresses
-            | StoreKind::ServiceClaims => None,
+            | StoreKind::ServiceClaims
+            | StoreKind::AddressClaims => None,
         };
         let input = match input {
             StoreInput::Put { kind, key, value, revision } => self.read_object(of(kind)?, key, value, *revision),

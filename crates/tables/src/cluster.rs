@@ -5,11 +5,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use ripstop_objects::pool::AddressPool;
 use ripstop_objects::{ClusterObject, KubeNamespace, KubeNode, KubePod, ObjectKind};
 use ripstop_types::{NodeName, PodName, Revision, ServiceName};
 use serde::{Deserialize, Serialize};
 
-use crate::{Change, Concern, Knowledge, PolicyTables, ServiceTables};
+use crate::{Change, Concern, Knowledge, PolicyTables, Row, ServiceTables};
 
 /// What the API of Kubernetes says.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -67,6 +68,8 @@ pub struct ClusterTables {
     pub pods: BTreeMap<PodName, KubePod>,
     /// Services and their endpoints, where they are served.
     pub services: ServiceTables,
+    /// Pools of addresses for Services of type LoadBalancer.
+    pub pools: BTreeMap<Arc<str>, Row<AddressPool>>,
     /// Policies, and the pods of other nodes that they may be about.
     pub policies: PolicyTables,
     /// Why the API is not read now.
@@ -135,7 +138,7 @@ impl ClusterTables {
             ObjectKind::Node | ObjectKind::Namespace | ObjectKind::Pod => true,
             ObjectKind::NetworkPolicy => self.policies.network.is_empty(),
             ObjectKind::ClusterNetworkPolicy => self.policies.cluster.is_empty(),
-            ObjectKind::Service | ObjectKind::EndpointSlice | ObjectKind::PeerPod => false,
+            ObjectKind::Service | ObjectKind::EndpointSlice | ObjectKind::AddressPool | ObjectKind::PeerPod => false,
         }
     }
 
@@ -191,6 +194,7 @@ impl ClusterTables {
             }
             ObjectKind::NetworkPolicy => self.policies.network.keys().map(|name| name.to_string().into()).collect(),
             ObjectKind::ClusterNetworkPolicy => self.policies.cluster.keys().cloned().collect(),
+            ObjectKind::AddressPool => self.pools.keys().cloned().collect(),
             ObjectKind::PeerPod => self.policies.peer_pods.keys().map(|name| name.to_string().into()).collect(),
             ObjectKind::Namespace => self.namespaces.keys().cloned().collect(),
             ObjectKind::Pod => self.pods.keys().map(|name| name.to_string().into()).collect(),
@@ -221,6 +225,7 @@ impl ClusterTables {
             ClusterObject::ClusterNetworkPolicy(policy) => {
                 return self.policies.put_cluster(policy, revision).into_iter().collect();
             }
+            ClusterObject::AddressPool(pool) => return self.put_pool(pool, revision),
             ClusterObject::PeerPod(pod) => return self.policies.put_peer(*pod).into_iter().collect(),
         };
         of_object(kind, concern)
@@ -236,6 +241,17 @@ impl ClusterTables {
             None => drop(self.peers.remove(&node.name)),
         }
         self.nodes.insert(node.name.clone(), node.clone()) != Some(node)
+    }
+
+    /// A pool that cannot be read keeps what it said before, and says what is wrong with it.
+    fn put_pool(&mut self, mut pool: Arc<AddressPool>, revision: Revision) -> BTreeSet<Change> {
+        let before = self.pools.get(&pool.name).map(|row| &row.value);
+        if let Some(before) = before.filter(|_| !pool.refused.is_empty()) {
+            pool = Arc::new(AddressPool { refused: pool.refused.clone(), ..AddressPool::clone(before) });
+        }
+        let changed = before != Some(&pool);
+        self.pools.insert(pool.name.clone(), Row { value: pool, revision });
+        changed.then_some(Change::Object(ObjectKind::AddressPool)).into_iter().collect()
     }
 
     fn remove(&mut self, kind: ObjectKind, name: &str) -> BTreeSet<Change> {
@@ -265,6 +281,9 @@ impl ClusterTables {
                 return name.parse().ok().and_then(|name| self.policies.remove(&name)).into_iter().collect();
             }
             ObjectKind::ClusterNetworkPolicy => return self.policies.remove_cluster(name).into_iter().collect(),
+            ObjectKind::AddressPool => {
+                return self.pools.remove(name).map(|_| Change::Object(kind)).into_iter().collect();
+            }
             ObjectKind::PeerPod => {
                 return name.parse().ok().and_then(|name| self.policies.remove_peer(&name)).into_iter().collect();
             }

@@ -39,9 +39,11 @@ impl StoreValue {
             | StoreKind::EndpointSlices
             | StoreKind::NetworkPolicies
             | StoreKind::ClusterNetworkPolicies
+            | StoreKind::AddressPools
             | StoreKind::NodeLabels
             | StoreKind::PodAddresses
-            | StoreKind::ServiceClaims => None,
+            | StoreKind::ServiceClaims
+            | StoreKind::AddressClaims => None,
             StoreKind::Nodes => NodeRecord::decode_text(key, text).ok().map(|record| Self::Node(record.into())),
             StoreKind::Claims => RangeClaim::decode_text(key, text).ok().map(|record| Self::Claim(record.into())),
             StoreKind::Alive => AliveRecord::decode_text(key, text).ok().map(|record| Self::Alive(record.into())),
@@ -73,9 +75,11 @@ impl StoreValue {
             | StoreKind::EndpointSlices
             | StoreKind::NetworkPolicies
             | StoreKind::ClusterNetworkPolicies
+            | StoreKind::AddressPools
             | StoreKind::NodeLabels
             | StoreKind::PodAddresses
-            | StoreKind::ServiceClaims => return Ok(()),
+            | StoreKind::ServiceClaims
+            | StoreKind::AddressClaims => return Ok(()),
         };
         judged.map_err(|faults| faults.to_string().replace('\n', "; "))
     }

@@ -34,12 +34,17 @@ pub enum StoreKind {
     /// ClusterNetworkPolicies, by name.
     #[serde(rename = "clusternetworkpolicies")]
     ClusterNetworkPolicies,
+    /// Pools of addresses for Services of type LoadBalancer, by name.
+    #[serde(rename = "addresspools")]
+    AddressPools,
     /// What is said of nodes beside what they publish themselves, by node name: labels.
     NodeLabels,
     /// Which addresses pods have, by namespace and name. Each node says so of its own, where policies are about them.
     PodAddresses,
     /// Which Service has which address or node port.
     ServiceClaims,
+    /// Which Services have which address of a pool.
+    AddressClaims,
 }
 
 impl StoreKind {
@@ -48,7 +53,7 @@ impl StoreKind {
     pub const ALL: [Self; 4] = [Self::Networks, Self::Nodes, Self::Claims, Self::Alive];
 
     /// The kinds of objects that Kubernetes has itself, and that every other store keeps as they were applied.
-    pub const OBJECTS: [Self; 7] = [
+    pub const OBJECTS: [Self; 8] = [
         Self::NodeLabels,
         Self::Namespaces,
         Self::Pods,
@@ -56,11 +61,12 @@ impl StoreKind {
         Self::EndpointSlices,
         Self::NetworkPolicies,
         Self::ClusterNetworkPolicies,
+        Self::AddressPools,
     ];
 
     /// Every kind that a store other than Kubernetes keeps, in the order in which a watch lists them.
     pub fn every() -> impl Iterator<Item = Self> {
-        Self::ALL.into_iter().chain(Self::OBJECTS).chain([Self::PodAddresses, Self::ServiceClaims])
+        Self::ALL.into_iter().chain(Self::OBJECTS).chain([Self::PodAddresses, Self::ServiceClaims, Self::AddressClaims])
     }
 
     /// The kind's name in files, on the wire and on the command line.
@@ -76,9 +82,11 @@ impl StoreKind {
             Self::Namespaces => "namespaces",
             Self::NetworkPolicies => "networkpolicies",
             Self::ClusterNetworkPolicies => "clusternetworkpolicies",
+            Self::AddressPools => "addresspools",
             Self::NodeLabels => "node-labels",
             Self::PodAddresses => "pod-addresses",
             Self::ServiceClaims => "service-claims",
+            Self::AddressClaims => "address-claims",
         }
     }
 

@@ -304,6 +304,7 @@ fn service() -> impl Strategy<Value = Service> {
             proxy_name: other.then(|| "other".into()),
             selector: Default::default(),
             reset_on_removal: false,
+            balancer: None,
             left_out: Vec::new(),
         }
     })

@@ -11,6 +11,7 @@ use ripstop_types::{Family, StoreKind, validate_dns_name};
 use serde_json::{Value, json};
 
 use super::tree::{Tree, shown};
+use crate::pool::AddressPool;
 use crate::service::{EndpointSlice, PUBLISHER_LABEL, Service, ServiceKind, ServicePort};
 use crate::{ClusterObject, Fault, Faults, ObjectKind};
 
@@ -57,9 +58,10 @@ impl Applied {
             ClusterObject::Service(service) => rules.service(service, &value),
             ClusterObject::EndpointSlice(slice) => rules.slice(slice, &value),
             ClusterObject::Namespace(namespace) => rules.label("metadata.name", &namespace.name),
-            // Policies are read strictly by whoever reads them.
+            // Policies and pools are read strictly by whoever reads them.
             ClusterObject::NetworkPolicy(policy) => rules.label("metadata.namespace", &policy.spec.name.namespace),
             ClusterObject::ClusterNetworkPolicy(_)
+            | ClusterObject::AddressPool(_)
             | ClusterObject::Pod(_)
             | ClusterObject::PeerPod(_)
             | ClusterObject::Node(_) => {}
@@ -97,6 +99,33 @@ impl Applied {
     #[must_use]
     pub fn service(&self) -> Option<&Service> {
         if let ClusterObject::Service(service) = &self.object { Some(service) } else { None }
+    }
+
+    /// The pool, if it is one.
+    #[must_use]
+    pub fn pool(&self) -> Option<&Arc<AddressPool>> {
+        if let ClusterObject::AddressPool(pool) = &self.object { Some(pool) } else { None }
+    }
+
+    /// Whether it is a Service that says nothing of its status, which others write then.
+    #[must_use]
+    pub fn leaves_status(&self) -> bool {
+        self.service().is_some() && self.value["status"].is_null()
+    }
+
+    /// The same with the status of another.
+    #[must_use]
+    pub fn with_status_of(mut self, before: Option<&Value>) -> Self {
+        let mut value = self.value.clone();
+        match before.map(|before| &before["status"]).filter(|status| status.is_object()) {
+            Some(status) => value["status"] = status.clone(),
+            None => drop(value.as_object_mut().map(|fields| fields.remove("status"))),
+        }
+        // What was read once is read again.
+        if let Ok((object, _)) = ClusterObject::from_value(self.object.kind(), &value) {
+            (self.object, self.value) = (object, value);
+        }
+        self
     }
 
     /// The families in which a Service wants ClusterIPs where there are these, the first one first; the second value says

@@ -4,6 +4,7 @@
 //! in the place of what is missing and goes on, and [`Decoder::finish`] hands out a value only if no fault came up.
 
 pub(crate) mod applied;
+mod balancer;
 pub(crate) mod blocks;
 pub(crate) mod config;
 pub(crate) mod etcd;
@@ -13,6 +14,7 @@ pub(crate) mod kubernetes;
 pub(crate) mod network;
 pub(crate) mod pod;
 pub(crate) mod policy;
+pub(crate) mod pool;
 pub(crate) mod record;
 pub(crate) mod rules;
 pub(crate) mod service;

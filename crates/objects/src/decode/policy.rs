@@ -320,7 +320,7 @@ fn port_name(decoder: &mut Decoder, node: &Node<'_>, name: &str) -> Option<Arc<s
     is_name.then(|| name.into())
 }
 
-fn selector(decoder: &mut Decoder, node: &Node<'_>) -> Option<Selector> {
+pub(super) fn selector(decoder: &mut Decoder, node: &Node<'_>) -> Option<Selector> {
     let before = decoder.count();
     let fields = decoder.map(node, &["matchLabels", "matchExpressions"])?;
     let labels = fields.get("matchLabels").map(|node| decoder.labels(&node)).unwrap_or_default();

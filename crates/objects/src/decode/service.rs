@@ -10,6 +10,7 @@ use std::sync::Arc;
 use ripstop_types::{Family, Prefix, ServiceName};
 use serde::Deserialize;
 
+use super::balancer;
 use super::tree::shown;
 use crate::kubernetes::RawMetadata;
 use crate::service::{
@@ -64,6 +65,17 @@ impl Service {
         let source_ranges = judge.source_ranges(&spec.load_balancer_source_ranges);
         let affinity = judge.affinity(&spec.session_affinity, &spec.session_affinity_config);
         let health = spec.health_check_node_port.filter(|port| *port != 0);
+        let external_policy = judge.policy("spec.externalTrafficPolicy", spec.external_traffic_policy.as_deref());
+        let selector = spec.selector.unwrap_or_default();
+        let balancer = (kind == ServiceKind::LoadBalancer).then(|| {
+            let fields = balancer::Fields {
+                ip: spec.load_balancer_ip.as_deref(),
+                class: spec.load_balancer_class.as_deref(),
+                family_policy: spec.ip_family_policy.as_deref(),
+                local: (external_policy == TrafficPolicy::Local).then_some(&selector),
+            };
+            Box::new(judge.balancer(&fields, &metadata))
+        });
         let service = Self {
             uid: metadata.uid.into(),
             kind,
@@ -73,14 +85,15 @@ impl Service {
             external_ips,
             ingress,
             source_ranges,
-            external_policy: judge.policy("spec.externalTrafficPolicy", spec.external_traffic_policy.as_deref()),
+            external_policy,
             internal_policy: judge.policy("spec.internalTrafficPolicy", spec.internal_traffic_policy.as_deref()),
             affinity,
             health_check_node_port: health.and_then(|port| judge.port("spec.healthCheckNodePort", port)),
             publish_not_ready: spec.publish_not_ready_addresses,
             proxy_name: metadata.labels.get(PROXY_NAME_LABEL).cloned(),
-            selector: spec.selector.unwrap_or_default(),
+            selector,
             reset_on_removal: judge.on_removal(metadata.annotations.get(ON_REMOVAL_ANNOTATION)),
+            balancer,
             left_out: Vec::new(),
             name,
         };
@@ -382,7 +395,11 @@ struct RawSpec {
     ports: Vec<RawPort>,
     #[serde(rename = "externalIPs")]
     external_ips: Vec<String>,
+    #[serde(rename = "loadBalancerIP")]
+    load_balancer_ip: Option<String>,
+    load_balancer_class: Option<String>,
     load_balancer_source_ranges: Vec<String>,
+    ip_family_policy: Option<String>,
     external_traffic_policy: Option<String>,
     internal_traffic_policy: Option<String>,
     session_affinity: Option<String>,

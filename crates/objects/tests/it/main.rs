@@ -8,6 +8,7 @@ mod laws;
 mod manifest;
 mod network;
 mod policy;
+mod pool;
 mod records;
 mod service;
 

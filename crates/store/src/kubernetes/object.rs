@@ -230,9 +230,11 @@ impl Object {
             | Kind::Namespaces
             | Kind::NetworkPolicies
             | Kind::ClusterNetworkPolicies
+            | Kind::AddressPools
             | Kind::NodeLabels
             | Kind::PodAddresses
-            | Kind::ServiceClaims => Value::Null,
+            | Kind::ServiceClaims
+            | Kind::AddressClaims => Value::Null,
             Kind::Alive => {
                 let text = self.metadata.annotations.get(ANNOTATION).and_then(Value::as_str);
                 text.and_then(|text| serde_json::from_str(text).ok()).unwrap_or(Value::Null)

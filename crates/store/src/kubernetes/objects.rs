@@ -44,7 +44,9 @@ impl Kubernetes {
     pub fn objects(&self, node: &NodeName, wants: Wants) -> mpsc::Receiver<ObjectEvent> {
         let (events, receiver) = mpsc::channel(CHANNEL);
         let is_wanted = |kind: &ObjectKind| match kind {
-            ObjectKind::Service | ObjectKind::EndpointSlice => wants.services,
+            // Nobody gives addresses of pools there.
+            ObjectKind::AddressPool => false,
+            kind if kind.is_of_services() => wants.services,
             ObjectKind::PeerPod => wants.peer_pods,
             _ => true,
         };
@@ -66,11 +68,12 @@ fn topic(kind: ObjectKind, node: &NodeName, nodes: bool) -> Topic {
         ObjectKind::EndpointSlice => ("endpointslices", String::new()),
         ObjectKind::NetworkPolicy => ("networkpolicies", String::new()),
         ObjectKind::ClusterNetworkPolicy => ("clusternetworkpolicies", String::new()),
+        ObjectKind::AddressPool => ("addresspools", String::new()),
     };
     let version = kind.api_version();
     let group = if version.contains('/') { "apis" } else { "api" };
-    // Only its definition makes the server know that kind.
-    let optional = kind == ObjectKind::ClusterNetworkPolicy;
+    // Only their definitions make the server know these kinds.
+    let optional = matches!(kind, ObjectKind::ClusterNetworkPolicy | ObjectKind::AddressPool);
     let path = format!("/{group}/{version}/{plural}");
     Topic { path, selector, name: plural.to_owned(), streaming: !optional, optional }
 }
