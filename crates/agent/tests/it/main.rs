@@ -19,6 +19,7 @@ mod blocks;
 mod blocks_world;
 mod capabilities;
 mod check;
+mod comings;
 mod crash;
 mod crowd;
 mod drops;
