@@ -33,6 +33,7 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
 
+use crate::bgp::BgpCell;
 use crate::core::{Core, MigrationRequest};
 use crate::manifests;
 use crate::metrics::{self, Metrics};
@@ -54,6 +55,8 @@ pub struct Server {
     pub queue: UnboundedSender<Message>,
     /// Where manifests go.
     pub store: StoreCell,
+    /// Where BGP is asked.
+    pub bgp: BgpCell,
     /// Answers health and metrics only.
     pub public: bool,
 }
@@ -73,9 +76,14 @@ struct Answer(StatusCode, &'static str, String);
 ///
 /// # Errors
 /// Where it cannot listen.
-pub fn start(config: &AgentConfig, queue: UnboundedSender<Message>, store: StoreCell) -> anyhow::Result<()> {
+pub fn start(
+    config: &AgentConfig,
+    queue: UnboundedSender<Message>,
+    store: StoreCell,
+    bgp: BgpCell,
+) -> anyhow::Result<()> {
     let listener = socket::listen(&config.run_dir.join("agent.sock"))?;
-    let server = Server { queue: queue.clone(), store: store.clone(), public: false };
+    let server = Server { queue: queue.clone(), store: store.clone(), bgp: bgp.clone(), public: false };
     tokio::spawn(async move {
         loop {
             match listener.accept().await {
@@ -89,7 +97,7 @@ pub fn start(config: &AgentConfig, queue: UnboundedSender<Message>, store: Store
             .with_context(|| format!("metricsListen: cannot listen on {address}; is the port taken?"))?;
         listener.set_nonblocking(true)?;
         let listener = TcpListener::from_std(listener)?;
-        let server = Server { queue, store, public: true };
+        let server = Server { queue, store, bgp, public: true };
         tokio::spawn(async move {
             loop {
                 match listener.accept().await {
@@ -168,6 +176,7 @@ impl Server {
             "/v1/migrations" => self.ask(|core, _| json!(core.migrations())).await,
             "/v1/ipam" => self.ask(|core, _| ipam(core)).await,
             "/v1/ipam/check" => self.ask(|core, _| json!({"problems": core.ipam_problems()})).await,
+            _ if path.starts_with("/v1/bgp/") => return self.bgp(&path["/v1/bgp/".len()..]).await,
             _ => match path.strip_prefix("/v1/policy/") {
                 Some(path) => return self.policy(path).await,
                 None => return self.describe(path).await,
@@ -176,6 +185,24 @@ impl Server {
         match rows {
             Ok(rows) => json_answer(&rows),
             Err(answer) => answer,
+        }
+    }
+
+    /// What is asked of BGP. Its thread may be busy with a million routes, and the loop does not wait for it.
+    async fn bgp(&self, what: &str) -> Answer {
+        let (what, cell) = (what.to_owned(), self.bgp.clone());
+        match tokio::task::spawn_blocking(move || cell.answer(&what)).await {
+            Ok(Ok(Some(Value::Null))) => error(
+                StatusCode::CONFLICT,
+                "this node speaks no BGP: no network has the backend bgp, and no BgpPeer is its own",
+            ),
+            Ok(Ok(Some(rows))) => json_answer(&rows),
+            Ok(Ok(None)) => error(
+                StatusCode::NOT_FOUND,
+                "known are /v1/bgp/peers, /v1/bgp/routes, /v1/bgp/received/PEER, /v1/bgp/advertised/PEER and /v1/bgp/explain/PREFIX",
+            ),
+            Ok(Err(invalid)) => error(StatusCode::BAD_REQUEST, &invalid),
+            Err(_) => ending(),
         }
     }
 

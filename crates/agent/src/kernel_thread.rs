@@ -321,7 +321,9 @@ fn slices(steps: &[Step]) -> impl Iterator<Item = &[Step]> {
     let replaces = steps.iter().any(|step| step.key.kind() == Kind::NftTable);
     let may_begin = move |step: &Step| match step.key.kind() {
         Kind::IpvsService | Kind::IpvsDestination => true,
-        Kind::Neighbour | Kind::Fdb | Kind::Nexthop | Kind::Route => step.key.ns() == Some(&Ns::Host),
+        Kind::Neighbour | Kind::Fdb | Kind::Nexthop | Kind::NexthopGroup | Kind::Route => {
+            step.key.ns() == Some(&Ns::Host)
+        }
         Kind::NftElement => !replaces,
         Kind::Connection => true,
         _ => false,

@@ -13,6 +13,7 @@
 //!
 //! Not here: decisions (crates `fabric`, `ipam`), netlink (`kernel`), the command line.
 
+mod bgp;
 pub mod core;
 mod files;
 mod forwarder;

@@ -19,7 +19,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::{Receiver, Sender, UnboundedReceiver, UnboundedSender, channel, unbounded_channel};
 use tokio::sync::{oneshot, watch};
 
-use crate::core::{Core, Level, Output, ProbePlan, reference};
+use crate::bgp::{self, BgpCell};
+use crate::core::{BgpPlan, Core, Level, Output, ProbePlan, reference};
 use crate::kernel_thread::{self, Job, Wanted};
 use crate::metrics::Metrics;
 use crate::snapshot_lane::Writer;
@@ -130,6 +131,7 @@ struct Shell {
     prober: UnboundedSender<ProbePlan>,
     readiness: UnboundedSender<readiness::Order>,
     health: watch::Sender<Arc<ripstop_services::health::Plan>>,
+    bgp: mpsc::Sender<Option<Arc<BgpPlan>>>,
     recording: Option<BufWriter<File>>,
     calls: BTreeMap<u64, oneshot::Sender<Response>>,
     answers: BTreeMap<u64, oneshot::Sender<Result<(), String>>>,
@@ -183,6 +185,8 @@ impl Shell {
         let (core, outputs) = Core::start(at, start);
         let store = StoreCell::default();
         let (to_news, news) = channel(BATCH);
+        let bgp = BgpCell::default();
+        let to_bgp = bgp::start(bgp.clone(), to_news.clone())?;
         let (to_lane, ways) = ToLane::new(&core, to_news, to_self.clone(), recording.is_some());
         let lane = Lane::start(config.store.clone(), host, ways, store.clone())?;
         let tracking = tracking::start(to_self.clone())?;
@@ -194,7 +198,7 @@ impl Shell {
         lists::watch(config.cni_conf_dir.clone(), to_self.clone());
         refused::watch(to_self.clone());
         let health = answer_health(health::Listen::of(&config.services), to_self.clone());
-        http::start(&config, to_self, store)?;
+        http::start(&config, to_self, store, bgp)?;
         tracing::info!("agent {} of node {node} is up", env!("CARGO_PKG_VERSION"));
         let mut shell = Self {
             core,
@@ -207,6 +211,7 @@ impl Shell {
             prober,
             readiness,
             health,
+            bgp: to_bgp,
             recording,
             calls: BTreeMap::new(),
             answers: BTreeMap::new(),
@@ -339,6 +344,8 @@ impl Shell {
                     self.store.serves.send_if_modified(|serves| !std::mem::replace(serves, plan.serves) && plan.serves);
                     self.health.send_replace(plan);
                 }
+                // The lane ends only with the agent.
+                Output::Bgp(plan) => drop(self.bgp.send(plan)),
                 Output::Log { level, text } => match level {
                     Level::Warn => tracing::warn!("{text}"),
                     Level::Info => tracing::info!("{text}"),
@@ -346,7 +353,9 @@ impl Shell {
                 },
             }
         }
-        let is_policed = !self.core.tables().cluster.policies.is_empty();
+        let cluster = &self.core.tables().cluster;
+        // Reflectors are known by nodes' labels.
+        let is_policed = !cluster.policies.is_empty() || cluster.bgp.configuration().reflectors.is_some();
         self.store.policed.send_if_modified(|known| is_policed && !std::mem::replace(known, true));
         if self.core.snapshot_changed() && self.snapshot_at.is_none() {
             self.snapshot_at = Some(Instant::now() + SNAPSHOT_DELAY);

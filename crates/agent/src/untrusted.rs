@@ -6,6 +6,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, duplex};
 use tokio::net::UnixStream;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
+use crate::bgp::BgpCell;
 use crate::core::{Core, Output};
 use crate::http::Server;
 use crate::metrics::Metrics;
@@ -30,7 +31,7 @@ impl Agent {
     pub async fn http(&mut self, bytes: &[u8]) -> Vec<u8> {
         let (here, there) = duplex(1 << 16);
         let (queue, messages) = unbounded_channel();
-        let server = Server { queue, store: StoreCell::default(), public: false };
+        let server = Server { queue, store: StoreCell::default(), bgp: BgpCell::default(), public: false };
         let serve = server.serve(there);
         let ((), answer, ()) = tokio::join!(serve, converse(here, bytes), self.answer(messages));
         answer

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use ripstop_fabric::wiring;
-use ripstop_netmodel::{Entry, Key, NFT_TABLE, Ns, Object, RecordScope, Route, RouteTarget, TAKEN_MARK, link_of_table};
+use ripstop_netmodel::{
+    Entry, GROUP_IDS, HOP_IDS, Key, NFT_TABLE, Ns, Object, RecordScope, Route, RouteTarget, TAKEN_MARK, link_of_table,
+};
 use ripstop_objects::ObjectKind;
 use ripstop_tables::{Knowledge, PodRow, PodState, StoreKind, Tables, Withdrawn};
 
@@ -35,11 +37,13 @@ pub fn may_delete(tables: &Tables, key: &Key, entry: &Entry) -> Result<(), Strin
         // Their files are the truth of this boot.
         return Ok(());
     }
-    if let Object::Link(link) = &entry.object
-        && link.altname.as_deref().is_some_and(|name| name.starts_with(TAKEN_MARK))
-        && let Some(there) = tables.facts.links.get(&link.name).filter(|there| there.ports > 0)
-    {
-        return Err(format!("kept: {} links are ports of {}, which another network left", there.ports, link.name));
+    if let Some(why) = has_ports_of_another(tables, entry) {
+        return Err(why);
+    }
+    if is_unknown_of_bgp(tables, key, entry) {
+        return Err(
+            "kept: peers of BGP have not sent what they know, so nobody knows whether it is still wanted".into()
+        );
     }
     let needed: &[StoreKind] = match key {
         Key::Record { .. } | Key::Qdisc { .. } | Key::Sysctl { .. } | Key::LinkSysctl { .. } => &[],
@@ -60,6 +64,7 @@ pub fn may_delete(tables: &Tables, key: &Key, entry: &Entry) -> Result<(), Strin
         | Key::Fdb { .. }
         | Key::ForwarderPeer { .. }
         | Key::Nexthop { .. }
+        | Key::NexthopGroup { .. }
         | Key::Route { .. } => &[StoreKind::Networks, StoreKind::Nodes, StoreKind::Claims],
     };
     // Flannel's nodes are known by Kubernetes' own objects.
@@ -73,6 +78,24 @@ pub fn may_delete(tables: &Tables, key: &Key, entry: &Entry) -> Result<(), Strin
             Err(format!("kept: {} have not been read yet, so nobody knows whether it is still wanted", kind.as_str()))
         }
     }
+}
+
+/// Why a bridge that another network left stays.
+fn has_ports_of_another(tables: &Tables, entry: &Entry) -> Option<String> {
+    let Object::Link(link) = &entry.object else { return None };
+    link.altname.as_deref().filter(|name| name.starts_with(TAKEN_MARK))?;
+    let there = tables.facts.links.get(&link.name).filter(|there| there.ports > 0)?;
+    Some(format!("kept: {} links are ports of {}, which another network left", there.ports, link.name))
+}
+
+/// Whether BGP brought it, and has still to say whether it does.
+fn is_unknown_of_bgp(tables: &Tables, key: &Key, entry: &Entry) -> bool {
+    let id = match (key, &entry.object) {
+        (Key::Nexthop { id } | Key::NexthopGroup { id }, _) => *id,
+        (_, Object::Route(Route { target: RouteTarget::Nexthop(id), .. })) => *id,
+        _ => return false,
+    };
+    !tables.cluster.bgp.known && (HOP_IDS.contains(&id) || GROUP_IDS.contains(&id))
 }
 
 /// What lies in a pod's namespace is the pod's, from ADD to DEL, whatever becomes of its network meanwhile.

@@ -9,6 +9,7 @@
 //! Invariants: an object belongs to one source at a time (of two that want one key, the lower source has it, and the
 //! other gets it when that lets go); the same tables give the same model, whatever the order of changes.
 
+mod bgp;
 mod guard;
 mod host_ports;
 mod network;

@@ -1,5 +1,7 @@
-//! What one peer means for this node: a nexthop, routes, and the tunnel's neighbour and forwarding entry, or the
+//! What one peer means for this node: a nexthop, or those that BGP brought, routes, and the tunnel's neighbour and forwarding entry, or the
 //! forwarder's entry.
+
+use std::collections::BTreeSet;
 
 use ripstop_fabric::{egress, forwarder, paths};
 use ripstop_netmodel::{Entry, Fdb, ForwarderPeer, Neighbour, Nexthop, Ns, Route, RouteTarget};
@@ -8,7 +10,7 @@ use ripstop_tables::Tables;
 use ripstop_types::{Family, Owner, Prefix};
 
 use crate::network::{is_plain_anyway, own_ip};
-use crate::{Part, ruleset};
+use crate::{Part, bgp, ruleset};
 
 pub(crate) fn objects(tables: &Tables, network: &Network, peer: &NodeRecord) -> Vec<Entry> {
     let owner = Owner::node(&peer.name);
@@ -60,7 +62,13 @@ fn routes(
     };
     let own_ip = own_ip(tables, &network.name, family);
     let mut mtu = None;
+    let by_bgp = path.as_ref().is_some_and(|path| path.by_bgp);
     let target = match path {
+        // Each range has its own.
+        Some(path) if by_bgp => {
+            mtu = paths::mtu(tables, network, &path);
+            RouteTarget::Unreachable
+        }
         Some(path) => {
             let onlink = path.tunnel.is_some();
             // The node is a router to its pods: it tells them of the way's length by ICMP, running pods too.
@@ -79,8 +87,11 @@ fn routes(
         // An error at once is better than packets that leave by the default route; the reason is in the path's state.
         None => RouteTarget::Unreachable,
     };
+    let mut made = BTreeSet::new();
     for dst in ranges {
+        let led = by_bgp.then(|| bgp::target(part, &mut made, tables, dst)).flatten();
+        let target = led.unwrap_or_else(|| target.clone());
         let src = own_ip.filter(|_| target != RouteTarget::Unreachable);
-        part.add(Route { ns: Ns::Host, table: 254, dst, metric: 0, target: target.clone(), src, mtu });
+        part.add(Route { ns: Ns::Host, table: 254, dst, metric: 0, target, src, mtu });
     }
 }

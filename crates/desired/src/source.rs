@@ -4,12 +4,12 @@ use std::collections::BTreeSet;
 
 use ripstop_ipam::Attachment;
 use ripstop_netmodel::{Entry, Model};
-use ripstop_objects::{NetworkName, ObjectKind};
+use ripstop_objects::{BackendKind, NetworkName, ObjectKind};
 use ripstop_tables::{Change, StoreKind, Tables, Withdrawn};
 use ripstop_types::{NodeName, ServiceName};
 
 use crate::services::Serving;
-use crate::{network, node, peer, pod, records, services};
+use crate::{bgp, network, node, peer, pod, records, services};
 
 /// A part of the model.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -26,6 +26,8 @@ pub enum Source {
     Pod(Attachment),
     /// What lets packets from 127.0.0.1 leave, and guards it.
     Loopback,
+    /// Routes to outside of the cluster that BGP brought.
+    Bgp,
     /// What all Services need.
     Services,
     /// A Service.
@@ -51,6 +53,7 @@ impl Source {
             Self::Pod(attachment) => tables.pods.get(attachment).map_or_else(Vec::new, |row| pod::objects(tables, row)),
             Self::Loopback if services::wants_loopback(tables) => services::loopback(),
             Self::Loopback => Vec::new(),
+            Self::Bgp => bgp::objects(tables),
             Self::Services => services::of_node(tables),
             Self::Service(name) => serving
                 .node
@@ -67,7 +70,7 @@ impl Source {
 
 /// Every part there is, except peers and Services.
 fn own(tables: &Tables) -> BTreeSet<Source> {
-    let mut sources = BTreeSet::from([Source::Node, Source::Records, Source::Loopback, Source::Services]);
+    let mut sources = BTreeSet::from([Source::Node, Source::Records, Source::Loopback, Source::Services, Source::Bgp]);
     sources.extend(tables.networks.keys().cloned().map(Source::Network));
     sources.extend(tables.pods.keys().cloned().map(Source::Pod));
     sources
@@ -110,6 +113,7 @@ pub(crate) fn may_change_serving(change: &Change) -> bool {
             | Change::Store
             | Change::Realised
             | Change::Migration(_)
+            | Change::Bgp
     )
 }
 
@@ -118,6 +122,14 @@ fn changed_services(changes: &BTreeSet<Change>) -> impl Iterator<Item = Source> 
         Change::Service(name) => Some(Source::Service(name.clone())),
         _ => None,
     })
+}
+
+/// What hangs on routes that BGP brought.
+fn by_bgp(tables: &Tables) -> impl Iterator<Item = Source> {
+    let carried = tables.networks.values().filter(|row| row.value.backends().any(|kind| kind == BackendKind::Bgp));
+    let peers = carried
+        .flat_map(|row| tables.peers().map(|peer| Source::Peer(row.value.name.clone(), peer.value.name.clone())));
+    peers.chain([Source::Bgp])
 }
 
 /// The parts that changes touch. `present` are the parts the model has: what vanished from the tables is among them.
@@ -167,6 +179,7 @@ pub(crate) fn sources_of<'a>(
             Change::Proxy => {
                 sources.extend([Source::Loopback, Source::Services]);
             }
+            Change::Bgp => sources.extend(by_bgp(tables)),
             Change::Realised | Change::Known(_) => {
                 sources.insert(Source::Records);
             }

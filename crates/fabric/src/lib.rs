@@ -1,6 +1,7 @@
 //! How packets travel: decisions as pure functions of the tables.
 //!
 //! - [`host`]: which of the host's links and addresses carry the node's traffic, and which MTU pods get.
+//! - [`hops`]: which gateways the next hops of BGP are.
 //! - [`paths`]: how this node reaches a peer; one function for every backend.
 //! - [`wiring`]: how a pod is connected, with names, gateways and hardware addresses.
 //! - [`probing`]: which ways to peers are probed.
@@ -18,6 +19,7 @@
 pub mod egress;
 pub mod forwarder;
 mod hash;
+pub mod hops;
 pub mod host;
 pub mod hygiene;
 pub mod ipip;

@@ -113,7 +113,8 @@ pub fn check(tables: &Tables, network: &Network) -> Result<(), Vec<String>> {
     let nodes: Vec<&NodeRecord> = tables.nodes.values().map(|row| &*row.value).collect();
     let mut faults = Vec::new();
     match network.spec.backend.kind {
-        BackendKind::Vxlan | BackendKind::Auto => {}
+        // Whether routes come by BGP shows when its senders move.
+        BackendKind::Vxlan | BackendKind::Auto | BackendKind::Bgp => {}
         BackendKind::HostGw => faults.extend(all_apart(&nodes, network.spec.families(), BackendKind::HostGw)),
         kind @ (BackendKind::Ipip | BackendKind::IpipCrossSubnet) => {
             let without = nodes.iter().filter(|node| node.address(Family::V4).is_none());

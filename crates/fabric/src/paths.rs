@@ -4,10 +4,10 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use ripstop_objects::{BackendKind, Encapsulation, Network, NodeRecord};
 use ripstop_tables::Tables;
-use ripstop_types::{Family, IfName, Mac, NodeName};
+use ripstop_types::{Family, IfName, Mac, NodeName, Prefix};
 
 use crate::host::{self, Uplink};
-use crate::{forwarder, ipip, migration, probing, wiring};
+use crate::{forwarder, hops, ipip, migration, probing, wiring};
 
 /// What every link of IPv6 carries at least, in bytes (RFC 8200, section 5).
 const SHORTEST_V6: u32 = 1280;
@@ -27,6 +27,8 @@ pub struct Path {
     pub gateway: IpAddr,
     /// The tunnel's other end, where there is a tunnel.
     pub tunnel: Option<TunnelEnd>,
+    /// BGP brought it: there may be more next hops than this one, and others for each range ([`hops::to`]).
+    pub by_bgp: bool,
 }
 
 /// The other end of a tunnel.
@@ -86,6 +88,7 @@ pub(crate) fn by_backend(
         BackendKind::Vxlan => vxlan(tables, network, peer, family),
         BackendKind::Udp => udp(tables, network, peer, family),
         BackendKind::Ipip => by_ipip(tables, network, peer, family),
+        BackendKind::Bgp => routed(tables, network, peer, family),
         BackendKind::Auto => plain_or(tables, peer, family, vxlan(tables, network, peer, family)),
         BackendKind::IpipCrossSubnet => plain_or(tables, peer, family, by_ipip(tables, network, peer, family)),
     }
@@ -133,7 +136,7 @@ pub fn carries_its_family(tables: &Tables, path: &Path) -> bool {
 /// The encapsulation that a backend uses at most.
 pub(crate) fn most_by(kind: BackendKind) -> Encapsulation {
     match kind {
-        BackendKind::HostGw => Encapsulation::None,
+        BackendKind::HostGw | BackendKind::Bgp => Encapsulation::None,
         BackendKind::Vxlan | BackendKind::Auto => Encapsulation::Vxlan,
         BackendKind::Udp => Encapsulation::Udp,
         BackendKind::Ipip | BackendKind::IpipCrossSubnet => Encapsulation::Ipip,
@@ -190,7 +193,28 @@ fn plain(tables: &Tables, peer: &NodeRecord, family: Family) -> Result<Path, NoP
         link: uplink.link.clone(),
         gateway,
         tunnel: None,
+        by_bgp: false,
     })
+}
+
+/// By the ways that BGP brought: of each of the peer's ranges its own, of which status shows one.
+fn routed(tables: &Tables, network: &Network, peer: &NodeRecord, family: Family) -> Result<Path, NoPath> {
+    let bgp = &tables.cluster.bgp;
+    let told = |range: &Prefix| bgp.next_hops(*range).first().map(|told| (*range, *told));
+    let Some((range, told)) = tables.ranges(&peer.name, &network.name, family).find_map(|range| told(&range)) else {
+        let why =
+            format!("BGP has brought no {family} route to {} yet; `ripstop bgp peers` shows its sessions", peer.name);
+        return Err(NoPath::Pending(why));
+    };
+    let Some(hop) = hops::to(tables, range).into_iter().next() else {
+        return Err(NoPath::Refused(format!(
+            "BGP leads to {} by {told}, which is in no subnet of this node's uplinks, nor does BGP lead there: whoever tells the route must name itself as its next hop (`nextHopMode: Self`)",
+            peer.name
+        )));
+    };
+    let (link, gateway) = (hop.link, hop.gateway);
+    let encapsulation = Encapsulation::None;
+    Ok(Path { peer: peer.name.clone(), family, encapsulation, link, gateway, tunnel: None, by_bgp: true })
 }
 
 /// This node's uplink and the peer's address in a subnet that both are in. Of several what both nodes prefer most, so that
@@ -269,6 +293,7 @@ fn vxlan(tables: &Tables, network: &Network, peer: &NodeRecord, family: Family) 
         link,
         gateway,
         tunnel: Some(TunnelEnd { outer: outer_address(tables, peer, outer), mac: Some(theirs.mac) }),
+        by_bgp: false,
     })
 }
 
@@ -310,6 +335,7 @@ fn udp(tables: &Tables, network: &Network, peer: &NodeRecord, family: Family) ->
         link,
         gateway,
         tunnel: Some(TunnelEnd { outer, mac: None }),
+        by_bgp: false,
     })
 }
 
@@ -336,5 +362,6 @@ fn by_ipip(tables: &Tables, network: &Network, peer: &NodeRecord, family: Family
         link,
         gateway: outer.into(),
         tunnel: Some(TunnelEnd { outer: outer.into(), mac: None }),
+        by_bgp: false,
     })
 }

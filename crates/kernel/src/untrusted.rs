@@ -29,7 +29,7 @@ pub fn kernel_messages(bytes: &[u8]) -> usize {
         let _ = bridge_port(reply);
         let _ = RawAddress::read(reply).map(|address| address.to_address(&ns, &names));
         let _ = RawNeighbour::read(reply).map(|entry| (entry.to_neighbour(&ns, &names), entry.to_fdb(&names)));
-        let _ = RawNexthop::read(reply).map(|nexthop| (nexthop.is_ours(), nexthop.to_nexthop(&names)));
+        let _ = RawNexthop::read(reply).map(|nexthop| (nexthop.is_ours(), nexthop.to_object(&names)));
         let _ = RawRoute::read(reply).map(|route| route.to_route(&ns, &names));
         let _ = RawQdisc::read(reply).map(|qdisc| qdisc.to_qdisc(&ns, &names));
         let _ = observe::facts::forward_chain(reply);

@@ -326,7 +326,7 @@ impl Options {
         }
     }
 
-    /// Refuses what is out of range, and what this version cannot do yet.
+    /// Refuses what is out of range, and what does not go together.
     pub fn validate(&self) -> Result<()> {
         validate_lab_name(&self.name)?;
         within("--nodes", self.nodes, MAX_NODES)?;
@@ -338,22 +338,12 @@ impl Options {
                 self.subnets, self.nodes
             )));
         }
-        let waiting = match self.backend {
-            Backend::Bgp => Some(("--backend bgp", "vxlan, host-gw, udp, ipip, ipip-cross-subnet and auto")),
-            _ => None,
-        };
         if self.range_mode == RangeMode::Blocks && self.wiring == Wiring::Bridge {
             return Err(LabError::usage(
                 "--range-mode blocks needs --wiring routed: blocks are no subnet for a bridge",
             ));
         }
-        self.validate_blocks()?;
-        match waiting {
-            Some((what, accepted)) => {
-                Err(LabError::usage(format!("{what} is not available yet; accepted: {accepted}")))
-            }
-            None => Ok(()),
-        }
+        self.validate_blocks()
     }
 }
 
@@ -378,17 +368,6 @@ fn within(what: &str, found: u32, most: u32) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_does_not_exist_yet_is_refused_by_name() {
-        let cases: [(Options, &str); 1] =
-            [(Options { backend: Backend::Bgp, ..Options::default() }, "--backend bgp is not available yet")];
-        for (options, start) in cases {
-            let error = options.validate().unwrap_err();
-            assert!(error.to_string().starts_with(start), "{error}");
-            assert_eq!(error.exit_code(), 2);
-        }
-    }
 
     #[test]
     fn blocks_need_routed_wiring() {

@@ -67,6 +67,7 @@ pub enum Kind {
     Forwarder,
     ForwarderPeer,
     Nexthop,
+    NexthopGroup,
     Route,
     Qdisc,
     Connection,
@@ -117,6 +118,8 @@ pub enum Key {
     ForwarderPeer { link: IfName, peer: Arc<str> },
     /// A nexthop object of the agent's namespace.
     Nexthop { id: u32 },
+    /// Nexthop objects that packets are spread over: behind them, before the routes that lead there.
+    NexthopGroup { id: u32 },
     /// A route. `metric` 0 is the family's default.
     Route { ns: Ns, table: u32, dst: Prefix, metric: u32 },
     /// The root queueing discipline of a link.
@@ -149,6 +152,7 @@ impl Key {
             Self::Forwarder { .. } => Kind::Forwarder,
             Self::ForwarderPeer { .. } => Kind::ForwarderPeer,
             Self::Nexthop { .. } => Kind::Nexthop,
+            Self::NexthopGroup { .. } => Kind::NexthopGroup,
             Self::Route { .. } => Kind::Route,
             Self::Qdisc { .. } => Kind::Qdisc,
             Self::Connection { .. } => Kind::Connection,
@@ -211,6 +215,7 @@ impl Key {
             | Self::Forwarder { .. }
             | Self::ForwarderPeer { .. }
             | Self::Nexthop { .. }
+            | Self::NexthopGroup { .. }
             | Self::Connection { .. } => Some(&Ns::Host),
             Self::Sysctl { ns, .. }
             | Self::Link { ns, .. }
@@ -251,6 +256,7 @@ impl Key {
             | Self::Forwarder { .. }
             | Self::ForwarderPeer { .. }
             | Self::Nexthop { .. }
+            | Self::NexthopGroup { .. }
             | Self::Route { .. }
             | Self::Connection { .. } => None,
         }
@@ -316,6 +322,11 @@ impl Key {
         })
     }
 
+    /// The nexthop object that a route names: one way, or a group.
+    pub fn of_nexthop(id: u32) -> Self {
+        if crate::GROUP_IDS.contains(&id) { Self::NexthopGroup { id } } else { Self::Nexthop { id } }
+    }
+
     /// A route of the main table with the default metric.
     pub fn main_route(ns: Ns, dst: Prefix) -> Self {
         Self::Route { ns, table: 254, dst, metric: 0 }
@@ -350,6 +361,7 @@ impl fmt::Display for Key {
             Self::Forwarder { link } => write!(f, "forwarder dev {link}")?,
             Self::ForwarderPeer { link, peer } => write!(f, "peer {peer} of the forwarder dev {link}")?,
             Self::Nexthop { id } => write!(f, "nexthop id {id}")?,
+            Self::NexthopGroup { id } => write!(f, "nexthop group id {id}")?,
             Self::Route { dst, table: LOCAL_TABLE, metric: LOCAL_METRIC, .. } => {
                 write!(f, "local address {}", dst.addr())?
             }

@@ -13,6 +13,7 @@ mod facts;
 mod iptables;
 mod ipvs;
 mod key;
+mod nexthop;
 mod nft;
 mod refused;
 mod resource;
@@ -26,11 +27,12 @@ pub use iptables::{
 };
 pub use ipvs::{IpvsDestination, IpvsService, VirtualServer};
 pub use key::{Key, Kind, Ns, RecordScope};
+pub use nexthop::{Nexthop, NexthopGroup};
 pub use nft::{NftElement, NftPart, NftTable, NftValues};
 pub use refused::{REFUSED_TIMEOUT, Refused, RefusedPacket, RefusedSet};
 pub use resource::{
-    Address, BridgePort, Encapsulation, Fdb, ForwardJump, Forwarder, ForwarderPeer, Link, LinkKind, Neighbour, Nexthop,
-    Object, Qdisc, Record, RecordGuard, Resource, Route, RouteTarget, Scope, ServiceFlows, Sysctl, Veth,
+    Address, BridgePort, Encapsulation, Fdb, ForwardJump, Forwarder, ForwarderPeer, Link, LinkKind, Neighbour, Object,
+    Qdisc, Record, RecordGuard, Resource, Route, RouteTarget, Scope, ServiceFlows, Sysctl, Veth,
 };
 
 use std::collections::BTreeMap;
@@ -43,8 +45,19 @@ use serde::{Deserialize, Serialize};
 /// Protocol number of every route and nexthop of ours (`rtm_protocol`, linux/rtnetlink.h; values above 4 are user's).
 pub const ROUTE_PROTOCOL: u8 = 82;
 
-/// First and last id of the nexthop objects of ours.
+/// First and last id of the nexthop objects of ours that are one peer's.
 pub const NEXTHOP_IDS: std::ops::RangeInclusive<u32> = 0x5200_0000..=0x52ff_ffff;
+
+/// First and last id of those that several routes have.
+pub const HOP_IDS: std::ops::RangeInclusive<u32> = 0x5300_0000..=0x537f_ffff;
+
+/// First and last id of groups of ours.
+pub const GROUP_IDS: std::ops::RangeInclusive<u32> = 0x5380_0000..=0x53ff_ffff;
+
+/// Whether an id of a nexthop object or a group is one of ours.
+pub fn is_own_nexthop(id: u32) -> bool {
+    NEXTHOP_IDS.contains(&id) || HOP_IDS.contains(&id) || GROUP_IDS.contains(&id)
+}
 
 /// First letters of every link of ours.
 pub const LINK_PREFIX: &str = "rip";

@@ -11,6 +11,7 @@ use crate::connection::Connection;
 use crate::iptables::{FrontendFlows, IptablesRules};
 use crate::ipvs::{IpvsDestination, IpvsService};
 use crate::key::{Key, Ns, RecordScope};
+use crate::nexthop::{Nexthop, NexthopGroup};
 use crate::nft::{NftElement, NftPart, NftTable, NftValues};
 use crate::{LOCAL_METRIC, LOCAL_TABLE};
 
@@ -189,19 +190,6 @@ pub struct ForwarderPeer {
     pub ranges: Vec<Prefix>,
 }
 
-/// A nexthop object (`RTM_NEWNEXTHOP`, linux/nexthop.h).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Nexthop {
-    /// Its id, in the range of ours.
-    pub id: u32,
-    /// Outgoing link.
-    pub link: IfName,
-    /// The gateway.
-    pub gateway: IpAddr,
-    /// The gateway is reachable on the link whatever the addresses say (`RTNH_F_ONLINK`).
-    pub onlink: bool,
-}
-
 /// A route of protocol [`crate::ROUTE_PROTOCOL`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Route {
@@ -225,7 +213,7 @@ pub struct Route {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RouteTarget {
-    /// To a nexthop object.
+    /// To a nexthop object, or a group of them.
     Nexthop(u32),
     /// To a gateway on a link, which need not be covered by an address of the link where `onlink` is set.
     Via {
@@ -365,6 +353,7 @@ pub enum Object {
     Forwarder(Forwarder),
     ForwarderPeer(ForwarderPeer),
     Nexthop(Nexthop),
+    NexthopGroup(NexthopGroup),
     Route(Route),
     Qdisc(Qdisc),
     Connection(Connection),
@@ -420,6 +409,7 @@ each_resource!(
     Forwarder,
     ForwarderPeer,
     Nexthop,
+    NexthopGroup,
     Route,
     Qdisc,
     Connection
@@ -513,21 +503,6 @@ impl Resource for ForwarderPeer {
 
     fn satisfied_by(&self, observed: &Self) -> bool {
         self == observed
-    }
-}
-
-impl Resource for Nexthop {
-    fn key(&self) -> Key {
-        Key::Nexthop { id: self.id }
-    }
-
-    fn satisfied_by(&self, observed: &Self) -> bool {
-        self == observed
-    }
-
-    /// The kernel replaces a nexthop in place, also across links, but not across families.
-    fn can_update(&self, observed: &Self) -> bool {
-        self.gateway.is_ipv4() == observed.gateway.is_ipv4()
     }
 }
 

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use ripstop_types::{Mac, NodeName, PodName, Prefix, StoreKind};
 use serde::{Deserialize, Serialize};
 
+use crate::bgp::{BgpConfiguration, BgpFilter, BgpPeer};
 use crate::decode::pod::RawPod;
 use crate::policy::{ClusterNetworkPolicy, NetworkPolicy, Policy};
 use crate::pool::AddressPool;
@@ -42,11 +43,17 @@ pub enum ObjectKind {
     AddressPool,
     /// Pods of other nodes, where there are policies.
     PeerPod,
+    /// What holds for BGP of all nodes.
+    BgpConfiguration,
+    /// What is taken from peers of BGP and told to them.
+    BgpFilter,
+    /// Peers of BGP outside of the cluster.
+    BgpPeer,
 }
 
 impl ObjectKind {
     /// Every kind, in the order in which they are read.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 12] = [
         Self::Node,
         Self::Namespace,
         Self::Pod,
@@ -56,6 +63,9 @@ impl ObjectKind {
         Self::ClusterNetworkPolicy,
         Self::AddressPool,
         Self::PeerPod,
+        Self::BgpConfiguration,
+        Self::BgpFilter,
+        Self::BgpPeer,
     ];
 
     /// Whether it is read only where Services are served.
@@ -68,9 +78,20 @@ impl ObjectKind {
         matches!(self, Self::NetworkPolicy | Self::ClusterNetworkPolicy)
     }
 
+    /// Whether it is of BGP.
+    pub fn is_of_bgp(self) -> bool {
+        matches!(self, Self::BgpConfiguration | Self::BgpFilter | Self::BgpPeer)
+    }
+
+    /// Whether only a definition makes an API server know it.
+    pub fn is_defined(self) -> bool {
+        matches!(self, Self::ClusterNetworkPolicy | Self::AddressPool) || self.is_of_bgp()
+    }
+
     /// Whether it lies in namespaces.
     pub fn has_namespace(self) -> bool {
         !matches!(self, Self::Node | Self::Namespace | Self::ClusterNetworkPolicy | Self::AddressPool)
+            && !self.is_of_bgp()
     }
 
     /// The API that it is of: group and version.
@@ -80,7 +101,7 @@ impl ObjectKind {
             Self::EndpointSlice => "discovery.k8s.io/v1",
             Self::NetworkPolicy => "networking.k8s.io/v1",
             Self::ClusterNetworkPolicy => "policy.networking.k8s.io/v1alpha2",
-            Self::AddressPool => API_VERSION,
+            Self::AddressPool | Self::BgpConfiguration | Self::BgpFilter | Self::BgpPeer => API_VERSION,
         }
     }
 
@@ -95,6 +116,9 @@ impl ObjectKind {
             Self::NetworkPolicy => StoreKind::NetworkPolicies,
             Self::ClusterNetworkPolicy => StoreKind::ClusterNetworkPolicies,
             Self::AddressPool => StoreKind::AddressPools,
+            Self::BgpConfiguration => StoreKind::BgpConfigurations,
+            Self::BgpFilter => StoreKind::BgpFilters,
+            Self::BgpPeer => StoreKind::BgpPeers,
         }
     }
 }
@@ -110,6 +134,9 @@ impl fmt::Display for ObjectKind {
             Self::NetworkPolicy => "NetworkPolicy",
             Self::ClusterNetworkPolicy => "ClusterNetworkPolicy",
             Self::AddressPool => "AddressPool",
+            Self::BgpConfiguration => "BgpConfiguration",
+            Self::BgpFilter => "BgpFilter",
+            Self::BgpPeer => "BgpPeer",
         })
     }
 }
@@ -136,6 +163,12 @@ pub enum ClusterObject {
     AddressPool(Arc<AddressPool>),
     /// A pod of another node.
     PeerPod(Box<KubePod>),
+    /// A BgpConfiguration.
+    BgpConfiguration(Arc<BgpConfiguration>),
+    /// A BgpFilter.
+    BgpFilter(Arc<BgpFilter>),
+    /// A BgpPeer.
+    BgpPeer(Arc<BgpPeer>),
 }
 
 /// A node as Kubernetes has it; what this project's agent says of one is a [`crate::NodeRecord`].
@@ -320,6 +353,9 @@ impl ClusterObject {
             Self::ClusterNetworkPolicy(_) => ObjectKind::ClusterNetworkPolicy,
             Self::AddressPool(_) => ObjectKind::AddressPool,
             Self::PeerPod(_) => ObjectKind::PeerPod,
+            Self::BgpConfiguration(_) => ObjectKind::BgpConfiguration,
+            Self::BgpFilter(_) => ObjectKind::BgpFilter,
+            Self::BgpPeer(_) => ObjectKind::BgpPeer,
         }
     }
 
@@ -334,6 +370,9 @@ impl ClusterObject {
             Self::NetworkPolicy(policy) => policy.spec.name.to_string().into(),
             Self::ClusterNetworkPolicy(policy) => policy.spec.name.clone(),
             Self::AddressPool(pool) => pool.name.clone(),
+            Self::BgpConfiguration(configuration) => configuration.name.clone(),
+            Self::BgpFilter(filter) => filter.name.clone(),
+            Self::BgpPeer(peer) => peer.name.clone(),
         }
     }
 
@@ -355,6 +394,13 @@ impl ClusterObject {
             ObjectKind::AddressPool => {
                 AddressPool::decode(text).map(|(read, faults)| (Self::AddressPool(Arc::new(read)), faults))
             }
+            ObjectKind::BgpConfiguration => {
+                BgpConfiguration::decode(text).map(|read| (Self::BgpConfiguration(Arc::new(read)), Faults::none()))
+            }
+            ObjectKind::BgpFilter => {
+                BgpFilter::decode(text).map(|read| (Self::BgpFilter(Arc::new(read)), Faults::none()))
+            }
+            ObjectKind::BgpPeer => BgpPeer::decode(text).map(|read| (Self::BgpPeer(Arc::new(read)), Faults::none())),
             ObjectKind::Pod | ObjectKind::PeerPod => {
                 let raw = serde_json::from_str(text).map_err(|fault| format!("a Pod that cannot be read: {fault}"))?;
                 // Its probes are kubelet's, and what is wrong with them, too.

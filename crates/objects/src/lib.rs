@@ -8,6 +8,7 @@
 //! Invariants: a decoded [`Network`] has at least one range, its bounds and exclusions lie inside its ranges, and its
 //! node ranges fit; [`Network`] and [`AgentConfig`] serialise to the document form that decodes to the same value.
 
+pub mod bgp;
 mod check;
 mod config;
 mod decode;

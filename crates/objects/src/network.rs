@@ -480,6 +480,8 @@ pub enum BackendKind {
     Ipip,
     /// None to peers in one of the node's subnets, otherwise as `Ipip`.
     IpipCrossSubnet,
+    /// None: routes that sessions of BGP bring, by whichever routers they lead.
+    Bgp,
 }
 
 impl BackendKind {
@@ -492,6 +494,7 @@ impl BackendKind {
             Self::Udp => "udp",
             Self::Ipip => "ipip",
             Self::IpipCrossSubnet => "ipip-cross-subnet",
+            Self::Bgp => "bgp",
         }
     }
 

@@ -176,6 +176,7 @@ fn is_leant_on(kind: Kind) -> bool {
             | Kind::IpvsService
             | Kind::Forwarder
             | Kind::Nexthop
+            | Kind::NexthopGroup
     )
 }
 

@@ -22,10 +22,11 @@ pub(crate) fn hangs_on(object: &Object) -> Vec<Key> {
     let mut keys: Vec<Key> = object.key().parent().filter(is_known).into_iter().collect();
     match object {
         Object::Nexthop(nexthop) => keys.push(link_key(&Ns::Host, &nexthop.link)),
+        Object::NexthopGroup(group) => keys.extend(group.members.iter().map(|id| Key::Nexthop { id: *id })),
         Object::Forwarder(forwarder) => keys.push(link_key(&Ns::Host, &forwarder.link)),
         Object::ForwarderPeer(peer) => keys.push(Key::Forwarder { link: peer.link.clone() }),
         Object::Route(route) => match &route.target {
-            RouteTarget::Nexthop(id) => keys.push(Key::Nexthop { id: *id }),
+            RouteTarget::Nexthop(id) => keys.push(Key::of_nexthop(*id)),
             RouteTarget::Via { link, .. } | RouteTarget::Link(link) => keys.push(link_key(&route.ns, link)),
             RouteTarget::Unreachable | RouteTarget::Local => {}
         },
@@ -137,7 +138,10 @@ pub(crate) fn bears(below: &Object, object: &Object) -> bool {
         (Object::Link(link), Object::Link(_)) => link.kind == LinkKind::Bridge,
         (Object::Link(link), Object::Fdb(_)) => matches!(link.kind, LinkKind::Vxlan { .. }),
         (Object::Link(link), Object::Forwarder(_)) => link.kind == LinkKind::Tun,
-        (Object::Nexthop(nexthop), Object::Route(route)) => Family::of(nexthop.gateway) == route.dst.family(),
+        // An IPv4 route may lead to an IPv6 gateway, and none the other way round.
+        (Object::Nexthop(nexthop), Object::Route(route)) => {
+            nexthop.gateway.is_ipv6() || route.dst.family() == Family::V4
+        }
         _ => true,
     }
 }
@@ -224,7 +228,13 @@ fn with(model: &Model, key: &Key, others: Others) -> BTreeSet<Key> {
             let of_it = |key: &Key| matches!(key, Key::ForwarderPeer { link: of, .. } if of == link);
             keys.extend(model.range(first).map(|(key, _)| key.clone()).take_while(of_it));
         }
-        Key::Nexthop { id } => keys.extend(routes(model, &Ns::Host, |target| *target == RouteTarget::Nexthop(*id))),
+        Key::Nexthop { id } => {
+            keys.extend(routes(model, &Ns::Host, |target| *target == RouteTarget::Nexthop(*id)));
+            keys.extend(groups(model, |members| members == [*id]));
+        }
+        Key::NexthopGroup { id } => {
+            keys.extend(routes(model, &Ns::Host, |target| *target == RouteTarget::Nexthop(*id)));
+        }
         Key::Address { ns, link, ip } if ip.is_ipv4() && !stays(model, ns, link, *ip, others) => {
             keys.extend(routes_from(model, ns, *ip));
         }
@@ -233,7 +243,7 @@ fn with(model: &Model, key: &Key, others: Others) -> BTreeSet<Key> {
     keys
 }
 
-/// What stays but changes when an object is taken away: a bridge's ports lose it, a link's own table its chains, IPv6
+/// What stays but changes when an object is taken away: a bridge's ports lose it, a group a member, a link's own table its chains, IPv6
 /// routes lose their source.
 pub(crate) fn altered(model: &Model, key: &Key, others: Others) -> BTreeSet<Key> {
     match key {
@@ -245,6 +255,7 @@ pub(crate) fn altered(model: &Model, key: &Key, others: Others) -> BTreeSet<Key>
         Key::Address { ns, link, ip } if ip.is_ipv6() && !stays(model, ns, link, *ip, others) => {
             routes_from(model, ns, *ip).into_iter().collect()
         }
+        Key::Nexthop { id } => groups(model, |members| members.contains(id) && members.len() > 1).collect(),
         _ => BTreeSet::new(),
     }
 }
@@ -298,6 +309,16 @@ fn link_key(ns: &Ns, name: &IfName) -> Key {
 
 fn leaves_by(target: &RouteTarget, name: &IfName) -> bool {
     matches!(target, RouteTarget::Via { link, .. } | RouteTarget::Link(link) if link == name)
+}
+
+/// Groups by their members.
+fn groups<'a>(model: &'a Model, of: impl Fn(&[u32]) -> bool + 'a) -> impl Iterator<Item = Key> + 'a {
+    let all = model.range(Key::NexthopGroup { id: 0 });
+    let all = all.map_while(|(key, entry)| match &entry.object {
+        Object::NexthopGroup(group) => Some((key, group)),
+        _ => None,
+    });
+    all.filter(move |(_, group)| of(&group.members)).map(|(key, _)| key.clone())
 }
 
 fn is_nexthop(key: &Key) -> bool {

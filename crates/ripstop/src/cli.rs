@@ -10,7 +10,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use ripstop_lab::cli::LabCommand;
 
 use crate::commands::{
-    agent, conformance, describe, get, install, ipam, man, manifest, migrate, plan, policy, resume, shell, status,
+    agent, bgp, conformance, describe, get, install, ipam, man, manifest, migrate, plan, policy, resume, shell, status,
     store, udp_forward, version,
 };
 use crate::target::Target;
@@ -46,6 +46,7 @@ pub enum Command {
     Plan(plan::Plan),
     Policy(policy::Policy),
     Ipam(ipam::Ipam),
+    Bgp(bgp::Bgp),
     Apply(manifest::Apply),
     Delete(manifest::Delete),
     Migrate(migrate::Migrate),
@@ -69,7 +70,7 @@ type Group = (&'static str, &'static [&'static str]);
 
 /// Every command that help shows is in one group.
 const GROUPS: &[Group] = &[
-    ("Look at a node and its cluster", &["get", "describe", "status", "plan", "policy", "ipam"]),
+    ("Look at a node and its cluster", &["get", "describe", "status", "plan", "policy", "ipam", "bgp"]),
     ("Change a cluster", &["apply", "delete", "migrate"]),
     ("Run a node", &["agent", "store", "udp-forward", "replay", "install", "uninstall"]),
     ("Try it on this machine", &["lab"]),

@@ -23,6 +23,9 @@ impl Tables {
             StoreKind::NetworkPolicies => Some(ObjectKind::NetworkPolicy),
             StoreKind::ClusterNetworkPolicies => Some(ObjectKind::ClusterNetworkPolicy),
             StoreKind::AddressPools => Some(ObjectKind::AddressPool),
+            StoreKind::BgpConfigurations => Some(ObjectKind::BgpConfiguration),
+            StoreKind::BgpFilters => Some(ObjectKind::BgpFilter),
+            StoreKind::BgpPeers => Some(ObjectKind::BgpPeer),
             StoreKind::Networks
             | StoreKind::Nodes
             | StoreKind::Claims
@@ -53,12 +56,13 @@ impl Tables {
     }
 
     /// An object as the store has it. One that cannot be read is as good as gone: whoever applied it was told so, and another
-    /// program's record is not ours to mend. But a policy stays what it was: gone, it would open what it keeps closed.
+    /// program's record is not ours to mend. But a policy stays what it was: gone, it would open what it keeps closed. So does what
+    /// is of BGP, on which sessions hang.
     fn read_object(&mut self, kind: ObjectKind, key: &Arc<str>, value: &StoreValue, revision: Revision) -> ObjectInput {
         let StoreValue::Raw(value) = value else { return self.object_gone(kind, key, revision) };
         let read = ClusterObject::from_value(kind, value).ok().map(|(object, _)| object);
         let Some(object) = read.filter(|object| object.name() == *key) else {
-            return match self.policy_before(kind, key) {
+            return match self.object_before(kind, key) {
                 Some((object, revision)) => ObjectInput::Put { object, revision },
                 None => self.object_gone(kind, key, revision),
             };
@@ -77,7 +81,8 @@ impl Tables {
         ObjectInput::Put { object, revision }
     }
 
-    fn policy_before(&self, kind: ObjectKind, key: &str) -> Option<(ClusterObject, Revision)> {
+    /// What stays in force where its successor cannot be read.
+    fn object_before(&self, kind: ObjectKind, key: &str) -> Option<(ClusterObject, Revision)> {
         let policies = &self.cluster.policies;
         match kind {
             ObjectKind::NetworkPolicy => {
@@ -88,7 +93,7 @@ impl Tables {
                 let row = policies.cluster.get(key)?;
                 Some((ClusterObject::ClusterNetworkPolicy(row.value.clone()), row.revision))
             }
-            _ => None,
+            _ => self.cluster.bgp.before(kind, key),
         }
     }
 

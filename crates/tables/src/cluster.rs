@@ -3,14 +3,15 @@
 //! Without Kubernetes nothing enters here, and every kind stays unknown.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use ripstop_objects::pool::AddressPool;
 use ripstop_objects::{ClusterObject, KubeNamespace, KubeNode, KubePod, ObjectKind};
-use ripstop_types::{NodeName, PodName, Revision, ServiceName};
+use ripstop_types::{NodeName, PodName, Prefix, Revision, ServiceName};
 use serde::{Deserialize, Serialize};
 
-use crate::{Change, Concern, Knowledge, PolicyTables, Row, ServiceTables};
+use crate::{BgpTables, Change, Concern, Knowledge, PolicyTables, Row, ServiceTables};
 
 /// What the API of Kubernetes says.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -72,6 +73,8 @@ pub struct ClusterTables {
     pub pools: BTreeMap<Arc<str>, Row<AddressPool>>,
     /// Policies, and the pods of other nodes that they may be about.
     pub policies: PolicyTables,
+    /// What is configured of BGP, and what it brought.
+    pub bgp: BgpTables,
     /// Why the API is not read now.
     pub away: Option<String>,
     known: BTreeMap<ObjectKind, Knowledge>,
@@ -86,6 +89,9 @@ pub struct ClusterSnapshot {
     pub known: Vec<ObjectKind>,
     /// The objects.
     pub objects: Vec<ClusterObject>,
+    /// Next hops of prefixes that BGP brought.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub routes: Vec<(Prefix, Vec<IpAddr>)>,
 }
 
 impl ClusterSnapshot {
@@ -116,6 +122,7 @@ impl ClusterTables {
         for object in snapshot.objects {
             tables.put(object, Revision::default(), own);
         }
+        tables.bgp.begin(snapshot.routes);
         tables.known = snapshot.known.into_iter().map(|kind| (kind, Knowledge::Snapshot)).collect();
         tables
     }
@@ -128,7 +135,8 @@ impl ClusterTables {
             // Services and policies are not kept: until they are read anew, the kernel has them as they were. But that there was no
             // policy is: an agent that starts while nobody tells it of any can add pods.
             known: self.known.keys().copied().filter(|kind| self.is_kept(*kind)).collect(),
-            objects: node.chain(namespaces).chain(pods).collect(),
+            objects: node.chain(namespaces).chain(pods).chain(self.bgp.objects()).collect(),
+            routes: self.bgp.routes.iter().map(|(prefix, hops)| (*prefix, hops.clone())).collect(),
         }
     }
 
@@ -139,6 +147,8 @@ impl ClusterTables {
             ObjectKind::NetworkPolicy => self.policies.network.is_empty(),
             ObjectKind::ClusterNetworkPolicy => self.policies.cluster.is_empty(),
             ObjectKind::Service | ObjectKind::EndpointSlice | ObjectKind::AddressPool | ObjectKind::PeerPod => false,
+            // With them sessions stand at once, and nothing is announced that was not before.
+            ObjectKind::BgpConfiguration | ObjectKind::BgpFilter | ObjectKind::BgpPeer => true,
         }
     }
 
@@ -195,6 +205,7 @@ impl ClusterTables {
             ObjectKind::NetworkPolicy => self.policies.network.keys().map(|name| name.to_string().into()).collect(),
             ObjectKind::ClusterNetworkPolicy => self.policies.cluster.keys().cloned().collect(),
             ObjectKind::AddressPool => self.pools.keys().cloned().collect(),
+            ObjectKind::BgpConfiguration | ObjectKind::BgpFilter | ObjectKind::BgpPeer => self.bgp.names(kind),
             ObjectKind::PeerPod => self.policies.peer_pods.keys().map(|name| name.to_string().into()).collect(),
             ObjectKind::Namespace => self.namespaces.keys().cloned().collect(),
             ObjectKind::Pod => self.pods.keys().map(|name| name.to_string().into()).collect(),
@@ -227,6 +238,9 @@ impl ClusterTables {
             }
             ClusterObject::AddressPool(pool) => return self.put_pool(pool, revision),
             ClusterObject::PeerPod(pod) => return self.policies.put_peer(*pod).into_iter().collect(),
+            object @ (ClusterObject::BgpConfiguration(_) | ClusterObject::BgpFilter(_) | ClusterObject::BgpPeer(_)) => {
+                return self.bgp.put(object, revision).then_some(Change::Object(kind)).into_iter().collect();
+            }
         };
         of_object(kind, concern)
     }
@@ -284,6 +298,9 @@ impl ClusterTables {
             ObjectKind::AddressPool => {
                 return self.pools.remove(name).map(|_| Change::Object(kind)).into_iter().collect();
             }
+            ObjectKind::BgpConfiguration | ObjectKind::BgpFilter | ObjectKind::BgpPeer => {
+                return self.bgp.remove(kind, name).then_some(Change::Object(kind)).into_iter().collect();
+            }
             ObjectKind::PeerPod => {
                 return name.parse().ok().and_then(|name| self.policies.remove_peer(&name)).into_iter().collect();
             }
@@ -316,7 +333,11 @@ mod tests {
     #[test]
     fn what_a_list_does_not_name_is_gone() {
         let (kind, own) = (ObjectKind::Namespace, "n1".parse().unwrap());
-        let before = ClusterSnapshot { known: vec![kind], objects: vec![namespace("old"), namespace("kept")] };
+        let before = ClusterSnapshot {
+            known: vec![kind],
+            objects: vec![namespace("old"), namespace("kept")],
+            routes: Vec::new(),
+        };
         let mut tables = ClusterTables::from_snapshot(before, &own);
         tables.begin_lists();
         assert_eq!(tables.knowledge(kind), Knowledge::Snapshot);

@@ -11,7 +11,7 @@ use ripstop_probe::Report;
 use ripstop_types::{Millis, NodeName, PodName, Prefix, Revision, StoreKind};
 use serde::{Deserialize, Serialize};
 
-use crate::{ObjectInput, PodRow, Snapshot, StoreValue};
+use crate::{BgpInput, ObjectInput, PodRow, Snapshot, StoreValue};
 
 /// One message from outside.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -123,6 +123,8 @@ pub enum Input {
     },
     /// Policies have refused packets.
     Refused(Refused),
+    /// The speaker of BGP said something.
+    Bgp(BgpInput),
     /// Time has passed.
     Tick,
 }
@@ -325,6 +327,7 @@ impl Input {
             Self::Unheard { .. } => "unheard",
             Self::Noticed { .. } => "noticed",
             Self::Refused(_) => "refused",
+            Self::Bgp(_) => "bgp",
             Self::Tick => "tick",
         }
     }

@@ -10,6 +10,7 @@
 //! snapshot; nothing iterates in an order that depends on the run.
 
 mod applied;
+mod bgp;
 mod cluster;
 mod few;
 mod flannel;
@@ -25,6 +26,7 @@ mod snapshot;
 mod state;
 mod value;
 
+pub use bgp::{BgpInput, BgpTables};
 pub use cluster::{ClusterSnapshot, ClusterTables, ObjectInput};
 pub use input::{
     FaultCause, Input, Moment, NetworkList, ProbeInput, Start, StepFault, StoreInput, StoreResult, Tracking, Withdrawn,

@@ -14,8 +14,8 @@ use ripstop_objects::{
 use ripstop_types::{Family, IfName, NodeName, PodName, Prefix, Revision, ServiceName};
 
 use crate::{
-    Checksums, ClusterTables, Concern, NetworkList, NexthopIds, ObjectInput, PodAddresses, PodRow, Proxies, Reach,
-    SnapshotRows, Start, StoreInput, StoreKind, StoreValue, Withdrawn,
+    BgpInput, Checksums, ClusterTables, Concern, NetworkList, NexthopIds, ObjectInput, PodAddresses, PodRow, Proxies,
+    Reach, SnapshotRows, Start, StoreInput, StoreKind, StoreValue, Withdrawn,
 };
 
 /// How far a kind of record is known.
@@ -83,6 +83,8 @@ pub enum Change {
     Reach(NodeName),
     /// Probes found something out about a network's tunnel device.
     Tunnel(NetworkName),
+    /// BGP brought other routes, or lost some.
+    Bgp,
 }
 
 /// Whether the store answers.
@@ -306,6 +308,11 @@ impl Tables {
             self.follow_flannel(&before, &mut changes);
         }
         changes
+    }
+
+    /// Takes in what the speaker of BGP said.
+    pub fn apply_bgp(&mut self, input: &BgpInput) -> BTreeSet<Change> {
+        self.cluster.bgp.take(input).then_some(Change::Bgp).into_iter().collect()
     }
 
     /// Takes in what the host is given.

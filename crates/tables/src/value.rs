@@ -40,6 +40,9 @@ impl StoreValue {
             | StoreKind::NetworkPolicies
             | StoreKind::ClusterNetworkPolicies
             | StoreKind::AddressPools
+            | StoreKind::BgpConfigurations
+            | StoreKind::BgpFilters
+            | StoreKind::BgpPeers
             | StoreKind::NodeLabels
             | StoreKind::PodAddresses
             | StoreKind::ServiceClaims
@@ -76,6 +79,9 @@ impl StoreValue {
             | StoreKind::NetworkPolicies
             | StoreKind::ClusterNetworkPolicies
             | StoreKind::AddressPools
+            | StoreKind::BgpConfigurations
+            | StoreKind::BgpFilters
+            | StoreKind::BgpPeers
             | StoreKind::NodeLabels
             | StoreKind::PodAddresses
             | StoreKind::ServiceClaims

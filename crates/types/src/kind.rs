@@ -37,6 +37,15 @@ pub enum StoreKind {
     /// Pools of addresses for Services of type LoadBalancer, by name.
     #[serde(rename = "addresspools")]
     AddressPools,
+    /// What holds for BGP of all nodes: one record, `default`.
+    #[serde(rename = "bgpconfigurations")]
+    BgpConfigurations,
+    /// Peers of BGP outside of the cluster, by name.
+    #[serde(rename = "bgppeers")]
+    BgpPeers,
+    /// What is taken from such peers and told to them, by name.
+    #[serde(rename = "bgpfilters")]
+    BgpFilters,
     /// What is said of nodes beside what they publish themselves, by node name: labels.
     NodeLabels,
     /// Which addresses pods have, by namespace and name. Each node says so of its own, where policies are about them.
@@ -52,8 +61,8 @@ impl StoreKind {
     /// refers to them.
     pub const ALL: [Self; 4] = [Self::Networks, Self::Nodes, Self::Claims, Self::Alive];
 
-    /// The kinds of objects that Kubernetes has itself, and that every other store keeps as they were applied.
-    pub const OBJECTS: [Self; 8] = [
+    /// The kinds of objects that stand in Kubernetes' API, and that every other store keeps as they were applied.
+    pub const OBJECTS: [Self; 11] = [
         Self::NodeLabels,
         Self::Namespaces,
         Self::Pods,
@@ -62,6 +71,9 @@ impl StoreKind {
         Self::NetworkPolicies,
         Self::ClusterNetworkPolicies,
         Self::AddressPools,
+        Self::BgpConfigurations,
+        Self::BgpFilters,
+        Self::BgpPeers,
     ];
 
     /// Every kind that a store other than Kubernetes keeps, in the order in which a watch lists them.
@@ -83,6 +95,9 @@ impl StoreKind {
             Self::NetworkPolicies => "networkpolicies",
             Self::ClusterNetworkPolicies => "clusternetworkpolicies",
             Self::AddressPools => "addresspools",
+            Self::BgpConfigurations => "bgpconfigurations",
+            Self::BgpPeers => "bgppeers",
+            Self::BgpFilters => "bgpfilters",
             Self::NodeLabels => "node-labels",
             Self::PodAddresses => "pod-addresses",
             Self::ServiceClaims => "service-claims",

@@ -269,7 +269,7 @@ impl Core {
                     kinds.insert(step.key.kind());
                     if step.key.kind() == Kind::Route {
                         // It may be what it leads to that went.
-                        kinds.insert(Kind::Nexthop);
+                        kinds.extend([Kind::Nexthop, Kind::NexthopGroup]);
                     }
                     if running.purpose == Purpose::Model {
                         let told: &[u32] = if is_repeated { &[] } else { &[1, STUBBORN] };

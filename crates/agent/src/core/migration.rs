@@ -11,10 +11,10 @@ pub(super) use ripstop_fabric::migration::Stage;
 use ripstop_fabric::migration::{self, DRAIN_MS};
 use ripstop_fabric::{forwarder, paths};
 use ripstop_ipam::ranges::Life;
-use ripstop_netmodel::{Key, Object};
+use ripstop_netmodel::{GROUP_IDS, HOP_IDS, Key, Ns, Object, RouteTarget};
 use ripstop_objects::{BackendKind, Encapsulation, Network, NetworkName, NodeRecord};
 use ripstop_tables::{Change, PodRow, PodState};
-use ripstop_types::{Family, Millis, NodeName, Revision};
+use ripstop_types::{Family, Millis, NodeName, Prefix, Revision};
 use serde::{Deserialize, Serialize};
 
 use super::Core;
@@ -156,10 +156,19 @@ impl Core {
                     let tunnel = tunnels.iter().find(|(_, link)| *link == nexthop.link);
                     let encapsulation = tunnel.map_or(Encapsulation::None, |(encapsulation, _)| *encapsulation);
                     sends.insert((name.clone(), peer.value.name.clone(), family), encapsulation);
+                } else if self.tables.ranges(&peer.value.name, name, family).any(|range| self.leads_by_bgp(range)) {
+                    sends.insert((name.clone(), peer.value.name.clone(), family), Encapsulation::None);
                 }
             }
         }
         sends
+    }
+
+    /// Whether the kernel has a route that BGP brought to a range of a peer.
+    fn leads_by_bgp(&self, range: Prefix) -> bool {
+        let route = self.applied.get(&Key::main_route(Ns::Host, range)).map(|entry| &entry.object);
+        let to = |target: &RouteTarget| matches!(target, RouteTarget::Nexthop(id) if HOP_IDS.contains(id) || GROUP_IDS.contains(id));
+        matches!(route, Some(Object::Route(route)) if to(&route.target))
     }
 
     /// The record that does what an operator asks, and the revision that it replaces; none where it stands there already.

@@ -9,7 +9,9 @@
 //!
 //! Not here: sockets, files, netlink, clocks. The shell in `crate::run` carries outputs out.
 
+mod announce;
 mod asked;
+mod bgp;
 mod blocks;
 mod borrowing;
 mod call;
@@ -44,6 +46,7 @@ mod store;
 mod view;
 mod withdraw;
 
+pub use bgp::{BgpPlan, PasswordOf};
 pub use claims::{ClaimView, Problem};
 pub use drops::DropView;
 pub use journal::Row as JournalRow;
@@ -160,6 +163,7 @@ pub struct Core {
     /// Whether the addresses of this node's pods may differ from what it published.
     addresses_due: bool,
     drops: drops::Drops,
+    bgp: bgp::Bgp,
     serving: services::Serving,
     revoking: Revoking,
     policy_plans: policies::Plans,
@@ -246,6 +250,7 @@ impl Core {
             unsaved_switches: 0,
             probes: Probes::default(),
             health: Health::default(),
+            bgp: bgp::Bgp::default(),
             following: Following::default(),
             addresses_due: true,
             drops: drops::Drops::default(),
@@ -270,6 +275,7 @@ impl Core {
         self.sync_ranges();
         self.note_pod_files(lost, inside);
         self.resume_switch();
+        self.begin_bgp();
         self.desired = Desired::beside(&self.tables, self.found_slots());
         let everything: BTreeSet<Key> = self.applied.keys().chain(self.desired.model().keys()).cloned().collect();
         self.dirty.extend(everything);
@@ -331,19 +337,12 @@ impl Core {
                 self.take_tracked(look, found);
                 BTreeSet::new()
             }
-            Input::Lists { lists } => {
-                self.take_lists(lists);
-                BTreeSet::new()
-            }
-            Input::Unheard { faults } => {
-                self.take_unheard(faults);
-                BTreeSet::new()
-            }
-            Input::Noticed { fault } => {
-                self.notices.note_fault(fault);
+            input @ (Input::Lists { .. } | Input::Unheard { .. } | Input::Noticed { .. }) => {
+                self.take_news(input);
                 BTreeSet::new()
             }
             Input::Refused(refused) => self.take_refused(refused),
+            Input::Bgp(input) => self.tables.apply_bgp(&input),
             Input::Tick => self.tick(),
         };
         self.changes.extend(changes);
@@ -461,6 +460,7 @@ impl Core {
             }
             self.note_for_prober(&changes);
             self.note_for_health(&changes);
+            self.note_for_bgp(&changes);
             self.note_for_slices(&changes);
             self.note_for_policies(&changes);
             changes.append(&mut self.sync_ranges());
@@ -494,6 +494,7 @@ impl Core {
         self.publish_addresses();
         self.refresh_probes();
         self.refresh_health();
+        self.refresh_bgp();
         self.tell_serving();
         self.advance_withdrawal();
         self.refresh_notices();

@@ -16,7 +16,7 @@ use ripstop_fabric::{host, hygiene};
 use ripstop_ipam::ranges::Life;
 use ripstop_objects::{About, Notice, StoreConfig, check_network_against_host};
 use ripstop_services::remarks::{Remark, remarks};
-use ripstop_tables::{ForeignDrop, Knowledge, NetworkList, StoreKind, StoreState};
+use ripstop_tables::{ForeignDrop, Input, Knowledge, NetworkList, StoreKind, StoreState};
 use ripstop_types::{Millis, PodName};
 
 use super::call::own;
@@ -84,6 +84,16 @@ impl Core {
         }
         // One that went and comes again is news again.
         self.told_drops = drops;
+    }
+
+    /// What changes no row.
+    pub(super) fn take_news(&mut self, input: Input) {
+        match input {
+            Input::Lists { lists } => self.take_lists(lists),
+            Input::Unheard { faults } => self.take_unheard(faults),
+            Input::Noticed { fault } => self.notices.note_fault(fault),
+            _ => {}
+        }
     }
 
     /// What the container runtime finds has changed.

@@ -198,6 +198,7 @@ pub(crate) fn host_kinds() -> BTreeSet<Kind> {
         Kind::Forwarder,
         Kind::ForwarderPeer,
         Kind::Nexthop,
+        Kind::NexthopGroup,
         Kind::Route,
         Kind::Qdisc,
         Kind::LinkSysctl,

@@ -13,7 +13,7 @@ use ripstop_services::readiness::Watched;
 use ripstop_tables::Input;
 use ripstop_types::PodName;
 
-use super::ProbePlan;
+use super::{BgpPlan, ProbePlan};
 
 /// Something to carry out.
 #[derive(Debug, Clone)]
@@ -84,6 +84,8 @@ pub enum Output {
     Readiness(BTreeMap<PodName, Watched>),
     /// What people are told on objects of Kubernetes from now on.
     Notices(Arc<Vec<Notice>>),
+    /// What the speaker of BGP is to be from now on; none: it says nothing.
+    Bgp(Option<Arc<BgpPlan>>),
     /// Something for the log.
     Log {
         /// Who should read it.

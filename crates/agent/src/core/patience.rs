@@ -100,6 +100,8 @@ pub(super) fn outlives(change: &Change) -> bool {
         Change::Network(_) | Change::Node(_) | Change::Claim(_) | Change::Blocks(_) | Change::Known(_) => true,
         // A start without the API server knows what was known.
         Change::Object(_) => true,
+        // Routes stand until peers have sent what they know.
+        Change::Bgp => true,
         // Routes keep their lengths when the agent starts.
         Change::Reach(_) | Change::Tunnel(_) | Change::Proxy => true,
         Change::Alive(_)

@@ -296,6 +296,7 @@ impl Core {
         warnings.extend(self.tables.facts.legacy_filters.iter().map(|family| legacy_sentence(*family)));
         warnings.extend(self.probe_warnings());
         warnings.extend(self.health_warnings());
+        warnings.extend(self.bgp_warnings());
         warnings.extend(ripstop_desired::services::unraised(&self.tables));
         warnings.extend(ripstop_desired::services::full(&self.tables));
         warnings.extend(self.service_warnings());

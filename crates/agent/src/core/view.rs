@@ -10,7 +10,7 @@ use ripstop_fabric::{forwarder, host, paths, wiring};
 use ripstop_ipam::RangeUsage;
 use ripstop_ipam::ranges::{ClaimKey, Life};
 use ripstop_netmodel::{Key, Ns, Object, Resource, RouteTarget};
-use ripstop_objects::{Encapsulation, FLANNEL_MACHINE, Network, Receive, Wiring};
+use ripstop_objects::{BackendKind, Encapsulation, FLANNEL_MACHINE, Network, Receive, Wiring};
 use ripstop_tables::{PodRow, PodState};
 use ripstop_types::{Family, Prefix};
 use serde::Serialize;
@@ -240,7 +240,10 @@ impl Core {
                         peer: peer.name.to_string(),
                         network: network.name.to_string(),
                         family: family.digit().to_owned(),
-                        backend: path.as_ref().map(|path| path.encapsulation.to_string()),
+                        backend: path.as_ref().map(|path| match path.by_bgp {
+                            true => BackendKind::Bgp.as_str().to_owned(),
+                            false => path.encapsulation.to_string(),
+                        }),
                         device: path.as_ref().map(|path| path.link.to_string()),
                         gateway: path.as_ref().map(|path| path.gateway),
                         mtu: whole.map(|whole| shorter.map_or(whole, |shorter| shorter.min(whole))),
@@ -285,6 +288,15 @@ impl Core {
         "realised".into()
     }
 
+    /// Where a nexthop object leads; of a group its first member.
+    fn gateway_of(&self, id: u32) -> Option<(IpAddr, String)> {
+        match &self.applied.get(&Key::of_nexthop(id))?.object {
+            Object::Nexthop(nexthop) => Some((nexthop.gateway, nexthop.link.to_string())),
+            Object::NexthopGroup(group) => group.members.iter().find_map(|id| self.gateway_of(*id)),
+            _ => None,
+        }
+    }
+
     /// The routes of ours in the kernel.
     #[must_use]
     pub fn routes(&self) -> Vec<RouteView> {
@@ -294,12 +306,8 @@ impl Core {
         });
         routes
             .map(|(key, entry, route)| {
-                let nexthop = |id: &u32| match self.applied.get(&Key::Nexthop { id: *id }).map(|entry| &entry.object) {
-                    Some(Object::Nexthop(nexthop)) => (Some(nexthop.gateway), Some(nexthop.link.to_string())),
-                    _ => (None, None),
-                };
                 let (via, dev) = match &route.target {
-                    RouteTarget::Nexthop(id) => nexthop(id),
+                    RouteTarget::Nexthop(id) => self.gateway_of(*id).unzip(),
                     RouteTarget::Via { link, gateway, .. } => (Some(*gateway), Some(link.to_string())),
                     RouteTarget::Link(link) => (None, Some(link.to_string())),
                     RouteTarget::Unreachable | RouteTarget::Local => (None, None),

@@ -314,6 +314,7 @@ impl World {
             | Output::Track { .. }
             | Output::Answer { .. }
             | Output::Probe(_)
+            | Output::Bgp(_)
             | Output::Health(_)
             | Output::Readiness(_)
             | Output::Forget

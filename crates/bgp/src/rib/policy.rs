@@ -42,6 +42,8 @@ impl PrefixMatch {
 pub struct Match {
     /// Prefixes.
     pub prefixes: Vec<PrefixMatch>,
+    /// None of these must fit.
+    pub except: Vec<PrefixMatch>,
     /// Communities of the route.
     pub communities: Vec<u32>,
     /// Large communities of the route.
@@ -55,6 +57,7 @@ pub struct Match {
 impl Match {
     fn fits(&self, prefix: &Prefix, attributes: &Attributes) -> bool {
         any(&self.prefixes, |one| one.fits(prefix))
+            && !self.except.iter().any(|one| one.fits(prefix))
             && any(&self.communities, |one| attributes.has(*one))
             && any(&self.large_communities, |one| attributes.large_communities.contains(one))
             && any(&self.through, |one| attributes.as_path.numbers().any(|number| number == *one))

@@ -4,7 +4,7 @@ use ripstop_objects::{
     AgentConfig, BackendKind, ClusterObject, FlannelNode, IpipReceive, KubeNode, Migration, Network, NetworkSpec,
     NodeRecord, Receive, UdpReceive, Wiring,
 };
-use ripstop_tables::{HostLink, ObjectInput, PodState, Shaping, Start};
+use ripstop_tables::{BgpInput, Change, HostLink, ObjectInput, PodState, Shaping, Start};
 use ripstop_types::{Mac, Revision};
 
 use crate::scenario::{Scenario, facts, host_link, name, pod_row, prefix, start};
@@ -32,6 +32,7 @@ pub fn all() -> Vec<(&'static str, Scenario)> {
         ("v6-only", v6_only()),
         ("bandwidth", bandwidth()),
         ("bandwidth-without-ifb", without_ifb(bandwidth())),
+        ("bgp", bgp()),
         ("peer-refused", peer_refused()),
         ("no-uplink", no_uplink()),
         ("two-networks", two_networks()),
@@ -155,6 +156,30 @@ pub fn auto_two_subnets() -> Scenario {
         .peer("n2", &["172.30.1.12/24"], &["10.244.2.0/24"])
         .peer("n3", &["172.30.2.13/24"], &["10.244.3.0/24"])
         .pod(pod_row("a", "default", &["10.244.1.7"], Wiring::Routed))
+}
+
+/// A near peer, one behind two routers and one of whom BGP knows nothing; outside two ways, one by a next hop that a router
+/// leads to. What is told for the cluster's own addresses makes no route.
+pub fn bgp() -> Scenario {
+    let mut s = base(V4, &["10.244.1.0/24"], |spec| spec.backend.kind = BackendKind::Bgp)
+        .peer("n2", &["172.30.1.12/24"], &["10.244.2.0/24"])
+        .peer("n3", &["172.30.2.13/24"], &["10.244.3.0/24", "10.244.7.0/24"])
+        .peer("n4", &["172.30.2.14/24"], &["10.244.4.0/24"]);
+    let routes: [(&str, &[&str]); 9] = [
+        ("10.244.2.0/24", &["172.30.1.12"]),
+        ("10.244.3.0/24", &["172.30.1.1", "172.30.1.2"]),
+        ("10.244.7.0/24", &["172.30.1.2", "172.30.1.1"]),
+        ("192.0.2.0/24", &["172.30.1.1", "172.30.1.2"]),
+        ("198.51.100.0/24", &["192.0.2.7", "172.30.1.2"]),
+        ("203.0.113.0/24", &["10.99.0.1"]),
+        ("10.244.99.0/24", &["172.30.1.1"]),
+        ("172.30.1.128/25", &["172.30.1.1"]),
+        ("10.244.1.0/25", &["172.30.1.1"]),
+    ];
+    let routes = routes.map(|(dst, hops)| (prefix(dst), hops.iter().map(|hop| hop.parse().unwrap()).collect()));
+    let changes = s.tables.apply_bgp(&BgpInput { routes: routes.into(), settled: true, faults: Vec::new() });
+    assert_eq!(changes, [Change::Bgp].into());
+    s
 }
 
 /// A node without IPv4.

@@ -59,6 +59,10 @@ fn words(object: &Object) -> String {
             let onlink = if nexthop.onlink { " onlink" } else { "" };
             format!("via {} dev {}{onlink}", nexthop.gateway, nexthop.link)
         }
+        Object::NexthopGroup(group) => {
+            let members: Vec<String> = group.members.iter().map(ToString::to_string).collect();
+            format!("group {}", members.join("/"))
+        }
         Object::Route(route) => {
             let target = match &route.target {
                 RouteTarget::Nexthop(id) => format!("nhid {id}"),

@@ -184,7 +184,7 @@ impl Cluster {
 
     fn is_whole(&self, kind: BackendKind) {
         let tunnel = match kind {
-            BackendKind::HostGw => Encapsulation::None,
+            BackendKind::HostGw | BackendKind::Bgp => Encapsulation::None,
             BackendKind::Vxlan | BackendKind::Auto => Encapsulation::Vxlan,
             BackendKind::Udp => Encapsulation::Udp,
             BackendKind::Ipip | BackendKind::IpipCrossSubnet => Encapsulation::Ipip,

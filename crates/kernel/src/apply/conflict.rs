@@ -49,6 +49,10 @@ impl Run<'_> {
                 let index = self.index(&Ns::Host, &nexthop.link)?;
                 Ok(wire::nexthop::create(nexthop, index, NLM_F_REPLACE))
             }
+            Some(Object::NexthopGroup(group)) => {
+                self.check_nexthop(group.id)?;
+                Ok(wire::nexthop::create_group(group, NLM_F_REPLACE))
+            }
             Some(Object::Route(route)) => {
                 if !self.owns_route(route)? {
                     return Err(self.route_holder(route)?);

@@ -29,6 +29,7 @@ pub(super) fn cause(entry: Option<&Entry>, errno: i32) -> Option<String> {
         (Object::Route(_) | Object::Nexthop(_), libc::ENETUNREACH | libc::EHOSTUNREACH | libc::EINVAL) => {
             Some("the gateway is on no link that is up".into())
         }
+        (Object::NexthopGroup(_), libc::EINVAL) => Some("a nexthop of the group is not there".into()),
         (Object::Nexthop(_), libc::ENETDOWN) => Some("the outgoing link is down".into()),
         (Object::Address(_), libc::EACCES | libc::EADDRNOTAVAIL) => {
             Some("IPv6 is turned off on the link (disable_ipv6)".into())

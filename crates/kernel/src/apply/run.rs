@@ -303,7 +303,7 @@ impl<'a> Run<'a> {
                 self.applier.own.set_fdb(index, *mac, None);
                 Ok(wire::neighbour::delete_fdb(*mac, index))
             }
-            Key::Nexthop { id } => {
+            Key::Nexthop { id } | Key::NexthopGroup { id } => {
                 self.check_nexthop(*id)?;
                 Ok(wire::nexthop::delete(*id))
             }
@@ -336,6 +336,13 @@ impl<'a> Run<'a> {
                     return Ok(wire::nexthop::create(nexthop, index, NLM_F_REPLACE));
                 }
                 Ok(wire::nexthop::create(nexthop, index, NLM_F_EXCL))
+            }
+            (Key::NexthopGroup { .. }, Some(Object::NexthopGroup(group))) => {
+                if step.action == Action::Update {
+                    self.check_nexthop(group.id)?;
+                    return Ok(wire::nexthop::create_group(group, NLM_F_REPLACE));
+                }
+                Ok(wire::nexthop::create_group(group, NLM_F_EXCL))
             }
             (Key::Qdisc { link, .. }, Some(Object::Qdisc(qdisc))) => {
                 Ok(wire::qdisc::create(qdisc, self.index(ns, link)?, NLM_F_EXCL))
@@ -563,5 +570,5 @@ pub(super) fn is_without_ipv6(key: &Key, error: &NetlinkError) -> bool {
 
 /// Objects whose creation is exclusive at first, so that a foreign one is not replaced.
 fn can_conflict(key: &Key) -> bool {
-    matches!(key, Key::Nexthop { .. } | Key::Route { .. } | Key::Qdisc { .. })
+    matches!(key, Key::Nexthop { .. } | Key::NexthopGroup { .. } | Key::Route { .. } | Key::Qdisc { .. })
 }

@@ -1,6 +1,6 @@
 //! What an event means.
 
-use ripstop_netmodel::{Kind, LINK_PREFIX, NEXTHOP_IDS, ROUTE_PROTOCOL, is_own_table};
+use ripstop_netmodel::{Kind, LINK_PREFIX, ROUTE_PROTOCOL, is_own_nexthop, is_own_table};
 use ripstop_nft::model::TableFamily;
 
 use super::{Changed, HANGS_ON_LINK, Known, Touched};
@@ -68,7 +68,7 @@ impl Known {
             // What went through it is gone without an event of its own. A nexthop goes with the carrier already
             // (`nh_netdev_event`, net/ipv4/nexthop.c).
             if fell || (touched.ran && !runs) {
-                changed.kinds.extend([Kind::Nexthop, Kind::Route]);
+                changed.kinds.extend([Kind::Nexthop, Kind::NexthopGroup, Kind::Route]);
             }
         }
     }
@@ -252,8 +252,8 @@ fn route(event: Reply<'_>, own: &OwnTraffic, changed: &mut Changed) {
 fn nexthop(event: Reply<'_>, own: &OwnTraffic, changed: &mut Changed) {
     let Some(nexthop) = RawNexthop::read(event) else { return };
     let departed = nexthop.index.is_some_and(|index| own.departed(index));
-    if NEXTHOP_IDS.contains(&nexthop.id) && !departed {
-        changed.kinds.insert(Kind::Nexthop);
+    if is_own_nexthop(nexthop.id) && !departed {
+        changed.kinds.extend([Kind::Nexthop, Kind::NexthopGroup]);
         if event.kind == RTM_DELNEXTHOP {
             changed.kinds.insert(Kind::Route);
         }

@@ -53,6 +53,7 @@ impl Changed {
         kinds.extend([
             Kind::Link,
             Kind::Nexthop,
+            Kind::NexthopGroup,
             Kind::Route,
             Kind::NftPart,
             Kind::NftElement,

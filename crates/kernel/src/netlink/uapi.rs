@@ -156,6 +156,7 @@ pub(crate) const NETCONFA_IFINDEX_ALL: i32 = -1;
 
 // nexthop.h
 pub(crate) const NHA_ID: u16 = 1;
+pub(crate) const NHA_GROUP: u16 = 2;
 pub(crate) const NHA_OIF: u16 = 5;
 pub(crate) const NHA_GATEWAY: u16 = 6;
 

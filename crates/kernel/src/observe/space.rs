@@ -22,8 +22,16 @@ use crate::{ethtool, wire};
 const FEW: usize = 32;
 
 /// Kinds of this module: all but settings and what belongs to nftables.
-const KINDS: [Kind; 7] =
-    [Kind::Link, Kind::Address, Kind::Neighbour, Kind::Fdb, Kind::Nexthop, Kind::Route, Kind::Qdisc];
+const KINDS: [Kind; 8] = [
+    Kind::Link,
+    Kind::Address,
+    Kind::Neighbour,
+    Kind::Fdb,
+    Kind::Nexthop,
+    Kind::NexthopGroup,
+    Kind::Route,
+    Kind::Qdisc,
+];
 
 /// Puts everything of ours in the agent's namespace that is asked for into the model. On a link of ours, an address or
 /// neighbour is ours if it carries our protocol number, or is wanted.
@@ -109,7 +117,7 @@ pub(super) fn keys(
     }
     view.find_neighbours(&of(Kind::Neighbour), &mut found)?;
     view.find_fdb(&of(Kind::Fdb), &mut found)?;
-    view.find_nexthops(&of(Kind::Nexthop), &mut found)?;
+    view.find_nexthops(&[of(Kind::Nexthop), of(Kind::NexthopGroup)].concat(), &mut found)?;
     view.find_routes(&of(Kind::Route), &mut found)?;
     if !of(Kind::Qdisc).is_empty() {
         let qdiscs = view.qdiscs(view.only_link(&of(Kind::Qdisc)))?;
@@ -248,10 +256,11 @@ impl<'a> View<'a> {
 
     /// Nexthops and routes of ours, which have no link's owner.
     fn add_routing(&mut self, asked: impl Fn(Kind) -> bool, model: &mut Model) -> Result<(), ObserveError> {
-        if asked(Kind::Nexthop) {
+        if asked(Kind::Nexthop) || asked(Kind::NexthopGroup) {
             for nexthop in self.nexthops()?.into_iter().filter(RawNexthop::is_ours) {
-                if let Some(nexthop) = nexthop.to_nexthop(&self.names) {
-                    model.insert(nexthop, None);
+                let object = nexthop.to_object(&self.names);
+                if let Some(object) = object.filter(|object| asked(object.key().kind())) {
+                    model.insert(object, None);
                 }
             }
         }
@@ -360,13 +369,13 @@ impl<'a> View<'a> {
             raw = self.nexthops()?;
         } else {
             for key in keys {
-                let Key::Nexthop { id } = key else { continue };
+                let (Key::Nexthop { id } | Key::NexthopGroup { id }) = key else { continue };
                 let replies = self.get("a nexthop", wire::nexthop::get(*id))?;
                 raw.extend(replies.iter().filter_map(RawNexthop::read));
             }
         }
         let ours = raw.into_iter().filter(RawNexthop::is_ours);
-        found.extend(ours.filter_map(|n| n.to_nexthop(&self.names)).map(Object::from));
+        found.extend(ours.filter_map(|n| n.to_object(&self.names)));
         Ok(())
     }
 }

@@ -200,7 +200,7 @@ fn a_link_that_fell_took_its_nexthops_along_though_it_runs_again() {
         uplink();
         let mut monitor = Monitor::open(node.applier.own()).unwrap();
         settle(&mut monitor);
-        let gone = BTreeSet::from([Kind::Nexthop, Kind::Route]);
+        let gone = BTreeSet::from([Kind::Nexthop, Kind::NexthopGroup, Kind::Route]);
         // Its carrier, by the other end; being asked for makes the kernel look at once.
         for lines in [
             &["link set up1 down", "link show up0"][..],

@@ -133,10 +133,20 @@ fn paths_to_peers() {
             nexthop(2, "ripvx", "fd00:2::", true),
             nexthop(3, "up0", "192.0.2.9", false),
             nexthop(4, "up0", "2001:db8::9", false),
+            nexthop(5, "up1", "2001:db8::8", true),
+            group(1, &[1, 3]),
+            group(2, &[4, 5]),
+            group(3, &[3]),
         ];
         let by = |last: u32| RouteTarget::Nexthop(NEXTHOP_IDS.start() + last);
         let src = |route: Route, src: &str| Object::from(Route { src: Some(addr(src)), mtu: Some(1400), ..route });
+        let spread = |last: u32| RouteTarget::Nexthop(GROUP_IDS.start() + last);
         objects.extend([
+            route(Ns::Host, "10.244.7.0/24", spread(1)).into(),
+            route(Ns::Host, "10.244.8.0/24", spread(2)).into(),
+            route(Ns::Host, "10.244.9.0/24", by(4)).into(),
+            route(Ns::Host, "10.244.10.0/24", spread(3)).into(),
+            route(Ns::Host, "fd00:7::/64", spread(2)).into(),
             src(route(Ns::Host, "10.244.2.0/24", by(1)), "10.244.1.0"),
             route(Ns::Host, "fd00:2::/64", by(2)).into(),
             route(Ns::Host, "10.244.3.0/24", by(3)).into(),
@@ -182,6 +192,14 @@ fn objects_change_in_place() {
         let (near, far) = (nexthop(1, "up0", "192.0.2.9", false), nexthop(1, "up1", "192.0.2.8", true));
         change(&near, &near);
         change(&near, &far);
+        node.make(&[nexthop(2, "up0", "192.0.2.7", false), group(1, &[1])]);
+        let mut change = |before: &Object, after: &Object| {
+            let outcome = node.run(&[step(ripstop_plan::Action::Update, Some(before), Some(after))]).remove(0);
+            outcome.result.unwrap();
+            node.assert_there(std::slice::from_ref(after));
+        };
+        change(&group(1, &[1]), &group(1, &[1, 2]));
+        change(&group(1, &[1, 2]), &group(1, &[2]));
         let old = Object::from(route(Ns::Host, "10.244.2.0/24", RouteTarget::Unreachable));
         change(&old, &old);
         change(&old, &route(Ns::Host, "10.244.2.0/24", RouteTarget::Nexthop(NEXTHOP_IDS.start() + 1)).into());

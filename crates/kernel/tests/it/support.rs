@@ -300,6 +300,12 @@ pub fn nexthop(last: u32, link: &str, gateway: &str, onlink: bool) -> Object {
     Nexthop { id: NEXTHOP_IDS.start() + last, link: name(link), gateway: addr(gateway), onlink }.into()
 }
 
+/// Those nexthops together.
+pub fn group(last: u32, members: &[u32]) -> Object {
+    let members = members.iter().map(|last| NEXTHOP_IDS.start() + last).collect();
+    NexthopGroup { id: GROUP_IDS.start() + last, members }.into()
+}
+
 pub fn sysctl(ns: Ns, link: Option<&str>, path: &str, value: &str) -> Object {
     Sysctl { ns, link: link.map(name), path: path.into(), value: value.into() }.into()
 }

@@ -77,7 +77,6 @@ fn commands_print_data_and_exit_as_documented() {
     let made = run(&up_args);
     assert!(made.status.success() && made.stdout.is_empty(), "{}", text(&made.stderr));
     assert_eq!(run(&up_args).status.code(), Some(1));
-    assert_eq!(run(&["up", "--name", "it-x", "--backend", "bgp"]).status.code(), Some(2));
     assert_eq!(run(&["up", "--name", "it-x", "--range-mode", "blocks", "--wiring", "bridge"]).status.code(), Some(2));
     assert_eq!(run(&["up", "--name", "No"]).status.code(), Some(2));
     assert_eq!(run(&["nonsense"]).status.code(), Some(2));

@@ -62,6 +62,9 @@ impl Applied {
             ClusterObject::NetworkPolicy(policy) => rules.label("metadata.namespace", &policy.spec.name.namespace),
             ClusterObject::ClusterNetworkPolicy(_)
             | ClusterObject::AddressPool(_)
+            | ClusterObject::BgpConfiguration(_)
+            | ClusterObject::BgpFilter(_)
+            | ClusterObject::BgpPeer(_)
             | ClusterObject::Pod(_)
             | ClusterObject::PeerPod(_)
             | ClusterObject::Node(_) => {}

@@ -172,7 +172,7 @@ fn backend(d: &mut Decoder, node: &Node<'_>, ranges: Ranges) -> Backend {
     let Some(kind) = kind else { return backend };
     backend.kind = kind;
     let known = match kind {
-        BackendKind::HostGw => &VXLAN_FIELDS[..1],
+        BackendKind::HostGw | BackendKind::Bgp => &VXLAN_FIELDS[..1],
         BackendKind::Udp => UDP_FIELDS,
         BackendKind::Vxlan | BackendKind::Auto | BackendKind::Ipip | BackendKind::IpipCrossSubnet => VXLAN_FIELDS,
     };

@@ -5,6 +5,7 @@
 
 pub(crate) mod applied;
 mod balancer;
+pub(crate) mod bgp;
 pub(crate) mod blocks;
 pub(crate) mod config;
 pub(crate) mod etcd;

@@ -197,15 +197,16 @@ fn bounds(d: &mut Decoder, node: &Node<'_>) -> Bounds {
     }
 }
 
-const BACKENDS: [(&str, BackendKind); 6] = [
+const BACKENDS: [(&str, BackendKind); 7] = [
     ("auto", BackendKind::Auto),
     ("host-gw", BackendKind::HostGw),
     ("vxlan", BackendKind::Vxlan),
     ("udp", BackendKind::Udp),
     ("ipip", BackendKind::Ipip),
     ("ipip-cross-subnet", BackendKind::IpipCrossSubnet),
+    ("bgp", BackendKind::Bgp),
 ];
-const LATER_BACKENDS: &[&str] = &["bgp", "wireguard"];
+const LATER_BACKENDS: &[&str] = &["wireguard"];
 
 /// A map, or the backend's name alone.
 fn backend(d: &mut Decoder, node: &Node<'_>, ranges: Ranges) -> Option<Backend> {

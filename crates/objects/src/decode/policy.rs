@@ -320,6 +320,7 @@ fn port_name(decoder: &mut Decoder, node: &Node<'_>, name: &str) -> Option<Arc<s
     is_name.then(|| name.into())
 }
 
+/// Which labels something must have: Kubernetes' `matchLabels` and `matchExpressions`.
 pub(super) fn selector(decoder: &mut Decoder, node: &Node<'_>) -> Option<Selector> {
     let before = decoder.count();
     let fields = decoder.map(node, &["matchLabels", "matchExpressions"])?;

@@ -33,7 +33,7 @@ fn ranges() -> impl Strategy<Value = Ranges> {
 }
 
 fn backend() -> impl Strategy<Value = Backend> {
-    let kinds = [BackendKind::Auto, BackendKind::HostGw, BackendKind::Vxlan, BackendKind::Udp];
+    let kinds = [BackendKind::Auto, BackendKind::HostGw, BackendKind::Vxlan, BackendKind::Udp, BackendKind::Bgp];
     (proptest::sample::select(kinds.to_vec()), 1u32..=0xff_ffff, 1u16.., 1u16.., proptest::option::of(1280u32..=65535))
         .prop_map(|(kind, vni, port, udp_port, mtu)| Backend { kind, vni, port, udp_port, mtu })
 }

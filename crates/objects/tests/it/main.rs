@@ -1,6 +1,7 @@
 //! Documents in, values or faults out: the crate's public face.
 // Helpers outside of test functions unwrap as the tests do.
 #![allow(clippy::unwrap_used)]
+mod bgp;
 mod changes;
 mod config;
 mod flannel;

@@ -21,8 +21,8 @@ const MAX_FILE: u64 = 4 << 20;
 /// Create or change the networks, policies, Services, endpoints, pods, namespaces and labels of nodes that a file describes
 ///
 /// The file holds documents of kind Network (ripstop.io/v1alpha1) in YAML or JSON, or Flannel's net-conf.json, which is
-/// the network `default`; and where the store is not Kubernetes, NetworkPolicy, ClusterNetworkPolicy, Service, EndpointSlice, Pod,
-/// Namespace and Node as Kubernetes has them; of a Node the labels matter, and its addresses if it names some. A Service without clusterIP or node ports gets the first that are free and keeps them. Either all of the file is
+/// the network `default`; and where the store is not Kubernetes, BgpConfiguration, BgpPeer and BgpFilter, and NetworkPolicy,
+/// ClusterNetworkPolicy, Service, EndpointSlice, Pod, Namespace and Node as Kubernetes has them; of a Node the labels matter, and its addresses if it names some. A Service without clusterIP or node ports gets the first that are free and keeps them. Either all of the file is
 /// taken, or, where anything in it is wrong, nothing.
 #[derive(Debug, Args)]
 pub struct Apply {

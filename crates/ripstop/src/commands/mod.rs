@@ -1,6 +1,7 @@
 //! The commands: what each takes, and what it does.
 
 pub mod agent;
+pub mod bgp;
 pub mod conformance;
 pub mod describe;
 pub mod get;
@@ -58,6 +59,7 @@ fn answer(command: Command, before: Target, out: &mut Out) -> Result<(), Failure
         Command::Status(command) => command.run(&agent(command.target.clone())?, out),
         Command::Plan(command) => command.run(&agent(command.target.clone())?, out),
         Command::Ipam(command) => command.run(&agent(command.target().clone())?, out),
+        Command::Bgp(command) => command.run(&agent(command.target().clone())?, out),
         Command::Apply(command) => command.run(&agent(command.target.clone())?, out),
         Command::Delete(command) => command.run(&agent(command.target.clone())?, out),
         Command::Migrate(command) => {

@@ -41,10 +41,12 @@ pub struct Explained {
 }
 
 impl Answers<'_> {
-    /// How all peers are.
+    /// How all peers are, in their order.
     #[must_use]
     pub fn peers(&self) -> Vec<PeerReport> {
-        self.peers.iter().map(|(id, one)| peer(self.rib, *id, one)).collect()
+        let mut all: Vec<PeerReport> = self.peers.iter().map(|(id, one)| peer(self.rib, *id, one)).collect();
+        all.sort_by(|one, other| one.key.cmp(&other.key));
+        all
     }
 
     /// All about a prefix.
@@ -73,10 +75,6 @@ impl Answers<'_> {
     }
 
     fn name(&self, id: PeerId) -> String {
-        let Some(one) = self.peers.get(&id) else { return "?".to_owned() };
-        match &one.key.interface {
-            Some(interface) => format!("{}%{interface}", one.key.address),
-            None => one.key.address.to_string(),
-        }
+        self.peers.get(&id).map_or_else(|| "?".to_owned(), |one| one.key.to_string())
     }
 }

@@ -17,6 +17,7 @@ mod report;
 mod thread;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
@@ -46,6 +47,15 @@ pub struct PeerKey {
     pub address: IpAddr,
     /// On which link.
     pub interface: Option<String>,
+}
+
+impl fmt::Display for PeerKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.interface {
+            Some(interface) => write!(f, "{}%{interface}", self.address),
+            None => self.address.fmt(f),
+        }
+    }
 }
 
 /// One peer.

@@ -231,6 +231,9 @@ impl Object {
             | Kind::NetworkPolicies
             | Kind::ClusterNetworkPolicies
             | Kind::AddressPools
+            | Kind::BgpConfigurations
+            | Kind::BgpFilters
+            | Kind::BgpPeers
             | Kind::NodeLabels
             | Kind::PodAddresses
             | Kind::ServiceClaims

@@ -69,11 +69,14 @@ fn topic(kind: ObjectKind, node: &NodeName, nodes: bool) -> Topic {
         ObjectKind::NetworkPolicy => ("networkpolicies", String::new()),
         ObjectKind::ClusterNetworkPolicy => ("clusternetworkpolicies", String::new()),
         ObjectKind::AddressPool => ("addresspools", String::new()),
+        ObjectKind::BgpConfiguration => ("bgpconfigurations", String::new()),
+        ObjectKind::BgpFilter => ("bgpfilters", String::new()),
+        ObjectKind::BgpPeer => ("bgppeers", String::new()),
     };
     let version = kind.api_version();
     let group = if version.contains('/') { "apis" } else { "api" };
-    // Only their definitions make the server know these kinds.
-    let optional = matches!(kind, ObjectKind::ClusterNetworkPolicy | ObjectKind::AddressPool);
+    // Only their definitions make the server know some kinds.
+    let optional = kind.is_defined();
     let path = format!("/{group}/{version}/{plural}");
     Topic { path, selector, name: plural.to_owned(), streaming: !optional, optional }
 }

@@ -107,6 +107,8 @@ const RIM: &[Row] = &[
             "ripstop-store",
             "ripstop-forwarder",
             "ripstop-election",
+            "ripstop-bfd",
+            "ripstop-bgp",
             "ripstop-speaker",
         ],
     ),

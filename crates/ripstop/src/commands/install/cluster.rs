@@ -86,7 +86,7 @@ pub struct IntoCluster {
     #[arg(long, value_name = "FILE", requires = "cluster")]
     config: Option<PathBuf>,
     /// How packets of the networks in the configuration reach other nodes
-    #[arg(long, value_name = "TYPE", value_parser = ["auto", "host-gw", "vxlan", "udp", "ipip", "ipip-cross-subnet"], requires = "cluster")]
+    #[arg(long, value_name = "TYPE", value_parser = ["auto", "host-gw", "vxlan", "udp", "ipip", "ipip-cross-subnet", "bgp"], requires = "cluster")]
     backend: Option<String>,
     /// How their pods are attached to nodes
     #[arg(long, value_name = "HOW", value_parser = ["routed", "bridge"], requires = "cluster")]

@@ -76,9 +76,9 @@ enum Goal {
 #[derive(Debug, Args)]
 #[command(group(ArgGroup::new("action").required(true).args(["backend", "status", "stop", "go_on", "back", "skip"])))]
 struct Backend {
-    /// The backend that the network shall have: auto, host-gw, vxlan, ipip, ipip-cross-subnet, or udp, for which each node runs a
+    /// The backend that the network shall have: auto, host-gw, vxlan, ipip, ipip-cross-subnet, bgp, or udp, for which each node runs a
     /// forwarder
-    #[arg(value_name = "BACKEND", value_parser = ["auto", "host-gw", "vxlan", "udp", "ipip", "ipip-cross-subnet"])]
+    #[arg(value_name = "BACKEND", value_parser = ["auto", "host-gw", "vxlan", "udp", "ipip", "ipip-cross-subnet", "bgp"])]
     backend: Option<String>,
     /// The network
     #[arg(long, value_name = "NAME", default_value = "default")]

@@ -2,6 +2,8 @@
 //!
 //! Each test makes a lab of its own name, so they run side by side; every wait is bounded. They need root.
 
+mod bgp;
+mod bgp_outside;
 mod blocks;
 mod crash;
 mod migrate;
@@ -9,11 +11,13 @@ mod narrow;
 mod offload;
 mod peers;
 mod policies;
+mod routers;
 mod udp;
 mod uplinks;
 mod wire;
 
 use std::fs::File;
+use std::io::Write as _;
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::Command;
@@ -22,6 +26,8 @@ use std::time::{Duration, Instant};
 use ripstop_lab::{Lab, Options, PodSpec, Target};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde_json::Value;
+
+use crate::fake::run;
 
 /// A lab of the programs under test; `None`, with the reason printed, where labs cannot be made.
 pub fn lab(options: Options) -> Option<Lab> {
@@ -111,6 +117,15 @@ pub fn inside<T: Send + 'static>(
 pub fn router(lab: &Lab, line: &str) {
     let output = Command::new("ip").args(["-n", &lab.layout().netns("router")]).args(line.split(' ')).output().unwrap();
     assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Applies a manifest at a node.
+pub fn apply(lab: &Lab, node: u32, manifest: &str) {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(manifest.as_bytes()).unwrap();
+    let path = file.path().to_str().unwrap();
+    let ended = run(&["apply", "-f", path, "--lab", lab.layout().lab(), "--node", &node.to_string()]);
+    assert_eq!(ended.code, Some(0), "{manifest}: {}{}", ended.stdout, ended.stderr);
 }
 
 /// The last range of a node.

@@ -1,6 +1,6 @@
 //! Policies of a cluster: pods of two nodes, the nodes themselves and their labels, by each backend and in both wirings.
 
-use std::io::{ErrorKind, Write};
+use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,7 +9,6 @@ use ripstop_lab::{Backend, Families, Lab, Options, PodSpec, Wiring};
 use serde_json::json;
 
 use super::{inside, lab, rows, until};
-use crate::fake::run;
 
 /// A denied connection is one that nobody answers for so long.
 const DENIED: Duration = Duration::from_millis(500);
@@ -70,11 +69,7 @@ impl Scene {
     }
 
     fn apply(&self, manifest: &str) {
-        let mut file = tempfile::NamedTempFile::new().unwrap();
-        file.write_all(manifest.as_bytes()).unwrap();
-        let path = file.path().to_str().unwrap();
-        let ended = run(&["apply", "-f", path, "--lab", self.lab.layout().lab(), "--node", "2"]);
-        assert_eq!(ended.code, Some(0), "{manifest}: {}{}", ended.stdout, ended.stderr);
+        super::apply(&self.lab, 2, manifest);
     }
 
     #[track_caller]
