@@ -10,6 +10,7 @@ pub use policies::Connections;
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -19,10 +20,12 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use ripstop_objects::pool::AddressPool;
 use ripstop_objects::{
     AgentConfig, Manifest, Network, NetworkName, ObjectKind, Proxy, Record, StoreConfig, check_change,
     check_network_against_host, check_networks,
 };
+use ripstop_services::pools::Pools;
 use ripstop_store::{Expect, Kind, Store};
 use ripstop_tables::{Input, Withdrawn};
 use ripstop_types::{NodeName, Prefix, Revision};
@@ -165,6 +168,7 @@ impl Server {
             "/v1/routes" => self.ask(|core, _| json!(core.routes())).await,
             "/v1/services" => self.ask(|core, _| json!(core.services())).await,
             "/v1/networkpolicies" => self.ask(|core, _| json!(core.network_policies())).await,
+            "/v1/addresspools" => self.ask(|core, _| json!(core.address_pools())).await,
             "/v1/clusternetworkpolicies" => self.ask(|core, _| json!(core.cluster_network_policies())).await,
             "/v1/drops" => self.ask(|core, _| json!(core.drops())).await,
             "/v1/namespaces" => self.ask(|core, _| json!(core.namespaces())).await,
@@ -351,7 +355,8 @@ impl Server {
         };
         let Some(store) = self.store.get() else { return away("it is not open") };
         let judged = networks.clone();
-        let judgement = match self.ask(move |core, _| judge(core, &judged)).await {
+        let pools: Vec<_> = objects.iter().filter_map(|object| object.pool().cloned()).collect();
+        let judgement = match self.ask(move |core, _| judge(core, &judged, &pools)).await {
             Ok(judgement) => judgement,
             Err(answer) => return answer,
         };
@@ -424,7 +429,7 @@ impl Server {
                 self.delete_all(Vec::new(), vec![(kind, name.to_owned())]).await
             }
             _ => {
-                let accepted = "network/NAME, node/NAME, namespace/NAME, clusternetworkpolicy/NAME, and service, endpointslice, pod or \
+                let accepted = "network/NAME, node/NAME, namespace/NAME, clusternetworkpolicy/NAME, addresspool/NAME, and service, endpointslice, pod or \
                                 networkpolicy/NAMESPACE/NAME";
                 error(StatusCode::NOT_FOUND, &format!("{object} cannot be deleted; accepted: {accepted}"))
             }
@@ -493,6 +498,7 @@ fn object_kind(word: &str) -> Option<ObjectKind> {
         "namespace" => Some(ObjectKind::Namespace),
         "networkpolicy" => Some(ObjectKind::NetworkPolicy),
         "clusternetworkpolicy" => Some(ObjectKind::ClusterNetworkPolicy),
+        "addresspool" => Some(ObjectKind::AddressPool),
         _ => None,
     }
 }
@@ -518,8 +524,8 @@ fn planned(core: &Core) -> Value {
     json!(rows)
 }
 
-/// Whether these networks can be put beside what there is.
-fn judge(core: &Core, networks: &[Network]) -> Result<(), String> {
+/// Whether these networks and pools can be put beside what there is.
+fn judge(core: &Core, networks: &[Network], pools: &[Arc<AddressPool>]) -> Result<(), String> {
     let tables = core.tables();
     let mut faults = Vec::new();
     let mut after: BTreeMap<_, Network> =
@@ -541,6 +547,8 @@ fn judge(core: &Core, networks: &[Network]) -> Result<(), String> {
     }
     let all: Vec<Network> = after.into_values().collect();
     faults.extend(check_networks(&all).err().map(|faults| faults.to_string()));
+    let beside = Pools::of(tables).with(pools);
+    faults.extend(pools.iter().flat_map(|pool| beside.faults(pool)).map(|fault| fault.to_string()));
     if faults.is_empty() { Ok(()) } else { Err(faults.join("\n")) }
 }
 

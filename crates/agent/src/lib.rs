@@ -13,6 +13,7 @@
 //!
 //! Not here: decisions (crates `fabric`, `ipam`), netlink (`kernel`), the command line.
 
+mod assign;
 mod bgp;
 pub mod core;
 mod files;

@@ -37,6 +37,8 @@ impl From<StoreError> for Refusal {
 /// An object that is ready to be written.
 struct Prepared {
     applied: Applied,
+    /// Its status is whatever the store has.
+    leaves_status: bool,
     before: Option<Record>,
     /// Claims that were made for it now.
     claimed: Vec<Claim>,
@@ -52,7 +54,8 @@ pub async fn apply(store: &dyn Store, objects: Vec<Applied>, ranges: &[Prefix]) 
     let mut prepared = Vec::new();
     let mut refused = Faults::none();
     for applied in objects {
-        match prepare(store, applied, ranges).await {
+        let leaves_status = applied.leaves_status();
+        match prepare(store, applied, leaves_status, ranges).await {
             Ok(ready) => prepared.push(ready),
             Err(Refusal::Faults(faults)) => refused.append(faults),
             Err(fault) => {
@@ -94,12 +97,21 @@ pub async fn delete(store: &dyn Store, objects: &[(ObjectKind, String)]) -> Resu
 }
 
 /// Decides what an object gets, and claims it.
-async fn prepare(store: &dyn Store, applied: Applied, ranges: &[Prefix]) -> Result<Prepared, Refusal> {
+async fn prepare(
+    store: &dyn Store,
+    mut applied: Applied,
+    leaves_status: bool,
+    ranges: &[Prefix],
+) -> Result<Prepared, Refusal> {
     let mut claimed = Vec::new();
     for _ in 0..TRIES {
         let before = store.get(applied.store_kind(), &applied.key()).await?;
+        if leaves_status {
+            // As it is now: an address that the Service had some time ago may be another's.
+            applied = applied.with_status_of(before.as_ref().map(|record| &record.value));
+        }
         let Some(service) = applied.service() else {
-            return Ok(Prepared { applied, before, claimed, given: BTreeSet::new() });
+            return Ok(Prepared { applied, leaves_status, before, claimed, given: BTreeSet::new() });
         };
         let stored = before.as_ref().and_then(|record| stored_service(&record.value));
         let claims = claims(store).await?;
@@ -114,7 +126,7 @@ async fn prepare(store: &dyn Store, applied: Applied, ranges: &[Prefix]) -> Resu
             Ok(true) => {
                 let places = given.claims(service);
                 let applied = applied.with(&given.cluster_ips, &given.node_ports);
-                return Ok(Prepared { applied, before, claimed, given: places });
+                return Ok(Prepared { applied, leaves_status, before, claimed, given: places });
             }
             Ok(false) => {}
             Err(fault) => {
@@ -224,7 +236,9 @@ async fn write(store: &dyn Store, mut ready: Prepared, ranges: &[Prefix]) -> Res
                 }
                 return Ok(action);
             }
-            Err(StoreError::Conflict { .. }) => ready = prepare(store, ready.applied, ranges).await?,
+            Err(StoreError::Conflict { .. }) => {
+                ready = prepare(store, ready.applied, ready.leaves_status, ranges).await?;
+            }
             Err(fault) => return Err(fault.into()),
         }
     }

@@ -20,13 +20,13 @@ use tokio::sync::mpsc::{Receiver, Sender, UnboundedReceiver, UnboundedSender, ch
 use tokio::sync::{oneshot, watch};
 
 use crate::bgp::{self, BgpCell};
-use crate::core::{BgpPlan, Core, Level, Output, ProbePlan, reference};
+use crate::core::{Assignments, BgpPlan, Core, Level, Output, ProbePlan, reference};
 use crate::kernel_thread::{self, Job, Wanted};
 use crate::metrics::Metrics;
 use crate::snapshot_lane::Writer;
 use crate::store_lane::{self, Lane, StoreCell, Ways, Write as StoreWrite};
 use crate::tracking::{self, Look};
-use crate::{files, health, http, lists, logging, prober, readiness, refused, socket};
+use crate::{assign, files, health, http, lists, logging, prober, readiness, refused, socket};
 
 /// So much of what the store says is acted upon at once: in its list there are thousands of records, and each would have a
 /// plan of its own. Not more, so that a call waits for some milliseconds at most.
@@ -130,6 +130,7 @@ struct Shell {
     store: ToLane,
     prober: UnboundedSender<ProbePlan>,
     readiness: UnboundedSender<readiness::Order>,
+    assign: UnboundedSender<Assignments>,
     health: watch::Sender<Arc<ripstop_services::health::Plan>>,
     bgp: mpsc::Sender<Option<Arc<BgpPlan>>>,
     recording: Option<BufWriter<File>>,
@@ -195,6 +196,7 @@ impl Shell {
         tokio::spawn(socket::serve_plugins(plugins, to_self.clone()));
         let prober = prober::start(config.probing, to_self.clone());
         let readiness = readiness::start(to_self.clone());
+        let assign = assign::start(store.clone());
         lists::watch(config.cni_conf_dir.clone(), to_self.clone());
         refused::watch(to_self.clone());
         let health = answer_health(health::Listen::of(&config.services), to_self.clone());
@@ -210,6 +212,7 @@ impl Shell {
             store: to_lane,
             prober,
             readiness,
+            assign,
             health,
             bgp: to_bgp,
             recording,
@@ -338,6 +341,8 @@ impl Shell {
                 Output::Probe(plan) => drop(self.prober.send(*plan)),
                 // So does this one.
                 Output::Readiness(order) => drop(self.readiness.send(order)),
+                // And this one.
+                Output::Assign(order) => drop(self.assign.send(*order)),
                 // Who is slow sees the last of them.
                 Output::Notices(notices) => drop(self.store.notices.send_replace(notices)),
                 Output::Health(plan) => {

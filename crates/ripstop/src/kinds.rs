@@ -19,6 +19,7 @@ pub enum Kind {
     NetworkPolicies,
     ClusterNetworkPolicies,
     Drops,
+    AddressPools,
 }
 
 /// A column of a table: the field it shows, and whether only `-o wide` has it.
@@ -48,6 +49,15 @@ const PODS: &[Column] = &[
     wide("mtu"),
     wide("interface"),
     wide("netns"),
+];
+const ADDRESS_POOLS: &[Column] = &[
+    column("name"),
+    column("addresses"),
+    column("auto"),
+    column("used"),
+    column("free"),
+    wide("priority"),
+    column("reason"),
 ];
 const NETWORKS: &[Column] = &[column("name"), column("ranges"), column("wiring"), column("backend")];
 const LEASES: &[Column] = &[column("range"), column("node"), column("holder"), column("alive")];
@@ -142,6 +152,7 @@ impl Kind {
         Self::NetworkPolicies,
         Self::ClusterNetworkPolicies,
         Self::Drops,
+        Self::AddressPools,
     ];
 
     /// Many of them, as in commands and in the agent's paths.
@@ -159,6 +170,7 @@ impl Kind {
             Self::NetworkPolicies => "networkpolicies",
             Self::ClusterNetworkPolicies => "clusternetworkpolicies",
             Self::Drops => "drops",
+            Self::AddressPools => "addresspools",
         }
     }
 
@@ -177,6 +189,7 @@ impl Kind {
             Self::NetworkPolicies => "networkpolicy",
             Self::ClusterNetworkPolicies => "clusternetworkpolicy",
             Self::Drops => "drop",
+            Self::AddressPools => "addresspool",
         }
     }
 
@@ -195,6 +208,7 @@ impl Kind {
             Self::NetworkPolicies => &["networkpolicy", "netpol"],
             Self::ClusterNetworkPolicies => &["clusternetworkpolicy", "cnp"],
             Self::Drops => &["drop"],
+            Self::AddressPools => &["addresspool", "pools", "pool"],
         }
     }
 
@@ -213,6 +227,7 @@ impl Kind {
             Self::NetworkPolicies => "NetworkPolicies of the cluster, and whether the asked node has them in force",
             Self::ClusterNetworkPolicies => "ClusterNetworkPolicies, and whether the asked node has them in force",
             Self::Drops => "Packets that policies refused at the asked node, by policy and rule",
+            Self::AddressPools => "Pools of addresses for Services of type LoadBalancer, and how much of them is used",
         }
     }
 
@@ -224,7 +239,9 @@ impl Kind {
     /// The fields that name a row, joined by `/`.
     pub fn identity(self) -> &'static [&'static str] {
         match self {
-            Self::Nodes | Self::Networks | Self::Namespaces | Self::ClusterNetworkPolicies => &["name"],
+            Self::Nodes | Self::Networks | Self::Namespaces | Self::ClusterNetworkPolicies | Self::AddressPools => {
+                &["name"]
+            }
             Self::Pods | Self::Services | Self::NetworkPolicies => &["namespace", "name"],
             Self::Endpoints => &["namespace", "service", "frontend", "ip", "port"],
             Self::Drops => &["kind", "namespace", "name", "direction", "rule"],
@@ -244,6 +261,7 @@ impl Kind {
             | Self::Services
             | Self::NetworkPolicies
             | Self::ClusterNetworkPolicies
+            | Self::AddressPools
             | Self::Drops => "name",
             Self::Endpoints => "service",
             Self::Leases => "node",
@@ -267,6 +285,7 @@ impl Kind {
             Self::NetworkPolicies => NETWORK_POLICIES,
             Self::ClusterNetworkPolicies => CLUSTER_NETWORK_POLICIES,
             Self::Drops => DROPS,
+            Self::AddressPools => ADDRESS_POOLS,
         }
     }
 }
@@ -323,6 +342,7 @@ mod tests {
             (Kind::Namespaces, "name labels"),
             (Kind::NetworkPolicies, "namespace name directions pods all generation realised drops reason"),
             (Kind::ClusterNetworkPolicies, "name tier priority directions pods all generation realised drops reason"),
+            (Kind::AddressPools, "name addresses auto priority used free reason"),
             (Kind::Drops, "kind namespace name direction rule packets since last source destination port why"),
         ];
         for (kind, fields) in stable {

@@ -111,6 +111,27 @@ pub trait Store: Send + Sync {
         self.put_if(Kind::Alive, node.as_str(), value, Expect::Any).await
     }
 
+    /// Puts these fields into the `status` of an object that is still at this revision, and answers the revision of the write.
+    ///
+    /// # Errors
+    /// As [`Store::put_if`]; also where there is no such object.
+    async fn put_status(&self, kind: Kind, key: &str, status: &Value, at: Revision) -> Result<Revision, StoreError> {
+        let expected = Expect::Revision(at);
+        let current = self.get(kind, key).await?;
+        let Some(mut record) = current.clone().filter(|record| record.revision == at && record.value.is_object())
+        else {
+            let current = current.map(Box::new);
+            return Err(StoreError::Conflict { kind, key: key.to_owned(), expected, current });
+        };
+        if !record.value["status"].is_object() {
+            record.value["status"] = Value::Object(serde_json::Map::new());
+        }
+        for (field, value) in status.as_object().into_iter().flatten() {
+            record.value["status"][field] = value.clone();
+        }
+        self.put_if(kind, key, &record.value, expected).await
+    }
+
     /// All present records of these kinds, then every change of them, as [`Event`] describes. Kinds named twice count
     /// once; without kinds the channel is closed at once.
     ///

@@ -34,6 +34,7 @@ mod output;
 mod patience;
 mod pods;
 mod policies;
+mod pools;
 mod probes;
 mod proxy;
 mod questions;
@@ -54,6 +55,7 @@ pub use migration::{MigrationAction, MigrationRequest, MigrationView};
 pub(crate) use observed::{host_kinds, reference};
 pub use output::{Level, Output};
 pub use policies::PolicyView;
+pub use pools::{Assignments, PoolView};
 pub use probes::ProbePlan;
 pub use proxy::ProxyView;
 pub use questions::{POLICY_KINDS, PolicyObjects, PolicyQuestion, Unanswered};
@@ -167,6 +169,7 @@ pub struct Core {
     serving: services::Serving,
     revoking: Revoking,
     policy_plans: policies::Plans,
+    pooling: pools::Pooling,
     notices: Notices,
     outputs: Vec<Output>,
     at: Moment,
@@ -257,6 +260,7 @@ impl Core {
             serving: services::Serving::default(),
             revoking: Revoking::default(),
             policy_plans: policies::Plans::default(),
+            pooling: pools::Pooling::default(),
             notices: Notices::default(),
             outputs: Vec::new(),
             at,
@@ -463,6 +467,7 @@ impl Core {
             self.note_for_bgp(&changes);
             self.note_for_slices(&changes);
             self.note_for_policies(&changes);
+            self.note_for_pools(&changes);
             changes.append(&mut self.sync_ranges());
             if self.refresh_realised() {
                 changes.insert(Change::Realised);
@@ -491,6 +496,7 @@ impl Core {
         self.dispatch();
         self.revoke();
         self.follow_pods();
+        self.give_addresses();
         self.publish_addresses();
         self.refresh_probes();
         self.refresh_health();

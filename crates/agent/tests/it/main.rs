@@ -42,6 +42,7 @@ mod node_life;
 mod nodes;
 mod policies;
 mod policy_answers;
+mod pools;
 mod proxies;
 mod purge;
 mod repair;

@@ -21,7 +21,7 @@ const MAX_FILE: u64 = 4 << 20;
 /// Create or change the networks, policies, Services, endpoints, pods, namespaces and labels of nodes that a file describes
 ///
 /// The file holds documents of kind Network (ripstop.io/v1alpha1) in YAML or JSON, or Flannel's net-conf.json, which is
-/// the network `default`; and where the store is not Kubernetes, BgpConfiguration, BgpPeer and BgpFilter, and NetworkPolicy,
+/// the network `default`; and where the store is not Kubernetes, AddressPool, BgpConfiguration, BgpPeer and BgpFilter (ripstop.io/v1alpha1), and NetworkPolicy,
 /// ClusterNetworkPolicy, Service, EndpointSlice, Pod, Namespace and Node as Kubernetes has them; of a Node the labels matter, and its addresses if it names some. A Service without clusterIP or node ports gets the first that are free and keeps them. Either all of the file is
 /// taken, or, where anything in it is wrong, nothing.
 #[derive(Debug, Args)]
@@ -94,6 +94,9 @@ enum Kind {
     /// A policy of the cluster
     #[value(aliases = ["clusternetworkpolicies", "cnp"])]
     Clusternetworkpolicy,
+    /// A pool of addresses; Services that have some of it get others
+    #[value(aliases = ["addresspools", "pools", "pool"])]
+    Addresspool,
 }
 
 #[derive(Debug, Args)]
@@ -135,7 +138,10 @@ impl Delete {
                 return Err(Failure::Usage(format!("{more:?}: one thing is deleted at a time")));
             }
         };
-        let without = matches!(subject.kind, Kind::Node | Kind::Network | Kind::Namespace | Kind::Clusternetworkpolicy);
+        let without = matches!(
+            subject.kind,
+            Kind::Node | Kind::Network | Kind::Namespace | Kind::Clusternetworkpolicy | Kind::Addresspool
+        );
         if self.namespace.is_some() && without {
             let why = "--namespace: it is for a NetworkPolicy, a Service, an EndpointSlice or a pod";
             return Err(Failure::Usage(why.into()));
@@ -156,6 +162,7 @@ impl Delete {
             Kind::Networkpolicy => self.delete_object("networkpolicy", name, agent, out),
             Kind::Namespace => self.delete_by_name("namespace", name, agent, out),
             Kind::Clusternetworkpolicy => self.delete_by_name("clusternetworkpolicy", name, agent, out),
+            Kind::Addresspool => self.delete_by_name("addresspool", name, agent, out),
         }
     }
 }

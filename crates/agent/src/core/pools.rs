@@ -1,0 +1,149 @@
+//! Addresses of pools for Services of type LoadBalancer: which Services are to be seen to, and what is told of pools.
+//!
+//! One node sees to all, the first that may be alive; that two may take themselves for it does no harm (`ripstop_services::pools::assign`).
+//! What is written comes back by the watch.
+//!
+//! Not here: what a Service gets, and the writing.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ripstop_objects::ObjectKind;
+use ripstop_objects::pool::AddressPool;
+use ripstop_services::pools::claim::Claims;
+use ripstop_services::pools::{Decision, Pools, decide_all};
+use ripstop_tables::{Change, Knowledge, StoreState, Withdrawn};
+use ripstop_types::{Revision, ServiceName};
+use serde::Serialize;
+
+use super::{Core, Output};
+
+/// Services to see to.
+#[derive(Debug, Clone)]
+pub struct Assignments {
+    /// Which.
+    pub services: BTreeSet<ServiceName>,
+    /// And whoever has claimed an address.
+    pub claimants: bool,
+    /// The pools.
+    pub pools: Pools,
+    /// What Services show.
+    pub shown: Claims,
+}
+
+/// What the core remembers of them.
+#[derive(Debug, Default)]
+pub(super) struct Pooling {
+    is_due: bool,
+    /// Whether this node was the one that sees to them.
+    is_first: bool,
+    /// Changes of anything that pools hang on.
+    generation: u64,
+    /// At which revision and generation each was last seen to.
+    asked: BTreeMap<ServiceName, (Revision, u64)>,
+    /// What each gets.
+    decided: BTreeMap<ServiceName, Decision>,
+}
+
+/// A pool.
+#[derive(Debug, Clone, Serialize)]
+#[allow(missing_docs)]
+pub struct PoolView {
+    pub name: String,
+    /// Its ranges.
+    pub addresses: Vec<String>,
+    pub auto: bool,
+    pub priority: u16,
+    /// How many addresses Services have of it, and how many are left.
+    pub used: usize,
+    pub free: u128,
+    /// What is wrong with it, or what of it something else has.
+    pub reason: Option<String>,
+}
+
+impl Core {
+    /// Notes whether addresses may have to be given.
+    pub(super) fn note_for_pools(&mut self, changes: &BTreeSet<Change>) {
+        let of_pools = changes.iter().any(|change| match change {
+            Change::Object(kind) => matches!(kind, ObjectKind::AddressPool | ObjectKind::Namespace),
+            Change::Network(_) | Change::Node(_) => true,
+            _ => false,
+        });
+        self.pooling.generation += u64::from(of_pools);
+        self.pooling.is_due |=
+            of_pools || changes.iter().any(|change| matches!(change, Change::Service(_) | Change::Store));
+    }
+
+    /// Has Services seen to whose addresses are not what they should be.
+    pub(super) fn give_addresses(&mut self) {
+        let cluster = &self.tables.cluster;
+        let kinds = [ObjectKind::Service, ObjectKind::AddressPool, ObjectKind::Namespace];
+        let knows = kinds.into_iter().all(|kind| cluster.knowledge(kind) == Knowledge::Synced);
+        let is_first = knows && self.is_first_node();
+        let began = is_first && !self.pooling.is_first;
+        self.pooling.is_first = is_first;
+        if !knows || !(self.pooling.is_due || began) {
+            return;
+        }
+        self.pooling.is_due = false;
+        let pools = Pools::of(&self.tables);
+        self.pooling.decided = if pools.is_empty() { BTreeMap::new() } else { decide_all(&self.tables, &pools) };
+        let can = !self.held && self.tables.store == StoreState::Here && self.tables.withdrawn == Withdrawn::Nothing;
+        if !is_first || !can {
+            return;
+        }
+        let services: BTreeSet<ServiceName> = self.unsettled(began).into_iter().collect();
+        if services.is_empty() && !began {
+            return;
+        }
+        let shown = Claims::shown(self.tables.cluster.services.services());
+        self.outputs.push(Output::Assign(Box::new(Assignments { services, claimants: began, pools, shown })));
+    }
+
+    /// Services that do not show what they should, each once at a revision. `all`: those that do, too.
+    fn unsettled(&mut self, all: bool) -> Vec<ServiceName> {
+        let tables = &self.tables.cluster.services;
+        let Pooling { asked, decided, generation, .. } = &mut self.pooling;
+        let mut names = Vec::new();
+        for (name, decision) in decided.iter() {
+            let at = (tables.revision(name), *generation);
+            let settled = tables.service(name).is_some_and(|service| service.ingress == decision.ingress());
+            if all || (!settled && asked.get(name) != Some(&at)) {
+                names.push(name.clone());
+            }
+            if all || !settled {
+                asked.insert(name.clone(), at);
+            }
+        }
+        // What is no Service of ours any more gives its addresses back.
+        let left: Vec<ServiceName> = asked.keys().filter(|name| !decided.contains_key(*name)).cloned().collect();
+        asked.retain(|name, _| decided.contains_key(name));
+        names.extend(left);
+        names
+    }
+
+    /// The pools, and what is used of them.
+    #[must_use]
+    pub fn address_pools(&self) -> Vec<PoolView> {
+        let pools = Pools::of(&self.tables);
+        let services = self.tables.cluster.services.services();
+        let used: BTreeSet<IpAddr> =
+            services.flat_map(|service| service.ingress.iter().map(|ingress| ingress.ip)).collect();
+        let row = |pool: &Arc<AddressPool>| {
+            let used = used.iter().filter(|ip| pool.gives(**ip)).count();
+            let reason =
+                pool.refused.first().map(ToString::to_string).or_else(|| pools.overlaps(pool).into_iter().next());
+            PoolView {
+                name: pool.name.to_string(),
+                addresses: pool.addresses.iter().map(ToString::to_string).collect(),
+                auto: pool.auto_assign,
+                priority: pool.priority,
+                used,
+                free: pool.size().saturating_sub(used as u128),
+                reason,
+            }
+        };
+        pools.iter().map(row).collect()
+    }
+}
