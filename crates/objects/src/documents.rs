@@ -92,7 +92,7 @@ impl Manifest {
         }
         if faults.is_empty() && manifest.networks.is_empty() && manifest.objects.is_empty() {
             let accepted = "one or more documents of kind Network, Service, EndpointSlice, Pod, Namespace, Node, NetworkPolicy, \
-                            ClusterNetworkPolicy, AddressPool, BgpConfiguration, BgpFilter or BgpPeer";
+                            ClusterNetworkPolicy, BgpConfiguration, BgpFilter, BgpPeer or AddressPool";
             faults.push(Fault::new("manifest", "", "found no document", accepted));
         }
         faults.into_result().map(|()| manifest)

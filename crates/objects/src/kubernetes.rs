@@ -90,8 +90,8 @@ impl ObjectKind {
 
     /// Whether it lies in namespaces.
     pub fn has_namespace(self) -> bool {
-        !matches!(self, Self::Node | Self::Namespace | Self::ClusterNetworkPolicy | Self::AddressPool)
-            && !self.is_of_bgp()
+        let in_none = matches!(self, Self::Node | Self::Namespace | Self::ClusterNetworkPolicy | Self::AddressPool);
+        !in_none && !self.is_of_bgp()
     }
 
     /// The API that it is of: group and version.

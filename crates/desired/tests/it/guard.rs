@@ -18,7 +18,19 @@ fn knowing(kinds: &[StoreKind]) -> Tables {
     for kind in kinds {
         s.sync(*kind);
     }
+    // Nobody speaks BGP, or its peers have sent what they know.
+    s.tables.cluster.bgp.known = true;
     s.tables
+}
+
+#[test]
+fn what_bgp_brought_stays_until_peers_have_sent_what_they_know() {
+    let mut tables = knowing(&[StoreKind::Networks, StoreKind::Nodes, StoreKind::Claims]);
+    let everything = everything();
+    let groups = || everything.iter().filter(|(key, _)| key.kind() == Kind::NexthopGroup);
+    assert!(groups().count() > 0 && groups().all(|(key, entry)| ask(&tables, key, entry).is_ok()));
+    tables.cluster.bgp.known = false;
+    assert!(groups().all(|(key, entry)| ask(&tables, key, entry).is_err()));
 }
 
 /// Everything that any story wants, with whose it is.
