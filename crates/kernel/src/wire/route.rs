@@ -60,7 +60,8 @@ impl RawRoute {
             index: attrs.u32(RTA_OIF),
             gateway: attrs.get(RTA_GATEWAY).and_then(read_ip).or(via),
             onlink: flags & RTNH_F_ONLINK != 0,
-            multipath: attrs.get(RTA_MULTIPATH).is_some(),
+            // A group's route is shown with the ways of its members, too.
+            multipath: attrs.get(RTA_MULTIPATH).is_some() && attrs.get(RTA_NH_ID).is_none(),
             src: attrs.get(RTA_PREFSRC).and_then(read_ip),
             mtu: attrs.nested(RTA_METRICS).u32(RTAX_MTU),
         })

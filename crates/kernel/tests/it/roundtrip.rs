@@ -133,7 +133,7 @@ fn paths_to_peers() {
             nexthop(2, "ripvx", "fd00:2::", true),
             nexthop(3, "up0", "192.0.2.9", false),
             nexthop(4, "up0", "2001:db8::9", false),
-            nexthop(5, "up1", "2001:db8::8", true),
+            nexthop(5, "up1", "2001:db8:1::8", true),
             group(1, &[1, 3]),
             group(2, &[4, 5]),
             group(3, &[3]),

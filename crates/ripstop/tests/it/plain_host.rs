@@ -120,7 +120,7 @@ fn the_installed_unit_runs_the_agent_and_the_installed_plugin_attaches_pods() {
     let program = std::fs::read_link(format!("/proc/{}/exe", agent.pid)).unwrap();
     assert!(program.ends_with("usr/local/bin/ripstop"), "{}", program.display());
     let process = std::fs::read_to_string(format!("/proc/{}/status", agent.pid)).unwrap();
-    for line in ["CapEff:\t0000000000283000", "CapBnd:\t0000000000283000", "NoNewPrivs:\t1"] {
+    for line in ["CapEff:\t0000000000283400", "CapBnd:\t0000000000283400", "NoNewPrivs:\t1"] {
         assert!(process.contains(line), "{line} is not in\n{process}");
     }
 
