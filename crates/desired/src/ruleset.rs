@@ -84,10 +84,7 @@ pub fn ruleset(tables: &Tables) -> Table {
 }
 
 pub(crate) fn address_type(family: Family) -> Type {
-    match family {
-        Family::V4 => Type::Ipv4Addr,
-        Family::V6 => Type::Ipv6Addr,
-    }
+    Type::address(family)
 }
 
 /// By what tunnel packets are known.

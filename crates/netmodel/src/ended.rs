@@ -26,10 +26,7 @@ const MOST: u32 = 65_536;
 /// Its declaration. Who fills it is not asked what it has.
 #[must_use]
 pub fn ended_set(family: Family) -> Set {
-    let ip = match family {
-        Family::V4 => Type::Ipv4Addr,
-        Family::V6 => Type::Ipv6Addr,
-    };
+    let ip = Type::address(family);
     Set::of([ip, Type::InetService, ip, Type::InetService]).dynamic().default_timeout(TIMEOUT).size(MOST)
 }
 
@@ -40,10 +37,7 @@ pub fn ended_element(connection: &Connection) -> Option<ElementKey> {
     if protocol != UDP {
         return None;
     }
-    let family = match Family::of(destination.ip()) {
-        Family::V4 => TableFamily::Ip,
-        Family::V6 => TableFamily::Ip6,
-    };
+    let family = TableFamily::of(Family::of(destination.ip()));
     let end = |end: SocketAddr| -> [Value; 2] { [IpAddr::into(end.ip()), Value::Service(end.port())] };
     let key = ElementValue::new(false, [end(destination), end(answers_to)].concat());
     Some(ElementKey { family, table: Name::from(NFT_POLICY_TABLE), set: Name::from(ENDED_SET), key })

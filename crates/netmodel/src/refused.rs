@@ -66,10 +66,7 @@ impl RefusedSet {
 
     /// The fields of its key.
     pub fn key(self, family: Family) -> Vec<Type> {
-        let ip = match family {
-            Family::V4 => Type::Ipv4Addr,
-            Family::V6 => Type::Ipv6Addr,
-        };
+        let ip = Type::address(family);
         match self {
             Self::Ports => vec![ip, ip, Type::InetProto, Type::InetService],
             Self::Portless => vec![ip, ip, Type::InetProto],

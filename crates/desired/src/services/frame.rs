@@ -13,10 +13,7 @@ use crate::ruleset::address_type;
 
 /// The family of the table for a family's packets.
 pub(crate) fn table_family(family: Family) -> TableFamily {
-    match family {
-        Family::V4 => TableFamily::Ip,
-        Family::V6 => TableFamily::Ip6,
-    }
+    TableFamily::of(family)
 }
 
 pub(super) fn table_name() -> Name {

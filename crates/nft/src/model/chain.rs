@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use ripstop_types::IfName;
+use ripstop_types::{Family, IfName};
 use serde::{Deserialize, Serialize};
 
 use super::{Comment, ElementBody, ElementKey, Key, Name, Set, Statement};
@@ -27,6 +27,14 @@ pub enum TableFamily {
 }
 
 impl TableFamily {
+    /// That of tables for packets of a family alone.
+    pub fn of(family: Family) -> Self {
+        match family {
+            Family::V4 => Self::Ip,
+            Family::V6 => Self::Ip6,
+        }
+    }
+
     /// As nft writes it.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -464,10 +464,7 @@ fn check_nat(table: &Table, chain: &Chain, statement: &Statement) -> Result<(), 
         }
     }
     let Statement::Nat(nat) = statement else { return Ok(()) };
-    let address = match nat.family {
-        ripstop_types::Family::V4 => Type::Ipv4Addr,
-        ripstop_types::Family::V6 => Type::Ipv6Addr,
-    };
+    let address = Type::address(nat.family);
     match &nat.to {
         NatTo::Address(addr, _) if ripstop_types::Family::of(*addr) != nat.family => {
             Err(format!("{addr} is not of family {}", nat.family))

@@ -3,7 +3,7 @@
 use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ripstop_types::{IfName, Mac};
+use ripstop_types::{Family, IfName, Mac};
 use serde::{Deserialize, Serialize};
 
 use super::{IfPattern, Name};
@@ -37,6 +37,14 @@ pub enum Type {
 }
 
 impl Type {
+    /// That of a family's addresses.
+    pub fn address(family: Family) -> Self {
+        match family {
+            Family::V4 => Self::Ipv4Addr,
+            Family::V6 => Self::Ipv6Addr,
+        }
+    }
+
     /// Bytes of a value outside a concatenation.
     pub fn len(self) -> usize {
         match self {
