@@ -4,6 +4,7 @@ use clap::{Args, Subcommand};
 use ripstop_types::Prefix;
 use serde_json::{Value, json};
 
+use super::Form;
 use crate::ask::Agent;
 use crate::failure::Failure;
 use crate::print::table::Table;
@@ -35,15 +36,6 @@ enum Sub {
         #[command(flatten)]
         target: Target,
     },
-}
-
-#[derive(Debug, Args)]
-struct Form {
-    /// Form of the answer
-    #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t)]
-    output: Format,
-    #[command(flatten)]
-    target: Target,
 }
 
 impl Ipam {

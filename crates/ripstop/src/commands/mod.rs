@@ -22,12 +22,24 @@ pub mod version;
 
 use std::process::ExitCode;
 
+use clap::Args;
+
 use crate::ask::Agent;
 use crate::cli::{Cli, Command};
 use crate::failure::Failure;
-use crate::print::Out;
+use crate::print::{Format, Out};
 use crate::signals;
 use crate::target::Target;
+
+/// How a command without more to say is answered, and by whom.
+#[derive(Debug, Args)]
+struct Form {
+    /// Form of the answer
+    #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t)]
+    output: Format,
+    #[command(flatten)]
+    target: Target,
+}
 
 /// Does what was asked.
 ///
