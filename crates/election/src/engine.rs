@@ -54,6 +54,17 @@ pub enum Claim {
     },
 }
 
+/// Whom votes may go to.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Ballot {
+    /// Whom a majority of the electors sees.
+    live: Vec<NodeName>,
+    /// Of these, whom a majority has seen for the settle time.
+    steady: Vec<NodeName>,
+    /// Which votes of each elector are known, where some are not steady.
+    known: Vec<(u64, u64)>,
+}
+
 /// A node's part in the choice of owners.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Engine {
@@ -79,8 +90,8 @@ pub struct Engine {
     started: Duration,
     /// Who watches whom, as the table says.
     watchers: BTreeMap<NodeName, BTreeSet<NodeName>>,
-    /// Whom the votes were made of; nothing where they must be made anew.
-    live: Option<Vec<NodeName>>,
+    /// What the votes were made of; nothing where they must be made anew.
+    ballot: Option<Ballot>,
     /// Some address waits for grants, so that each message matters.
     waits: bool,
 }
@@ -109,7 +120,7 @@ impl Engine {
             look: now,
             started: now,
             watchers: BTreeMap::new(),
-            live: None,
+            ballot: None,
             waits: true,
         }
     }
@@ -140,7 +151,7 @@ impl Engine {
             self.claims.entry(*address).or_insert(Claim::Idle);
         }
         self.watchers = table.candidates.keys().map(|node| (node.clone(), table.watchers(node))).collect();
-        (self.table, self.live, self.waits) = (table, None, true);
+        (self.table, self.ballot, self.waits) = (table, None, true);
         self.settle(now, &mut actions);
         if others {
             self.tell(now, &mut actions);
@@ -159,20 +170,6 @@ impl Engine {
         actions
     }
 
-    /// BFD says that a candidate is up or down.
-    pub fn watched(&mut self, now: Duration, node: &NodeName, up: bool) -> Vec<Action> {
-        let mut actions = Vec::new();
-        if let Some(peer) = self.peers.get_mut(node)
-            && peer.down == up
-        {
-            peer.down = !up;
-            peer.back = Some(now);
-            self.settle(now, &mut actions);
-            self.tell(now, &mut actions);
-        }
-        actions
-    }
-
     /// A message has come.
     pub fn received(&mut self, now: Duration, message: &Message) -> Vec<Action> {
         let mut actions = Vec::new();
@@ -182,12 +179,11 @@ impl Engine {
         }
         let basis = (message.echo.0 == self.run).then(|| self.sent_at(message.echo.1)).flatten();
         let Some(peer) = self.peers.get_mut(&message.from) else { return actions };
-        if peer.heard.is_some() && !peer.is_fresh(now, detection) {
-            peer.back = Some(now);
-        }
+        let was_there = peer.is_there(now, detection);
         if !peer.take(&self.me, now, message, basis, counts) {
             return actions;
         }
+        peer.note(now, was_there, detection);
         for address in &message.speaks {
             if let Some(claim @ Claim::Yielding { .. }) = self.claims.get_mut(address) {
                 *claim = Claim::Idle;
@@ -277,23 +273,38 @@ impl Engine {
         !self.claims.values().any(|claim| matches!(claim, Claim::Owner { .. } | Claim::Yielding { .. }))
     }
 
-    /// Candidates that this node sees alive, of those that it can judge.
+    /// Candidates that this node sees alive, of those that it can judge: each hears it, too.
     #[must_use]
     pub fn sees(&self, now: Duration) -> BTreeSet<NodeName> {
-        let settle = |peer: &Peer| peer.back.is_none_or(|back| now >= back + self.timing.settle);
-        let all = self.table.candidates.len() <= ALL_ELECT;
         let alive = |(node, peer): &(&NodeName, &Peer)| {
-            let there = peer.is_fresh(now, self.timing.detection) && !peer.down && settle(peer);
-            **node == self.me || there && (all || self.watches(node) || !self.is_missed(now, node))
+            let judged = || self.judges(node) || !self.is_missed(now, node, |watcher| watcher.sees.contains(node));
+            **node == self.me || peer.is_there(now, self.timing.detection) && judged()
         };
         self.peers.iter().filter(alive).map(|(node, _)| node.clone()).collect()
     }
 
-    /// Whether most of those who watch a node, and are heard, miss it.
-    fn is_missed(&self, now: Duration, node: &NodeName) -> bool {
+    /// Those of them that were away less than the settle time ago.
+    fn recent(&self, now: Duration, sees: &BTreeSet<NodeName>) -> BTreeSet<NodeName> {
+        let back = |node: &NodeName| {
+            let own = self.peers.get(node).and_then(|peer| peer.back);
+            let calm = |watcher: &Peer| watcher.sees.contains(node) && !watcher.recent.contains(node);
+            *node != self.me
+                && (own.is_some_and(|back| now < back + self.timing.settle)
+                    || !self.judges(node) && self.is_missed(now, node, calm))
+        };
+        sees.iter().filter(|node| back(node)).cloned().collect()
+    }
+
+    /// Whether its own eyes are enough.
+    fn judges(&self, node: &NodeName) -> bool {
+        self.table.candidates.len() <= ALL_ELECT || self.watches(node)
+    }
+
+    /// Whether most of those who watch a node, and are heard, do not say so of it.
+    fn is_missed(&self, now: Duration, node: &NodeName, says: impl Fn(&Peer) -> bool) -> bool {
         let heard = self.watchers.get(node).into_iter().flatten().filter_map(|watcher| self.peers.get(watcher));
         let heard: Vec<&Peer> = heard.filter(|peer| peer.is_fresh(now, self.timing.detection)).collect();
-        let missing = heard.iter().filter(|peer| !peer.sees.contains(node)).count();
+        let missing = heard.iter().filter(|peer| !says(peer)).count();
         2 * missing > heard.len()
     }
 
@@ -311,6 +322,7 @@ impl Engine {
             self.sent.pop_front();
         }
         let sees = self.sees(now);
+        let recent = self.recent(now, &sees);
         let began = |claim: &Claim| matches!(claim, Claim::Owner { since, .. } if now < *since + self.timing.detection);
         let speaks: Vec<IpAddr> =
             self.claims.iter().filter(|(_, claim)| began(claim)).map(|(address, _)| *address).collect();
@@ -329,6 +341,7 @@ impl Engine {
                 generation: self.generation,
                 votes: (peer.knows != self.generation).then(|| self.votes.clone()),
                 sees: sees.clone(),
+                recent: recent.clone(),
                 leaves: self.leaves,
                 speaks: speaks.clone(),
             };
@@ -343,13 +356,14 @@ impl Engine {
     /// Votes anew if something is different, and does what follows for each address.
     fn settle(&mut self, now: Duration, actions: &mut Vec<Action>) {
         let sees = self.sees(now);
-        let told = self.peers.get(&self.me).is_some_and(|own| own.sees == sees);
+        let recent = self.recent(now, &sees);
+        let told = self.peers.get(&self.me).is_some_and(|own| (&own.sees, &own.recent) == (&sees, &recent));
         if let Some(own) = self.peers.get_mut(&self.me) {
-            (own.heard, own.leaves, own.sees, own.down) = (Some(now), self.leaves, sees, false);
+            (own.heard, own.leaves, own.sees, own.recent) = (Some(now), self.leaves, sees, recent);
         }
-        let live = self.live(now);
-        let votes = (self.live.as_ref() != Some(&live)).then(|| self.vote(&live));
-        self.live = Some(live);
+        let ballot = self.ballot(now);
+        let votes = (self.ballot.as_ref() != Some(&ballot)).then(|| self.vote(now, &ballot));
+        self.ballot = Some(ballot);
         let changed = votes.filter(|votes| self.generation == 0 || *self.votes != *votes);
         let began = self.waits || changed.is_some() || now >= self.look;
         let changes = changed.is_some();
@@ -369,10 +383,27 @@ impl Engine {
         }
     }
 
-    /// Votes where these are live.
-    fn vote(&self, live: &[NodeName]) -> Votes {
+    /// Votes of such a ballot: for one that is steady, or has the votes already, before one that came back. Who has voted for another
+    /// does not join a majority for one that is not steady, so votes come to rest.
+    fn vote(&self, now: Duration, ballot: &Ballot) -> Votes {
+        let Ballot { live, steady, .. } = ballot;
+        let choice = |address: IpAddr| {
+            if steady.len() == live.len() {
+                return self.table.winner(address, live);
+            }
+            let Some(trusted) = self.table.winner(address, steady) else { return self.table.winner(address, live) };
+            let kept =
+                self.votes.get(&address).filter(|node| live.contains(node) && self.has_votes(now, address, node));
+            self.table.winner(address, [trusted].into_iter().chain(kept))
+        };
         let addresses = self.table.addresses.keys();
-        addresses.filter_map(|address| Some((*address, self.table.winner(*address, live)?.clone()))).collect()
+        addresses.filter_map(|address| Some((*address, choice(*address)?.clone()))).collect()
+    }
+
+    /// Whether a majority votes for a node, itself among them, as this one knows it.
+    fn has_votes(&self, now: Duration, address: IpAddr, node: &NodeName) -> bool {
+        let votes = |peer: &&Peer| peer.vote(address) == Some(node);
+        self.peers.get(node).as_ref().is_some_and(votes) && self.voters(now).filter(votes).count() >= self.need
     }
 
     /// What this node speaks for and does not vote for itself any more goes on for as long as it was granted.
@@ -385,16 +416,26 @@ impl Engine {
         }
     }
 
+    /// Electors that are heard, this node among them.
+    fn voters(&self, now: Duration) -> impl Iterator<Item = &Peer> {
+        let heard = move |node: &NodeName, peer: &Peer| *node == self.me || peer.is_fresh(now, self.timing.detection);
+        let electors = self.electors.iter().filter_map(|node| Some((node, self.peers.get(node)?)));
+        electors.filter(move |(node, peer)| heard(node, peer)).map(|(_, peer)| peer)
+    }
+
     /// Candidates that a majority of the electors sees and that do not leave.
-    fn live(&self, now: Duration) -> Vec<NodeName> {
-        let detection = self.timing.detection;
-        let electors = || self.electors.iter().filter_map(|node| Some((node, self.peers.get(node)?)));
-        let counts = |node: &NodeName, peer: &Peer| *node == self.me || peer.is_fresh(now, detection);
-        let seen = |node: &NodeName| {
-            electors().filter(|(of, peer)| counts(of, peer) && peer.sees.contains(node)).count() >= self.need
-        };
+    fn ballot(&self, now: Duration) -> Ballot {
+        let most = |says: &dyn Fn(&Peer) -> bool| self.voters(now).filter(|peer| says(peer)).count() >= self.need;
         let stays = |node: &NodeName| self.peers.get(node).is_some_and(|peer| !peer.leaves);
-        self.table.candidates.keys().filter(|node| stays(node) && seen(node)).cloned().collect()
+        let seen = |node: &&NodeName| stays(node) && most(&|peer| peer.sees.contains(*node));
+        let live: Vec<NodeName> = self.table.candidates.keys().filter(seen).cloned().collect();
+        let calm = |peer: &Peer, node: &NodeName| peer.sees.contains(node) && !peer.recent.contains(node);
+        let steady: Vec<NodeName> = live.iter().filter(|node| most(&|peer| calm(peer, node))).cloned().collect();
+        // Where all are steady it does not matter who has the votes.
+        let matter = steady.len() < live.len();
+        let known =
+            if matter { self.voters(now).map(|peer| (peer.run, peer.generation)).collect() } else { Vec::new() };
+        Ballot { live, steady, known }
     }
 
     /// Until when a majority grants an address to this node.
@@ -463,7 +504,8 @@ impl Engine {
                 self.claims.insert(address, after);
             }
         }
-        let silent = self.peers.iter().filter(|(node, _)| **node != self.me).filter_map(|(_, peer)| peer.heard);
+        let others = self.peers.iter().filter(|(node, _)| **node != self.me);
+        let silent = others.flat_map(|(_, peer)| [peer.heard, peer.hears]).flatten();
         let silences = silent.map(|heard| heard + self.timing.detection).filter(|at| *at > now);
         let returns = self.peers.values().filter_map(|peer| peer.back).map(|back| back + self.timing.settle);
         self.look = silences.chain(returns.filter(|at| *at > now)).fold(look, Duration::min);
@@ -533,6 +575,10 @@ impl Engine {
 
 #[cfg(test)]
 impl Engine {
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.leaves
+    }
+
     pub(crate) fn last_seq(&self) -> u64 {
         self.seq
     }

@@ -6,7 +6,9 @@
 //! - [`neighbour`]: probes, announcements and answers of ARP and NDP as bytes.
 //!
 //! **How it is decided.** For each address each *elector* votes for the live candidate of the highest rendezvous hash. Live is who a
-//! majority of the electors sees, so a node that only some can reach is nobody's choice. A message carries a node's votes
+//! majority of the electors hears and is heard by, so a node that only some can reach is nobody's choice. Whoever was away is passed over
+//! for the *settle* time, unless it has the votes of a majority, its own among them, or nobody else may have the address: two that
+//! are left of three, and see each other come back, need not trust each other to go on. A message carries a node's votes
 //! and repeats the number of the last message it had from its receiver: with that a vote is a **grant**, which ends one
 //! *detection time* after that message was *sent*, by the clock of the one who has it. Who has grants of a majority may speak.
 //!
@@ -25,7 +27,7 @@
 //! between them is cut, each speaks to those that it still reaches. When they hear each other again, the one of the
 //! lower hash yields, or stops at once if it hears the other's announcement.
 //!
-//! Not here: sockets, clocks, BFD itself. Time is an argument: a clock that never goes back and counts what the machine slept.
+//! Not here: sockets and clocks. Time is an argument: a clock that never goes back and counts what the machine slept.
 //!
 //! Invariants: with three candidates or more, two nodes may speak for an address at the same time only in a hand-over, for a detection
 //! time at most; messages lost, late, doubled or out of order break nothing; electors that do not know the same
@@ -60,7 +62,7 @@ pub struct Timing {
     pub margin: Duration,
     /// How long an answer to a probe is waited for.
     pub probe: Duration,
-    /// How long a node that came back must be there before it is live.
+    /// How long a node that came back must be there before it takes addresses from others.
     pub settle: Duration,
     /// With two candidates, one that does not hear the other speaks for all.
     pub lone_speaks: bool,

@@ -30,6 +30,8 @@ pub struct Message {
     pub votes: Option<Arc<Votes>>,
     /// The candidates that it sees alive, of those that it can judge.
     pub sees: BTreeSet<NodeName>,
+    /// Those of them that came back lately: others are preferred to them.
+    pub recent: BTreeSet<NodeName>,
     /// It is drained, or its interface is not well: nobody should choose it.
     pub leaves: bool,
     /// Addresses for which it began to speak within the last detection time.

@@ -26,7 +26,11 @@ pub struct Peer {
     pub run: u64,
     pub seq: u64,
     pub heard: Option<Duration>,
-    /// It was silent or down once, and is there again since then.
+    /// When this node sent the last message that the peer had.
+    pub hears: Option<Duration>,
+    /// It was there once.
+    pub met: bool,
+    /// It was away since, and is there again since then.
     pub back: Option<Duration>,
     /// When this node sent the last message that the peer had when it last spoke: its votes are grants from then.
     pub basis: Option<Duration>,
@@ -36,16 +40,28 @@ pub struct Peer {
     pub generation: u64,
     pub votes: BTreeMap<IpAddr, Vote>,
     pub sees: BTreeSet<NodeName>,
+    pub recent: BTreeSet<NodeName>,
     pub leaves: bool,
     /// The generation of this node's votes that it knows.
     pub knows: u64,
-    /// BFD says that it is down.
-    pub down: bool,
 }
 
 impl Peer {
     pub fn is_fresh(&self, now: Duration, detection: Duration) -> bool {
         self.heard.is_some_and(|heard| now < heard + detection)
+    }
+
+    /// Whether it is heard and hears this node, both lately.
+    pub fn is_there(&self, now: Duration, detection: Duration) -> bool {
+        self.is_fresh(now, detection) && self.hears.is_some_and(|hears| now < hears + detection)
+    }
+
+    /// Notes whether it came back with what was taken in now.
+    pub fn note(&mut self, now: Duration, was_there: bool, detection: Duration) {
+        if !was_there && self.is_there(now, detection) {
+            self.back = if self.met { Some(now) } else { self.back };
+            self.met = true;
+        }
     }
 
     pub fn vote(&self, address: IpAddr) -> Option<&NodeName> {
@@ -66,10 +82,11 @@ impl Peer {
         }
         if message.run != self.run {
             // It forgot what it had granted, and what it says follows nothing.
-            (self.run, self.generation, self.basis, self.knows) = (message.run, 0, None, 0);
+            (self.run, self.generation, self.basis, self.knows, self.hears) = (message.run, 0, None, 0, None);
         }
         (self.seq, self.heard) = (message.seq, Some(now));
-        (self.leaves, self.sees, self.knows) = (message.leaves, message.sees.clone(), message.knows);
+        (self.leaves, self.knows, self.hears) = (message.leaves, message.knows, self.hears.max(basis));
+        (self.sees, self.recent) = (message.sees.clone(), message.recent.clone());
         if !counts {
             self.generation = 0;
             return true;

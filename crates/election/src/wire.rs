@@ -8,6 +8,7 @@
 //! | the sender's name | 2 |
 //! | run, number, digest of candidates, echo (run, number), generation known, own generation | 8 each |
 //! | nodes seen alive: how many, and each | 2, 2 each |
+//! | those of them that came back lately: how many, and each | 2, 2 each |
 //! | addresses it began to speak for: how many, and each | 2, 5 or 17 each |
 //! | votes in ascending order of addresses: how many, and each with its node | 2, 7 or 19 each |
 
@@ -31,7 +32,8 @@ impl Message {
     #[must_use]
     pub fn bytes(&self) -> Option<Vec<u8>> {
         let voted = self.votes.iter().flat_map(|votes| votes.values());
-        let names: BTreeSet<&NodeName> = self.sees.iter().chain(voted).chain([&self.from]).collect();
+        let names: BTreeSet<&NodeName> =
+            self.sees.iter().chain(&self.recent).chain(voted).chain([&self.from]).collect();
         let places: BTreeMap<&NodeName, u16> = names.iter().copied().zip(0..).collect();
         let mut out = HEAD.to_vec();
         let flags = [(self.leaves, LEAVES), (self.votes.is_some(), VOTES)];
@@ -49,8 +51,10 @@ impl Message {
         for number in [self.run, self.seq, self.list, self.echo.0, self.echo.1, self.knows, self.generation] {
             out.extend(number.to_be_bytes());
         }
-        count(&mut out, self.sees.len())?;
-        self.sees.iter().try_for_each(|name| node(&mut out, name))?;
+        for set in [&self.sees, &self.recent] {
+            count(&mut out, set.len())?;
+            set.iter().try_for_each(|name| node(&mut out, name))?;
+        }
         count(&mut out, self.speaks.len())?;
         self.speaks.iter().for_each(|address| put(&mut out, *address));
         if let Some(votes) = &self.votes {
@@ -85,10 +89,7 @@ impl Message {
             }
             numbers
         };
-        let mut sees = BTreeSet::new();
-        for _ in 0..rest.short()? {
-            sees.insert(rest.node(&names)?);
-        }
+        let (sees, recent) = (rest.nodes(&names)?, rest.nodes(&names)?);
         let mut speaks = Vec::new();
         for _ in 0..rest.short()? {
             speaks.push(rest.address()?);
@@ -96,7 +97,7 @@ impl Message {
         let votes = if flags & VOTES == 0 { None } else { Some(Arc::new(rest.votes(&names)?)) };
         let leaves = flags & LEAVES != 0;
         let echo = (echo_run, echo_seq);
-        let message = Self { from, run, seq, list, echo, knows, generation, votes, sees, leaves, speaks };
+        let message = Self { from, run, seq, list, echo, knows, generation, votes, sees, recent, leaves, speaks };
         rest.0.is_empty().then_some(message)
     }
 }
@@ -139,6 +140,10 @@ impl<'a> Rest<'a> {
 
     fn node(&mut self, names: &[NodeName]) -> Option<NodeName> {
         names.get(usize::from(self.short()?)).cloned()
+    }
+
+    fn nodes(&mut self, names: &[NodeName]) -> Option<BTreeSet<NodeName>> {
+        (0..self.short()?).map(|_| self.node(names)).collect()
     }
 
     fn address(&mut self) -> Option<IpAddr> {

@@ -46,9 +46,8 @@ fn a_pair_that_meets_again_has_one_owner() {
     world.happen(&Event::Links(0));
     world.run(1_000).unwrap();
     world.happen(&Event::Links(u32::MAX));
-    // What is settled first is that both are there again; from the first message on the better one is known.
-    let settle = u64::try_from(world.setting.timing.settle.as_millis()).unwrap();
-    world.run(settle + most + 40).unwrap();
+    // From the first messages on the better one is known.
+    world.run(most + 40).unwrap();
     assert_eq!(world.owned().unwrap(), [owner]);
 }
 

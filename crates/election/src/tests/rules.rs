@@ -79,7 +79,7 @@ fn a_segment_that_starts_has_owners_soon_and_each_is_announced_again_and_again()
 fn a_killed_owner_has_a_successor_within_a_hundred_and_fifty_milliseconds() {
     for seed in 0..20 {
         let mut setting = Setting { addresses: 30, seed, delay: (0, 1), ..Setting::of(5) };
-        setting.timing = crate::Timing { settle: 300 * MS, ..crate::Timing::of(30 * MS) };
+        setting.timing = crate::Timing::of(30 * MS);
         let mut world = settled(setting);
         world.run(seed * 7).unwrap();
         world.happen(&Event::Kill(2));
@@ -129,6 +129,48 @@ fn a_drain_leaves_no_gap() {
         assert!((0..20).all(|n| !world.speakers(address(n)).is_empty()));
     }
     assert!(world.owned().unwrap().contains(&1));
+}
+
+/// Two of three are left, and one of them pauses: whoever sees the other come back must not wait until it trusts it.
+#[test]
+fn a_pause_of_one_of_two_that_are_left_costs_no_more_than_the_loss_of_an_owner() {
+    for (lost, pauses) in (0..3).flat_map(|lost| (0..3).filter(move |n| *n != lost).map(move |n| (lost, n))) {
+        for pause in [70, 100, 150, 400, 2_000] {
+            let mut world = settled(Setting { addresses: 12, ..Setting::of(3) });
+            let most = world.setting.back_within();
+            world.happen(&Event::Kill(lost));
+            world.run(most).unwrap();
+            let before = world.owned().unwrap();
+            world.happen(&Event::Freeze(pauses, pause));
+            world.run(pause + most).unwrap();
+            assert_eq!(world.owned().unwrap(), before, "n{lost} is lost, n{pauses} pauses for {pause} ms");
+            // Nor does anything move when they trust each other again.
+            for _ in 0..6_000 {
+                world.pass().unwrap();
+                assert_eq!(world.owned().unwrap(), before, "n{lost} is lost, n{pauses} paused for {pause} ms");
+            }
+        }
+    }
+}
+
+/// Who was away gets its addresses back when it was there for a while, and without a gap.
+#[test]
+fn one_that_came_back_waits_until_it_is_trusted() {
+    let mut world = settled(Setting { addresses: 12, ..Setting::of(4) });
+    let (before, most) = (world.owned().unwrap(), world.setting.back_within());
+    assert!(before.contains(&1));
+    world.happen(&Event::Freeze(1, 300));
+    world.run(300 + most).unwrap();
+    let meanwhile = world.owned().unwrap();
+    assert!(!meanwhile.contains(&1));
+    let settle = u64::try_from(world.setting.timing.settle.as_millis()).unwrap();
+    world.run(settle - most - 50).unwrap();
+    assert_eq!(world.owned().unwrap(), meanwhile);
+    for _ in 0..2 * most {
+        world.pass().unwrap();
+        assert!((0..12).all(|n| !world.speakers(address(n)).is_empty()));
+    }
+    assert_eq!(world.owned().unwrap(), before);
 }
 
 #[test]

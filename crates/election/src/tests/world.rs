@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use ripstop_types::{Mac, NodeName};
 
-use crate::{ALL_ELECT, Action, Claim, Engine, Message, Table, Timing};
+use crate::{Action, Claim, Engine, Message, Table, Timing};
 
 pub const MS: Duration = Duration::from_millis(1);
 
@@ -57,14 +57,14 @@ pub struct Setting {
 
 impl Setting {
     pub fn of(nodes: usize) -> Self {
-        let timing = Timing { settle: 300 * MS, ..Timing::of(90 * MS) };
+        let timing = Timing::of(90 * MS);
         Self { nodes, addresses: 1, timing, rates: vec![1000; nodes], delay: (1, 1), lost: 0, seed: 1, planted: None }
     }
 
-    /// How long the addresses of nodes that are gone have no owner, at most, once nothing else happens.
+    /// How long the addresses of nodes that are gone have no owner, at most, once nothing else happens: whoever was away lately.
     pub fn back_within(&self) -> u64 {
-        let Timing { interval, detection, margin, probe, settle, .. } = self.timing;
-        let all = 2 * detection + margin + probe + 4 * interval + settle;
+        let Timing { interval, detection, margin, probe, .. } = self.timing;
+        let all = 2 * detection + margin + probe + 4 * interval;
         u64::try_from(all.as_millis()).unwrap() * 11 / 10 + 8 * self.delay.1
     }
 }
@@ -99,7 +99,6 @@ enum Parcel {
     Arp(IpAddr, Mac),
     /// Who asks whether somebody has it.
     Question(usize, IpAddr),
-    Bfd(usize, bool),
 }
 
 pub struct World {
@@ -112,7 +111,6 @@ pub struct World {
     links: Vec<Vec<bool>>,
     /// A machine that is no candidate and has an address.
     pub foreign: Option<(IpAddr, Mac)>,
-    bfd: BTreeMap<(usize, usize), (bool, u64)>,
     under_way: BTreeMap<(u64, u64), (usize, Parcel)>,
     waiting: Vec<VecDeque<Parcel>>,
     count: u64,
@@ -134,7 +132,6 @@ impl World {
             frozen_until: vec![0; nodes],
             links: vec![vec![true; nodes]; nodes],
             foreign: None,
-            bfd: BTreeMap::new(),
             under_way: BTreeMap::new(),
             waiting: (0..nodes).map(|_| VecDeque::new()).collect(),
             count: 0,
@@ -210,32 +207,6 @@ impl World {
         }
     }
 
-    /// BFD between two nodes: up while both ways work and both run; it tells after its detection time.
-    fn detect(&mut self) {
-        let detection = u64::try_from(self.setting.timing.detection.as_millis()).unwrap();
-        let table = table(self.setting.nodes, 0);
-        let watched =
-            |(a, b): &(usize, usize)| self.setting.nodes <= ALL_ELECT || table.watchers(&node(*b)).contains(&node(*a));
-        let all: Vec<(usize, usize)> = pairs(self.setting.nodes).filter(watched).collect();
-        for (a, b) in all {
-            let works = self.links[a][b] && self.links[b][a] && self.runs(a) && self.runs(b);
-            let (was, since) = self.bfd.get(&(a, b)).copied().unwrap_or((true, self.now));
-            if works {
-                if !was && self.now >= since + 5 {
-                    self.post(0, a, Parcel::Bfd(b, true));
-                    self.bfd.insert((a, b), (true, self.now));
-                } else if was {
-                    self.bfd.insert((a, b), (true, self.now));
-                }
-            } else if was && self.now >= since + detection {
-                self.post(0, a, Parcel::Bfd(b, false));
-                self.bfd.insert((a, b), (false, self.now));
-            } else if !was {
-                self.bfd.insert((a, b), (false, self.now));
-            }
-        }
-    }
-
     fn post(&mut self, delay: u64, to: usize, parcel: Parcel) {
         self.count += 1;
         self.under_way.insert((self.now + delay, self.count), (to, parcel));
@@ -286,7 +257,6 @@ impl World {
     }
 
     fn work(&mut self) {
-        self.detect();
         while let Some(entry) = self.under_way.first_entry()
             && entry.key().0 <= self.now
         {
@@ -332,7 +302,6 @@ impl World {
                 engine.received(now, &message)
             }
             Parcel::Arp(address, mac) => self.engines[n].as_mut().unwrap().heard(now, address, mac),
-            Parcel::Bfd(other, up) => self.engines[n].as_mut().unwrap().watched(now, &node(other), up),
         };
         self.carry(n, actions);
     }
@@ -387,6 +356,13 @@ impl World {
     pub fn reached(&self, among: &BTreeSet<usize>) -> bool {
         pairs(self.setting.nodes).all(|(a, b)| !among.contains(&a) || !among.contains(&b) || self.links[a][b])
             && among.iter().all(|n| self.runs(*n))
+    }
+
+    /// Whether one of these is not drained, and no other node that runs hears any or is heard by any.
+    pub fn serves_alone(&self, among: &BTreeSet<usize>) -> bool {
+        let others = (0..self.setting.nodes).filter(|n| !among.contains(n) && self.runs(*n));
+        among.iter().any(|n| self.engines[*n].as_ref().is_some_and(|engine| !engine.is_leaving()))
+            && others.into_iter().all(|n| among.iter().all(|of| !self.links[n][*of] && !self.links[*of][n]))
     }
 
     /// Each address has one owner, the same for all.
