@@ -7,13 +7,16 @@
 //!   an address of it as its source, and would be written twice. Where the store is away, it goes by the snapshot.
 //! - A change of a network is in the snapshot before it is in the kernel.
 //!
+//! A plan of policies that is very long takes seconds, and so does it to decide what it says: what policies come to say meanwhile waits, and is
+//! decided at once when it has ended. Otherwise a list of a million blocks that is written in fifty parts would be made fifty times.
+//!
 //! CNI calls do not wait: what they change is their own. The parts of peers are not made meanwhile: of thousands each would
 //! be made once a record, and again with the range.
 
 use std::collections::BTreeSet;
 
 use ripstop_objects::ObjectKind;
-use ripstop_tables::{Change, Knowledge, StoreKind, StoreState};
+use ripstop_tables::{Change, Concern, Knowledge, StoreKind, StoreState};
 use ripstop_types::Millis;
 
 use super::{Core, Output};
@@ -66,15 +69,21 @@ impl Core {
         self.engine.owned().iter().any(|owned| matches!(owned.phase, "claiming" | "checking" | "confirming"))
     }
 
-    /// Takes changes of peers out while nothing may be planned, and puts them back when something may.
+    /// Takes out changes of peers while nothing may be planned, and of policies while a long plan of those runs; puts back what waits no more.
     pub(super) fn put_off(&mut self, changes: &mut BTreeSet<Change>) {
-        if !self.must_wait() {
-            changes.extend(std::mem::take(&mut self.put_off));
-            return;
-        }
+        changes.extend(std::mem::take(&mut self.put_off));
         let own = &self.tables.node;
-        let of_peer = |change: &Change| matches!(change, Change::Node(node) | Change::Claim(node) if node != own);
-        self.put_off.extend(changes.extract_if(.., of_peer));
+        let (must_wait, is_long) = (self.must_wait(), self.long_policies_run());
+        let waits = |change: &Change| match change {
+            Change::Node(node) | Change::Claim(node) => must_wait && node != own,
+            change => is_long && is_of_policy(change),
+        };
+        self.put_off.extend(changes.extract_if(.., waits));
+    }
+
+    /// Whether something that policies say is not decided because what they said before is still written.
+    pub(super) fn policies_wait(&self) -> bool {
+        self.put_off.iter().any(is_of_policy)
     }
 
     /// Has changed networks written before they are acted upon.
@@ -92,6 +101,10 @@ impl Core {
             self.patience.unsaved = self.patience.unsaved.saturating_sub(1);
         }
     }
+}
+
+fn is_of_policy(change: &Change) -> bool {
+    matches!(change, Change::Policies(Concern::Policy(_)))
 }
 
 /// Whether a change is worth a new snapshot.

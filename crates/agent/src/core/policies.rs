@@ -29,11 +29,17 @@ use super::withdraw::{record_removal, record_write};
 pub(super) struct Plans {
     begun: u64,
     ended: u64,
+    /// How many steps the last one has.
+    steps: usize,
 }
 
+/// A plan of so many steps takes longer than any policy may wait to be decided about.
+const LONG: usize = 20_000;
+
 impl Plans {
-    pub(super) fn begin(&mut self) {
+    pub(super) fn begin(&mut self, steps: usize) {
         self.begun += 1;
+        self.steps = steps;
     }
 
     pub(super) fn end(&mut self) {
@@ -115,6 +121,11 @@ impl Core {
     /// Whether a plan of policies runs.
     pub(super) fn policies_run(&self) -> bool {
         self.policy_plans.begun > self.policy_plans.ended
+    }
+
+    /// Whether one runs that takes seconds.
+    pub(super) fn long_policies_run(&self) -> bool {
+        self.policies_run() && self.policy_plans.steps >= LONG
     }
 
     /// A pod is about to leave: what policies ask of its packets stays for as long as its interface does.
@@ -309,7 +320,8 @@ impl Core {
     /// Why this node does not have all that policies ask.
     fn policies_pending(&self) -> Option<String> {
         let undecided = self.undecided().map(str::to_owned);
-        undecided.or_else(|| self.not_in_force(self.guard()))
+        let waits = self.policies_wait().then(|| "what they said before is still on its way to the kernel".into());
+        undecided.or(waits).or_else(|| self.not_in_force(self.guard()))
     }
 
     /// Policies of which something could not be read, with what is closed.

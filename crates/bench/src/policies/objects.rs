@@ -96,7 +96,7 @@ pub fn blocks(count: u32, own: &str) -> impl Iterator<Item = New> {
         });
         let spec = json!({
             "podSelector": { "matchLabels": { "role": MEASURED } }, "policyTypes": ["Ingress"],
-            "ingress": [{ "from": blocks.collect::<Vec<_>>() }],
+            "ingress": [{ "from": blocks.collect::<Vec<_>>(), "ports": [{ "port": OPEN[0], "endPort": OPEN[1] }] }],
         });
         policy(&format!("list-{number:03}"), &spec)
     })

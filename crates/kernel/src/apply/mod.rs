@@ -19,6 +19,7 @@ mod kube_proxy;
 mod link;
 mod nft;
 mod parts;
+mod queue;
 mod run;
 mod space;
 

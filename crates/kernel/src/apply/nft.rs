@@ -13,7 +13,8 @@ use ripstop_nft::model::{Data, ElementBody, ElementKey, Name, Part, Table, Table
 use ripstop_plan::{Action, Step};
 
 use super::parts::Parts;
-use super::run::{Begun, Run, mismatch};
+use super::queue::Begun;
+use super::run::{Run, mismatch};
 use crate::error::Fault;
 use crate::netlink::uapi::NFNLGRP_NFTABLES;
 use crate::netlink::{NetlinkError, Socket};
@@ -164,6 +165,20 @@ impl Run<'_> {
                 self.settle(*step, Err(fault.clone()));
             }
             ops.retain(|op| !culprits.contains(&op.step));
+            self.leave_out_astray(&mut ops);
+        }
+    }
+
+    /// Leaves out what would lead to what is not written whole, and then what would lead there.
+    fn leave_out_astray(&mut self, ops: &mut Vec<Op<'_>>) {
+        loop {
+            let astray = ops.iter().filter_map(|op| Some((op.step, self.leads_astray(op.step)?)));
+            let astray: BTreeMap<usize, Fault> = astray.collect();
+            if astray.is_empty() {
+                return;
+            }
+            ops.retain(|op| !astray.contains_key(&op.step));
+            astray.into_iter().for_each(|(step, fault)| self.settle(step, Err(fault)));
         }
     }
 

@@ -3,15 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ripstop_netmodel::{
-    CONNTRACK_SETTINGS, Entry, Key, Kind, LINK_PREFIX, Link, LinkKind, Ns, Object, RecordScope, Resource, Route,
-    RouteTarget, Sysctl,
+    CONNTRACK_SETTINGS, Entry, Key, LINK_PREFIX, Link, LinkKind, Ns, Object, RecordScope, Resource, Route, RouteTarget,
+    Sysctl,
 };
-use ripstop_nft::model::part_of;
 use ripstop_plan::{Action, Step};
 use ripstop_types::IfName;
 
-use super::flows::is_of_an_endpoint;
 use super::hint::cause;
+use super::queue::Begun;
 use super::space::{Item, Known, Pod, Space, find_link, order_routes};
 use super::{Applier, OnError, Outcome};
 use crate::error::{Fault, StepError};
@@ -32,6 +31,10 @@ pub(super) struct Run<'a> {
     /// nftables steps that will be one transaction.
     pub(super) nft: Vec<usize>,
     pub(super) begun: Begun,
+    /// Parts that were made in this run.
+    pub(super) fresh: BTreeSet<Key>,
+    /// Parts of policies of which not all could be written.
+    pub(super) short: BTreeSet<Key>,
     /// Steps for IPVS that will go out together.
     pub(super) ipvs: Vec<usize>,
     /// Steps for maps that packets fill, which are held to their values together,
@@ -59,13 +62,6 @@ pub(super) struct Run<'a> {
     failed: bool,
 }
 
-/// What nftables steps that wait write.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Begun {
-    parts: bool,
-    tables: bool,
-}
-
 impl<'a> Run<'a> {
     pub(super) fn new(
         applier: &'a mut Applier,
@@ -80,6 +76,8 @@ impl<'a> Run<'a> {
             spaces: BTreeMap::new(),
             nft: Vec::new(),
             begun: Begun::default(),
+            fresh: BTreeSet::new(),
+            short: BTreeSet::new(),
             ipvs: Vec::new(),
             bounding: Vec::new(),
             bounded: Vec::new(),
@@ -128,41 +126,14 @@ impl<'a> Run<'a> {
     /// Sets a step's result; the first failure stands.
     pub(super) fn settle(&mut self, step: usize, result: Result<(), Fault>) {
         self.failed |= result.is_err();
+        let key = &self.steps[step].key;
+        if result.is_err() && key.is_of_policies() {
+            self.short.extend(key.part());
+        }
         match &self.results[step] {
             Some(Err(_)) => {}
             _ => self.results[step] = Some(result),
         }
-    }
-
-    /// Whether this removes an endpoint of a Service behind changes that are not sent yet. A packet that has drawn its slot's
-    /// number looks it up a moment later: that nobody draws the number any more must have happened before, and connections
-    /// that lead there are forgotten in between.
-    fn takes_away(&self, i: usize) -> bool {
-        let is_removal = |i: usize| {
-            let Some(step) = self.steps.get(i).filter(|step| step.action == Action::Delete) else { return false };
-            // One that is made anew is removed and made by neighbours.
-            is_of_an_endpoint(step) && self.steps.get(i + 1).is_none_or(|next| next.key != step.key)
-        };
-        // Kernels before 6.2 keep a chain in the transaction in which the last element that leads there goes.
-        let is_part = |i: usize| {
-            self.steps.get(i).is_some_and(|step| step.action == Action::Delete && step.key.kind() == Kind::NftPart)
-        };
-        self.nft.last().is_some_and(|last| is_removal(i) && !is_removal(*last) || is_part(i) && !is_part(*last))
-    }
-
-    /// Whether this may lead into a part that is not sent yet. The kernel begins a new generation of all objects before it fills sets of some
-    /// kinds (pipapo; `nft_set_commit_update` behind `gencursor` in nf_tables_commit): for microseconds a packet finds such a set of the same
-    /// transaction empty. Where a table is written anew that has to be: without what leads on, everything would pass.
-    fn leads_on(&self, i: usize) -> bool {
-        let is_lead = matches!(&self.steps[i].key, Key::NftElement(key) if part_of(&key.set).is_none());
-        is_lead && self.begun.parts && !self.begun.tables
-    }
-
-    fn queue_nft(&mut self, i: usize) {
-        let step = &self.steps[i];
-        self.begun.parts |= step.key.kind() == Kind::NftPart && step.action != Action::Delete;
-        self.begun.tables |= step.key.kind() == Kind::NftTable;
-        self.nft.push(i);
     }
 
     fn step(&mut self, i: usize) {
@@ -204,9 +175,6 @@ impl<'a> Run<'a> {
                 self.flush_forwarder();
                 self.flush_links();
                 self.flush(&Ns::Host);
-                if self.takes_away(i) || self.leads_on(i) {
-                    self.flush_nft();
-                }
                 self.queue_nft(i);
             }
             Key::ServiceFlows => self.all_flows(i),
@@ -537,7 +505,7 @@ impl<'a> Run<'a> {
     }
 }
 
-fn object(step: &Step) -> Option<&Object> {
+pub(super) fn object(step: &Step) -> Option<&Object> {
     step.after.as_ref().map(|entry| &entry.object)
 }
 

@@ -12,6 +12,7 @@ mod ipvs;
 mod many_services;
 mod monitor;
 mod nft;
+mod parts;
 mod plan;
 mod reaper;
 mod refused;

@@ -30,7 +30,7 @@ use crate::{Event, Expect, Kind, Record, Store, StoreError, Text, validate_key, 
 use link::{Link, Status};
 use pump::Heard;
 
-/// Longest wait for an answer. A server that takes longer is given up, and the connection with it.
+/// Longest wait for an answer, and for each record of a list. A server that takes longer is given up, and the connection with it.
 const ANSWER: Duration = Duration::from_secs(10);
 
 /// A store served on a unix socket. Dropping it ends its watches.
@@ -133,13 +133,21 @@ impl Remote {
         if link.lines.send(line).await.is_err() {
             return Err(self.away(tried, "the connection was lost", false));
         }
-        match tokio::time::timeout(ANSWER, answered).await {
-            Ok(Ok(reply)) => reply,
-            Ok(Err(_)) => Err(self.away(tried, "the client ended", changes)),
-            Err(_) => {
-                link.give_up.notify_one();
-                let cause = format!("no answer within {} s", ANSWER.as_secs());
-                Err(self.away(tried, &cause, changes))
+        let (mut answered, mut listed) = (answered, 0);
+        loop {
+            match tokio::time::timeout(ANSWER, &mut answered).await {
+                Ok(Ok(reply)) => return reply,
+                Ok(Err(_)) => return Err(self.away(tried, "the client ended", changes)),
+                Err(_) => {
+                    let so_far = shared.lock().pending.get(&id).map_or(0, |pending| pending.records.len());
+                    if so_far > listed {
+                        listed = so_far;
+                        continue;
+                    }
+                    link.give_up.notify_one();
+                    let cause = format!("no answer within {} s", ANSWER.as_secs());
+                    return Err(self.away(tried, &cause, changes));
+                }
             }
         }
     }
