@@ -36,6 +36,7 @@ mod ipvs;
 mod kube_proxy;
 mod kubernetes;
 mod logs;
+mod long_policies;
 mod many;
 mod networks;
 mod node_life;
