@@ -486,3 +486,31 @@ async fn a_server_that_ends_leaves_nothing_behind() {
     drop(client);
     assert_eq!(watch.recv().await, None);
 }
+
+/// A server that takes its time for a list: six seconds for each record, longer in all than any answer may take.
+#[tokio::test]
+async fn a_list_is_waited_for_as_long_as_records_come() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("s");
+    let listener = UnixListener::bind(&socket).unwrap();
+    let server = tokio::spawn(async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        let mut slow = Raw { stream: BufReader::new(stream) };
+        slow.hear().await;
+        slow.say(br#"{"hello":{"protocol":"ripstop-store","version":1,"store":"slow","epoch":1}}"#).await;
+        let asked: serde_json::Value = serde_json::from_str(&slow.hear().await).unwrap();
+        let id = &asked["list"]["id"];
+        for number in 1..=3 {
+            tokio::time::sleep(Duration::from_secs(6)).await;
+            let record = json!({ "kind": "nodes", "key": format!("n{number}"), "value": number, "revision": number });
+            slow.say(json!({ "item": { "id": id, "record": record } }).to_string().as_bytes()).await;
+        }
+        slow.say(json!({ "done": { "id": id } }).to_string().as_bytes()).await;
+        slow.hear().await;
+    });
+    let client = Remote::connect(&socket).await.unwrap();
+    let keys: Vec<String> = client.list(Kind::Nodes).await.unwrap().into_iter().map(|record| record.key).collect();
+    assert_eq!(keys, ["n1", "n2", "n3"]);
+    drop(client);
+    server.await.unwrap();
+}
