@@ -466,6 +466,10 @@ fn hear(
 
 /// Asks for what changed; `false` when nobody is asked any more.
 fn tell(jobs: &mpsc::Sender<Job>, mut changed: Changed) -> bool {
+    if changed.kinds.contains(&Kind::Link) {
+        // Programs at a link go with it, without a word.
+        changed.kinds.extend([Kind::IpipProgram, Kind::IpipPeer]);
+    }
     if changed.kinds.contains(&Kind::Address) {
         // Routes with an address as their source go with it, without a word.
         changed.kinds.insert(Kind::Route);

@@ -45,12 +45,30 @@ pub fn may_delete(tables: &Tables, key: &Key, entry: &Entry) -> Result<(), Strin
             "kept: peers of BGP have not sent what they know, so nobody knows whether it is still wanted".into()
         );
     }
-    let needed: &[StoreKind] = match key {
+    let needed = needed_for(key);
+    // Flannel's nodes are known by Kubernetes' own objects.
+    let follows = needed.contains(&StoreKind::Nodes) && tables.taken_network().is_some();
+    if follows && tables.cluster.knowledge(ObjectKind::Node) == Knowledge::Unknown {
+        return Err("kept: Kubernetes' Nodes have not been read yet, so nobody knows whether it is still wanted".into());
+    }
+    match needed.iter().find(|kind| tables.knowledge(**kind) == Knowledge::Unknown) {
+        None => Ok(()),
+        Some(kind) => {
+            Err(format!("kept: {} have not been read yet, so nobody knows whether it is still wanted", kind.as_str()))
+        }
+    }
+}
+
+/// The kinds of records that must have been read before an object that is no pod's, no Service's and no policy's may go.
+fn needed_for(key: &Key) -> &'static [StoreKind] {
+    match key {
         Key::Record { .. } | Key::Qdisc { .. } | Key::Sysctl { .. } | Key::LinkSysctl { .. } => &[],
         Key::Connection { .. } => &[],
-        Key::Link { .. } | Key::NftTable { .. } | Key::ForwardJump { .. } | Key::Forwarder { .. } => {
-            &[StoreKind::Networks]
-        }
+        Key::Link { .. }
+        | Key::NftTable { .. }
+        | Key::ForwardJump { .. }
+        | Key::Forwarder { .. }
+        | Key::IpipProgram { .. } => &[StoreKind::Networks],
         Key::Address { .. } => &[StoreKind::Networks, StoreKind::Claims],
         Key::IpvsService { .. }
         | Key::IpvsDestination { .. }
@@ -63,20 +81,10 @@ pub fn may_delete(tables: &Tables, key: &Key, entry: &Entry) -> Result<(), Strin
         | Key::Neighbour { .. }
         | Key::Fdb { .. }
         | Key::ForwarderPeer { .. }
+        | Key::IpipPeer { .. }
         | Key::Nexthop { .. }
         | Key::NexthopGroup { .. }
         | Key::Route { .. } => &[StoreKind::Networks, StoreKind::Nodes, StoreKind::Claims],
-    };
-    // Flannel's nodes are known by Kubernetes' own objects.
-    let follows = needed.contains(&StoreKind::Nodes) && tables.taken_network().is_some();
-    if follows && tables.cluster.knowledge(ObjectKind::Node) == Knowledge::Unknown {
-        return Err("kept: Kubernetes' Nodes have not been read yet, so nobody knows whether it is still wanted".into());
-    }
-    match needed.iter().find(|kind| tables.knowledge(**kind) == Knowledge::Unknown) {
-        None => Ok(()),
-        Some(kind) => {
-            Err(format!("kept: {} have not been read yet, so nobody knows whether it is still wanted", kind.as_str()))
-        }
     }
 }
 

@@ -3,8 +3,11 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use ripstop_fabric::ipip::Carrier;
 use ripstop_fabric::{egress, forwarder, host, ipip, paths, taken, wiring};
-use ripstop_netmodel::{Address, Entry, Forwarder, Link, LinkKind, Ns, Route, RouteTarget, Scope, Sysctl, TAKEN_MARK};
+use ripstop_netmodel::{
+    Address, Entry, Forwarder, IpipProgram, Link, LinkKind, Ns, Route, RouteTarget, Scope, Sysctl, TAKEN_MARK,
+};
 use ripstop_objects::{Encapsulation, Network, NetworkName, RangeMode, Wiring};
 use ripstop_tables::{Checksums, Tables};
 use ripstop_types::{Family, IfName, Prefix};
@@ -207,7 +210,21 @@ fn tunnels(part: &mut Part, tables: &Tables, network: &Network) {
             Encapsulation::Udp => (LinkKind::Tun, None, "udp"),
             Encapsulation::Ipip => {
                 let Some(local) = ipip::local(tables) else { continue };
-                (LinkKind::Ipip { local }, None, "ipip")
+                match ipip::carrier(tables) {
+                    Carrier::Device => (LinkKind::Ipip { local }, None, "ipip"),
+                    Carrier::Programs => {
+                        let mac = ipip::link_mac(&tables.node);
+                        let uplinks: BTreeSet<IfName> =
+                            host::uplinks(tables, Family::V4).into_iter().map(|uplink| uplink.link.clone()).collect();
+                        part.add(IpipProgram {
+                            link: name.clone(),
+                            mac,
+                            local,
+                            uplinks: uplinks.into_iter().collect(),
+                        });
+                        (LinkKind::Ifb { index: wiring::shaper_index(&name) }, Some(mac), "ipip")
+                    }
+                }
             }
             Encapsulation::Vxlan | Encapsulation::None => {
                 let kind = LinkKind::Vxlan { vni: backend.vni, port: backend.port, local };

@@ -3,8 +3,8 @@
 
 use std::collections::BTreeSet;
 
-use ripstop_fabric::{egress, forwarder, paths};
-use ripstop_netmodel::{Entry, Fdb, ForwarderPeer, Neighbour, Nexthop, Ns, Route, RouteTarget};
+use ripstop_fabric::{egress, forwarder, ipip, paths};
+use ripstop_netmodel::{Entry, Fdb, ForwarderPeer, IpipPeer, Neighbour, Nexthop, Ns, Route, RouteTarget};
 use ripstop_objects::{Encapsulation, Network, NodeRecord};
 use ripstop_tables::Tables;
 use ripstop_types::{Family, Owner, Prefix};
@@ -23,6 +23,11 @@ pub(crate) fn objects(tables: &Tables, network: &Network, peer: &NodeRecord) -> 
     {
         let forwarder::Peer { name, to, also_from, ranges } = known;
         part.add(ForwarderPeer { link, peer: name.into(), to, also_from, ranges });
+    }
+    if let Some(link) = ipip::device(network).filter(|_| ipip::carrier(tables) == ipip::Carrier::Programs) {
+        for (ip, uplink) in ipip::ways(tables, peer) {
+            part.add(IpipPeer { link: link.clone(), ip, uplink: uplink.clone() });
+        }
     }
     if paths::tunnel_links(network).next().is_some() {
         for address in &peer.addresses {

@@ -354,6 +354,7 @@ fn by_ipip(tables: &Tables, network: &Network, peer: &NodeRecord, family: Family
     let outer = peer
         .ipip()
         .ok_or_else(|| NoPath::Pending(format!("{} has not published that it receives ipip yet", peer.name)))?;
+    let mac = (ipip::carrier(tables) == ipip::Carrier::Programs).then(|| ipip::peer_mac(outer));
     let link = ipip::device(network).ok_or_else(|| NoPath::Refused("the network has no tunnel".into()))?;
     Ok(Path {
         peer: peer.name.clone(),
@@ -361,7 +362,7 @@ fn by_ipip(tables: &Tables, network: &Network, peer: &NodeRecord, family: Family
         encapsulation: Encapsulation::Ipip,
         link,
         gateway: outer.into(),
-        tunnel: Some(TunnelEnd { outer: outer.into(), mac: None }),
+        tunnel: Some(TunnelEnd { outer: outer.into(), mac }),
         by_bgp: false,
     })
 }

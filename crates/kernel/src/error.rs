@@ -63,6 +63,9 @@ pub enum Fault {
     /// The forwarder of the backend `udp` does not do it.
     #[error("{0}")]
     Forwarder(Box<str>),
+    /// The kernel does not take programs of ours, or what they go by.
+    #[error("{0}")]
+    Bpf(Box<str>),
     /// A program that has to be run does not do it.
     #[error("{0}")]
     Program(Box<str>),

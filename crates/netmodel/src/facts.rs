@@ -50,6 +50,12 @@ pub struct HostFacts {
     /// Whether the kernel can make devices that shape what a link receives (ifb).
     #[serde(default)]
     pub ifb: bool,
+    /// Whether the kernel has devices for IPIP, or a module that makes them.
+    #[serde(default)]
+    pub ipip: bool,
+    /// Whether the kernel takes programs of ours at links (tcx).
+    #[serde(default)]
+    pub tcx: bool,
     /// Whether the kernel has IPVS (the module ip_vs is loaded, or built in).
     #[serde(default)]
     pub ipvs: bool,

@@ -1,7 +1,7 @@
 //! What identifies an object, and in which order objects depend on each other.
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use ripstop_nft::model::{ElementKey, Key as ElementValue, KeyPart, Name, TableFamily, Value, part_of};
@@ -66,6 +66,8 @@ pub enum Kind {
     Fdb,
     Forwarder,
     ForwarderPeer,
+    IpipProgram,
+    IpipPeer,
     Nexthop,
     NexthopGroup,
     Route,
@@ -116,6 +118,10 @@ pub enum Key {
     Forwarder { link: IfName },
     /// What it knows of a peer.
     ForwarderPeer { link: IfName, peer: Arc<str> },
+    /// The programs that carry IPIP where the kernel has no device for it: behind their link, before the routes that lead there.
+    IpipProgram { link: IfName },
+    /// An outer address of a peer that they know.
+    IpipPeer { link: IfName, ip: Ipv4Addr },
     /// A nexthop object of the agent's namespace.
     Nexthop { id: u32 },
     /// Nexthop objects that packets are spread over: behind them, before the routes that lead there.
@@ -151,6 +157,8 @@ impl Key {
             Self::Fdb { .. } => Kind::Fdb,
             Self::Forwarder { .. } => Kind::Forwarder,
             Self::ForwarderPeer { .. } => Kind::ForwarderPeer,
+            Self::IpipProgram { .. } => Kind::IpipProgram,
+            Self::IpipPeer { .. } => Kind::IpipPeer,
             Self::Nexthop { .. } => Kind::Nexthop,
             Self::NexthopGroup { .. } => Kind::NexthopGroup,
             Self::Route { .. } => Kind::Route,
@@ -214,6 +222,8 @@ impl Key {
             | Self::Fdb { .. }
             | Self::Forwarder { .. }
             | Self::ForwarderPeer { .. }
+            | Self::IpipProgram { .. }
+            | Self::IpipPeer { .. }
             | Self::Nexthop { .. }
             | Self::NexthopGroup { .. }
             | Self::Connection { .. } => Some(&Ns::Host),
@@ -255,6 +265,8 @@ impl Key {
             | Self::Link { .. }
             | Self::Forwarder { .. }
             | Self::ForwarderPeer { .. }
+            | Self::IpipProgram { .. }
+            | Self::IpipPeer { .. }
             | Self::Nexthop { .. }
             | Self::NexthopGroup { .. }
             | Self::Route { .. }
@@ -360,6 +372,8 @@ impl fmt::Display for Key {
             Self::Fdb { link, mac } => write!(f, "fdb {mac} dev {link}")?,
             Self::Forwarder { link } => write!(f, "forwarder dev {link}")?,
             Self::ForwarderPeer { link, peer } => write!(f, "peer {peer} of the forwarder dev {link}")?,
+            Self::IpipProgram { link } => write!(f, "ipip programs dev {link}")?,
+            Self::IpipPeer { link, ip } => write!(f, "peer {ip} of the ipip programs dev {link}")?,
             Self::Nexthop { id } => write!(f, "nexthop id {id}")?,
             Self::NexthopGroup { id } => write!(f, "nexthop group id {id}")?,
             Self::Route { dst, table: LOCAL_TABLE, metric: LOCAL_METRIC, .. } => {

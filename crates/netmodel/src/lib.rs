@@ -10,6 +10,7 @@
 mod connection;
 mod ended;
 mod facts;
+mod ipip;
 mod iptables;
 mod ipvs;
 mod key;
@@ -21,6 +22,7 @@ mod resource;
 pub use connection::Connection;
 pub use ended::{ENDED_SET, UDP, ended_element, ended_set};
 pub use facts::{ForeignDrop, HostFacts, HostLink, Limit, NeighbourLimits};
+pub use ipip::{IpipPeer, IpipProgram};
 pub use iptables::{
     CLUSTER_IPS_CHAIN, FRONTENDS_CHAIN, FrontendFlows, HAIRPIN_CHAIN, IPTABLES_PREFIX, IptablesBackend, IptablesKey,
     IptablesRules, IptablesTable, MASQUERADE_MARK, OTHERS_CHAIN, PORTS_CHAIN,

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::CONNTRACK_SETTINGS;
 use crate::connection::Connection;
+use crate::ipip::{IpipPeer, IpipProgram};
 use crate::iptables::{FrontendFlows, IptablesRules};
 use crate::ipvs::{IpvsDestination, IpvsService};
 use crate::key::{Key, Ns, RecordScope};
@@ -352,6 +353,8 @@ pub enum Object {
     Fdb(Fdb),
     Forwarder(Forwarder),
     ForwarderPeer(ForwarderPeer),
+    IpipProgram(IpipProgram),
+    IpipPeer(IpipPeer),
     Nexthop(Nexthop),
     NexthopGroup(NexthopGroup),
     Route(Route),
@@ -408,6 +411,8 @@ each_resource!(
     Fdb,
     Forwarder,
     ForwarderPeer,
+    IpipProgram,
+    IpipPeer,
     Nexthop,
     NexthopGroup,
     Route,

@@ -175,6 +175,7 @@ fn is_leant_on(kind: Kind) -> bool {
             | Kind::Address
             | Kind::IpvsService
             | Kind::Forwarder
+            | Kind::IpipProgram
             | Kind::Nexthop
             | Kind::NexthopGroup
     )

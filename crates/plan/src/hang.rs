@@ -25,6 +25,8 @@ pub(crate) fn hangs_on(object: &Object) -> Vec<Key> {
         Object::NexthopGroup(group) => keys.extend(group.members.iter().map(|id| Key::Nexthop { id: *id })),
         Object::Forwarder(forwarder) => keys.push(link_key(&Ns::Host, &forwarder.link)),
         Object::ForwarderPeer(peer) => keys.push(Key::Forwarder { link: peer.link.clone() }),
+        Object::IpipProgram(program) => keys.push(link_key(&Ns::Host, &program.link)),
+        Object::IpipPeer(peer) => keys.push(Key::IpipProgram { link: peer.link.clone() }),
         Object::Route(route) => match &route.target {
             RouteTarget::Nexthop(id) => keys.push(Key::of_nexthop(*id)),
             RouteTarget::Via { link, .. } | RouteTarget::Link(link) => keys.push(link_key(&route.ns, link)),
@@ -138,6 +140,7 @@ pub(crate) fn bears(below: &Object, object: &Object) -> bool {
         (Object::Link(link), Object::Link(_)) => link.kind == LinkKind::Bridge,
         (Object::Link(link), Object::Fdb(_)) => matches!(link.kind, LinkKind::Vxlan { .. }),
         (Object::Link(link), Object::Forwarder(_)) => link.kind == LinkKind::Tun,
+        (Object::Link(link), Object::IpipProgram(_)) => matches!(link.kind, LinkKind::Ifb { .. }),
         // An IPv4 route may lead to an IPv6 gateway, and none the other way round.
         (Object::Nexthop(nexthop), Object::Route(route)) => {
             nexthop.gateway.is_ipv6() || route.dst.family() == Family::V4
@@ -221,11 +224,18 @@ fn with(model: &Model, key: &Key, others: Others) -> BTreeSet<Key> {
                 keys.extend(nexthops.filter(|(_, entry)| through(&entry.object)).map(|(key, _)| key.clone()));
                 let forwarder = Key::Forwarder { link: name.clone() };
                 keys.extend(model.get(&forwarder).map(|_| forwarder));
+                let program = Key::IpipProgram { link: name.clone() };
+                keys.extend(model.get(&program).map(|_| program));
             }
         }
         Key::Forwarder { link } => {
             let first = Key::ForwarderPeer { link: link.clone(), peer: "".into() };
             let of_it = |key: &Key| matches!(key, Key::ForwarderPeer { link: of, .. } if of == link);
+            keys.extend(model.range(first).map(|(key, _)| key.clone()).take_while(of_it));
+        }
+        Key::IpipProgram { link } => {
+            let first = Key::IpipPeer { link: link.clone(), ip: Ipv4Addr::UNSPECIFIED };
+            let of_it = |key: &Key| matches!(key, Key::IpipPeer { link: of, .. } if of == link);
             keys.extend(model.range(first).map(|(key, _)| key.clone()).take_while(of_it));
         }
         Key::Nexthop { id } => {

@@ -116,6 +116,7 @@ pub const FILES: &[(&str, &str)] = &[
     ("/run/ripstop/udp-forward.sock", "where the forwarder of the udp backend takes its set-up"),
     ("/run/ripstop/udp-forward.json", "that set-up, for the forwarder's next start"),
     ("/run/ripstop/leases", "addresses of this node's pods; a reboot empties it, as it does the pods"),
+    ("/sys/fs/bpf/ripstop", "programs of the backend ipip, where the kernel has no device for it"),
     ("/var/lib/ripstop", "the agent's snapshot, and the store where it is embedded"),
     ("/run/ripstop-lab", "labs that are up"),
 ];

@@ -66,6 +66,7 @@ impl Core {
         let shared = |entry: &Entry| match &entry.object {
             Object::Link(link) if link.ns == Ns::Host => match link.kind {
                 LinkKind::Bridge | LinkKind::Vxlan { .. } | LinkKind::Ipip { .. } => Some(link.name.clone()),
+                LinkKind::Ifb { .. } if self.has_programs(&link.name) => Some(link.name.clone()),
                 _ => None,
             },
             _ => None,
@@ -85,6 +86,15 @@ impl Core {
         }
         self.tables.realised = realised;
         true
+    }
+
+    /// Whether programs that carry IPIP are at a link.
+    fn has_programs(&self, link: &IfName) -> bool {
+        let key = Key::IpipProgram { link: link.clone() };
+        match (self.applied.get(&key), self.desired.model().get(&key)) {
+            (Some(is), Some(wanted)) => wanted.object.satisfied_by(&is.object),
+            _ => false,
+        }
     }
 
     /// With its device a forwarder loses what it goes by, whatever it says of it.
@@ -197,6 +207,8 @@ pub(crate) fn host_kinds() -> BTreeSet<Kind> {
         Kind::Fdb,
         Kind::Forwarder,
         Kind::ForwarderPeer,
+        Kind::IpipProgram,
+        Kind::IpipPeer,
         Kind::Nexthop,
         Kind::NexthopGroup,
         Kind::Route,

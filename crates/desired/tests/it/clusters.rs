@@ -29,6 +29,7 @@ pub fn all() -> Vec<(&'static str, Scenario)> {
         ("udp-dual", udp_dual()),
         ("udp-no-forwarder", udp_no_forwarder()),
         ("ipip-dual", ipip_dual()),
+        ("ipip-programs", ipip_programs()),
         ("v6-only", v6_only()),
         ("bandwidth", bandwidth()),
         ("bandwidth-without-ifb", without_ifb(bandwidth())),
@@ -143,6 +144,11 @@ pub fn ipip_dual() -> Scenario {
             ipip("172.30.2.13"),
         )
         .pod(pod_row("a", "default", &["10.244.1.7", "fd00:10:0:1::7"], Wiring::Routed))
+}
+
+/// The same on a kernel without the device.
+pub fn ipip_programs() -> Scenario {
+    ipip_dual().facts(|facts| (facts.ipip, facts.tcx, facts.ifb) = (false, true, true))
 }
 
 /// The same while nobody forwards: device and routes are there, and nobody can be told of peers.

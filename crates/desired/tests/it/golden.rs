@@ -55,6 +55,10 @@ fn words(object: &Object) -> String {
             let prefixes: String = peer.ranges.iter().map(|range| format!(" {range}")).collect();
             format!("to {} also from {:?} ranges{prefixes}", peer.to, peer.also_from)
         }
+        Object::IpipProgram(program) => {
+            format!("mac {} local {} uplinks {:?}", program.mac, program.local, program.uplinks)
+        }
+        Object::IpipPeer(peer) => format!("by {}", peer.uplink),
         Object::Nexthop(nexthop) => {
             let onlink = if nexthop.onlink { " onlink" } else { "" };
             format!("via {} dev {}{onlink}", nexthop.gateway, nexthop.link)

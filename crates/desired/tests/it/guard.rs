@@ -140,9 +140,8 @@ fn each_object_waits_for_the_kinds_it_comes_from() {
         let answers = [&networks, &claims, &all].map(|tables| ask(tables, key, entry).is_ok());
         let expected = match key.kind() {
             Kind::Record => [false, false, false],
-            Kind::Sysctl | Kind::LinkSysctl | Kind::Link | Kind::NftTable | Kind::ForwardJump | Kind::Forwarder => {
-                [true, true, true]
-            }
+            Kind::Sysctl | Kind::LinkSysctl | Kind::Link | Kind::NftTable => [true, true, true],
+            Kind::ForwardJump | Kind::Forwarder | Kind::IpipProgram => [true, true, true],
             // The node's own address comes from its claim, and every route to pods has it as its source.
             Kind::Address => [false, true, true],
             _ => [false, false, true],

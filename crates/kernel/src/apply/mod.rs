@@ -12,6 +12,7 @@ mod deferred;
 mod flows;
 mod forwarder;
 mod hint;
+mod ipip;
 mod iptables;
 mod ipvs;
 mod jump;
@@ -25,6 +26,7 @@ mod space;
 
 pub(crate) use conflict::routes;
 pub(crate) use forwarder::connect;
+pub(crate) use ipip::ipip_tunnel;
 pub use kube_proxy::KubeProxy;
 
 use std::collections::BTreeMap;

@@ -162,6 +162,7 @@ impl<'a> Run<'a> {
                 self.flush(&Ns::Host);
                 self.forwarder.push(i);
             }
+            Key::IpipProgram { .. } | Key::IpipPeer { .. } => self.of_ipip(i),
             Key::IpvsService { .. } | Key::IpvsDestination { .. } => {
                 self.flush_nft();
                 self.flush(&Ns::Host);
@@ -189,6 +190,16 @@ impl<'a> Run<'a> {
                 }
             }
             _ => self.of_netlink(i),
+        }
+    }
+
+    /// A step for programs that carry IPIP: behind their link.
+    fn of_ipip(&mut self, i: usize) {
+        self.flush_all();
+        self.start_links();
+        if !self.stopped() {
+            let result = self.ipip(i);
+            self.settle(i, result);
         }
     }
 

@@ -19,7 +19,7 @@ use crate::wire::link::RawLink;
 /// Bytes of `struct nfgenmsg`.
 const NFGEN: usize = 4;
 
-pub(super) fn read(route: &mut Socket, nft: &mut Socket, ifb: bool) -> Result<HostFacts, ObserveError> {
+pub(super) fn read(route: &mut Socket, nft: &mut Socket, abilities: Abilities) -> Result<HostFacts, ObserveError> {
     let ipv6 = std::path::Path::new("/proc/net/if_inet6").exists();
     let links = route.dump(&wire::link::dump()).map_err(|e| ObserveError::new("links", e))?;
     let links: BTreeMap<u32, RawLink> = links.iter().filter_map(RawLink::read).map(|link| (link.index, link)).collect();
@@ -32,7 +32,9 @@ pub(super) fn read(route: &mut Socket, nft: &mut Socket, ifb: bool) -> Result<Ho
     for master in links.values().filter_map(|link| link.master) {
         *ports.entry(master).or_default() += 1;
     }
-    let mut facts = HostFacts { ipv6, ifb, ipvs: super::ipvs::is_there(), ..HostFacts::default() };
+    let Abilities { ifb, ipip, tcx } = abilities;
+    let ipvs = super::ipvs::is_there();
+    let mut facts = HostFacts { ipv6, ifb, ipvs, ipip, tcx, ..HostFacts::default() };
     for link in links.values().filter(|link| is_foreign(link)) {
         let addresses = by_link.remove(&link.index).unwrap_or_default().into_iter().collect();
         let running = is_running(link);
@@ -103,8 +105,27 @@ fn cpus() -> u64 {
     online.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |count| count.get() as u64))
 }
 
+/// What the kernel can make.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Abilities {
+    /// Devices that shape what a link receives.
+    ifb: bool,
+    /// Devices for IPIP.
+    ipip: bool,
+    /// Programs of ours at links.
+    tcx: bool,
+}
+
+impl Abilities {
+    /// Asks, loading modules if need be.
+    pub(super) fn ask(route: &mut Socket) -> Self {
+        let ifb = can_make(route, "ifb");
+        Self { ifb, ipip: super::ipip::has_device(), tcx: ripstop_bpf::is_supported() }
+    }
+}
+
 /// Whether the kernel can make devices of this kind, loading a module if need be.
-pub(super) fn can_make(route: &mut Socket, kind: &str) -> bool {
+fn can_make(route: &mut Socket, kind: &str) -> bool {
     matches!(route.call(wire::link::get_kind(kind)), Err(error) if error.errno == libc::EINVAL)
 }
 

@@ -6,6 +6,7 @@
 mod connections;
 pub(crate) mod facts;
 mod forwarder;
+mod ipip;
 pub(crate) mod iptables;
 pub(crate) mod ipvs;
 pub(crate) mod jump;
@@ -37,8 +38,8 @@ pub struct Observer {
     iptables: Iptables,
     /// Opened when something of it is there.
     ipvs: Option<ipvs::Ipvs>,
-    /// Whether the kernel has devices that shape what a link receives. It is asked once: a "no" may have looked for a module.
-    ifb: bool,
+    /// It is asked once: a "no" may have looked for a module, and what carries packets does not change under them.
+    abilities: facts::Abilities,
 }
 
 impl Observer {
@@ -51,9 +52,9 @@ impl Observer {
         let open = |protocol| Socket::open(protocol).map_err(|e| ObserveError::new("a netlink socket", e));
         let host = Netns::current().map_err(|e| ObserveError::netns(&e))?;
         let mut route = open(Protocol::Route)?;
-        let ifb = facts::can_make(&mut route, "ifb");
+        let abilities = facts::Abilities::ask(&mut route);
         let nft = open(Protocol::Netfilter)?;
-        Ok(Self { host, route, nft, forwarder: None, iptables: Iptables::default(), ipvs: None, ifb })
+        Ok(Self { host, route, nft, forwarder: None, iptables: Iptables::default(), ipvs: None, abilities })
     }
 
     /// Where a forwarder answers; without it none is asked.
@@ -73,7 +74,7 @@ impl Observer {
     /// Everything of ours in the agent's namespace: links named `rip*` that carry a mark, with their addresses, permanent
     /// neighbours, forwarding entries and queueing discipline; nexthop objects of our ids and routes of our protocol; tables named
     /// `ripstop` with their elements, and links' own; jumps of ours in iptables' tables; virtual servers of
-    /// IPVS at addresses that a route of ours makes local; what the forwarder goes by, where one
+    /// IPVS at addresses that a route of ours makes local; programs that carry IPIP; what the forwarder goes by, where one
     /// answers. Owners are read from the links'
     /// alternative names and the comments of elements and links' tables; what hangs on a link has its link's owner.
     ///
@@ -104,6 +105,9 @@ impl Observer {
         }
         if ipvs::KINDS.into_iter().any(&asked) {
             ipvs::ours(&mut self.route, &mut self.ipvs, &asked, &mut model)?;
+        }
+        if ipip::KINDS.into_iter().any(&asked) {
+            ipip::read(&mut self.route, &mut model)?;
         }
         if let Some(socket) = self.forwarder.as_deref().filter(|_| forwarder::KINDS.into_iter().any(&asked)) {
             forwarder::read(socket, &mut model);
@@ -152,6 +156,12 @@ impl Observer {
                         let wanted = found.iter().filter(|(key, _)| keys.contains(key));
                         wanted.for_each(|(_, entry)| drop(model.insert_entry(entry.clone())));
                     }
+                    if keys.iter().any(|key| ipip::KINDS.contains(&key.kind())) {
+                        let mut found = Model::new();
+                        ipip::read(&mut self.route, &mut found)?;
+                        let wanted = found.iter().filter(|(key, _)| keys.contains(key));
+                        wanted.for_each(|(_, entry)| drop(model.insert_entry(entry.clone())));
+                    }
                     read_settings(ns, keys, &mut model)?;
                 }
                 Ns::Path(path) => self.pod(ns, path, keys, desired, &mut model)?,
@@ -165,7 +175,7 @@ impl Observer {
     /// # Errors
     /// The kernel cannot be asked.
     pub fn facts(&mut self) -> Result<HostFacts, ObserveError> {
-        facts::read(&mut self.route, &mut self.nft, self.ifb)
+        facts::read(&mut self.route, &mut self.nft, self.abilities)
     }
 
     fn pod(

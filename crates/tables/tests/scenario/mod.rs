@@ -73,6 +73,7 @@ pub fn facts() -> HostFacts {
         bridge_netfilter: Some(true),
         ipv6: true,
         ifb: true,
+        ipip: true,
         ..HostFacts::default()
     }
 }

@@ -75,13 +75,15 @@ const PURE: &[Row] = &[
 
 /// Crates that touch the world, and the programs.
 const RIM: &[Row] = &[
+    // Programs in the kernel.
+    row("bpf", "ripstop-bpf", &[]),
     // Carries packets and decides nothing.
     row("forwarder", "ripstop-forwarder", &["ripstop-types"]),
     // Applies plans, and those of the forwarder by its control socket.
     row(
         "kernel",
         "ripstop-kernel",
-        &["ripstop-types", "ripstop-nft", "ripstop-netmodel", "ripstop-plan", "ripstop-forwarder"],
+        &["ripstop-types", "ripstop-nft", "ripstop-netmodel", "ripstop-plan", "ripstop-bpf", "ripstop-forwarder"],
     ),
     row("store", "ripstop-store", &["ripstop-types", "ripstop-objects", "ripstop-plan"]),
     // Sockets of engines that speak with neighbours.
@@ -232,6 +234,7 @@ const HEAVY: &[&str] =
 
 /// Outside crates with one purpose: pattern, and the only folders whose crate names them as a dependency.
 const OWNED: &[(&str, &[&str])] = &[
+    ("aya*", &["bpf"]),
     ("netlink-*", &["kernel"]),
     ("redb", &["store"]),
     ("tonic*", &["store"]),

@@ -48,7 +48,7 @@ const CHECKS: &[Check] = &[
     ("size", "no source file over 600 lines without a stated reason", |cx| Ok(size::check(&cx.sources))),
     ("words", "no registry host and no path of one machine in any file", |cx| Ok(words::check(&cx.sources))),
     ("purity", "no clock, thread, process, file or socket in a pure crate", |cx| Ok(purity::check(&cx.sources))),
-    ("processes", "programs are run by lab, conformance, xtask and tests only", |cx| {
+    ("processes", "programs are run by lab, conformance, xtask, a build script and tests only", |cx| {
         Ok(effects::processes(&cx.sources))
     }),
     ("netlink", "the kernel is changed from kernel::apply only", |cx| Ok(effects::netlink(&cx.sources))),

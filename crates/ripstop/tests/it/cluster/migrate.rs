@@ -100,7 +100,10 @@ fn is_whole(lab: &Lab, backend: &str, mtu: u64) {
         assert!(left.is_empty(), "node {node} has left to do: {left:#?}\n{said:#}");
         let paths = rows(lab, node, "/v1/paths");
         assert!(paths.iter().all(|path| path["state"] == "realised"), "{paths:#?}");
-        if backend != "auto" {
+        if backend == "ipip" {
+            let by_family = |path: &serde_json::Value| if path["family"] == "4" { "ipip" } else { "host-gw" };
+            assert!(paths.iter().all(|path| path["backend"] == by_family(path)), "{paths:#?}");
+        } else if backend != "auto" {
             assert!(paths.iter().all(|path| path["backend"] == backend), "{paths:#?}");
         }
         let space = lab.node(node).netns();
@@ -113,6 +116,8 @@ fn is_whole(lab: &Lab, backend: &str, mtu: u64) {
             let devices = run(&["-o", "link", "show", "type", kind]).lines().count();
             assert_eq!(devices, usize::from(backends.contains(&backend)), "{kind} devices of node {node}");
         }
+        let devices = run(&["-o", "link", "show"]).matches(" ripipip0: ").count();
+        assert_eq!(devices, usize::from(backend.starts_with("ipip")), "IPIP devices of node {node}");
         let socket = lab.layout().machine_dir(&format!("n{node}")).join("run/udp-forward.sock");
         let setup = ripstop_forwarder::Client::connect(&socket).unwrap().get().unwrap();
         assert_eq!(setup.is_some(), backend == "udp", "{setup:?}");
@@ -239,6 +244,32 @@ fn to_and_from_udp_nothing_is_lost() {
     migrated(&lab, 3, &["auto", "--timeout", LIMIT]);
     is_whole(&lab, "auto", 1450);
     load.stop("udp");
+    lab.down().unwrap();
+}
+
+#[test]
+fn to_and_from_ipip_nothing_is_lost() {
+    let options =
+        Options { nodes: 3, backend: Backend::Vxlan, families: Families::Dual, ..Options::named("t-mig-ipip") };
+    let Some(lab) = lab(options) else { return };
+    pods(&lab);
+    strict_reverse_path_filter(&lab);
+    let load = Load::of(&lab, 250, [30, 10]);
+    // Agents are killed in the middle of the first.
+    migrated(&lab, 1, &["ipip", "--timeout", "0s"]);
+    for node in 1..=3 {
+        lab.node(node).kill_agent(false).unwrap();
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    lab.wait_ready(&[1, 2, 3], Duration::from_secs(10)).unwrap();
+    is_whole(&lab, "ipip", 1480);
+    migrated(&lab, 2, &["host-gw", "--timeout", LIMIT]);
+    is_whole(&lab, "host-gw", 1500);
+    migrated(&lab, 1, &["ipip", "--timeout", LIMIT]);
+    is_whole(&lab, "ipip", 1480);
+    migrated(&lab, 3, &["vxlan", "--timeout", LIMIT]);
+    is_whole(&lab, "vxlan", 1450);
+    load.stop("ipip");
     lab.down().unwrap();
 }
 

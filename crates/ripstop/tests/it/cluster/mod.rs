@@ -6,6 +6,7 @@ mod bgp;
 mod bgp_outside;
 mod blocks;
 mod crash;
+mod ipip;
 mod migrate;
 mod narrow;
 mod offload;

@@ -165,6 +165,16 @@ fn policies_hold_over_host_gw_between_bridges_in_ipv6() {
 }
 
 #[test]
+fn policies_hold_over_ipip() {
+    policies_hold(Options {
+        subnets: 2,
+        backend: Backend::Ipip,
+        families: Families::V4,
+        ..Options::named("t-pol-ipip")
+    });
+}
+
+#[test]
 fn policies_hold_over_udp() {
     policies_hold(Options { subnets: 2, backend: Backend::Udp, ..Options::named("t-pol-udp") });
 }

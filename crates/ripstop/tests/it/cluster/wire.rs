@@ -79,6 +79,34 @@ fn udp_puts_port_8285_around_a_pods_packet_and_nothing_between() {
 }
 
 #[test]
+fn ipip_puts_an_ipv4_header_around_a_pods_packet_and_nothing_between() {
+    let options =
+        Options { nodes: 2, subnets: 2, backend: Backend::Ipip, families: Families::V4, ..Options::named("t-wire-ip") };
+    let Some(lab) = lab(options) else { return };
+    pods(&lab);
+    let inner = (ip(&lab, "p1"), ip(&lab, "p2"));
+    let frames = captured(&lab);
+    let outer = ("172.30.1.11".parse().unwrap(), "172.30.2.12".parse().unwrap());
+    let mut tunnelled = 0;
+    let between = frames.iter().filter(|frame| addresses(frame, ETHERNET) == Some(outer));
+    for frame in between.filter(|frame| frame[ETHERNET + 9] != 17 || !is_agents(&frame[ETHERNET + IPV4..])) {
+        let header = &frame[ETHERNET..ETHERNET + IPV4];
+        assert_eq!((header[0], header[9]), (0x45, 4), "an IPv4 header without options, of protocol 4");
+        let sum: u32 = header.chunks(2).map(|word| u32::from(u16::from_be_bytes([word[0], word[1]]))).sum();
+        assert_eq!((sum & 0xffff) + (sum >> 16), 0xffff, "the header's checksum");
+        assert_eq!((header[6], header[8]), (0x40, 64), "not to be cut, and 64 hops");
+        let length = usize::from(u16::from_be_bytes([header[2], header[3]]));
+        let of_inner = usize::from(u16::from_be_bytes([frame[ETHERNET + IPV4 + 2], frame[ETHERNET + IPV4 + 3]]));
+        assert_eq!(length, of_inner + IPV4, "the length of both headers");
+        tunnelled += u32::from(packet_addresses(frame, ETHERNET + IPV4) == Some(inner));
+    }
+    assert!(tunnelled > 50, "{tunnelled} of {} frames carry a pod's packet", frames.len());
+    let bare = frames.iter().filter(|frame| addresses(frame, ETHERNET) == Some(inner)).count();
+    assert_eq!(bare, 0, "pods' packets without a tunnel");
+    lab.down().unwrap();
+}
+
+#[test]
 fn host_gw_leaves_a_pods_packet_as_it_is() {
     let options = Options { nodes: 2, backend: Backend::HostGw, ..Options::named("t-wire-hg") };
     let Some(lab) = lab(options) else { return };
@@ -99,6 +127,8 @@ fn two_subnets_in_every_family_wiring_and_range_mode() {
         ("t-mx-4", Families::Dual, Wiring::Routed, RangeMode::PodCidr, Backend::Auto),
         ("t-mx-5", Families::V4, Wiring::Bridge, RangeMode::PodCidr, Backend::Udp),
         ("t-mx-6", Families::V6, Wiring::Bridge, RangeMode::Lease, Backend::Udp),
+        ("t-mx-8", Families::V4, Wiring::Bridge, RangeMode::Lease, Backend::Ipip),
+        ("t-mx-9", Families::V4, Wiring::Routed, RangeMode::PodCidr, Backend::IpipCrossSubnet),
         ("t-mx-7", Families::Dual, Wiring::Routed, RangeMode::Lease, Backend::Udp),
     ];
     for (name, families, wiring, range_mode, backend) in cases {
