@@ -12,6 +12,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use ripstop_bgp::session::Password;
+use ripstop_bgp::wire::NextHop;
 use ripstop_objects::bgp::PasswordSource;
 use ripstop_speaker::bgp::{Answers, Explained, ExplainedPath, Report, Reports, Setup, Speaker};
 use ripstop_tables::{BgpInput, Input};
@@ -26,6 +27,9 @@ const MAX_FILE: u64 = 4_096;
 
 /// Routes that one question is answered with.
 const ROUTES: usize = 10_000;
+
+/// Routes of one input, so that what else the core has to do waits for no more.
+const PART: usize = 1_000;
 
 /// How long one waits for a report before one looks whether anybody still listens.
 const LOOK: Duration = Duration::from_secs(1);
@@ -245,25 +249,55 @@ fn hand_on(reports: &Reports, news: &Sender<Input>) {
             continue;
         }
         last = BgpInput { routes: Vec::new(), ..input.clone() };
-        if news.blocking_send(Input::Bgp(input)).is_err() {
+        if !parts(input).into_iter().all(|part| news.blocking_send(Input::Bgp(part)).is_ok()) {
             return;
         }
     }
 }
 
 fn said(report: Report) -> BgpInput {
-    let hops =
-        |hops: Vec<ripstop_bgp::wire::NextHop>| hops.into_iter().map(|hop| hop.address()).collect::<Vec<IpAddr>>();
+    let hops = |hops: &[NextHop]| hops.iter().map(|hop| hop.address()).collect::<Vec<IpAddr>>();
     BgpInput {
-        routes: report.routes.into_iter().map(|route| (route.prefix, hops(route.next_hops))).collect(),
+        routes: report.routes.into_iter().map(|route| (route.prefix, hops(&route.next_hops))).collect(),
         // What is still to be told belongs to it.
         settled: report.settled && !report.more,
         faults: report.faults.into_iter().map(Into::into).collect(),
     }
 }
 
+/// An input in parts, of which the last says what holds behind all of them.
+fn parts(input: BgpInput) -> Vec<BgpInput> {
+    let BgpInput { routes, settled, faults } = input;
+    let mut parts: Vec<BgpInput> = routes
+        .chunks(PART)
+        .map(|routes| BgpInput { routes: routes.to_vec(), settled: false, faults: faults.clone() })
+        .collect();
+    match parts.last_mut() {
+        Some(last) => last.settled = settled,
+        None => parts.push(BgpInput { routes, settled, faults }),
+    }
+    parts
+}
+
 /// Different from start to start.
 fn seed() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_nanos() & u128::from(u64::MAX)).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_routes_are_several_inputs_and_the_last_says_that_it_is_all() {
+        let route = |n: u32| (Prefix::host(std::net::Ipv4Addr::from_bits(n).into()), Vec::new());
+        let input = BgpInput { routes: (0..2_500).map(route).collect(), settled: true, faults: vec!["x".into()] };
+        let parts = parts(input.clone());
+        assert_eq!(parts.iter().map(|part| part.settled).collect::<Vec<_>>(), [false, false, true]);
+        assert!(parts.iter().all(|part| part.faults == input.faults));
+        assert_eq!(parts.into_iter().flat_map(|part| part.routes).collect::<Vec<_>>(), input.routes);
+        let none = BgpInput { settled: true, ..BgpInput::default() };
+        assert_eq!(super::parts(none.clone()), [none]);
+    }
 }

@@ -18,8 +18,8 @@ use crate::sockets::set;
 /// Longest key that the kernel takes.
 pub const LONGEST_KEY: usize = 80;
 
-/// Connections that wait to be taken.
-const BACKLOG: i32 = 128;
+/// Connections that wait to be taken: as many as come at once where a reflector starts; the kernel has a limit of its own.
+const BACKLOG: i32 = 4_096;
 
 /// Class selector 6, which network control has.
 const TOS: libc::c_int = 0xc0;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use ripstop_types::{Family, Prefix};
 
+use super::few::Few;
 use super::intern::AttrId;
 use super::policy::Verdict;
 use super::table::{Path, Paths};
@@ -26,6 +27,43 @@ impl Rib {
             for prefix in touched {
                 self.take(prefix, |path| test(family, path));
             }
+        }
+    }
+
+    /// Has all paths of a peer to prefixes of a family go, some at a time ([`Rib::work`]).
+    pub(super) fn part_with(&mut self, id: PeerId, family: Family) {
+        self.leaving.insert((id, family), None);
+    }
+
+    /// Takes out paths of peers that are gone, looking at as many as `limit` prefixes; whether there are more.
+    pub fn work(&mut self, limit: usize) -> bool {
+        let Some((&(id, family), &after)) = self.leaving.first_key_value() else { return false };
+        let (mut last, mut seen) = (after, 0);
+        let mut touched = Vec::new();
+        for (prefix, paths) in self.table.after(family, after).take(limit) {
+            (last, seen) = (Some(prefix), seen + 1);
+            if paths.all().iter().any(|path| path.peer == id) {
+                touched.push(prefix);
+            }
+        }
+        for prefix in touched {
+            self.take(prefix, |path| path.peer == id);
+        }
+        if seen < limit {
+            self.leaving.remove(&(id, family));
+        } else {
+            self.leaving.insert((id, family), last);
+        }
+        !self.leaving.is_empty()
+    }
+
+    /// Takes out what is left of a peer's paths that are to go.
+    pub(super) fn finish(&mut self, id: PeerId) {
+        let left: Vec<Family> =
+            self.leaving.keys().filter(|(peer, _)| *peer == id).map(|(_, family)| *family).collect();
+        for family in left {
+            self.leaving.remove(&(id, family));
+            self.drop_paths(|of, path| path.peer == id && of == family);
         }
     }
 
@@ -58,8 +96,9 @@ impl Rib {
         let received = self.sets.intern(attributes.clone());
         // What a filter's rule makes of them is the same for all prefixes.
         let mut made: BTreeMap<Verdict, AttrId> = BTreeMap::new();
+        let admitted = self.view().admit(id, attributes);
         for one in nlri {
-            let taken = match self.view().import(id, one.prefix, attributes) {
+            let taken = match admitted.and_then(|()| self.view().filter(id, one.prefix, attributes)) {
                 Ok(verdict) => Some(match made.get(&verdict) {
                     Some(known) => self.sets.take(*known),
                     None => {
@@ -95,8 +134,7 @@ impl Rib {
     /// Stores a path; the references are the table's from now on.
     pub(super) fn put(&mut self, prefix: Prefix, peer: PeerId, theirs: u32, received: AttrId, taken: Option<AttrId>) {
         let path = Path { peer, theirs, ours: 1, received, taken, stale: false };
-        let Some(paths) = self.table.get_mut(prefix) else {
-            self.table.insert(prefix, Paths::One(path));
+        let Some(paths) = self.table.put_new(prefix, path) else {
             self.count(peer, 1);
             self.changed.insert(prefix);
             for group in self.groups.values_mut().filter(|group| group.terms.context.families.has(prefix.family())) {
@@ -104,12 +142,12 @@ impl Rib {
             }
             return;
         };
-        let before = paths.all().to_vec();
+        let before = paths.clone();
         let replaced = paths.put(path);
         if replaced.is_none() {
             self.count(peer, 1);
         }
-        self.settle(prefix, &before, replaced.into_iter().collect());
+        self.settle(prefix, Some(&before), replaced.into_iter().collect());
     }
 
     pub(super) fn withdraw_path(&mut self, id: PeerId, nlri: Nlri) {
@@ -119,7 +157,7 @@ impl Rib {
     /// Takes out paths of a prefix.
     fn take(&mut self, prefix: Prefix, test: impl Fn(&Path) -> bool) {
         let Some(paths) = self.table.get_mut(prefix) else { return };
-        let before = paths.all().to_vec();
+        let before = paths.clone();
         let mut gone = Vec::new();
         let left = paths.take(test, &mut gone);
         if gone.is_empty() {
@@ -129,10 +167,10 @@ impl Rib {
             self.count(path.peer, -1);
         }
         if left {
-            self.settle(prefix, &before, gone);
+            self.settle(prefix, Some(&before), gone);
         } else {
             self.table.remove(prefix);
-            self.tell(prefix, &before, gone);
+            self.tell(prefix, Some(&before), gone);
         }
     }
 
@@ -157,12 +195,12 @@ impl Rib {
 
     /// Something outside of the paths changed that decisions depend on.
     pub(super) fn decide_again(&mut self, prefix: Prefix) {
-        let before = self.table.get(prefix).map_or(Vec::new(), |paths| paths.all().to_vec());
-        self.settle(prefix, &before, Vec::new());
+        let before = self.table.get(prefix).cloned();
+        self.settle(prefix, before.as_ref(), Vec::new());
     }
 
     /// Decides a prefix whose paths were `before`, of which `gone` are no longer in the table.
-    fn settle(&mut self, prefix: Prefix, before: &[Path], gone: Vec<Path>) {
+    fn settle(&mut self, prefix: Prefix, before: Option<&Paths>, gone: Vec<Path>) {
         let best = self.table.get(prefix).and_then(|paths| match paths.all() {
             [_] => None,
             all => self.view().decide(all).best,
@@ -174,24 +212,21 @@ impl Rib {
     }
 
     /// Has everybody told of a prefix whose paths were `before`.
-    fn tell(&mut self, prefix: Prefix, before: &[Path], gone: Vec<Path>) {
-        let after = self.table.get(prefix).map_or(&[][..], Paths::all);
+    fn tell(&mut self, prefix: Prefix, before: Option<&Paths>, gone: Vec<Path>) {
+        let after = self.table.get(prefix);
         self.changed.insert(prefix);
         let view = View { config: &self.config, peers: &self.peers, sets: &self.sets, next_hops: &self.next_hops };
-        let first = |paths: &[Path]| {
-            paths.first().filter(|path| view.usable(path)).map(|path| (path.peer, path.ours, path.taken))
+        let first = |paths: Option<&Paths>| {
+            let best = paths.and_then(|paths| paths.all().first()).filter(|path| view.usable(path));
+            best.map(|path| (path.peer, path.ours, path.taken))
         };
-        let same_best = first(before) == first(after) && !before.is_empty();
+        let same_best = first(before) == first(after) && before.is_some();
         for group in self.groups.values_mut() {
             let several = group.terms.context.add_path_out.has(prefix.family());
             if (same_best && !several) || group.pending.contains_key(&prefix) {
                 continue;
             }
-            let old = match before {
-                [] => Vec::new(),
-                [one] => export::exports(&view, &group.terms, prefix, &Paths::One(*one)),
-                all => export::exports(&view, &group.terms, prefix, &Paths::Many(all.into())),
-            };
+            let old = before.map_or(Few::default(), |paths| export::exports(&view, &group.terms, prefix, paths));
             group.pending.insert(prefix, export::told(&old));
         }
         for path in gone {

@@ -9,6 +9,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use ripstop_types::{Family, Prefix};
 
 use super::decision::DEFAULT_PREFERENCE;
+use super::few::Few;
 use super::intern::AttrId;
 use super::policy::{self, Filter, Verdict, add};
 use super::table::{Path, Paths};
@@ -49,7 +50,7 @@ pub struct Group {
 }
 
 /// The paths to a prefix that members have been told: identifiers, and where they came from.
-pub type Told = Box<[(u32, PeerId)]>;
+pub type Told = Few<(u32, PeerId)>;
 
 /// One path that a group is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -128,9 +129,9 @@ pub fn may_go(view: &View<'_>, terms: &Terms, prefix: Prefix, path: &Path) -> Re
 }
 
 /// All paths that a group is told.
-pub fn exports(view: &View<'_>, terms: &Terms, prefix: Prefix, paths: &Paths) -> Vec<Export> {
+pub fn exports(view: &View<'_>, terms: &Terms, prefix: Prefix, paths: &Paths) -> Few<Export> {
     if !terms.context.families.has(prefix.family()) {
-        return Vec::new();
+        return Few::default();
     }
     let usable = |path: &&Path| view.usable(path);
     if !terms.context.add_path_out.has(prefix.family()) {

@@ -12,6 +12,7 @@ mod change;
 mod decision;
 mod explain;
 mod export;
+mod few;
 mod intern;
 pub mod policy;
 mod send;
@@ -25,11 +26,12 @@ pub use decision::{Decision, MedScope, Step};
 pub use explain::{Explanation, PathExplanation};
 use export::{Group, Told};
 pub use export::{Held, Output};
+pub use few::Few;
 use intern::Interner;
 use policy::{Filter, Set, Verdict};
 use ripstop_types::{Family, Prefix};
 use send::Sending;
-use table::{Path, Table};
+use table::{Path, Paths, Table};
 use view::View;
 
 use crate::session::Negotiated;
@@ -177,8 +179,13 @@ pub struct Rib {
     /// Next hops of which something is known: what they cost, or that they cannot be reached.
     next_hops: BTreeMap<IpAddr, Option<u32>>,
     changed: BTreeSet<Prefix>,
+    /// Peers that are gone and paths of which are still there, with the prefix up to which they are not.
+    leaving: BTreeMap<(PeerId, Family), Option<Prefix>>,
     deferred: bool,
 }
+
+/// As many prefixes are looked at, at once, for paths of a peer that is gone; for more there is [`Rib::work`].
+const AT_ONCE: usize = 1_024;
 
 impl Rib {
     /// Without routes and peers.
@@ -193,6 +200,7 @@ impl Rib {
             next_group: 0,
             next_hops: BTreeMap::new(),
             changed: BTreeSet::new(),
+            leaving: BTreeMap::new(),
             deferred: false,
         }
     }
@@ -247,11 +255,13 @@ impl Rib {
     /// Forgets a peer with its paths.
     pub fn remove(&mut self, id: PeerId) {
         self.peer_down(id, Families::default());
+        self.finish(id);
         self.peers.remove(&id);
     }
 
     /// A peer's session is there: it is told everything. Its kept paths of other families than `keep` go.
     pub fn peer_up(&mut self, id: PeerId, agreed: &Negotiated, keep: Families) {
+        self.finish(id);
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let external = !agreed.context.internal;
         peer.known = Some(Known { external, peer_as: agreed.peer_as, router_id: agreed.peer_id });
@@ -261,7 +271,8 @@ impl Rib {
         self.join(id);
     }
 
-    /// It is gone; its paths of families in `keep` stay as stale ones.
+    /// It is gone; its paths of families in `keep` stay as stale ones. Of others those that are many go by [`Self::work`], so that
+    /// nobody waits for it.
     pub fn peer_down(&mut self, id: PeerId, keep: Families) {
         self.leave(id);
         if let Some(peer) = self.peers.get_mut(&id) {
@@ -271,7 +282,11 @@ impl Rib {
         for family in keep.iter() {
             self.mark_stale(id, family);
         }
-        self.drop_paths(|family, path| path.peer == id && !keep.has(family));
+        for family in Families::BOTH.iter().filter(|family| !keep.has(*family)) {
+            self.part_with(id, family);
+        }
+        self.work(AT_ONCE);
+        self.work(AT_ONCE);
     }
 
     /// What was kept of a peer goes.
@@ -362,17 +377,22 @@ impl Rib {
 
     /// The next hops by which a prefix is reached, the best one first; empty where it begins here or is not reached.
     #[must_use]
-    pub fn next_hops(&self, prefix: Prefix) -> Vec<NextHop> {
-        let Some(paths) = self.table.get(prefix) else { return Vec::new() };
+    pub fn next_hops(&self, prefix: Prefix) -> Few<NextHop> {
+        let Some(paths) = self.table.get(prefix) else { return Few::default() };
         let view = self.view();
-        let mut found = Vec::new();
+        if let Paths::One(path) = paths {
+            let path = Some(path).filter(|path| path.peer != PeerId::LOCAL && view.usable(path));
+            let hop = path.and_then(|path| self.sets.get(path.taken?)).map(|attributes| attributes.next_hop);
+            return hop.into_iter().collect();
+        }
+        let mut found: Vec<NextHop> = Vec::new();
         for place in view.decide(paths.all()).equal {
             let path = paths.all().get(place).filter(|path| path.peer != PeerId::LOCAL);
             let hop = path.and_then(|path| self.sets.get(path.taken?)).map(|attributes| attributes.next_hop);
             found.extend(hop.filter(|hop| !found.contains(hop)));
         }
         found.truncate(self.config.multipath.max(1));
-        found
+        found.into_iter().collect()
     }
 
     /// Whether something waits to be sent.

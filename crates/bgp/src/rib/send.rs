@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use ripstop_types::{Family, Prefix};
 
 use super::export::{self, Batch, Export, Group, Output, Told};
+use super::few::Few;
 use super::policy::Filter;
 use super::view::View;
 use super::{GroupId, PeerConfig, PeerId, Rib};
@@ -41,7 +42,7 @@ impl Rib {
             for _ in 0..limit {
                 let Some((prefix, old)) = group.pending.pop_first() else { break };
                 let paths = self.table.get(prefix);
-                let new = paths.map_or(Vec::new(), |paths| export::exports(&view, &group.terms, prefix, paths));
+                let new = paths.map_or(Few::default(), |paths| export::exports(&view, &group.terms, prefix, paths));
                 batch.change(group, prefix, &old, &new);
             }
             batch.encode(&view, *id, group, None, &mut out);
@@ -66,8 +67,8 @@ impl Rib {
         let mut batch = Batch::default();
         for (prefix, old) in due {
             let paths = self.table.get(prefix);
-            let all = paths.map_or(Vec::new(), |paths| export::exports(&view, &group.terms, prefix, paths));
-            let new: Vec<Export> = all.into_iter().filter(|one| one.source != id).collect();
+            let all = paths.map_or(Few::default(), |paths| export::exports(&view, &group.terms, prefix, paths));
+            let new: Few<Export> = all.iter().copied().filter(|one| one.source != id).collect();
             let old: Vec<_> = old.iter().copied().filter(|(_, source)| *source != id).collect();
             batch.change_of_one(prefix, &old, &new);
             told_before_group(group, prefix, &new);
@@ -91,7 +92,7 @@ impl Rib {
         for (prefix, paths) in self.table.after(part.family, part.after).take(limit) {
             last = Some(prefix);
             let all = export::exports(&view, &group.terms, prefix, paths);
-            let new: Vec<Export> = all.into_iter().filter(|one| one.source != id).collect();
+            let new: Few<Export> = all.iter().copied().filter(|one| one.source != id).collect();
             new.iter().for_each(|one| batch.announce(prefix, *one));
             told_before_group(group, prefix, &new);
         }
@@ -175,7 +176,7 @@ impl Rib {
 fn told_before_group(group: &mut Group, prefix: Prefix, new: &[Export]) {
     if let Some(old) = group.pending.get_mut(&prefix) {
         for one in new.iter().filter(|one| old.iter().all(|(ours, _)| *ours != one.ours)).collect::<Vec<_>>() {
-            *old = [&old[..], &[(one.ours, one.source)]].concat().into();
+            *old = old.iter().copied().chain([(one.ours, one.source)]).collect();
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Paths by prefix. A route that came from one peer alone, which most are, takes 32 bytes of IPv4 and no memory of its own.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::Bound;
 
@@ -27,7 +28,7 @@ pub struct Path {
 }
 
 /// The paths of a prefix, the best one first if there is one, others by peer and identifier.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum Paths {
     One(Path),
     Many(Box<[Path]>),
@@ -131,10 +132,11 @@ impl Table {
         }
     }
 
-    pub fn insert(&mut self, prefix: Prefix, paths: Paths) {
+    /// Puts a path where there is none; otherwise those that there are.
+    pub fn put_new(&mut self, prefix: Prefix, path: Path) -> Option<&mut Paths> {
         match prefix.addr() {
-            IpAddr::V4(address) => drop(self.v4.insert(key4(address, prefix), paths)),
-            IpAddr::V6(address) => drop(self.v6.insert(key6(address, prefix), paths)),
+            IpAddr::V4(address) => put_new(self.v4.entry(key4(address, prefix)), path),
+            IpAddr::V6(address) => put_new(self.v6.entry(key6(address, prefix)), path),
         }
     }
 
@@ -174,6 +176,16 @@ impl Table {
                     range.filter_map(|(key, paths)| Some((prefix_of(Ipv6Addr::from(key.0).into(), key.1)?, paths))),
                 )
             }
+        }
+    }
+}
+
+fn put_new<K: Ord>(entry: Entry<'_, K, Paths>, path: Path) -> Option<&mut Paths> {
+    match entry {
+        Entry::Occupied(paths) => Some(paths.into_mut()),
+        Entry::Vacant(place) => {
+            place.insert(Paths::One(path));
+            None
         }
     }
 }

@@ -33,6 +33,12 @@ impl View<'_> {
 
     /// Whether a peer's path is taken in.
     pub fn import(&self, id: PeerId, prefix: Prefix, attributes: &Attributes) -> Result<Verdict, Refusal> {
+        self.admit(id, attributes)?;
+        self.filter(id, prefix, attributes)
+    }
+
+    /// Whether it is, but for the filter: the same for all prefixes.
+    pub fn admit(&self, id: PeerId, attributes: &Attributes) -> Result<(), Refusal> {
         let Some((peer, known)) = self.peers.get(&id).and_then(|peer| Some((peer, peer.known?))) else {
             return Err(Refusal::Filter(Verdict::NoFilter));
         };
@@ -58,7 +64,13 @@ impl View<'_> {
         if own_address(attributes.next_hop.address()) {
             return Err(Refusal::OwnNextHop);
         }
-        match policy::judge(peer.config.import.as_ref(), known.external, &prefix, attributes) {
+        Ok(())
+    }
+
+    /// What the import filter of a peer says.
+    pub fn filter(&self, id: PeerId, prefix: Prefix, attributes: &Attributes) -> Result<Verdict, Refusal> {
+        let Some(peer) = self.peers.get(&id) else { return Err(Refusal::Filter(Verdict::NoFilter)) };
+        match policy::judge(peer.config.import.as_ref(), peer.external(), &prefix, attributes) {
             verdict @ Verdict::Accept(_) => Ok(verdict),
             verdict => Err(Refusal::Filter(verdict)),
         }

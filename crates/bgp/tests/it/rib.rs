@@ -284,7 +284,7 @@ fn communities_that_hold_a_route_back_and_a_way_that_is_about_to_go() {
         [has(2, "10.1.0.0/16"), has(3, "10.1.0.0/16"), has(2, "10.2.0.0/16"), has(3, "10.2.0.0/16")],
         [false, true, false, false]
     );
-    assert_eq!(rib.next_hops(prefix("10.3.0.0/16")), [NextHop::V4(address(2))], "any other way is better");
+    assert_eq!(rib.next_hops(prefix("10.3.0.0/16"))[..], [NextHop::V4(address(2))], "any other way is better");
     assert!(told.route(3, "10.3.0.0/16").unwrap().has(community::GRACEFUL_SHUTDOWN));
 }
 
@@ -368,4 +368,42 @@ fn a_peer_that_asks_is_told_all_again_between_marks() {
         })
         .collect();
     assert_eq!(kinds, [5, 2, 5]);
+}
+
+#[test]
+fn paths_of_a_peer_that_is_gone_go_some_at_a_time_and_all_before_it_is_back() {
+    let host = |n: u32| format!("10.{}.{}.0/24", n / 256, n % 256);
+    let full = || {
+        let mut rib = rib();
+        connect(&mut rib, 1, 65_001, config(1));
+        connect(&mut rib, 2, 65_002, config(2));
+        (0..5_000).for_each(|n| announce_one(&mut rib, 1, &host(n), route(1, &[65_001])));
+        rib.take_changed(usize::MAX);
+        while !rib.flush(10_000).is_empty() {}
+        rib.peer_down(PeerId(1), Families::default());
+        assert!((1..5_000).contains(&rib.sizes().0), "some go at once: {:?}", rib.sizes());
+        rib
+    };
+    let mut rib = full();
+    announce_one(&mut rib, 2, &host(4_999), route(2, &[65_002]));
+    announce_one(&mut rib, 2, &host(0), route(2, &[65_002]));
+    let mut turns = 0;
+    while rib.work(1_000) {
+        turns += 1;
+    }
+    assert!((2..10).contains(&turns) && rib.sizes().0 == 2, "{turns} {:?}", rib.sizes());
+    for n in [0, 4_999] {
+        assert_eq!(rib.next_hops(prefix(&host(n)))[..], [NextHop::V4(address(2))]);
+    }
+    assert_eq!(rib.take_changed(usize::MAX).len(), 5_000);
+    assert_eq!(rib.received(PeerId(1)), (0, false));
+
+    // It is back: none of its old paths is taken for a new one.
+    let mut rib = full();
+    connect(&mut rib, 1, 65_001, config(1));
+    assert_eq!(rib.sizes().0, 0);
+    announce_one(&mut rib, 1, &host(4_999), route(1, &[65_001]));
+    assert!(!rib.work(10_000) && rib.sizes().0 == 1);
+    rib.remove(PeerId(1));
+    assert_eq!(rib.sizes(), (0, 0));
 }

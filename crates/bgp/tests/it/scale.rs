@@ -86,6 +86,10 @@ fn measure(share: u32) {
     assert_eq!(rib.sizes(), (1_000_000, (1_000_000 / share) as usize));
     let start = cpu();
     rib.peer_down(PeerId(1), Families::default());
+    while rib.work(10_000) {
+        rib.take_changed(usize::MAX);
+        while !rib.flush(10_000).is_empty() {}
+    }
     rib.take_changed(usize::MAX);
     while !rib.flush(10_000).is_empty() {}
     let gone = cpu() - start;

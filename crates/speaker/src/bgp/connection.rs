@@ -1,7 +1,7 @@
 //! One TCP connection: what waits to be written to it, and its end.
 
 use std::collections::VecDeque;
-use std::io::{self, Read, Write};
+use std::io::{self, IoSlice, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 
@@ -12,6 +12,9 @@ use super::thread::PeerId;
 
 /// How long a connection that ends has to take its last words.
 const LINGER: u64 = 2_000;
+
+/// Pieces that are written at once.
+const TOGETHER: usize = 64;
 
 /// One connection of a peer's session.
 #[derive(Debug)]
@@ -53,16 +56,15 @@ impl Connection {
     /// Writes as much as goes; how much that was.
     pub fn write(&mut self, now: Millis) -> io::Result<usize> {
         let mut total = 0;
-        while let (false, Some(first)) = (self.connecting, self.queue.front()) {
-            match self.stream.write(first.get(self.written..).unwrap_or_default()) {
+        while !self.connecting && !self.queue.is_empty() {
+            let done = |place: usize| if place == 0 { self.written } else { 0 };
+            let parts = self.queue.iter().take(TOGETHER).enumerate();
+            let parts: Vec<IoSlice<'_>> =
+                parts.map(|(place, part)| IoSlice::new(part.get(done(place)..).unwrap_or_default())).collect();
+            match self.stream.write_vectored(&parts) {
                 Ok(count) => {
-                    self.written += count;
-                    self.waiting = self.waiting.saturating_sub(count);
                     total += count;
-                    if self.written >= first.len() {
-                        self.queue.pop_front();
-                        self.written = 0;
-                    }
+                    self.take_away(count);
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
@@ -78,6 +80,16 @@ impl Connection {
             self.stream.shutdown(Shutdown::Write)?;
         }
         Ok(total)
+    }
+
+    /// So many bytes are written.
+    fn take_away(&mut self, count: usize) {
+        self.waiting = self.waiting.saturating_sub(count);
+        self.written += count;
+        while let Some(first) = self.queue.front().filter(|first| self.written >= first.len()) {
+            self.written -= first.len();
+            self.queue.pop_front();
+        }
     }
 
     /// Reads once; `None` when nothing is there.

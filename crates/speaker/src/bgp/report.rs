@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use ripstop_bgp::rib::Rib;
+use ripstop_bgp::rib::{Few, Rib};
 use ripstop_bgp::session::State;
 use ripstop_bgp::wire::{Families, NextHop};
 use ripstop_types::{Millis, Prefix};
@@ -10,8 +10,8 @@ use ripstop_types::{Millis, Prefix};
 use super::PeerKey;
 use super::thread::{PeerId, Session, Worker};
 
-/// Routes in one report.
-const ROUTES: usize = 1_000;
+/// Routes in one report: more than come while its reader wakes up.
+const ROUTES: usize = 16_384;
 
 /// How a prefix is reached now.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,7 +19,7 @@ pub struct RouteReport {
     /// The prefix.
     pub prefix: Prefix,
     /// Next hops to use together, the best one first; none where it is not reached, or begins here.
-    pub next_hops: Vec<NextHop>,
+    pub next_hops: Few<NextHop>,
 }
 
 /// BFD to a peer, as this end sees it.

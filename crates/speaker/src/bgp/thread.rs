@@ -24,10 +24,12 @@ use crate::tcp;
 
 /// Bytes read at once, and how often from one connection before others have their turn.
 const READ: usize = 65_536;
-const TURNS: usize = 4;
+const TURNS: usize = 1;
 
-/// Prefixes that are made messages at once.
-const FLUSH: usize = 1_024;
+/// Prefixes that are made messages at once, and how often before something is read again: more than can have come meanwhile, so that
+/// what waits stays little.
+const FLUSH: usize = 4_096;
+const FLUSHES: usize = 8;
 
 /// While as much waits for a peer that takes some, nothing more is made for anyone.
 const HIGH: usize = 1 << 20;
@@ -80,6 +82,8 @@ pub struct Worker {
     /// What does not hold for one peer or prefix changed.
     pub(super) tell_all: bool,
     connections: BTreeMap<u64, Connection>,
+    /// Connections for which something waits that was not tried to be written.
+    unwritten: BTreeSet<u64>,
     tokens: BTreeMap<(PeerId, ConnectionId), u64>,
     ready: BTreeMap<u64, Ready>,
     next_token: u64,
@@ -113,6 +117,7 @@ impl Worker {
             gone: BTreeSet::new(),
             tell_all: true,
             connections: BTreeMap::new(),
+            unwritten: BTreeSet::new(),
             tokens: BTreeMap::new(),
             ready: BTreeMap::from([(0, Ready::Wake)]),
             next_token: 1,
@@ -149,7 +154,9 @@ impl Worker {
             }
             self.hear_bfd();
             self.tick();
-            more = self.flush();
+            self.write_out();
+            more = self.rib.work(FLUSH);
+            more |= (0..FLUSHES).all(|_| self.flush());
             more |= self.tell();
         }
     }
@@ -371,21 +378,28 @@ impl Worker {
         let _ = epoll::modify(&self.queue, &one.stream, epoll::EventData::new_u64(token), flags);
     }
 
-    /// Has bytes wait for a connection, and writes what goes.
+    /// Has bytes wait for a connection: what comes together is written together.
     pub(super) fn send(&mut self, id: PeerId, connection: ConnectionId, bytes: Arc<[u8]>) {
         let Some(token) = self.tokens.get(&(id, connection)).copied() else { return };
         let Some(one) = self.connections.get_mut(&token) else { return };
-        let first = one.waiting() == 0;
-        one.push(bytes);
-        if !first {
-            return;
+        if one.waiting() == 0 {
+            self.unwritten.insert(token);
         }
-        let failed = one.write(now()).is_err();
-        let waits = one.waiting() > 0;
-        // Reading tells what happened to a connection that takes nothing.
-        if waits && !failed {
+        one.push(bytes);
+    }
+
+    /// Writes what goes.
+    fn write_out(&mut self) {
+        for token in std::mem::take(&mut self.unwritten) {
+            let Some(one) = self.connections.get_mut(&token) else { continue };
+            let (id, connection, ends) = (one.peer, one.id, one.ends.is_some());
+            let failed = one.write(now()).is_err();
+            // Reading tells what happened to a connection that takes nothing.
+            if one.waiting() == 0 || failed {
+                continue;
+            }
             self.watch(token);
-            if let Some(one) = self.peers.get_mut(&id) {
+            if let Some(one) = self.peers.get_mut(&id).filter(|_| !ends) {
                 // It sets a timer and asks for nothing.
                 let _ = one.session.handle(now(), Event::Waiting(connection));
             }
@@ -457,6 +471,7 @@ impl Worker {
                 }
             }
         }
+        self.write_out();
         self.rib.waits()
     }
 

@@ -48,7 +48,7 @@ impl End {
             if route.next_hops.is_empty() {
                 self.lost.extend(self.routes.remove(&route.prefix).map(|_| route.prefix));
             } else {
-                self.routes.insert(route.prefix, route.next_hops);
+                self.routes.insert(route.prefix, route.next_hops.to_vec());
             }
         }
         report.gone.iter().for_each(|key| drop(self.peers.remove(key)));
