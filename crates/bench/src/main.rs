@@ -10,6 +10,7 @@
 
 mod adds;
 mod agents;
+mod bgp;
 mod choosing;
 mod cni;
 mod cpu;
@@ -46,7 +47,7 @@ const MARKS: [&str; 3] = ["run", "goals", "details"];
 /// A group of measurements by its name.
 type Group = (&'static str, fn(&Programs, usize) -> Result<Section>);
 
-const GROUPS: [Group; 18] = [
+const GROUPS: [Group; 24] = [
     ("cni", cni::one_by_one),
     ("burst", cni::at_once),
     ("adds", |programs, rounds| adds::thousand(programs, (rounds / 5).max(1))),
@@ -65,6 +66,12 @@ const GROUPS: [Group; 18] = [
     ("policies-lists", policies::lists),
     ("policies-changes", |programs, _| policies::changes(programs)),
     ("policies-starts", |programs, _| policies::starts(programs)),
+    ("bgp-routes", |programs, rounds| bgp::routes(programs, (rounds / 5).max(1))),
+    ("bgp-reflector", |programs, rounds| bgp::reflector(programs, (rounds / 5).max(1))),
+    ("bgp-bfd", |programs, rounds| bgp::bfd(programs, (rounds / 5).max(1))),
+    ("bgp-cut", |programs, rounds| bgp::cut(programs, (rounds / 5).max(1))),
+    ("bgp-pods", bgp::pods),
+    ("bgp-changes", |programs, _| bgp::changes(programs)),
     ("choosing", choosing::choosing),
 ];
 
@@ -75,7 +82,13 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    match Args::read(std::env::args().skip(1)).and_then(|args| run(&args)) {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    if let [word, file] = &words[..]
+        && word == bgp::WORD
+    {
+        return bgp::run(file);
+    }
+    match Args::read(words.into_iter()).and_then(|args| run(&args)) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(1),
         Err(error) => {

@@ -158,7 +158,7 @@ const RIM: &[Row] = &[
         ],
     ),
     // Measures the product beside its rivals: by programs and sockets, and by records as agents write them. What no rival does it
-    // asks the deciding crate itself.
+    // asks the deciding crate itself, and a speaker that is measured alone is a process of it.
     row(
         "bench",
         "ripstop-bench",
@@ -171,6 +171,9 @@ const RIM: &[Row] = &[
             "ripstop-conformance",
             "ripstop-oracle",
             "ripstop-policy",
+            "ripstop-bfd",
+            "ripstop-bgp",
+            "ripstop-speaker",
         ],
     ),
     // Drives every parser of outside input.
