@@ -1,7 +1,8 @@
 //! The programs on another kernel, in an emulated machine: a cluster of two nodes on the kernel of Debian's stable release, booted
 //! once; there too the tests of IPVS, which that kernel has (a live switch to it, its repair, faults planted into it), and the rules for
-//! Services. The rules alone on newer kernels.
+//! Services. On newer kernels the rules alone, and a cluster whose nodes carry packets by IPIP each in its own way.
 
+use std::ffi::OsStr;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -45,13 +46,25 @@ pub fn stage(workspace: &Workspace, tests: &[&Path], tier: &str) -> Result<Tally
 /// # Errors
 /// If the script cannot be started.
 pub fn rules(workspace: &Workspace, suite: &str, test: &Path) -> Result<Tally> {
+    on(workspace, suite, &format!("altkernel-{suite}"), "rules", &[test.as_os_str()])
+}
+
+/// Boots a newer kernel, which takes programs of ours: there they carry one node's packets by IPIP, and the device another's.
+///
+/// # Errors
+/// If the script cannot be started.
+pub fn mixed(workspace: &Workspace, suite: &str) -> Result<Tally> {
+    let folder = workspace.target.join("debug");
+    on(workspace, suite, &format!("altkernel-{suite}-ipip"), "ipip", &[folder.as_os_str(), OsStr::new("mixed")])
+}
+
+fn on(workspace: &Workspace, suite: &str, name: &str, script: &str, args: &[&OsStr]) -> Result<Tally> {
     let tools = workspace.root.join("tools/altkernel");
     let mut command = Command::new(tools.join("run"));
-    command.args(["-k", suite, "-t", "1440", "--"]).arg(tools.join("rules")).arg(test);
-    let name = format!("altkernel-{suite}");
-    let ran =
-        process::run(&mut command, &workspace.log(&format!("test-{name}")), LIMIT).context("tools/altkernel/run")?;
-    Ok(report(&name, &ran))
+    command.args(["-k", suite, "-t", "1440", "--"]).arg(tools.join(script)).args(args);
+    let log = workspace.log(&format!("test-{name}"));
+    let ran = process::run(&mut command, &log, LIMIT).context("tools/altkernel/run")?;
+    Ok(report(name, &ran))
 }
 
 fn report(name: &str, ran: &Ran) -> Tally {

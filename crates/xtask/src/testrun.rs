@@ -93,6 +93,7 @@ pub fn command(workspace: &Workspace, args: &[String]) -> Result<bool> {
             if let Some(judge) = judges {
                 add(&mut tally, altkernel::rules(workspace, suite, &judge.executable)?);
             }
+            add(&mut tally, altkernel::mixed(workspace, suite)?);
         }
     }
     println!("test: {} tier, {:.0} s", choice.tier.name(), start.elapsed().as_secs_f64());
