@@ -16,6 +16,7 @@ mod cni;
 mod cpu;
 mod etcd;
 mod few;
+mod ipip;
 mod kubernetes;
 mod load;
 mod migration;
@@ -47,7 +48,7 @@ const MARKS: [&str; 3] = ["run", "goals", "details"];
 /// A group of measurements by its name.
 type Group = (&'static str, fn(&Programs, usize) -> Result<Section>);
 
-const GROUPS: [Group; 24] = [
+const GROUPS: [Group; 25] = [
     ("cni", cni::one_by_one),
     ("burst", cni::at_once),
     ("adds", |programs, rounds| adds::thousand(programs, (rounds / 5).max(1))),
@@ -60,6 +61,7 @@ const GROUPS: [Group; 24] = [
     // A visit is short, so twice as many cost little and steady the median.
     ("path", |programs, rounds| path::path(programs, 2 * rounds)),
     ("udp", udp::udp),
+    ("ipip", ipip::ipip),
     ("services", services::services),
     ("policies", |_, rounds| policies::decisions(rounds)),
     ("policies-packets", policies::packets),

@@ -91,7 +91,7 @@ impl Variant {
         let pods = [scene.netns("a")?, scene.netns("b")?];
         let mut agents = Vec::new();
         let server: IpAddr = match shape {
-            Shape::Ours => ours(&mut scene, backend, &nodes, &pods, &mut agents)?,
+            Shape::Ours => ours(&mut scene, backend.name(), &nodes, &pods, &mut agents)?,
             _ => {
                 for number in 1..=2 {
                     by_hand(backend, shape, number, &nodes[number - 1], &pods[number - 1])?;
@@ -117,14 +117,15 @@ impl Variant {
     }
 }
 
-fn ours(
+/// The way that the product makes by a backend; answers the second pod's address.
+pub fn ours(
     scene: &mut Scene,
-    backend: Backend,
+    backend: &str,
     nodes: &[PathBuf; 2],
     pods: &[PathBuf; 2],
     agents: &mut Vec<Agent>,
 ) -> Result<IpAddr> {
-    let spec = json!({ "ranges": ["10.244.0.0/16"], "wiring": "routed", "backend": { "type": backend.name() } });
+    let spec = json!({ "ranges": ["10.244.0.0/16"], "wiring": "routed", "backend": { "type": backend } });
     let mut server = None;
     for (number, (node, pod)) in nodes.iter().zip(pods).enumerate() {
         let agent = scene.agent(&format!("n{}", number + 1), node, &spec)?;
@@ -254,7 +255,7 @@ pub fn run_in(netns: &Path, program: &str, arguments: &[&str], input: &str) -> R
 }
 
 /// Peers learn of each other by their agents: the first connection may have to wait.
-fn wait_until_open(course: &mut Course, cpu: usize) -> Result<()> {
+pub fn wait_until_open(course: &mut Course, cpu: usize) -> Result<()> {
     let deadline = Instant::now() + Duration::from_secs(15);
     loop {
         match course.reach() {
