@@ -6,6 +6,7 @@
 mod deploy;
 mod judging;
 mod matrix;
+mod racks;
 mod takeover;
 
 use std::net::IpAddr;

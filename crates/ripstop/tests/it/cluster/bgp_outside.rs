@@ -277,14 +277,7 @@ fn racks_with_routers_between_them_need_no_mesh() {
         return;
     }
     let Some(lab) = lab(Options { subnets: 2, network_spec: Value::Null, ..options("t-bgp-racks", 2) }) else { return };
-    let mut tor = Router::at_the_middle(&lab);
-    tor.bird(
-        "log stderr all;\nrouter id 172.30.1.1;\nprotocol device {}\n\
-         protocol kernel { ipv4 { import none; export where source = RTS_BGP; }; }\n\
-         template bgp node { direct; rr client; ipv4 { import all; export all; next hop self; }; }\n\
-         protocol bgp n1 from node { local 172.30.1.1 as 64512; neighbor 172.30.1.11 as 64512; }\n\
-         protocol bgp n2 from node { local 172.30.2.1 as 64512; neighbor 172.30.2.12 as 64512; }\n",
-    );
+    let tor = Router::of_racks(&lab);
     let spec = |node: u32| format!("{{node: n{node}, peerIP: 172.30.{node}.1, asNumber: 64512}}");
     let configuration = "apiVersion: ripstop.io/v1alpha1\nkind: BgpConfiguration\nmetadata: {name: default}\nspec: {nodeToNodeMeshEnabled: false}\n";
     apply(&lab, 1, &(configuration.to_owned() + &peer("rack1", &spec(1)) + &peer("rack2", &spec(2))));

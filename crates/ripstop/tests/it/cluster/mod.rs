@@ -12,7 +12,7 @@ mod narrow;
 mod offload;
 mod peers;
 mod policies;
-mod routers;
+pub mod routers;
 mod udp;
 mod uplinks;
 mod wire;

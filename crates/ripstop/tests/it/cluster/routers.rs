@@ -42,6 +42,19 @@ impl Router {
         Self::of(lab.layout().netns("router"))
     }
 
+    /// BIRD at the lab's own router as the top of two racks: a subnet with one node each, to which it reflects what the other says.
+    pub fn of_racks(lab: &Lab) -> Self {
+        let mut this = Self::at_the_middle(lab);
+        this.bird(
+            "log stderr all;\nrouter id 172.30.1.1;\nprotocol device {}\n\
+             protocol kernel { ipv4 { import none; export where source = RTS_BGP; }; }\n\
+             template bgp node { direct; rr client; ipv4 { import all; export all; next hop self; }; }\n\
+             protocol bgp n1 from node { local 172.30.1.1 as 64512; neighbor 172.30.1.11 as 64512; }\n\
+             protocol bgp n2 from node { local 172.30.2.1 as 64512; neighbor 172.30.2.12 as 64512; }\n",
+        );
+        this
+    }
+
     /// At the switch of the first subnet, with an address there.
     pub fn beside(lab: &Lab, name: &str, address: &str) -> Self {
         let this = Self::of(lab.layout().netns(name));
