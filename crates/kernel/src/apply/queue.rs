@@ -23,9 +23,9 @@ pub(super) struct Begun {
     met: bool,
 }
 
-/// So many nftables steps are one transaction at most where no packet meets anything before all is there: where somebody in any namespace
-/// listens to what changes, the kernel holds up to 8 KiB for each element until the transaction ends.
-const UNMET_AT_ONCE: usize = 65_536;
+/// So many nftables steps are one transaction at most where no packet meets anything before all is there: for those who listen to what
+/// changes, in any namespace, the kernel holds 8 KiB for each element and each end of a range until the transaction ends.
+const UNMET_AT_ONCE: usize = 32_768;
 
 impl Run<'_> {
     /// Puts a step with those that wait, which go out before it where it must not be in one transaction with them.
