@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, anyhow, bail};
 use ripstop_desired::LEASES;
@@ -46,6 +47,21 @@ pub fn lock(config: &AgentConfig) -> anyhow::Result<Lock> {
     file.set_len(0)?;
     write!(file, "{}", std::process::id())?;
     Ok(Lock { _file: file })
+}
+
+/// A number that is greater at each start of the agent, also where the clock was set back: the last one is kept.
+pub fn next_run(config: &AgentConfig) -> u64 {
+    let path = config.state_dir.join("announcing");
+    let last = fs::read_to_string(&path).ok().and_then(|text| text.trim().parse::<u64>().ok()).unwrap_or_default();
+    let clock = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let next = clock.max(last.saturating_add(1));
+    if let Err(error) = write_atomic(&path, next.to_string().as_bytes()) {
+        tracing::warn!(
+            "{}: {error:#}; if the clock is set back before the next start, other nodes pass over this one then",
+            path.display()
+        );
+    }
+    next
 }
 
 /// Which machine and boot this is. Both are kept: the machine's in the state folder, the boot's beside the pods' files.

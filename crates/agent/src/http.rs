@@ -168,6 +168,7 @@ impl Server {
             "/v1/routes" => self.ask(|core, _| json!(core.routes())).await,
             "/v1/services" => self.ask(|core, _| json!(core.services())).await,
             "/v1/networkpolicies" => self.ask(|core, _| json!(core.network_policies())).await,
+            "/v1/loadbalancers" => self.ask(|core, _| json!(core.load_balancers())).await,
             "/v1/addresspools" => self.ask(|core, _| json!(core.address_pools())).await,
             "/v1/clusternetworkpolicies" => self.ask(|core, _| json!(core.cluster_network_policies())).await,
             "/v1/drops" => self.ask(|core, _| json!(core.drops())).await,

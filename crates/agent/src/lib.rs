@@ -21,6 +21,7 @@ mod forwarder;
 pub mod health;
 mod http;
 mod kernel_thread;
+mod l2;
 mod lists;
 mod logging;
 mod manifests;

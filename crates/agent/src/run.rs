@@ -26,7 +26,7 @@ use crate::metrics::Metrics;
 use crate::snapshot_lane::Writer;
 use crate::store_lane::{self, Lane, StoreCell, Ways, Write as StoreWrite};
 use crate::tracking::{self, Look};
-use crate::{assign, files, health, http, lists, logging, prober, readiness, refused, socket};
+use crate::{assign, files, health, http, l2, lists, logging, prober, readiness, refused, socket};
 
 /// So much of what the store says is acted upon at once: in its list there are thousands of records, and each would have a
 /// plan of its own. Not more, so that a call waits for some milliseconds at most.
@@ -133,6 +133,7 @@ struct Shell {
     assign: UnboundedSender<Assignments>,
     health: watch::Sender<Arc<ripstop_services::health::Plan>>,
     bgp: mpsc::Sender<Option<Arc<BgpPlan>>>,
+    l2: mpsc::Sender<l2::Order>,
     recording: Option<BufWriter<File>>,
     calls: BTreeMap<u64, oneshot::Sender<Response>>,
     answers: BTreeMap<u64, oneshot::Sender<Result<(), String>>>,
@@ -191,7 +192,6 @@ impl Shell {
         let (to_lane, ways) = ToLane::new(&core, to_news, to_self.clone(), recording.is_some());
         let lane = Lane::start(config.store.clone(), host, ways, store.clone())?;
         let tracking = tracking::start(to_self.clone())?;
-        let snapshot = Writer::start(config.clone(), to_self.clone())?;
         let plugins = socket::listen(&config.run_dir.join("cni.sock"))?;
         tokio::spawn(socket::serve_plugins(plugins, to_self.clone()));
         let prober = prober::start(config.probing, to_self.clone());
@@ -200,7 +200,7 @@ impl Shell {
         lists::watch(config.cni_conf_dir.clone(), to_self.clone());
         refused::watch(to_self.clone());
         let health = answer_health(health::Listen::of(&config.services), to_self.clone());
-        http::start(&config, to_self, store, bgp)?;
+        http::start(&config, to_self.clone(), store, bgp)?;
         tracing::info!("agent {} of node {node} is up", env!("CARGO_PKG_VERSION"));
         let mut shell = Self {
             core,
@@ -215,12 +215,13 @@ impl Shell {
             assign,
             health,
             bgp: to_bgp,
+            l2: l2::start(node, files::next_run(&config), to_self.clone())?,
             recording,
             calls: BTreeMap::new(),
             answers: BTreeMap::new(),
             next_call: 1,
             reference,
-            snapshot,
+            snapshot: Writer::start(config, to_self)?,
             snapshot_at: None,
             metrics: Metrics::default(),
             _lane: lane,
@@ -350,6 +351,7 @@ impl Shell {
                     self.health.send_replace(plan);
                 }
                 // The lane ends only with the agent.
+                Output::Announce(plans) => drop(self.l2.send(l2::Order::Plans(plans))),
                 Output::Bgp(plan) => drop(self.bgp.send(plan)),
                 Output::Log { level, text } => match level {
                     Level::Warn => tracing::warn!("{text}"),
@@ -393,6 +395,7 @@ impl Shell {
     }
 
     fn stop(mut self, code: ExitCode) -> anyhow::Result<ExitCode> {
+        l2::leave(&self.l2);
         self.snapshot.save(self.core.snapshot(), None);
         self.snapshot.finish();
         if let Some(out) = &mut self.recording {

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use ripstop_types::{Family, Invalid, Prefix};
 use serde::{Deserialize, Serialize};
 
+use crate::bgp::Community;
 use crate::policy::Selector;
 use crate::{KubeNamespace, ObjectLabels};
 
@@ -142,6 +143,27 @@ pub struct Announcement {
     /// `interfaces`: on these alone; none: on all that are on the segment of the address.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub interfaces: BTreeSet<Arc<str>>,
+    /// `aggregationLength` and `aggregationLengthV6`: prefixes of this length are told, and not single addresses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub length_v4: Option<u8>,
+    /// See [`Self::length_v4`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub length_v6: Option<u8>,
+    /// `communities`: they are told with these.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub communities: Vec<Community>,
+    /// `peers`: to the `BgpPeer`s of these names; none: to all.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub peers: BTreeSet<Arc<str>>,
+}
+
+impl Announcement {
+    /// The prefix that is told of an address.
+    #[must_use]
+    pub fn prefix(&self, ip: IpAddr) -> Prefix {
+        let length = if ip.is_ipv4() { self.length_v4 } else { self.length_v6 };
+        length.and_then(|length| Prefix::containing(ip, length)).unwrap_or_else(|| Prefix::host(ip))
+    }
 }
 
 /// A way of announcing.
@@ -150,6 +172,8 @@ pub struct Announcement {
 pub enum AnnouncedBy {
     /// One node of the segment answers for the address, by ARP and neighbour discovery.
     L2,
+    /// Every node that can serve it tells routers so.
+    Bgp,
 }
 
 /// Addresses from the first to the last.

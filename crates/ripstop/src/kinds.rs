@@ -20,6 +20,7 @@ pub enum Kind {
     ClusterNetworkPolicies,
     Drops,
     AddressPools,
+    LoadBalancers,
 }
 
 /// A column of a table: the field it shows, and whether only `-o wide` has it.
@@ -57,6 +58,17 @@ const ADDRESS_POOLS: &[Column] = &[
     column("used"),
     column("free"),
     wide("priority"),
+    column("reason"),
+];
+const LOAD_BALANCERS: &[Column] = &[
+    column("namespace"),
+    column("name"),
+    column("ip"),
+    column("pool"),
+    column("owner"),
+    wide("told"),
+    wide("interface"),
+    wide("since"),
     column("reason"),
 ];
 const NETWORKS: &[Column] = &[column("name"), column("ranges"), column("wiring"), column("backend")];
@@ -153,6 +165,7 @@ impl Kind {
         Self::ClusterNetworkPolicies,
         Self::Drops,
         Self::AddressPools,
+        Self::LoadBalancers,
     ];
 
     /// Many of them, as in commands and in the agent's paths.
@@ -171,6 +184,7 @@ impl Kind {
             Self::ClusterNetworkPolicies => "clusternetworkpolicies",
             Self::Drops => "drops",
             Self::AddressPools => "addresspools",
+            Self::LoadBalancers => "loadbalancers",
         }
     }
 
@@ -190,6 +204,7 @@ impl Kind {
             Self::ClusterNetworkPolicies => "clusternetworkpolicy",
             Self::Drops => "drop",
             Self::AddressPools => "addresspool",
+            Self::LoadBalancers => "loadbalancer",
         }
     }
 
@@ -209,6 +224,7 @@ impl Kind {
             Self::ClusterNetworkPolicies => &["clusternetworkpolicy", "cnp"],
             Self::Drops => &["drop"],
             Self::AddressPools => &["addresspool", "pools", "pool"],
+            Self::LoadBalancers => &["loadbalancer", "lb"],
         }
     }
 
@@ -228,12 +244,16 @@ impl Kind {
             Self::ClusterNetworkPolicies => "ClusterNetworkPolicies, and whether the asked node has them in force",
             Self::Drops => "Packets that policies refused at the asked node, by policy and rule",
             Self::AddressPools => "Pools of addresses for Services of type LoadBalancer, and how much of them is used",
+            Self::LoadBalancers => "Addresses of Services of type LoadBalancer, and which node answers for each",
         }
     }
 
     /// Whether it lies in namespaces.
     pub fn has_namespaces(self) -> bool {
-        matches!(self, Self::Pods | Self::Services | Self::Endpoints | Self::NetworkPolicies | Self::Drops)
+        matches!(
+            self,
+            Self::Pods | Self::Services | Self::Endpoints | Self::NetworkPolicies | Self::Drops | Self::LoadBalancers
+        )
     }
 
     /// The fields that name a row, joined by `/`.
@@ -243,6 +263,7 @@ impl Kind {
                 &["name"]
             }
             Self::Pods | Self::Services | Self::NetworkPolicies => &["namespace", "name"],
+            Self::LoadBalancers => &["namespace", "name", "ip"],
             Self::Endpoints => &["namespace", "service", "frontend", "ip", "port"],
             Self::Drops => &["kind", "namespace", "name", "direction", "rule"],
             Self::Leases => &["range"],
@@ -262,6 +283,7 @@ impl Kind {
             | Self::NetworkPolicies
             | Self::ClusterNetworkPolicies
             | Self::AddressPools
+            | Self::LoadBalancers
             | Self::Drops => "name",
             Self::Endpoints => "service",
             Self::Leases => "node",
@@ -286,6 +308,7 @@ impl Kind {
             Self::ClusterNetworkPolicies => CLUSTER_NETWORK_POLICIES,
             Self::Drops => DROPS,
             Self::AddressPools => ADDRESS_POOLS,
+            Self::LoadBalancers => LOAD_BALANCERS,
         }
     }
 }
@@ -342,6 +365,7 @@ mod tests {
             (Kind::Namespaces, "name labels"),
             (Kind::NetworkPolicies, "namespace name directions pods all generation realised drops reason"),
             (Kind::ClusterNetworkPolicies, "name tier priority directions pods all generation realised drops reason"),
+            (Kind::LoadBalancers, "namespace name ip pool owner told interface since reason"),
             (Kind::AddressPools, "name addresses auto priority used free reason"),
             (Kind::Drops, "kind namespace name direction rule packets since last source destination port why"),
         ];

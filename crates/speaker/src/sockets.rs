@@ -96,6 +96,13 @@ impl Outlet {
     }
 }
 
+/// Has this thread run before those of ordinary programs, where that is permitted: it does little, and each pause of it is taken for silence.
+pub fn run_first() {
+    let parameters = libc::sched_param { sched_priority: 1 };
+    // SAFETY: the parameters live through the call; only this thread is meant. Without permission all stays as it is.
+    let _ = unsafe { libc::sched_setscheduler(0, libc::SCHED_RR | libc::SCHED_RESET_ON_FORK, &raw const parameters) };
+}
+
 /// A link-local address means something on its link only.
 fn scoped(address: SocketAddr, interface: Option<u32>) -> SocketAddr {
     match address {

@@ -8,7 +8,7 @@ use ripstop_cni_spec::wire::Request;
 use ripstop_netmodel::{Connection, Entry, HostFacts, Kind, Refused};
 use ripstop_objects::{AgentConfig, NodeIdentity, Proxy};
 use ripstop_probe::Report;
-use ripstop_types::{Millis, NodeName, PodName, Prefix, Revision, StoreKind};
+use ripstop_types::{IfName, Mac, Millis, NodeName, PodName, Prefix, Revision, StoreKind};
 use serde::{Deserialize, Serialize};
 
 use crate::{BgpInput, ObjectInput, PodRow, Snapshot, StoreValue};
@@ -125,6 +125,8 @@ pub enum Input {
     Refused(Refused),
     /// The speaker of BGP said something.
     Bgp(BgpInput),
+    /// Who answers on segments for addresses of Services.
+    Announced(Announced),
     /// Time has passed.
     Tick,
 }
@@ -136,6 +138,30 @@ pub struct Tracking {
     pub connections: Vec<Connection>,
     /// The addresses of this node itself.
     pub own: BTreeSet<IpAddr>,
+}
+
+/// Who answers on segments for addresses of Services, all that is known of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Announced {
+    /// Each address.
+    pub rows: Vec<AnnouncedRow>,
+    /// Why some are not answered for here.
+    pub faults: Vec<String>,
+}
+
+/// One address on one segment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AnnouncedRow {
+    /// This node's link on the segment.
+    pub link: IfName,
+    /// The address.
+    pub address: IpAddr,
+    /// Whether this node answers for it.
+    pub speaks: bool,
+    /// The node that should, as this one sees it.
+    pub owner: Option<NodeName>,
+    /// A machine that is no node has it.
+    pub conflict: Option<Mac>,
 }
 
 /// A network configuration in the container runtime's folder.
@@ -328,6 +354,7 @@ impl Input {
             Self::Noticed { .. } => "noticed",
             Self::Refused(_) => "refused",
             Self::Bgp(_) => "bgp",
+            Self::Announced(_) => "announced",
             Self::Tick => "tick",
         }
     }

@@ -29,7 +29,8 @@ mod value;
 pub use bgp::{BgpInput, BgpTables};
 pub use cluster::{ClusterSnapshot, ClusterTables, ObjectInput};
 pub use input::{
-    FaultCause, Input, Moment, NetworkList, ProbeInput, Start, StepFault, StoreInput, StoreResult, Tracking, Withdrawn,
+    Announced, AnnouncedRow, FaultCause, Input, Moment, NetworkList, ProbeInput, Start, StepFault, StoreInput,
+    StoreResult, Tracking, Withdrawn,
 };
 pub use nexthop::NexthopIds;
 pub use pod::{Bandwidth, HostPort, PodRow, PodState, Shaping};

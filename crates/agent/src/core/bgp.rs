@@ -21,11 +21,13 @@ use ripstop_objects::bgp::{
     Bfd, BgpConfiguration, BgpPeer, Community, FilterRule, Operation, PasswordSource, PeerAs as WantedAs, PeerNodes,
     PeerPlace,
 };
+use ripstop_objects::pool::AnnouncedBy;
 use ripstop_objects::{BackendKind, FLANNEL_MACHINE, Network, NodeRecord, ObjectKind};
 use ripstop_speaker::bgp::{Peer, PeerKey, Range, Setup};
 use ripstop_tables::{Change, Knowledge, StoreKind, Tables, Withdrawn};
 use ripstop_types::{Family, Fnv1a as _, Labels, Millis, NodeName, Prefix};
 
+use super::announce::Announcement;
 use super::{Core, Level, Output, announce};
 
 /// Milliseconds between tries to connect.
@@ -79,6 +81,8 @@ impl Core {
 
     /// Something changed that the plan hangs on.
     pub(super) fn note_for_bgp(&mut self, changes: &BTreeSet<Change>) {
+        let pools = self.tables.cluster.pools.values();
+        let tells_balanced = pools.flat_map(|row| &row.value.announce).any(|way| way.by == AnnouncedBy::Bgp);
         self.bgp.due |= changes.iter().any(|change| match change {
             Change::Network(_)
             | Change::Node(_)
@@ -88,7 +92,8 @@ impl Core {
             | Change::Known(_)
             | Change::Migration(_)
             | Change::Withdrawn => true,
-            Change::Object(kind) => *kind == ObjectKind::Node || kind.is_of_bgp(),
+            Change::Object(kind) => matches!(kind, ObjectKind::Node | ObjectKind::AddressPool) || kind.is_of_bgp(),
+            Change::Service(_) | Change::Proxy => tells_balanced,
             _ => false,
         });
     }
@@ -171,17 +176,18 @@ fn plan(tables: &Tables, restarted: bool) -> Option<BgpPlan> {
     let port = configuration.listen_port;
     let wildcards = [(site.v4.is_some(), IpAddr::from([0; 4])), (site.v6.is_some(), IpAddr::from([0; 16]))];
     let listen = wildcards.into_iter().filter(|(is, _)| *is).map(|(_, ip)| SocketAddr::new(ip, port)).collect();
+    let told = announce::all(tables);
     let mut plan = BgpPlan {
-        setup: Setup { listen, routes: routes(tables, &configuration), ..Setup::empty(site.rib(&configuration)) },
+        setup: Setup { listen, routes: routes(&told, &configuration), ..Setup::empty(site.rib(&configuration)) },
         passwords: BTreeMap::new(),
         restarted,
         faults: Vec::new(),
     };
     if tables.networks.values().any(|row| carries(&row.value)) {
-        site.nodes(&mut plan, tables, &configuration, &own_labels);
+        site.nodes(&mut plan, tables, &configuration, (&own_labels, &told));
     }
     for peer in outside(tables, &own_labels) {
-        site.peer(&mut plan, tables, peer);
+        site.peer(&mut plan, tables, (peer, &told));
     }
     Some(plan)
 }
@@ -257,7 +263,15 @@ impl Site {
     }
 
     /// Sessions with other nodes: with each, or with reflectors.
-    fn nodes(&self, plan: &mut BgpPlan, tables: &Tables, configuration: &BgpConfiguration, own_labels: &Labels) {
+    fn nodes(
+        &self,
+        plan: &mut BgpPlan,
+        tables: &Tables,
+        configuration: &BgpConfiguration,
+        (own_labels, told): (&Labels, &[Announcement]),
+    ) {
+        let export =
+            hidden(told, None).map(|hidden| Filter { rules: [vec![hidden], Filter::accept_all().rules].concat() });
         let reflectors = configuration.reflectors.as_ref();
         let reflects = |labels: &Labels| reflectors.is_some_and(|reflectors| reflectors.nodes.takes(labels));
         let here = reflects(own_labels);
@@ -269,7 +283,11 @@ impl Site {
             session.port = configuration.listen_port;
             session.hold_time = configuration.hold_time;
             session.socket.source = if address.is_ipv4() { self.v4 } else { self.v6 };
-            let routes = PeerConfig { reflector_client: here && !there, ..self.routes(address, self.local_as) };
+            let routes = PeerConfig {
+                reflector_client: here && !there,
+                export: export.clone(),
+                ..self.routes(address, self.local_as)
+            };
             let peer = Peer { session, routes, bfd: configuration.bfd.map(timers), shut_down: None };
             if let Some(password) = &configuration.password {
                 plan.passwords.insert(PasswordOf::Peer(peer.key()), password.clone());
@@ -285,7 +303,7 @@ impl Site {
     }
 
     /// A peer that people named.
-    fn peer(&self, plan: &mut BgpPlan, tables: &Tables, peer: &BgpPeer) {
+    fn peer(&self, plan: &mut BgpPlan, tables: &Tables, (peer, told): (&BgpPeer, &[Announcement])) {
         let local_as = peer.local_as.unwrap_or(self.local_as);
         let (peer_as, external) = match peer.as_number {
             WantedAs::Is(asn) => (PeerAs::Is(asn), asn != local_as),
@@ -309,7 +327,7 @@ impl Site {
             },
             ..self.session(at.ip(), local_as, peer_as)
         };
-        let (import, export) = filters(plan, tables, peer, external);
+        let (import, export) = filters(plan, tables, (peer, told), external);
         let routes = PeerConfig {
             import,
             export,
@@ -349,7 +367,7 @@ impl Site {
 }
 
 /// What a node is labelled with: in its agent's configuration, and where there is an object of it.
-fn labels(tables: &Tables, node: &NodeName) -> Labels {
+pub(super) fn labels(tables: &Tables, node: &NodeName) -> Labels {
     let record = tables.nodes.get(node).map(|row| row.value.labels.clone());
     let mut labels =
         record.unwrap_or_else(|| if *node == tables.node { tables.config.labels.clone() } else { Labels::new() });
@@ -366,12 +384,12 @@ fn timers(bfd: Bfd) -> Timers {
 }
 
 /// What begins here, with communities by what it is inside of.
-fn routes(tables: &Tables, configuration: &BgpConfiguration) -> BTreeMap<Prefix, Vec<Set>> {
+fn routes(told: &[Announcement], configuration: &BgpConfiguration) -> BTreeMap<Prefix, Vec<Set>> {
     let mut routes = BTreeMap::new();
-    for one in announce::all(tables) {
+    for one in told {
         let fitting = configuration.advertisements.iter().filter(|by| by.cidr.covers(&one.prefix));
         let mut communities: Vec<Community> = fitting.flat_map(|by| by.communities.clone()).collect();
-        communities.extend(one.communities);
+        communities.extend(&one.communities);
         communities.sort();
         communities.dedup();
         routes.entry(one.prefix).or_insert_with(|| communities.into_iter().map(add).collect());
@@ -387,7 +405,12 @@ fn add(community: Community) -> Set {
 }
 
 /// What is taken from a peer that is no node, and what it is told.
-fn filters(plan: &mut BgpPlan, tables: &Tables, peer: &BgpPeer, external: bool) -> (Option<Filter>, Option<Filter>) {
+fn filters(
+    plan: &mut BgpPlan,
+    tables: &Tables,
+    (peer, told): (&BgpPeer, &[Announcement]),
+    external: bool,
+) -> (Option<Filter>, Option<Filter>) {
     let (mut import, mut export) = (Vec::new(), Vec::new());
     for name in &peer.filters {
         let Some(filter) = tables.cluster.bgp.filters.get(name) else {
@@ -419,7 +442,21 @@ fn filters(plan: &mut BgpPlan, tables: &Tables, peer: &BgpPeer, external: bool) 
         none if none.is_empty() => None,
         rules => Some(others(tables, own).into_iter().chain(rules).collect()),
     };
+    let hidden = hidden(told, Some(&peer.name));
+    let export = match (hidden, export) {
+        (Some(hidden), None) => Some([vec![hidden], Filter::accept_all().rules].concat()),
+        (hidden, export) => export.map(|rules| hidden.into_iter().chain(rules).collect()),
+    };
     (Some(Filter { rules: import }), export.map(|rules| Filter { rules }))
+}
+
+/// That a peer, or a node, is not told what is for others; none where it is told all.
+fn hidden(told: &[Announcement], peer: Option<&str>) -> Option<Rule> {
+    let others = told.iter().filter(|one| !one.to.has(peer));
+    let prefixes: Vec<PrefixMatch> = others.map(|one| PrefixMatch::exact(one.prefix)).collect();
+    let matches = Match { prefixes, ..Match::default() };
+    let name = "addresses of Services that are told to other peers".to_owned();
+    (!matches.prefixes.is_empty()).then_some(Rule { name, matches, accept: false, set: Vec::new() })
 }
 
 /// What nobody outside may tell, whatever filters say: it would cut off pods of this node, the cluster's own ranges, where nodes

@@ -8,12 +8,13 @@ use ripstop_types::Owner;
 use super::Core;
 
 impl Core {
-    /// A node, pod or network as text; `None` where it is not known here.
+    /// A node, pod, network or Service as text; `None` where it is not known here.
     #[must_use]
     pub fn describe(&self, kind: &str, name: &str) -> Option<String> {
         match kind {
             "node" => self.describe_node(name),
             "pod" => self.describe_pod(name),
+            "service" => self.describe_service(name),
             "network" => self.describe_network(name),
             _ => None,
         }
@@ -56,6 +57,34 @@ impl Core {
         line(&mut out, "Host side", &view.host_interface);
         line(&mut out, "Container", &view.container);
         self.objects_of(&mut out, &row.owner());
+        Some(out)
+    }
+
+    fn describe_service(&self, name: &str) -> Option<String> {
+        let view = self.services().into_iter().find(|view| format!("{}/{}", view.namespace, view.name) == name)?;
+        let mut out = String::new();
+        line(&mut out, "Name", name);
+        line(&mut out, "Type", &view.kind);
+        line(&mut out, "ClusterIPs", &join(&view.ips));
+        line(&mut out, "Ports", &join(&view.ports));
+        line(&mut out, "Endpoints", &view.endpoints.to_string());
+        line(&mut out, "Realised", &format!("{} by {}", view.realised, view.proxy));
+        if let Some(reason) = &view.reason {
+            line(&mut out, "Reason", reason);
+        }
+        let balanced = self.load_balancers().into_iter();
+        for row in balanced.filter(|row| (&row.namespace, &row.name) == (&view.namespace, &view.name)) {
+            line(&mut out, "Address", &row.ip.map_or_else(|| "none".into(), |ip| ip.to_string()));
+            line(&mut out, "  Pool", row.pool.as_deref().unwrap_or("none"));
+            if let Some(prefix) = &row.told {
+                line(&mut out, "  BGP", prefix);
+            }
+            let since = |since: u64| format!(", for {} s", self.at.wall.0.saturating_sub(since) / 1_000);
+            let owner = row.owner.as_deref().unwrap_or("nobody");
+            let on = row.interface.as_ref().map(|link| format!(" on {link}")).unwrap_or_default();
+            line(&mut out, "  Answered by", &format!("{owner}{on}{}", row.since.map(since).unwrap_or_default()));
+            line(&mut out, "  Why", row.reason.as_deref().unwrap_or("unknown"));
+        }
         Some(out)
     }
 

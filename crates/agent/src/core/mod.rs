@@ -11,6 +11,7 @@
 
 mod announce;
 mod asked;
+mod balancers;
 mod bgp;
 mod blocks;
 mod borrowing;
@@ -47,6 +48,7 @@ mod store;
 mod view;
 mod withdraw;
 
+pub use balancers::{BalancerView, SegmentPlan};
 pub use bgp::{BgpPlan, PasswordOf};
 pub use claims::{ClaimView, Problem};
 pub use drops::DropView;
@@ -166,6 +168,7 @@ pub struct Core {
     addresses_due: bool,
     drops: drops::Drops,
     bgp: bgp::Bgp,
+    announcing: balancers::Announcing,
     serving: services::Serving,
     revoking: Revoking,
     policy_plans: policies::Plans,
@@ -254,6 +257,7 @@ impl Core {
             probes: Probes::default(),
             health: Health::default(),
             bgp: bgp::Bgp::default(),
+            announcing: balancers::Announcing::default(),
             following: Following::default(),
             addresses_due: true,
             drops: drops::Drops::default(),
@@ -346,6 +350,7 @@ impl Core {
                 BTreeSet::new()
             }
             Input::Refused(refused) => self.take_refused(refused),
+            Input::Announced(found) => self.take_announced(found),
             Input::Bgp(input) => self.tables.apply_bgp(&input),
             Input::Tick => self.tick(),
         };
@@ -468,6 +473,7 @@ impl Core {
             self.note_for_slices(&changes);
             self.note_for_policies(&changes);
             self.note_for_pools(&changes);
+            self.note_for_announcing(&changes);
             changes.append(&mut self.sync_ranges());
             if self.refresh_realised() {
                 changes.insert(Change::Realised);
@@ -497,6 +503,7 @@ impl Core {
         self.revoke();
         self.follow_pods();
         self.give_addresses();
+        self.announce();
         self.publish_addresses();
         self.refresh_probes();
         self.refresh_health();

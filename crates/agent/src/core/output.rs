@@ -13,7 +13,7 @@ use ripstop_services::readiness::Watched;
 use ripstop_tables::Input;
 use ripstop_types::PodName;
 
-use super::{Assignments, BgpPlan, ProbePlan};
+use super::{Assignments, BgpPlan, ProbePlan, SegmentPlan};
 
 /// Something to carry out.
 #[derive(Debug, Clone)]
@@ -82,6 +82,8 @@ pub enum Output {
     Health(Arc<ripstop_services::health::Plan>),
     /// Whose readiness is probed from now on.
     Readiness(BTreeMap<PodName, Watched>),
+    /// What is announced on segments from now on.
+    Announce(Arc<Vec<SegmentPlan>>),
     /// See to the addresses of Services of type LoadBalancer.
     Assign(Box<Assignments>),
     /// What people are told on objects of Kubernetes from now on.

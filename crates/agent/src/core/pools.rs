@@ -46,6 +46,13 @@ pub(super) struct Pooling {
     decided: BTreeMap<ServiceName, Decision>,
 }
 
+impl Pooling {
+    /// What was decided for each Service.
+    pub(super) fn decided(&self) -> &BTreeMap<ServiceName, Decision> {
+        &self.decided
+    }
+}
+
 /// A pool.
 #[derive(Debug, Clone, Serialize)]
 #[allow(missing_docs)]

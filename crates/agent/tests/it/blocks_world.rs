@@ -318,6 +318,7 @@ impl World {
             | Output::Health(_)
             | Output::Readiness(_)
             | Output::Forget
+            | Output::Announce(_)
             | Output::Assign(_)
             | Output::Notices(_) => {}
         }

@@ -162,7 +162,8 @@ fn advertisement(d: &mut Decoder, node: &Node<'_>, names: &[(Arc<str>, Community
     Some(Advertisement { cidr: cidr?, communities })
 }
 
-fn communities(d: &mut Decoder, node: &Node<'_>, names: &[(Arc<str>, Community)]) -> Vec<Community> {
+/// A list of them; names that are known beside the registered ones.
+pub(super) fn communities(d: &mut Decoder, node: &Node<'_>, names: &[(Arc<str>, Community)]) -> Vec<Community> {
     let mut all: Vec<Community> = d.list(node, COMMUNITY).iter().filter_map(|node| community(d, node, names)).collect();
     all.sort();
     all.dedup();

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use ripstop_types::{Prefix, validate_dns_name};
 
+use super::bgp::communities;
 use super::policy::selector;
 use super::tree::{Tree, shown};
 use super::{Decoder, Fields, Node, Unknown};
@@ -67,7 +68,15 @@ impl Announcement {
     /// By every node, on every interface of the segment.
     #[must_use]
     pub fn l2() -> Self {
-        Self { by: AnnouncedBy::L2, nodes: Vec::new(), interfaces: BTreeSet::new() }
+        Self {
+            by: AnnouncedBy::L2,
+            nodes: Vec::new(),
+            interfaces: BTreeSet::new(),
+            length_v4: None,
+            length_v6: None,
+            communities: Vec::new(),
+            peers: BTreeSet::new(),
+        }
     }
 }
 
@@ -140,14 +149,24 @@ fn selectors(d: &mut Decoder, fields: &Fields<'_>, key: &'static str) -> Vec<Sel
     items.iter().filter_map(|item| selector(d, item)).collect()
 }
 
+/// Fields of what is announced by ARP and neighbour discovery, and of what is by BGP.
+const BY_L2: [&str; 3] = ["by", "nodeSelectors", "interfaces"];
+const BY_BGP: [&str; 6] = ["by", "nodeSelectors", "aggregationLength", "aggregationLengthV6", "communities", "peers"];
+
 fn announcement(d: &mut Decoder, node: &Node<'_>) -> Option<Announcement> {
-    let fields = d.map(node, &["by", "nodeSelectors", "interfaces"])?;
-    let by = d.required(&fields, "by", "l2")?;
-    let by = d.choice(&by, &[("l2", AnnouncedBy::L2)], &["bgp"])?;
+    let by_bgp = node.tree.text_at(&["by"]) == Some("bgp");
+    let fields = d.map(node, if by_bgp { &BY_BGP } else { &BY_L2 })?;
+    let by = d.required(&fields, "by", "l2, bgp")?;
+    let by = d.choice(&by, &[("l2", AnnouncedBy::L2), ("bgp", AnnouncedBy::Bgp)], &[])?;
     let interfaces = names(d, &fields, "interfaces", "names of interfaces");
     for name in interfaces.iter().filter(|name| name.parse::<ripstop_types::IfName>().is_err()) {
         let accepted = "names of interfaces: at most 15 characters, no blank and no '/'";
         d.fault(fields.path("interfaces"), shown(name), accepted);
     }
-    Some(Announcement { by, nodes: selectors(d, &fields, "nodeSelectors"), interfaces })
+    let length = |d: &mut Decoder, key, most| fields.get(key).and_then(|node| d.number(&node, 1..=most));
+    let (length_v4, length_v6) = (length(d, "aggregationLength", 32), length(d, "aggregationLengthV6", 128));
+    let communities = fields.get("communities").map(|node| communities(d, &node, &[])).unwrap_or_default();
+    let peers = names(d, &fields, "peers", "names of BgpPeers");
+    let nodes = selectors(d, &fields, "nodeSelectors");
+    Some(Announcement { by, nodes, interfaces, length_v4, length_v6, communities, peers })
 }

@@ -53,8 +53,18 @@ fn what_is_wrong_with_a_pool_is_named() {
                 .into(),
         ),
         (
-            json!({"addresses": ["192.0.2.1"], "announce": [{"by": "bgp"}]}),
-            "spec.announce[0].by: found bgp, which is not available yet, accepted: l2".into(),
+            json!({"addresses": ["192.0.2.1"], "announce": [{"by": "rip"}]}),
+            "spec.announce[0].by: found rip, accepted: l2, bgp".into(),
+        ),
+        (
+            json!({"addresses": ["192.0.2.1"], "announce": [{"by": "bgp", "aggregationLength": 33}]}),
+            "spec.announce[0].aggregationLength: found 33, accepted: a number from 1 to 32".into(),
+        ),
+        (
+            json!({"addresses": ["192.0.2.1"], "announce": [{"by": "bgp", "interfaces": ["eth1"]}]}),
+            "spec.announce[0].interfaces: found an unknown field, accepted: by, nodeSelectors, aggregationLength, aggregationLengthV6, \
+             communities, peers"
+                .into(),
         ),
         (
             json!({"addresses": ["192.0.2.1"], "leaveOut": "ends"}),

@@ -16,13 +16,13 @@ use crate::target::Target;
 #[derive(Debug, Args)]
 #[command(override_usage = "ripstop describe [OPTIONS] <KIND> <NAME>\n       ripstop describe [OPTIONS] <KIND>/<NAME>")]
 pub struct Describe {
-    /// What it is; also in the plural, and no, po and net; with its name in one word as KIND/NAME
+    /// What it is; also in the plural, and no, po, net and svc; with its name in one word as KIND/NAME
     #[arg(value_name = "KIND", value_parser = SubjectParser::<Described>::new())]
     pub subject: Subject<Described>,
-    /// Its name; a pod's is NAME or NAMESPACE/NAME
+    /// Its name; a pod's and a Service's is NAME or NAMESPACE/NAME
     #[arg(value_name = "NAME")]
     pub name: Option<String>,
-    /// Namespace of a pod that is given as NAME
+    /// Namespace of a pod or a Service that is given as NAME
     #[arg(short, long, value_name = "NAMESPACE", default_value = "default")]
     pub namespace: String,
     #[command(flatten)]
@@ -41,6 +41,9 @@ pub enum Described {
     /// A network of the cluster
     #[value(aliases = ["networks", "nets", "net"])]
     Network,
+    /// A Service of the cluster, and who answers for its addresses
+    #[value(aliases = ["services", "svc"])]
+    Service,
 }
 
 #[derive(Deserialize)]
@@ -72,16 +75,14 @@ impl Describe {
         let path = match self.subject.kind {
             Described::Node => name.parse::<NodeName>().map(|name| format!("node/{name}")),
             Described::Network => validate_dns_name("a network name", name).map(|()| format!("network/{name}")),
-            Described::Pod if name.contains('/') => name.parse::<PodName>().map(pod),
-            Described::Pod => PodName::new(&self.namespace, name).map(pod),
+            Described::Pod | Described::Service => {
+                let named = if name.contains('/') { name.parse() } else { PodName::new(&self.namespace, name) };
+                let kind = if self.subject.kind == Described::Pod { "pod" } else { "service" };
+                named.map(|name| format!("{kind}/{}/{}", name.namespace, name.name))
+            }
         };
         path.map(|path| format!("/v1/describe/{path}")).map_err(|invalid| Failure::Usage(invalid.to_string()))
     }
-}
-
-#[allow(clippy::needless_pass_by_value)]
-fn pod(name: PodName) -> String {
-    format!("pod/{}/{}", name.namespace, name.name)
 }
 
 #[cfg(test)]
@@ -98,6 +99,7 @@ mod tests {
     fn a_pod_has_a_namespace() {
         assert_eq!(path(Described::Pod, "web", "default").unwrap(), "/v1/describe/pod/default/web");
         assert_eq!(path(Described::Pod, "kube/web", "default").unwrap(), "/v1/describe/pod/kube/web");
+        assert_eq!(path(Described::Service, "web", "default").unwrap(), "/v1/describe/service/default/web");
         assert_eq!(path(Described::Node, "n1", "default").unwrap(), "/v1/describe/node/n1");
     }
 

@@ -1,6 +1,7 @@
 //! Answers ARP and neighbour discovery for the addresses that this node owns, as [`ripstop_election`] decides.
 //!
-//! One thread for all segments of the node, so that no work of others is taken for its silence. Candidates send each other datagrams
+//! One thread for all segments of the node, before all others where the system lets it, so that no work of others is taken for its
+//! silence. Candidates send each other datagrams
 //! on the segment itself, by UDP with the greatest TTL, bound to the interface: what reaches a candidate is what a client reaches. A
 //! datagram tells the sender's hardware address before the message, by which candidates are told from foreign machines.
 //!
@@ -27,7 +28,7 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
 
 use crate::bfd::now;
-use crate::sockets::{Listener, Origin};
+use crate::sockets::{self, Listener, Origin};
 pub use packet::{FrameSocket, Frames};
 use segment::Running;
 
@@ -118,7 +119,11 @@ impl Speaker {
             tell,
             look: now(),
         };
-        let thread = std::thread::Builder::new().name("l2".into()).spawn(move || worker.run(&todo, &woken))?;
+        let work = move || {
+            sockets::run_first();
+            worker.run(&todo, &woken);
+        };
+        let thread = std::thread::Builder::new().name("l2".into()).spawn(work)?;
         Ok((Self { setups: Some(setups), wake, thread: Some(thread) }, reports))
     }
 

@@ -124,6 +124,94 @@ fn a_router_learns_ranges_of_pods_and_nodes_take_what_filters_let_in_and_agents_
     lab.down().unwrap();
 }
 
+fn pool(name: &str, addresses: &str, way: &str) -> String {
+    format!(
+        "---\n{{apiVersion: ripstop.io/v1alpha1, kind: AddressPool, metadata: {{name: {name}}}, spec: {{addresses: [{addresses}], announce: [{{by: bgp, {way}}}]}}}}\n"
+    )
+}
+
+fn service(name: &str, pool: &str, policy: &str) -> String {
+    format!(
+        "---\n{{apiVersion: v1, kind: Service, metadata: {{name: {name}, annotations: {{ripstop.io/address-pool: {pool}}}}}, spec: {{type: LoadBalancer, externalTrafficPolicy: {policy}, ports: [{{port: 80}}]}}}}\n"
+    )
+}
+
+fn slice(name: &str, endpoints: &str) -> String {
+    format!(
+        "---\n{{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {{name: {name}, labels: {{kubernetes.io/service-name: {name}}}}}, addressType: IPv4, ports: [{{port: 80}}], endpoints: [{endpoints}]}}\n"
+    )
+}
+
+/// What BIRD has of a prefix by each of two nodes.
+fn ways(tor: &Router, prefix: &str) -> [Option<String>; 2] {
+    let all = tor.birdc(&format!("show route {prefix} all"));
+    [1, 2].map(|n| all.split("unicast [").find(|way| way.starts_with(&format!("n{n} "))).map(str::to_owned))
+}
+
+/// Addresses of Services: told by nodes that can serve them, asked to be avoided before they are withdrawn, and only to whom they are for.
+#[test]
+fn a_router_has_ways_to_addresses_of_services_by_nodes_that_serve_them() {
+    if !has_bird() {
+        return;
+    }
+    let agent_config = serde_json::json!({"services": {"proxy": "nftables", "serviceCIDRs": ["10.96.0.0/16"]}});
+    let Some(lab) = lab(Options { agent_config, ..options("t-bgp-lb", 2) }) else { return };
+    pods(&lab);
+    let mut tor = Router::at_the_middle(&lab);
+    tor.bird(&bird_conf(65_000, &["172.31.0.0/24"], ""));
+    let endpoint = |n: u32, conditions: &str| {
+        let ip = ip(&lab, &format!("p{n}"));
+        format!("{{addresses: [{ip}], nodeName: n{n}, conditions: {{{conditions}}}}}")
+    };
+    let (ready, ends) = ("ready: true", "ready: false, serving: true, terminating: true");
+    let both = |first: &str| [endpoint(1, first), endpoint(2, ready)].join(", ");
+    let manifest = [
+        peer("tor", "{peerIP: 172.30.1.1, asNumber: 65000}"),
+        pool("single", "203.0.113.1", "peers: [tor], communities: [\"64512:77\"]"),
+        pool("whole", "198.51.100.8-198.51.100.9", "aggregationLength: 29"),
+        pool("hidden", "192.0.2.9", "peers: [other]"),
+        service("local", "single", "Local"),
+        service("any", "whole", "Cluster"),
+        service("secret", "hidden", "Cluster"),
+        slice("local", &both(ready)),
+        slice("any", &endpoint(2, ready)),
+        slice("secret", &endpoint(2, ready)),
+    ];
+    apply(&lab, 1, &manifest.concat());
+    let has = |way: &Option<String>, word: &str| way.as_ref().is_some_and(|way| way.contains(word));
+    until("both nodes tell of the address", || {
+        ways(&tor, "203.0.113.1/32").iter().all(|way| has(way, "(64512,77)") && !has(way, "(65535,0)"))
+    });
+    until("and of the prefix", || ways(&tor, "198.51.100.8/29").iter().all(Option::is_some));
+    assert_eq!(ways(&tor, "192.0.2.9/32"), [None, None], "what is for another peer");
+    let between = because(&lab, 1, "203.0.113.1/32");
+    assert!(!between.contains("172.30.1.12"), "nodes do not tell each other: {between}");
+
+    // The endpoint of one node ends: routers prefer the other, and then have it alone.
+    apply(&lab, 1, &slice("local", &both(ends)));
+    until("it asks to be avoided", || {
+        let [one, two] = ways(&tor, "203.0.113.1/32");
+        has(&one, "(65535,0)") && has(&two, "(64512,77)") && !has(&two, "(65535,0)")
+    });
+    apply(&lab, 1, &slice("local", &endpoint(2, ready)));
+    until("it is withdrawn", || {
+        let [one, two] = ways(&tor, "203.0.113.1/32");
+        one.is_none() && two.is_some()
+    });
+    let row = |node| {
+        let rows = rows(&lab, node, "/v1/loadbalancers");
+        rows.into_iter().find(|row| row["name"] == "local").unwrap()
+    };
+    assert_eq!((&row(2)["told"], &row(1)["told"]), (&"203.0.113.1/32 with 64512:77".into(), &Value::Null));
+    apply(&lab, 1, &(slice("local", "") + &slice("any", &endpoint(2, "ready: false, serving: false"))));
+    for prefix in ["203.0.113.1/32", "198.51.100.8/29"] {
+        until("nobody serves it, and nobody tells of it", || ways(&tor, prefix).iter().all(Option::is_none));
+    }
+    assert!(flaps(&lab, 1).iter().chain(&flaps(&lab, 2)).all(|(_, flaps)| *flaps == 0), "no session began anew");
+    drop(tor);
+    lab.down().unwrap();
+}
+
 #[test]
 fn packets_are_spread_over_two_routers_and_bfd_takes_the_silent_one_out() {
     if !has_bird() || !has_frr() {

@@ -2,6 +2,7 @@
 //!
 //! Each test makes a lab of its own name, so they run side by side; every wait is bounded. They need root.
 
+mod balancers;
 mod bgp;
 mod bgp_outside;
 mod blocks;
