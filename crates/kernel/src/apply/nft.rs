@@ -71,8 +71,8 @@ impl What<'_> {
 }
 
 /// Runs transactions while monitors do not listen; `transact` says how many were done. To tell them of an element takes
-/// the kernel longer than to add it, even where a filter of theirs lets nothing through. The kernel counts transactions: where
-/// it counted another one, or cannot be asked, they are told to look.
+/// the kernel longer than to add it, even where a filter of theirs lets nothing through. The kernel counts transactions, but for those that
+/// change nothing: where it counted another one, or cannot be asked, they are told to look.
 pub(super) fn unheard(
     socket: &mut Socket,
     ears: &[Arc<Ear>],
@@ -88,7 +88,8 @@ pub(super) fn unheard(
     let back: Vec<bool> = deaf.iter().map(|ear| ear.nft.join(NFNLGRP_NFTABLES).is_ok()).collect();
     let done = result.as_ref().map_or(0, |done| *done);
     let ours = before.wrapping_add(done);
-    let is_alone = result.is_ok() && generation(socket).ok().flatten() == Some(ours);
+    let now = generation(socket).ok().flatten();
+    let is_alone = result.is_ok() && (now == Some(ours) || now == Some(before));
     for (ear, is_back) in deaf.into_iter().zip(back) {
         if !is_alone || !is_back {
             ear.missed();

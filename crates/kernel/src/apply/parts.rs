@@ -44,14 +44,16 @@ impl Parts {
         Ok(())
     }
 
-    /// They are there after one more transaction, if nobody made another one.
+    /// They are there after one more transaction, if nobody made another one. One that changed nothing is not counted.
     pub(super) fn follow(&mut self, socket: &mut Socket) {
+        let Some(before) = self.generation else { return };
+        let now = generation(socket).ok().flatten();
         // The kernel passes zero over.
-        let next = self.generation.map(|generation| generation.checked_add(1).unwrap_or(1));
-        if next.is_some() && generation(socket).ok().flatten() != next {
-            *self = Self::default();
+        let next = before.checked_add(1).unwrap_or(1);
+        if now == Some(next) || now == Some(before) {
+            self.generation = now;
         } else {
-            self.generation = next;
+            *self = Self::default();
         }
     }
 

@@ -86,6 +86,30 @@ fn own_writes_are_not_heard() {
     });
 }
 
+/// The kernel counts no transaction that changed nothing.
+#[test]
+fn own_writes_of_what_is_there_are_not_heard() {
+    on_a_node(|mut node| {
+        let table = Table::new(TableFamily::Inet, NFT_TABLE).set("pods", Set::of([Type::Ipv4Addr]));
+        let key = ElementKey {
+            family: TableFamily::Inet,
+            table: NFT_TABLE.into(),
+            set: "pods".into(),
+            key: ElementValue::new(false, [addr("10.244.1.5")]),
+        };
+        let element = Object::from(NftElement { key, body: ElementBody::default() });
+        node.make(&[NftTable { table }.into(), element.clone()]);
+        let mut monitor = Monitor::open(node.applier.own()).unwrap();
+        settle(&mut monitor);
+        for _ in 0..3 {
+            node.make(std::slice::from_ref(&element));
+            assert_eq!(heard(&mut monitor), Changed::default());
+        }
+        run("nft", &["add", "element", "inet", NFT_TABLE, "pods", "{ 10.244.1.6 }"]);
+        assert!(heard(&mut monitor).kinds.contains(&Kind::NftElement));
+    });
+}
+
 /// A link passes through states that are not what it is left as: with no alternative name, down, without its bridge.
 #[test]
 fn own_writes_are_not_heard_while_they_are_made() {
