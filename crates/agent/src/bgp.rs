@@ -1,9 +1,11 @@
 //! The lane of BGP: hands what is wanted to the speaker, and what that tells to the core.
 //!
-//! It reads passwords from files, each time something else is wanted: a password that is not there shuts its peer down.
+//! It reads passwords from files and Secrets, each time something else is wanted and now and then besides: a password that is not there
+//! shuts its peer down; one that cannot be asked for just now is what it was.
 //!
 //! Not here: who is a peer, and what a route leads to.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
@@ -18,12 +20,17 @@ use ripstop_speaker::bgp::{Answers, Explained, ExplainedPath, Report, Reports, S
 use ripstop_tables::{BgpInput, Input};
 use ripstop_types::Prefix;
 use serde_json::{Value, json};
+use tokio::runtime::Handle;
 use tokio::sync::mpsc::Sender;
 
 use crate::core::{BgpPlan, PasswordOf};
+use crate::store_lane::StoreCell;
 
 /// Longest password file that is read, in bytes; a password is far shorter.
 const MAX_FILE: u64 = 4_096;
+
+/// How long after they were read passwords are read again.
+const READ_AGAIN: Duration = Duration::from_secs(10);
 
 /// Routes that one question is answered with.
 const ROUTES: usize = 10_000;
@@ -148,28 +155,60 @@ fn advertised(peer: &str, one: Explained) -> Vec<Value> {
 ///
 /// # Errors
 /// If no thread can be started.
-pub fn start(cell: BgpCell, news: Sender<Input>) -> anyhow::Result<mpsc::Sender<Option<Arc<BgpPlan>>>> {
+pub fn start(
+    cell: BgpCell,
+    news: Sender<Input>,
+    store: StoreCell,
+) -> anyhow::Result<mpsc::Sender<Option<Arc<BgpPlan>>>> {
     let (plans, to_do) = mpsc::channel();
-    thread::Builder::new()
-        .name("bgp-lane".into())
-        .spawn(move || work(&to_do, &cell, &news))
-        .context("cannot start a thread")?;
+    let passwords = Passwords { store, runtime: Handle::current(), known: BTreeMap::new(), warned: BTreeSet::new() };
+    let mut lane = Lane { cell, news, passwords, wanted: None, told: None };
+    thread::Builder::new().name("bgp-lane".into()).spawn(move || lane.work(&to_do)).context("cannot start a thread")?;
     Ok(plans)
 }
 
-fn work(to_do: &mpsc::Receiver<Option<Arc<BgpPlan>>>, cell: &BgpCell, news: &Sender<Input>) {
-    while let Ok(plan) = to_do.recv() {
-        // Only the last one counts.
-        let plan = to_do.try_iter().last().unwrap_or(plan);
-        let mut speaker = cell.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match (&*speaker, plan) {
-            (Some(speaker), Some(plan)) => drop(speaker.set_up(resolved(&plan))),
+struct Lane {
+    cell: BgpCell,
+    news: Sender<Input>,
+    passwords: Passwords,
+    wanted: Option<Arc<BgpPlan>>,
+    /// What the speaker was told to be.
+    told: Option<Setup>,
+}
+
+impl Lane {
+    fn work(&mut self, to_do: &mpsc::Receiver<Option<Arc<BgpPlan>>>) {
+        loop {
+            let has_passwords = self.wanted.as_ref().is_some_and(|plan| !plan.passwords.is_empty());
+            let next = if has_passwords {
+                to_do.recv_timeout(READ_AGAIN)
+            } else {
+                to_do.recv().map_err(|_| mpsc::RecvTimeoutError::Disconnected)
+            };
+            match next {
+                // Only the last one counts.
+                Ok(plan) => self.wanted = to_do.try_iter().last().unwrap_or(plan),
+                Err(mpsc::RecvTimeoutError::Timeout) => {}
+                Err(mpsc::RecvTimeoutError::Disconnected) => return,
+            }
+            let setup = self.wanted.clone().map(|plan| (resolved(&plan, &mut self.passwords), plan.restarted));
+            if setup.as_ref().map(|(setup, _)| setup) != self.told.as_ref() {
+                self.told = setup.as_ref().map(|(setup, _)| setup.clone());
+                self.tell(setup);
+            }
+        }
+    }
+
+    fn tell(&self, setup: Option<(Setup, bool)>) {
+        let mut speaker = self.cell.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match (&*speaker, setup) {
+            (Some(speaker), Some((setup, _))) => drop(speaker.set_up(setup)),
             // Sessions end with a word, as nothing is to be kept.
             (Some(speaker), None) => drop(speaker.set_up(Setup::empty(speaker_rib()))),
-            (None, Some(plan)) => match Speaker::start(resolved(&plan), plan.restarted, seed()) {
+            (None, Some((setup, restarted))) => match Speaker::start(setup, restarted, seed()) {
                 Ok((started, reports)) => {
                     *speaker = Some(started);
-                    let news = news.clone();
+                    let news = self.news.clone();
                     let listens =
                         thread::Builder::new().name("bgp-news".into()).spawn(move || hand_on(&reports, &news));
                     if let Err(error) = listens {
@@ -183,6 +222,54 @@ fn work(to_do: &mpsc::Receiver<Option<Arc<BgpPlan>>>, cell: &BgpCell, news: &Sen
     }
 }
 
+/// Where passwords are read, and what was read last.
+struct Passwords {
+    store: StoreCell,
+    runtime: Handle,
+    known: BTreeMap<PasswordSource, Password>,
+    warned: BTreeSet<String>,
+}
+
+impl Passwords {
+    /// A password as it is now.
+    fn read(&mut self, source: &PasswordSource) -> Result<Password, String> {
+        let found = match source {
+            PasswordSource::File(path) => of_file(path),
+            PasswordSource::Secret { name, key } => {
+                let asked = match self.store.get() {
+                    Some(store) => self.runtime.block_on(store.secret(name, key)),
+                    None => return self.known.get(source).cloned().ok_or("the store is not there yet".to_owned()),
+                };
+                match asked {
+                    Ok(Some(text)) => {
+                        password(&text).ok_or_else(|| format!("the value {key} of the Secret {name} is empty"))
+                    }
+                    Ok(None) => Err(format!("there is no Secret {name} with a value {key}")),
+                    // Whoever has a password keeps it while nobody can be asked.
+                    Err(fault) if fault.is_passing() => match self.known.get(source) {
+                        Some(password) => return Ok(password.clone()),
+                        None => Err(format!("the Secret {name} cannot be read: {fault}")),
+                    },
+                    Err(fault) => Err(format!("the Secret {name} cannot be read: {fault}")),
+                }
+            }
+        };
+        match &found {
+            Ok(password) => drop(self.known.insert(source.clone(), password.clone())),
+            Err(_) => drop(self.known.remove(source)),
+        }
+        found
+    }
+
+    /// Tells of what is wrong, once as long as it is.
+    fn warn(&mut self, wrong: BTreeSet<String>) {
+        for why in wrong.difference(&self.warned) {
+            tracing::warn!("BGP: {why}");
+        }
+        self.warned = wrong;
+    }
+}
+
 /// With nobody to speak to it says nothing.
 fn speaker_rib() -> ripstop_bgp::rib::RibConfig {
     let id = std::net::Ipv4Addr::LOCALHOST;
@@ -190,13 +277,12 @@ fn speaker_rib() -> ripstop_bgp::rib::RibConfig {
 }
 
 /// What is wanted, with passwords.
-fn resolved(plan: &BgpPlan) -> Setup {
+fn resolved(plan: &BgpPlan, passwords: &mut Passwords) -> Setup {
     let mut setup = plan.setup.clone();
+    let mut wrong = BTreeSet::new();
     for (of, source) in &plan.passwords {
-        let read = read(source);
-        if let Err(why) = &read {
-            tracing::warn!("BGP: {why}");
-        }
+        let read = passwords.read(source);
+        wrong.extend(read.as_ref().err().cloned());
         match of {
             PasswordOf::Peer(key) => {
                 let mut peers = setup.peers.iter_mut();
@@ -215,11 +301,12 @@ fn resolved(plan: &BgpPlan) -> Setup {
             },
         }
     }
+    passwords.warn(wrong);
     setup
 }
 
-fn read(PasswordSource::File(path): &PasswordSource) -> Result<Password, String> {
-    let path = Path::new(&**path);
+fn of_file(path: &str) -> Result<Password, String> {
+    let path = Path::new(path);
     let found = std::fs::metadata(path)
         .map_err(|error| format!("the password file {} cannot be read: {error}", path.display()))?;
     if !found.is_file() || found.len() > MAX_FILE {
@@ -227,11 +314,13 @@ fn read(PasswordSource::File(path): &PasswordSource) -> Result<Password, String>
     }
     let text = std::fs::read_to_string(path)
         .map_err(|error| format!("the password file {} cannot be read: {error}", path.display()))?;
+    password(&text).ok_or_else(|| format!("the password file {} is empty", path.display()))
+}
+
+/// A password without the end of its line; none if that is all.
+fn password(text: &str) -> Option<Password> {
     let password = text.trim_end_matches(['\r', '\n']);
-    if password.is_empty() {
-        return Err(format!("the password file {} is empty", path.display()));
-    }
-    Ok(Password(password.to_owned()))
+    (!password.is_empty()).then(|| Password(password.to_owned()))
 }
 
 /// Hands on what the speaker tells, as fast as the core takes it.
@@ -299,5 +388,26 @@ mod tests {
         assert_eq!(parts.into_iter().flat_map(|part| part.routes).collect::<Vec<_>>(), input.routes);
         let none = BgpInput { settled: true, ..BgpInput::default() };
         assert_eq!(super::parts(none.clone()), [none]);
+    }
+
+    #[test]
+    fn a_password_is_read_anew_and_one_that_is_not_there_is_named() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let (store, runtime) = (StoreCell::default(), runtime.handle().clone());
+        let mut passwords = Passwords { store, runtime, known: BTreeMap::new(), warned: BTreeSet::new() };
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("key");
+        let file = PasswordSource::File(path.to_str().unwrap().into());
+        assert!(passwords.read(&file).unwrap_err().contains("cannot be read"));
+        std::fs::write(&path, "one\n").unwrap();
+        assert_eq!(passwords.read(&file), Ok(Password("one".into())));
+        std::fs::write(&path, "two").unwrap();
+        assert_eq!(passwords.read(&file), Ok(Password("two".into())));
+        std::fs::write(&path, "\n").unwrap();
+        assert!(passwords.read(&file).unwrap_err().contains("is empty"));
+        let secret = PasswordSource::Secret { name: "bgp".into(), key: "tor".into() };
+        assert_eq!(passwords.read(&secret), Err("the store is not there yet".to_owned()));
+        passwords.known.insert(secret.clone(), Password("kept".into()));
+        assert_eq!(passwords.read(&secret), Ok(Password("kept".into())), "whoever has one keeps it");
     }
 }

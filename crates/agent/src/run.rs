@@ -188,7 +188,7 @@ impl Shell {
         let store = StoreCell::default();
         let (to_news, news) = channel(BATCH);
         let bgp = BgpCell::default();
-        let to_bgp = bgp::start(bgp.clone(), to_news.clone())?;
+        let to_bgp = bgp::start(bgp.clone(), to_news.clone(), store.clone())?;
         let (to_lane, ways) = ToLane::new(&core, to_news, to_self.clone(), recording.is_some());
         let lane = Lane::start(config.store.clone(), host, ways, store.clone())?;
         let tracking = tracking::start(to_self.clone())?;

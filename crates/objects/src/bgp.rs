@@ -91,11 +91,18 @@ pub struct Bfd {
 }
 
 /// Where a password is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum PasswordSource {
     /// In a file of each node.
     File(Arc<str>),
+    /// In a Secret of the namespace that the product is in.
+    Secret {
+        /// Its name.
+        name: Arc<str>,
+        /// Which of its values.
+        key: Arc<str>,
+    },
 }
 
 /// A community of either kind.

@@ -111,6 +111,15 @@ pub trait Store: Send + Sync {
         self.put_if(Kind::Alive, node.as_str(), value, Expect::Any).await
     }
 
+    /// A value of a Secret in the namespace that this product is in, as text; `None` where there is none.
+    ///
+    /// # Errors
+    /// That it cannot be read, or that this store has no Secrets.
+    async fn secret(&self, name: &str, key: &str) -> Result<Option<String>, StoreError> {
+        let cause = format!("it has no Secrets, so none called {name} with a key {key}; a file can be named instead");
+        Err(StoreError::Refused { peer: self.name(), cause })
+    }
+
     /// Puts these fields into the `status` of an object that is still at this revision, and answers the revision of the write.
     ///
     /// # Errors

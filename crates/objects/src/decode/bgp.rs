@@ -460,13 +460,34 @@ fn bfd(d: &mut Decoder, node: &Node<'_>) -> Option<Bfd> {
 
 fn password(d: &mut Decoder, node: &Node<'_>) -> Option<PasswordSource> {
     const FILE: &str = "the path of a file, which begins with /";
-    let fields = d.map(node, &["file"])?;
-    let file = d.required(&fields, "file", FILE)?;
-    let path = d.text(&file, FILE)?;
-    if !path.starts_with('/') || path.contains('\0') {
-        d.fault(&file.path, shown(path), FILE);
+    const NAME: &str = "the name of a Secret: lower-case letters, digits, '-' and '.', at most 253";
+    const KEY: &str = "a key of a Secret: letters, digits, '-', '_' and '.', at most 253";
+    let fields = d.map(node, &["file", "secretKeyRef"])?;
+    let Some(reference) = fields.get("secretKeyRef") else {
+        let file = d.required(&fields, "file", FILE)?;
+        let path = d.text(&file, FILE)?;
+        if !path.starts_with('/') || path.contains('\0') {
+            d.fault(&file.path, shown(path), FILE);
+        }
+        return Some(PasswordSource::File(path.into()));
+    };
+    if fields.get("file").is_some() {
+        d.fault(&node.path, "file and secretKeyRef", "one of them");
     }
-    Some(PasswordSource::File(path.into()))
+    let fields = d.map(&reference, &["name", "key"])?;
+    let name = d.required(&fields, "name", NAME).and_then(|node| Some((d.text(&node, NAME)?, node)));
+    let key = d.required(&fields, "key", KEY).and_then(|node| Some((d.text(&node, KEY)?, node)));
+    let (name, key) = name.zip(key).map(|((name, at), (key, place))| {
+        if ripstop_types::validate_dns_name("the name of a Secret", name).is_err() {
+            d.fault(&at.path, shown(name), NAME);
+        }
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+        if key.is_empty() || key.len() > 253 || key.starts_with("..") || key == "." || !key.bytes().all(plain) {
+            d.fault(&place.path, shown(key), KEY);
+        }
+        (name, key)
+    })?;
+    Some(PasswordSource::Secret { name: name.into(), key: key.into() })
 }
 
 /// 0 for never, or what the protocol has.

@@ -22,6 +22,7 @@ mod object;
 mod objects;
 mod options;
 mod records;
+mod secret;
 
 pub use api::Api;
 pub use events::{CLUSTER_NAMESPACE, CONTROLLER, OVER};
@@ -139,6 +140,18 @@ impl Shared {
         let answer = self.ask(&tried, &Ask::get(self.path_of(kind, key)?)).await?;
         match answer.status {
             StatusCode::OK => self.object(&answer)?.record(kind).map_err(|cause| self.nonsense(cause)),
+            _ if Status::says_absent(&answer) => Ok(None),
+            _ => Err(self.refused(&tried, false, &answer)),
+        }
+    }
+
+    /// A value of a Secret, which is no record: it is never watched, written or kept.
+    async fn secret(&self, name: &str, key: &str) -> Result<Option<String>, StoreError> {
+        let tried = format!("get the Secret {}/{name}", self.options.namespace);
+        let path = format!("/api/v1/namespaces/{}/secrets/{name}", self.options.namespace);
+        let answer = self.ask(&tried, &Ask::get(path)).await?;
+        match answer.status {
+            StatusCode::OK => secret::value(&answer.body, key).map_err(|cause| self.nonsense(cause)),
             _ if Status::says_absent(&answer) => Ok(None),
             _ => Err(self.refused(&tried, false, &answer)),
         }
@@ -286,6 +299,10 @@ impl Store for Kubernetes {
 
     async fn list(&self, kind: Kind) -> Result<Vec<Record>, StoreError> {
         self.shared.records(kind).await
+    }
+
+    async fn secret(&self, name: &str, key: &str) -> Result<Option<String>, StoreError> {
+        self.shared.secret(name, key).await
     }
 
     async fn put_if(&self, kind: Kind, key: &str, value: &Value, expect: Expect) -> Result<Revision, StoreError> {

@@ -63,6 +63,7 @@ async fn what_is_missing_or_wrong_is_a_sentence() {
     assert!(matches!(watch.recv().await, Some(Event::Synced { .. })));
 
     wrong_kubeconfigs(&server).await;
+    secrets(&server).await;
     rights(&server).await;
 }
 
@@ -94,6 +95,26 @@ async fn wrong_kubeconfigs(server: &ApiServer) {
     assert!(store.list(Kind::Networks).await.is_err());
     std::fs::write(&token, format!("{}\n", token_of(OPERATOR))).unwrap();
     assert!(store.list(Kind::Networks).await.is_ok());
+}
+
+/// One value is read with the rights of the manifest, in the product's namespace alone, and told in no error.
+async fn secrets(server: &ApiServer) {
+    server.kubectl(&["create", "secret", "generic", "bgp", "-n", "ripstop", "--from-literal=tor=knock-knock"]);
+    let agent = store(server.kubeconfig(AGENT));
+    assert_eq!(agent.secret("bgp", "tor").await.unwrap().as_deref(), Some("knock-knock"));
+    assert_eq!(agent.secret("bgp", "other").await.unwrap(), None);
+    assert_eq!(agent.secret("none", "tor").await.unwrap(), None);
+    set_verbs(server, "role", 1, &["list"]);
+    let mut last = None;
+    let refused = soon(async || {
+        last = agent.secret("bgp", "tor").await.err();
+        last.is_some()
+    });
+    assert!(refused.await, "it goes without the right");
+    says(&last.unwrap(), &["cannot get resource", "secrets", "deploy/ripstop.yaml"]);
+    set_verbs(server, "role", 1, &["get"]);
+    assert!(soon(async || agent.secret("bgp", "tor").await.is_ok()).await);
+    server.kubectl(&["delete", "secret", "bgp", "-n", "ripstop"]);
 }
 
 /// Every right of the manifest, taken away alone.
