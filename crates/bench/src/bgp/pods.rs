@@ -45,21 +45,29 @@ pub fn pods(programs: &Programs, rounds: usize) -> Result<Part> {
         .collect();
     let watches = (1..=NODES).map(|node| Watch::start(&layout.netns_path(&format!("n{node}")), &["route"]));
     let watches = watches.collect::<Result<Vec<_>>>()?;
+    let watched = Instant::now();
     std::thread::sleep(Duration::from_millis(500));
     let (mut calls, mut farthest) = (Vec::new(), Vec::new());
-    for pod in 0..20 * rounds.max(5) {
+    let first = NODES as usize;
+    for pod in 0..first + 20 * rounds.max(5) {
         checkpoint()?;
         let node = pod % NODES as usize;
         let name = format!("p{pod}");
         space::netns_add(&layout.netns(&name))?;
         let begun = Instant::now();
         let taken = plugins[node].call("ADD", &name, Some(&layout.netns_path(&name)))?;
+        if pod < first {
+            // A node has a block before its first pod.
+            continue;
+        }
         let block = address(&taken.printed)?.to_string();
         let is = |line: &str| line.starts_with(&format!("{block} ")) && line.contains("nhid");
         let others = watches.iter().enumerate().filter(|(n, _)| *n != node);
-        let heard = others.map(|(_, watch)| watch.wait(&block, begun, LIMIT, is)).collect::<Result<Vec<_>>>()?;
+        let heard = others.map(|(_, watch)| watch.wait(&block, watched, LIMIT, is)).collect::<Result<Vec<_>>>()?;
         calls.push(ms(taken.wall));
-        farthest.push(ms(heard.into_iter().max().context("no other node")? - begun));
+        // Where a block was claimed ahead its route was there before.
+        let last = heard.into_iter().max().context("no other node")?;
+        farthest.push(ms(last.saturating_duration_since(begun)));
     }
     lab.down()?;
     let mut table = Table::new(&["a pod's block to 9 other nodes by BGP, ms", "p50", "p99", "min / median / max"]);

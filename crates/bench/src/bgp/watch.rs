@@ -41,14 +41,15 @@ impl Watch {
         heard.iter().find(|(at, line)| *at >= begun && holds(line)).map(|(at, _)| *at)
     }
 
-    /// Waits for such a line.
-    pub fn wait(&self, what: &str, begun: Instant, limit: Duration, holds: impl Fn(&str) -> bool) -> Result<Instant> {
+    /// Waits for such a line, as long as that from now on.
+    pub fn wait(&self, what: &str, since: Instant, limit: Duration, holds: impl Fn(&str) -> bool) -> Result<Instant> {
+        let asked = Instant::now();
         loop {
             checkpoint()?;
-            if let Some(at) = self.since(begun, &holds) {
+            if let Some(at) = self.since(since, &holds) {
                 return Ok(at);
             }
-            if begun.elapsed() > limit {
+            if asked.elapsed() > limit {
                 bail!("{what}: the kernel does not tell of it in {} s", limit.as_secs());
             }
             thread::sleep(Duration::from_millis(1));
