@@ -454,9 +454,14 @@ impl Core {
     pub(super) fn base_missing(&self, network: &Network) -> Option<String> {
         let table = Key::NftTable { family: ripstop_nft::model::TableFamily::Inet, name: NFT_TABLE.into() };
         let link = Key::Link { ns: Ns::Host, name: wiring::node_link(&network.name) };
-        [table, link].into_iter().find(|key| self.applied.get(key).is_none()).map(|key| match self.failed.get(&key) {
-            Some(failure) => failure.why.clone(),
-            None => format!("{key} is not in the kernel yet"),
+        // Routes to pods have the node's own addresses as their source, and a call's plan may overtake the one that brings these.
+        let own = Source::Network(network.name.clone());
+        let addresses = self.desired.keys_of(&own).filter(|key| key.kind() == Kind::Address);
+        [table, link].into_iter().chain(addresses).find(|key| self.applied.get(key).is_none()).map(|key| {
+            match self.failed.get(&key) {
+                Some(failure) => failure.why.clone(),
+                None => format!("{key} is not in the kernel yet"),
+            }
         })
     }
 
