@@ -227,11 +227,7 @@ fn to_and_from_udp_nothing_is_lost() {
     let load = Load::of(&lab, 250, [30, 10]);
     // Agents are killed in the middle of the first.
     migrated(&lab, 1, &["udp", "--timeout", "0s"]);
-    for node in 1..=3 {
-        lab.node(node).kill_agent(false).unwrap();
-        std::thread::sleep(Duration::from_millis(100));
-    }
-    lab.wait_ready(&[1, 2, 3], Duration::from_secs(10)).unwrap();
+    kill_agents(&lab);
     is_whole(&lab, "udp", 1472);
     migrated(&lab, 2, &["host-gw", "--timeout", LIMIT]);
     is_whole(&lab, "host-gw", 1500);
@@ -247,6 +243,15 @@ fn to_and_from_udp_nothing_is_lost() {
     lab.down().unwrap();
 }
 
+/// One after the other is killed and comes back.
+fn kill_agents(lab: &Lab) {
+    for node in 1..=3 {
+        lab.node(node).kill_agent(false).unwrap();
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    lab.wait_ready(&[1, 2, 3], Duration::from_secs(10)).unwrap();
+}
+
 #[test]
 fn to_and_from_ipip_nothing_is_lost() {
     let options =
@@ -257,11 +262,7 @@ fn to_and_from_ipip_nothing_is_lost() {
     let load = Load::of(&lab, 250, [30, 10]);
     // Agents are killed in the middle of the first.
     migrated(&lab, 1, &["ipip", "--timeout", "0s"]);
-    for node in 1..=3 {
-        lab.node(node).kill_agent(false).unwrap();
-        std::thread::sleep(Duration::from_millis(100));
-    }
-    lab.wait_ready(&[1, 2, 3], Duration::from_secs(10)).unwrap();
+    kill_agents(&lab);
     is_whole(&lab, "ipip", 1480);
     migrated(&lab, 2, &["host-gw", "--timeout", LIMIT]);
     is_whole(&lab, "host-gw", 1500);
