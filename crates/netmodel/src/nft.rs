@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 
 use ripstop_nft::Digest;
-use ripstop_nft::model::{Comment, ElementBody, ElementKey, Name, Part, Table, TableFamily, Value};
+use ripstop_nft::model::{
+    Comment, Data, ElementBody, ElementKey, Name, Part, Table, TableFamily, Value, Verdict, part_of,
+};
 use ripstop_types::IfName;
 use serde::{Deserialize, Serialize};
 
@@ -85,6 +87,16 @@ impl NftTable {
     pub fn written(family: TableFamily, name: &Name, digest: Digest, told: &str) -> Self {
         let told = if told.is_empty() { String::new() } else { format!("; {told}") };
         Self { table: Table::new(family, name).comment(Comment::from(format!("written as {digest}{told}").as_str())) }
+    }
+}
+
+impl NftElement {
+    /// The part that its verdict leads to, and the chain in it. The kernel keeps a chain while something leads there.
+    #[must_use]
+    pub fn destination(&self) -> Option<(Key, &Name)> {
+        let Some(Data::Verdict(Verdict::Jump(chain) | Verdict::Goto(chain))) = &self.body.data else { return None };
+        let (family, table) = (self.key.family, self.key.table.clone());
+        Some((Key::NftPart { family, table, name: part_of(chain)? }, chain))
     }
 }
 

@@ -12,7 +12,7 @@ use ripstop_netmodel::{Entry, Key, Kind, Link, LinkKind, Model, Ns, Object, ROUT
 use ripstop_nft::model::part_of;
 use ripstop_types::Owner;
 
-use crate::hang::{destination, hangs_on, holder, leading_to, master, other_end};
+use crate::hang::{hangs_on, holder, leading_to, master, other_end};
 use crate::model::can_be_removed;
 use crate::step::{Action, Plan, Step};
 
@@ -335,7 +335,7 @@ pub(crate) fn place(key: &Key, entry: &Entry) -> (Kind, Stage) {
         Object::NftTable(table) if table.devices().next().is_some() => return (Kind::Link, Stage::Guard),
         // What leads into a part comes behind all that a packet meets there, and what is said of other pods with it.
         Object::NftElement(element)
-            if part_of(&element.key.set).is_none() && (key.is_of_policies() || destination(element).is_some()) =>
+            if part_of(&element.key.set).is_none() && (key.is_of_policies() || element.destination().is_some()) =>
         {
             Stage::Second
         }

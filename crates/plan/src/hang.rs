@@ -11,9 +11,7 @@ use ripstop_netmodel::{
     Key, LINK_PREFIX, Link, LinkKind, Model, NftElement, NftPart, NftTable, Ns, Object, Resource, Route, RouteTarget,
     link_table,
 };
-use ripstop_nft::model::{
-    Data, DataType, ElementKey, Fault, Key as ElementValue, Name, Table, TableFamily, Verdict, part_of,
-};
+use ripstop_nft::model::{DataType, ElementKey, Fault, Key as ElementValue, Name, Table, TableFamily, part_of};
 use ripstop_types::{Family, IfName};
 
 /// The objects with which this one vanishes, as far as the model has them. The other end of a veth pair does not know its
@@ -33,24 +31,17 @@ pub(crate) fn hangs_on(object: &Object) -> Vec<Key> {
             RouteTarget::Unreachable | RouteTarget::Local => {}
         },
         Object::NftTable(table) => keys.extend(table.devices().map(|link| link_key(&Ns::Host, link))),
-        Object::NftElement(element) => keys.extend(destination(element).map(|(part, _)| part)),
+        Object::NftElement(element) => keys.extend(element.destination().map(|(part, _)| part)),
         _ => {}
     }
     keys.retain(is_known);
     keys
 }
 
-/// The part that a verdict leads to, and the chain in it. The kernel keeps a chain while something leads there.
-pub(crate) fn destination(element: &NftElement) -> Option<(Key, &Name)> {
-    let Some(Data::Verdict(Verdict::Jump(chain) | Verdict::Goto(chain))) = &element.body.data else { return None };
-    let (family, table) = (element.key.family, element.key.table.clone());
-    Some((Key::NftPart { family, table, name: part_of(chain)? }, chain))
-}
-
 /// The elements that lead to one of these parts.
 pub(crate) fn leading_to<'a>(model: &'a Model, parts: &'a BTreeSet<Key>) -> impl Iterator<Item = &'a Key> {
     let tables: BTreeSet<Key> = parts.iter().filter_map(Key::parent).collect();
-    let leads = |object: &Object| matches!(object, Object::NftElement(element) if destination(element).is_some_and(|(to, _)| parts.contains(&to)));
+    let leads = |object: &Object| matches!(object, Object::NftElement(element) if element.destination().is_some_and(|(to, _)| parts.contains(&to)));
     tables
         .into_iter()
         .flat_map(|table| verdict_maps(model, &table))
@@ -131,7 +122,7 @@ pub(crate) fn bears(below: &Object, object: &Object) -> bool {
             part.found.is_some() || check_element(&table, element).is_ok()
         }
         (Object::NftPart(part), Object::NftElement(element)) => {
-            destination(element).is_some_and(|(_, chain)| part.part.chains.contains_key(chain))
+            element.destination().is_some_and(|(_, chain)| part.part.chains.contains_key(chain))
         }
         (Object::NftPart(part), Object::NftValues(values)) => part.part.sets.contains_key(&values.map),
         (Object::Link(_), Object::Link(Link { kind: LinkKind::VethPeer, .. })) => {

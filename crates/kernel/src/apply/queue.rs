@@ -6,7 +6,7 @@
 //! Not here: how a transaction is sent (`nft`).
 
 use ripstop_netmodel::{Key, Kind, Object};
-use ripstop_nft::model::{Data, ElementKey, Verdict, part_of};
+use ripstop_nft::model::part_of;
 use ripstop_plan::Action;
 
 use super::flows::is_of_an_endpoint;
@@ -85,9 +85,7 @@ impl Run<'_> {
         let Some(Object::NftElement(element)) = object(&self.steps[i]).filter(|_| !self.short.is_empty()) else {
             return None;
         };
-        let Some(Data::Verdict(Verdict::Jump(chain) | Verdict::Goto(chain))) = &element.body.data else { return None };
-        let ElementKey { family, table, .. } = &element.key;
-        let part = Key::NftPart { family: *family, table: table.clone(), name: part_of(chain)? };
+        let (part, _) = element.destination()?;
         let fault = || Fault::Unsupported(format!("{part}, to which it leads, could not be written whole").into());
         self.short.contains(&part).then(fault)
     }
