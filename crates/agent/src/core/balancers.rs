@@ -104,7 +104,7 @@ impl Core {
     }
 
     /// What became of it.
-    pub(super) fn take_announced(&mut self, found: Announced) -> BTreeSet<Change> {
+    pub(super) fn take_announced(&mut self, found: Announced) {
         let now = self.at.wall;
         for row in &found.rows {
             let before = self.announcing.found.rows.iter().find(|before| before.address == row.address);
@@ -132,16 +132,13 @@ impl Core {
         }
         self.announcing.since.retain(|address, _| found.rows.iter().any(|row| row.address == *address));
         self.announcing.found = found;
-        BTreeSet::new()
     }
 
     /// The segments that this node is on, those with something to announce.
     fn segments(&self) -> Vec<SegmentPlan> {
         let tables = &self.tables;
-        let mut uplinks: Vec<Uplink<'_>> = Vec::new();
-        for uplink in Family::BOTH.into_iter().flat_map(|family| host::uplinks(tables, family)) {
-            uplinks.push(uplink);
-        }
+        let uplinks: Vec<Uplink<'_>> =
+            Family::BOTH.into_iter().flat_map(|family| host::uplinks(tables, family)).collect();
         let mut segments: BTreeMap<&IfName, SegmentPlan> = BTreeMap::new();
         let own = tables.cluster.node.as_ref();
         let cannot = tables.withdrawn != Withdrawn::Nothing
@@ -266,7 +263,7 @@ impl Core {
         view.since = since.map(|(_, since)| since.0);
         let candidates = plan.addresses.get(&ip).and_then(Option::as_ref);
         let of = candidates
-            .map_or(plan.candidates.len(), |may| may.intersection(&plan.candidates.keys().cloned().collect()).count());
+            .map_or(plan.candidates.len(), |may| may.iter().filter(|node| plan.candidates.contains_key(*node)).count());
         let why = match (found.and_then(|row| row.conflict), &view.owner) {
             (Some(mac), _) => format!("{mac} has it, a machine that is no node: nobody here answers for it"),
             (None, Some(_)) => format!("the first by hash of {of} nodes that may have it and are seen alive"),

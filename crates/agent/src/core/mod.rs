@@ -350,7 +350,10 @@ impl Core {
                 BTreeSet::new()
             }
             Input::Refused(refused) => self.take_refused(refused),
-            Input::Announced(found) => self.take_announced(found),
+            Input::Announced(found) => {
+                self.take_announced(found);
+                BTreeSet::new()
+            }
             Input::Bgp(input) => self.tables.apply_bgp(&input),
             Input::Tick => self.tick(),
         };
