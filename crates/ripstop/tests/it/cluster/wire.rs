@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use ripstop_lab::probe::Pairs;
-use ripstop_lab::{Backend, Families, Options, PodSpec, RangeMode, Target, Wiring};
+use ripstop_lab::{Backend, Families, Lab, Options, PodSpec, RangeMode, Target, Wiring};
 
 use super::{lab, pods, rows};
 
@@ -14,13 +14,13 @@ const ETHERNET: usize = 14;
 const IPV4: usize = 20;
 const IPV6: usize = 40;
 
+/// Source and destination.
+type Ends = (IpAddr, IpAddr);
+
 #[test]
 fn vxlan_puts_udp_8472_with_vni_1_around_a_pods_packet() {
     let options = Options { nodes: 2, subnets: 2, backend: Backend::Vxlan, ..Options::named("t-wire-vx") };
-    let Some(lab) = lab(options) else { return };
-    pods(&lab);
-    let inner = (ip(&lab, "p1"), ip(&lab, "p2"));
-    let frames = captured(&lab);
+    let Some((lab, inner, frames)) = captured(options) else { return };
     let outer = ("172.30.1.11".parse().unwrap(), "172.30.2.12".parse().unwrap());
     let mut tunnelled = 0;
     let between = frames.iter().filter(|frame| addresses(frame, ETHERNET) == Some(outer));
@@ -34,9 +34,7 @@ fn vxlan_puts_udp_8472_with_vni_1_around_a_pods_packet() {
             tunnelled += 1;
         }
     }
-    assert!(tunnelled > 50, "{tunnelled} of {} frames carry a pod's packet", frames.len());
-    let bare = frames.iter().filter(|frame| addresses(frame, ETHERNET) == Some(inner)).count();
-    assert_eq!(bare, 0, "pods' packets without a tunnel");
+    are_all_tunnelled(&frames, inner, tunnelled);
     // Connection tracking follows what pods send, and no tunnel packet.
     for node in [1, 2] {
         let space = lab.node(node).netns();
@@ -54,10 +52,7 @@ fn vxlan_puts_udp_8472_with_vni_1_around_a_pods_packet() {
 fn udp_puts_port_8285_around_a_pods_packet_and_nothing_between() {
     for (name, families, header) in [("t-wire-u4", Families::V4, IPV4), ("t-wire-u6", Families::V6, IPV6)] {
         let options = Options { nodes: 2, subnets: 2, backend: Backend::Udp, families, ..Options::named(name) };
-        let Some(lab) = lab(options) else { return };
-        pods(&lab);
-        let inner = (ip(&lab, "p1"), ip(&lab, "p2"));
-        let frames = captured(&lab);
+        let Some((lab, inner, frames)) = captured(options) else { return };
         let outer = match families {
             Families::V6 => ("fd00:30:1::11".parse().unwrap(), "fd00:30:2::12".parse().unwrap()),
             _ => ("172.30.1.11".parse().unwrap(), "172.30.2.12".parse().unwrap()),
@@ -71,9 +66,7 @@ fn udp_puts_port_8285_around_a_pods_packet_and_nothing_between() {
             assert_eq!([&udp[..2], &udp[2..4]], [&8285u16.to_be_bytes()[..]; 2], "the outer ports");
             tunnelled += u32::from(packet_addresses(frame, ETHERNET + header + 8) == Some(inner));
         }
-        assert!(tunnelled > 50, "{tunnelled} of {} frames carry a pod's packet", frames.len());
-        let bare = frames.iter().filter(|frame| packet_addresses(frame, ETHERNET) == Some(inner)).count();
-        assert_eq!(bare, 0, "pods' packets without a tunnel");
+        are_all_tunnelled(&frames, inner, tunnelled);
         lab.down().unwrap();
     }
 }
@@ -82,10 +75,7 @@ fn udp_puts_port_8285_around_a_pods_packet_and_nothing_between() {
 fn ipip_puts_an_ipv4_header_around_a_pods_packet_and_nothing_between() {
     let options =
         Options { nodes: 2, subnets: 2, backend: Backend::Ipip, families: Families::V4, ..Options::named("t-wire-ip") };
-    let Some(lab) = lab(options) else { return };
-    pods(&lab);
-    let inner = (ip(&lab, "p1"), ip(&lab, "p2"));
-    let frames = captured(&lab);
+    let Some((lab, inner, frames)) = captured(options) else { return };
     let outer = ("172.30.1.11".parse().unwrap(), "172.30.2.12".parse().unwrap());
     let mut tunnelled = 0;
     let between = frames.iter().filter(|frame| addresses(frame, ETHERNET) == Some(outer));
@@ -100,19 +90,14 @@ fn ipip_puts_an_ipv4_header_around_a_pods_packet_and_nothing_between() {
         assert_eq!(length, of_inner + IPV4, "the length of both headers");
         tunnelled += u32::from(packet_addresses(frame, ETHERNET + IPV4) == Some(inner));
     }
-    assert!(tunnelled > 50, "{tunnelled} of {} frames carry a pod's packet", frames.len());
-    let bare = frames.iter().filter(|frame| addresses(frame, ETHERNET) == Some(inner)).count();
-    assert_eq!(bare, 0, "pods' packets without a tunnel");
+    are_all_tunnelled(&frames, inner, tunnelled);
     lab.down().unwrap();
 }
 
 #[test]
 fn host_gw_leaves_a_pods_packet_as_it_is() {
     let options = Options { nodes: 2, backend: Backend::HostGw, ..Options::named("t-wire-hg") };
-    let Some(lab) = lab(options) else { return };
-    pods(&lab);
-    let inner = (ip(&lab, "p1"), ip(&lab, "p2"));
-    let frames = captured(&lab);
+    let Some((lab, inner, frames)) = captured(options) else { return };
     let bare = frames.iter().filter(|frame| addresses(frame, ETHERNET) == Some(inner)).count();
     assert!(bare > 50, "{bare} of {} frames are a pod's packet", frames.len());
     lab.down().unwrap();
@@ -179,24 +164,35 @@ fn is_agents(udp: &[u8]) -> bool {
     udp[..4].chunks(2).any(|port| port == 9468u16.to_be_bytes())
 }
 
-/// Frames at node 1's cable during a second of probes from `p1` to `p2`.
-fn captured(lab: &ripstop_lab::Lab) -> Vec<Vec<u8>> {
+/// A lab of two nodes, the addresses of its pods `p1` and `p2`, and the frames at node 1's cable during a second of probes from one to the other.
+fn captured(options: Options) -> Option<(Lab, Ends, Vec<Vec<u8>>)> {
+    let lab = lab(options)?;
+    pods(&lab);
+    let inner = (ip(&lab, "p1"), ip(&lab, "p2"));
     let capture = lab.capture(&Target::Node(1), Some("eth0")).unwrap();
     let pair = (Target::Pod("p1".into()), Target::Pod("p2".into()));
     let prober = lab.probe(100, &Pairs::Of(vec![pair])).unwrap();
     std::thread::sleep(Duration::from_secs(1));
     let report = prober.stop().unwrap();
     assert!(report.received > 50 && report.lost == 0, "{report:?}");
-    capture.stop().unwrap().into_iter().map(|packet| packet.data).collect()
+    let frames = capture.stop().unwrap().into_iter().map(|packet| packet.data).collect();
+    Some((lab, inner, frames))
 }
 
-fn ip(lab: &ripstop_lab::Lab, pod: &str) -> IpAddr {
+/// Packets of pods were in tunnels, and nowhere else.
+fn are_all_tunnelled(frames: &[Vec<u8>], inner: Ends, tunnelled: u32) {
+    assert!(tunnelled > 50, "{tunnelled} of {} frames carry a pod's packet", frames.len());
+    let bare = frames.iter().filter(|frame| packet_addresses(frame, ETHERNET) == Some(inner)).count();
+    assert_eq!(bare, 0, "pods' packets without a tunnel");
+}
+
+fn ip(lab: &Lab, pod: &str) -> IpAddr {
     let pods = lab.state().unwrap().pods;
     pods[pod].ips()[0]
 }
 
 /// Source and destination of the packet at an offset, by its own version, whatever stands before it.
-fn packet_addresses(frame: &[u8], at: usize) -> Option<(IpAddr, IpAddr)> {
+fn packet_addresses(frame: &[u8], at: usize) -> Option<Ends> {
     match frame.get(at)? >> 4 {
         4 => {
             let of = |n: usize| <[u8; 4]>::try_from(frame.get(at + n..at + n + 4)?).ok().map(IpAddr::from);
@@ -211,7 +207,7 @@ fn packet_addresses(frame: &[u8], at: usize) -> Option<(IpAddr, IpAddr)> {
 }
 
 /// Source and destination of an IPv4 header at an offset.
-fn addresses(frame: &[u8], at: usize) -> Option<(IpAddr, IpAddr)> {
+fn addresses(frame: &[u8], at: usize) -> Option<Ends> {
     let header = frame.get(at..at + IPV4)?;
     if header[0] >> 4 != 4 || frame.get(at - 2..at)? != [0x08, 0x00] {
         return None;
