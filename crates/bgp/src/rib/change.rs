@@ -1,33 +1,58 @@
 //! Paths that come, go and change, and who must be told.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use ripstop_types::{Family, Prefix};
 
-use super::few::Few;
-use super::intern::AttrId;
+use super::export::{self, Group, Told};
+use super::intern::{AttrId, Interner};
 use super::policy::Verdict;
-use super::table::{Path, Paths};
+use super::prefixes::ByPrefix;
+use super::table::{Path, Paths, Table};
 use super::view::View;
-use super::{PeerId, Rib, export};
+use super::{GroupId, Peer, PeerId, Rib, RibConfig};
 use crate::wire::{Attributes, Families, Nlri, community};
 
+/// All that the table has beside its paths.
+struct Beside<'a> {
+    config: &'a RibConfig,
+    peers: &'a mut BTreeMap<PeerId, Peer>,
+    sets: &'a mut Interner,
+    groups: &'a mut BTreeMap<GroupId, Group>,
+    next_hops: &'a BTreeMap<IpAddr, Option<u32>>,
+    changed: &'a mut ByPrefix<()>,
+}
+
 impl Rib {
-    /// Prefixes with a path for which `test` is true.
-    pub(super) fn prefixes(&self, test: impl Fn(&Path) -> bool) -> Vec<Prefix> {
-        let all = Families::BOTH.iter().flat_map(|family| self.table.after(family, None));
-        all.filter(|(_, paths)| paths.all().iter().any(&test)).map(|(prefix, _)| prefix).collect()
+    /// The paths, and what changes with them.
+    fn parts(&mut self) -> (&mut Table, Beside<'_>) {
+        let Self { config, peers, table, sets, groups, next_hops, changed, .. } = self;
+        (table, Beside { config, peers, sets, groups, next_hops, changed })
     }
 
+    /// Prefixes with a path for which `test` is true.
+    pub(super) fn prefixes(&self, test: impl Fn(&Path) -> bool) -> Vec<Prefix> {
+        self.table.iter().filter(|(_, paths)| paths.all().iter().any(&test)).map(|(prefix, _)| prefix).collect()
+    }
+
+    /// Takes out all paths for which `test` is true.
     pub(super) fn drop_paths(&mut self, test: impl Fn(Family, &Path) -> bool) {
         for family in Families::BOTH.iter() {
-            let all = self.table.after(family, None);
-            let touched = all.filter(|(_, paths)| paths.all().iter().any(|path| test(family, path)));
-            let touched: Vec<Prefix> = touched.map(|(prefix, _)| prefix).collect();
-            for prefix in touched {
-                self.take(prefix, |path| test(family, path));
-            }
+            self.drop_some(family, None, usize::MAX, |path| test(family, path));
         }
+    }
+
+    /// The same, of as many as `limit` prefixes behind `after`; the last one that was looked at, if there are more.
+    fn drop_some(
+        &mut self,
+        family: Family,
+        after: Option<Prefix>,
+        limit: usize,
+        test: impl Fn(&Path) -> bool,
+    ) -> Option<Prefix> {
+        let (table, mut beside) = self.parts();
+        table.sweep(family, after, limit, |prefix, paths| beside.take(prefix, paths, &test))
     }
 
     /// Has all paths of a peer to prefixes of a family go, some at a time ([`Rib::work`]).
@@ -38,23 +63,20 @@ impl Rib {
     /// Takes out paths of peers that are gone, looking at as many as `limit` prefixes; whether there are more.
     pub fn work(&mut self, limit: usize) -> bool {
         let Some((&(id, family), &after)) = self.leaving.first_key_value() else { return false };
-        let (mut last, mut seen) = (after, 0);
-        let mut touched = Vec::new();
-        for (prefix, paths) in self.table.after(family, after).take(limit) {
-            (last, seen) = (Some(prefix), seen + 1);
-            if paths.all().iter().any(|path| path.peer == id) {
-                touched.push(prefix);
-            }
-        }
-        for prefix in touched {
-            self.take(prefix, |path| path.peer == id);
-        }
-        if seen < limit {
-            self.leaving.remove(&(id, family));
-        } else {
-            self.leaving.insert((id, family), last);
+        match self.drop_some(family, after, limit, |path| path.peer == id) {
+            Some(last) => drop(self.leaving.insert((id, family), Some(last))),
+            None => self.has_left(id, family),
         }
         !self.leaving.is_empty()
+    }
+
+    /// No path of a peer to a prefix of a family is left.
+    fn has_left(&mut self, id: PeerId, family: Family) {
+        self.leaving.remove(&(id, family));
+        let more = Families::BOTH.iter().any(|family| self.leaving.contains_key(&(id, family)));
+        if !more && self.peers.get(&id).is_some_and(|peer| peer.removed) {
+            self.peers.remove(&id);
+        }
     }
 
     /// Takes out what is left of a peer's paths that are to go.
@@ -62,19 +84,16 @@ impl Rib {
         let left: Vec<Family> =
             self.leaving.keys().filter(|(peer, _)| *peer == id).map(|(_, family)| *family).collect();
         for family in left {
-            self.leaving.remove(&(id, family));
-            self.drop_paths(|of, path| path.peer == id && of == family);
+            self.drop_some(family, None, usize::MAX, |path| path.peer == id);
+            self.has_left(id, family);
         }
     }
 
     pub(super) fn mark_stale(&mut self, id: PeerId, family: Family) {
-        let all = self.table.after(family, None);
-        let touched = all.filter(|(_, paths)| paths.all().iter().any(|path| path.peer == id));
-        let touched: Vec<Prefix> = touched.map(|(prefix, _)| prefix).collect();
-        for prefix in touched {
-            let paths = self.table.get_mut(prefix).into_iter().flat_map(|paths| paths.all_mut());
-            paths.filter(|path| path.peer == id).for_each(|path| path.stale = true);
-        }
+        self.table.sweep(family, None, usize::MAX, |_, paths| {
+            paths.all_mut().iter_mut().filter(|path| path.peer == id).for_each(|path| path.stale = true);
+            true
+        });
     }
 
     /// Judges a peer's paths by its import filter again.
@@ -134,49 +153,24 @@ impl Rib {
     /// Stores a path; the references are the table's from now on.
     pub(super) fn put(&mut self, prefix: Prefix, peer: PeerId, theirs: u32, received: AttrId, taken: Option<AttrId>) {
         let path = Path { peer, theirs, ours: 1, received, taken, stale: false };
-        let Some(paths) = self.table.put_new(prefix, path) else {
-            self.count(peer, 1);
-            self.changed.insert(prefix);
-            for group in self.groups.values_mut().filter(|group| group.terms.context.families.has(prefix.family())) {
-                group.pending.entry(prefix).or_default();
-            }
-            return;
+        let (table, mut beside) = self.parts();
+        let Some(paths) = table.put_new(prefix, Paths::One(path)) else {
+            return beside.tell_new(prefix, peer);
         };
         let before = paths.clone();
         let replaced = paths.put(path);
         if replaced.is_none() {
-            self.count(peer, 1);
+            beside.count(peer, 1);
         }
-        self.settle(prefix, Some(&before), replaced.into_iter().collect());
+        beside.settle(prefix, &before, paths);
+        replaced.into_iter().for_each(|path| beside.release(path));
     }
 
     pub(super) fn withdraw_path(&mut self, id: PeerId, nlri: Nlri) {
-        self.take(nlri.prefix, |path| (path.peer, path.theirs) == (id, nlri.path));
-    }
-
-    /// Takes out paths of a prefix.
-    fn take(&mut self, prefix: Prefix, test: impl Fn(&Path) -> bool) {
-        let Some(paths) = self.table.get_mut(prefix) else { return };
-        let before = paths.clone();
-        let mut gone = Vec::new();
-        let left = paths.take(test, &mut gone);
-        if gone.is_empty() {
-            return;
-        }
-        for path in &gone {
-            self.count(path.peer, -1);
-        }
-        if left {
-            self.settle(prefix, Some(&before), gone);
-        } else {
-            self.table.remove(prefix);
-            self.tell(prefix, Some(&before), gone);
-        }
-    }
-
-    fn count(&mut self, id: PeerId, change: i32) {
-        if let Some(peer) = self.peers.get_mut(&id) {
-            peer.paths = peer.paths.saturating_add_signed(change);
+        let (table, mut beside) = self.parts();
+        let Some(paths) = table.get_mut(nlri.prefix) else { return };
+        if !beside.take(nlri.prefix, paths, |path| (path.peer, path.theirs) == (id, nlri.path)) {
+            table.remove(nlri.prefix);
         }
     }
 
@@ -185,9 +179,9 @@ impl Rib {
         let view = View { config: &self.config, peers: &self.peers, sets: &self.sets, next_hops: &self.next_hops };
         for group in self.groups.values_mut() {
             for prefix in prefixes {
-                if let (Some(paths), false) = (self.table.get(*prefix), group.pending.contains_key(prefix)) {
+                if let (Some(paths), false) = (self.table.get(*prefix), group.pending.has(*prefix)) {
                     let old = export::exports(&view, &group.terms, *prefix, paths);
-                    group.pending.insert(*prefix, export::told(&old));
+                    group.pending.put_new(*prefix, export::told(&old));
                 }
             }
         }
@@ -195,43 +189,85 @@ impl Rib {
 
     /// Something outside of the paths changed that decisions depend on.
     pub(super) fn decide_again(&mut self, prefix: Prefix) {
-        let before = self.table.get(prefix).cloned();
-        self.settle(prefix, before.as_ref(), Vec::new());
+        let (table, mut beside) = self.parts();
+        if let Some(paths) = table.get_mut(prefix) {
+            let before = paths.clone();
+            beside.settle(prefix, &before, paths);
+        }
+    }
+}
+
+impl Beside<'_> {
+    fn view(&self) -> View<'_> {
+        View { config: self.config, peers: self.peers, sets: self.sets, next_hops: self.next_hops }
     }
 
-    /// Decides a prefix whose paths were `before`, of which `gone` are no longer in the table.
-    fn settle(&mut self, prefix: Prefix, before: Option<&Paths>, gone: Vec<Path>) {
-        let best = self.table.get(prefix).and_then(|paths| match paths.all() {
+    fn count(&mut self, id: PeerId, change: i32) {
+        if let Some(peer) = self.peers.get_mut(&id) {
+            peer.paths = peer.paths.saturating_add_signed(change);
+        }
+    }
+
+    /// Gives back what a path referenced that is not in the table any more.
+    fn release(&mut self, path: Path) {
+        self.sets.release(path.received);
+        path.taken.into_iter().for_each(|id| self.sets.release(id));
+    }
+
+    /// Takes paths of a prefix out; whether any is left.
+    fn take(&mut self, prefix: Prefix, paths: &mut Paths, test: impl Fn(&Path) -> bool) -> bool {
+        if !paths.all().iter().any(&test) {
+            return true;
+        }
+        let before = paths.clone();
+        let (gone, left) = paths.take(test);
+        if left {
+            self.settle(prefix, &before, paths);
+        } else {
+            self.tell(prefix, &before, None);
+        }
+        for path in &gone {
+            self.count(path.peer, -1);
+            self.release(*path);
+        }
+        left
+    }
+
+    /// Decides a prefix whose paths were `before`.
+    fn settle(&mut self, prefix: Prefix, before: &Paths, paths: &mut Paths) {
+        let best = match paths.all() {
             [_] => None,
             all => self.view().decide(all).best,
-        });
-        if let Some(paths) = self.table.get_mut(prefix) {
-            paths.arrange(best);
-        }
-        self.tell(prefix, before, gone);
+        };
+        paths.arrange(best);
+        self.tell(prefix, before, Some(paths));
     }
 
-    /// Has everybody told of a prefix whose paths were `before`.
-    fn tell(&mut self, prefix: Prefix, before: Option<&Paths>, gone: Vec<Path>) {
-        let after = self.table.get(prefix);
-        self.changed.insert(prefix);
-        let view = View { config: &self.config, peers: &self.peers, sets: &self.sets, next_hops: &self.next_hops };
-        let first = |paths: Option<&Paths>| {
-            let best = paths.and_then(|paths| paths.all().first()).filter(|path| view.usable(path));
+    /// Has everybody told of a prefix that had no path.
+    fn tell_new(&mut self, prefix: Prefix, peer: PeerId) {
+        self.count(peer, 1);
+        self.changed.put_new(prefix, ());
+        for group in self.groups.values_mut().filter(|group| group.terms.context.families.has(prefix.family())) {
+            group.pending.put_new(prefix, Told::default());
+        }
+    }
+
+    /// Has everybody told of a prefix whose paths were `before`; what these reference is still there.
+    fn tell(&mut self, prefix: Prefix, before: &Paths, after: Option<&Paths>) {
+        self.changed.put_new(prefix, ());
+        let view = View { config: self.config, peers: self.peers, sets: self.sets, next_hops: self.next_hops };
+        let first = |paths: &Paths| {
+            let best = paths.all().first().filter(|path| view.usable(path));
             best.map(|path| (path.peer, path.ours, path.taken))
         };
-        let same_best = first(before) == first(after) && before.is_some();
+        let same_best = first(before) == after.and_then(first);
         for group in self.groups.values_mut() {
             let several = group.terms.context.add_path_out.has(prefix.family());
-            if (same_best && !several) || group.pending.contains_key(&prefix) {
+            if (same_best && !several) || group.pending.has(prefix) {
                 continue;
             }
-            let old = before.map_or(Few::default(), |paths| export::exports(&view, &group.terms, prefix, paths));
-            group.pending.insert(prefix, export::told(&old));
-        }
-        for path in gone {
-            self.sets.release(path.received);
-            path.taken.into_iter().for_each(|id| self.sets.release(id));
+            let old = export::exports(&view, &group.terms, prefix, before);
+            group.pending.put_new(prefix, export::told(&old));
         }
     }
 }

@@ -12,6 +12,7 @@ use super::decision::DEFAULT_PREFERENCE;
 use super::few::Few;
 use super::intern::AttrId;
 use super::policy::{self, Filter, Verdict, add};
+use super::prefixes::ByPrefix;
 use super::table::{Path, Paths};
 use super::view::View;
 use super::{GroupId, PeerId};
@@ -46,7 +47,7 @@ pub struct Group {
     pub terms: Terms,
     pub members: BTreeSet<PeerId>,
     /// Prefixes that wait, each with the paths the members had been told.
-    pub pending: BTreeMap<Prefix, Told>,
+    pub pending: ByPrefix<Told>,
 }
 
 /// The paths to a prefix that members have been told: identifiers, and where they came from.
@@ -185,20 +186,51 @@ pub fn outgoing(view: &View<'_>, terms: &Terms, family: Family, export: &Export)
 /// Routes that go out together: to whom, with which attributes.
 #[derive(Default)]
 pub struct Batch {
-    announced: BTreeMap<(Family, Export), Vec<Nlri>>,
+    announced: Lists<(Family, Export)>,
     /// By those who are not told, and the one who alone is.
-    withdrawn: BTreeMap<(Family, Option<PeerId>, Option<PeerId>), Vec<Nlri>>,
+    withdrawn: Lists<(Family, Option<PeerId>, Option<PeerId>)>,
+}
+
+/// Prefixes by what they have in common, which most have with the one before.
+struct Lists<K> {
+    places: BTreeMap<K, usize>,
+    lists: Vec<Vec<Nlri>>,
+    last: Option<(K, usize)>,
+}
+
+impl<K> Default for Lists<K> {
+    fn default() -> Self {
+        Self { places: BTreeMap::new(), lists: Vec::new(), last: None }
+    }
+}
+
+impl<K: Copy + Ord> Lists<K> {
+    fn of(&mut self, key: K) -> &mut Vec<Nlri> {
+        let place = match self.last {
+            Some((last, place)) if last == key => place,
+            _ => *self.places.entry(key).or_insert(self.lists.len()),
+        };
+        self.last = Some((key, place));
+        if place == self.lists.len() {
+            self.lists.push(Vec::new());
+        }
+        &mut self.lists[place]
+    }
+
+    /// All, by their keys' order.
+    fn into_all(mut self) -> impl Iterator<Item = (K, Vec<Nlri>)> {
+        self.places.into_iter().map(move |(key, place)| (key, std::mem::take(&mut self.lists[place])))
+    }
 }
 
 impl Batch {
     /// A prefix of which the members had been told `old` and are told `new`.
-    pub fn change(&mut self, group: &Group, prefix: Prefix, old: &[(u32, PeerId)], new: &[Export]) {
-        let member = |id: PeerId| Some(id).filter(|id| group.members.contains(id));
+    pub fn change(&mut self, members: &BTreeSet<PeerId>, prefix: Prefix, old: &[(u32, PeerId)], new: &[Export]) {
+        let member = |id: PeerId| Some(id).filter(|id| members.contains(id));
         let family = prefix.family();
         for (ours, source) in old {
             if new.iter().all(|one| one.ours != *ours) {
-                let key = (family, member(*source), None);
-                self.withdrawn.entry(key).or_default().push(Nlri { prefix, path: *ours });
+                self.withdrawn.of((family, member(*source), None)).push(Nlri { prefix, path: *ours });
             }
         }
         for one in new {
@@ -206,7 +238,7 @@ impl Batch {
             // Who it comes from now had it from somebody else.
             let had = old.iter().any(|(ours, source)| *ours == path && *source != one.source);
             if let Some(only) = member(one.source).filter(|_| had) {
-                self.withdrawn.entry((family, None, Some(only))).or_default().push(Nlri { prefix, path });
+                self.withdrawn.of((family, None, Some(only))).push(Nlri { prefix, path });
             }
             self.announce(prefix, *one);
         }
@@ -215,7 +247,7 @@ impl Batch {
     /// A prefix of which one member had been told `old` and is told `new`.
     pub fn change_of_one(&mut self, prefix: Prefix, old: &[(u32, PeerId)], new: &[Export]) {
         for (ours, _) in old.iter().filter(|(ours, _)| new.iter().all(|one| one.ours != *ours)) {
-            self.withdrawn.entry((prefix.family(), None, None)).or_default().push(Nlri { prefix, path: *ours });
+            self.withdrawn.of((prefix.family(), None, None)).push(Nlri { prefix, path: *ours });
         }
         new.iter().for_each(|one| self.announce(prefix, *one));
     }
@@ -223,24 +255,24 @@ impl Batch {
     /// A path that goes out.
     pub fn announce(&mut self, prefix: Prefix, one: Export) {
         let bucket = (prefix.family(), Export { ours: 0, ..one });
-        self.announced.entry(bucket).or_default().push(Nlri { prefix, path: one.ours });
+        self.announced.of(bucket).push(Nlri { prefix, path: one.ours });
     }
 
     /// As messages: withdrawals first, so that room is there for what comes.
     pub fn encode(mut self, view: &View<'_>, id: GroupId, group: &Group, only: Option<PeerId>, out: &mut Vec<Output>) {
         let context = &group.terms.context;
         let mut announced = Vec::new();
-        for ((family, export), nlri) in std::mem::take(&mut self.announced) {
+        for ((family, export), nlri) in std::mem::take(&mut self.announced).into_all() {
             let except = Some(export.source).filter(|source| group.members.contains(source) && only.is_none());
             let mut bytes = Vec::new();
             let attributes = outgoing(view, &group.terms, family, &export);
             if attributes.is_some_and(|attributes| announce(&mut bytes, context, &attributes, &nlri)) {
                 announced.push(Output { group: id, only, except, bytes });
             } else {
-                self.withdrawn.entry((family, except, None)).or_default().extend(nlri);
+                self.withdrawn.of((family, except, None)).extend(nlri);
             }
         }
-        for ((_, except, alone), nlri) in self.withdrawn {
+        for ((_, except, alone), nlri) in self.withdrawn.into_all() {
             let mut bytes = Vec::new();
             withdraw(&mut bytes, context, &nlri);
             out.push(Output { group: id, only: alone.or(only), except, bytes });

@@ -14,12 +14,14 @@ mod explain;
 mod export;
 mod few;
 mod intern;
+mod ordered;
 pub mod policy;
+mod prefixes;
 mod send;
 mod table;
 mod view;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr};
 
 pub use decision::{Decision, MedScope, Step};
@@ -29,6 +31,7 @@ pub use export::{Held, Output};
 pub use few::Few;
 use intern::Interner;
 use policy::{Filter, Set, Verdict};
+use prefixes::ByPrefix;
 use ripstop_types::{Family, Prefix};
 use send::Sending;
 use table::{Path, Paths, Table};
@@ -158,7 +161,9 @@ struct Peer {
     /// Families that are being sent to it from the start.
     sending: VecDeque<Sending>,
     /// Prefixes that wait for it alone, each with the paths it had been told.
-    own: BTreeMap<Prefix, Told>,
+    own: ByPrefix<Told>,
+    /// It goes with the last of its paths.
+    removed: bool,
 }
 
 impl Peer {
@@ -178,7 +183,7 @@ pub struct Rib {
     next_group: u32,
     /// Next hops of which something is known: what they cost, or that they cannot be reached.
     next_hops: BTreeMap<IpAddr, Option<u32>>,
-    changed: BTreeSet<Prefix>,
+    changed: ByPrefix<()>,
     /// Peers that are gone and paths of which are still there, with the prefix up to which they are not.
     leaving: BTreeMap<(PeerId, Family), Option<Prefix>>,
     deferred: bool,
@@ -199,7 +204,7 @@ impl Rib {
             groups: BTreeMap::new(),
             next_group: 0,
             next_hops: BTreeMap::new(),
-            changed: BTreeSet::new(),
+            changed: ByPrefix::default(),
             leaving: BTreeMap::new(),
             deferred: false,
         }
@@ -222,6 +227,9 @@ impl Rib {
     /// Makes a peer known, or changes it. Its paths are judged again by another import filter; who gets other terms is told all
     /// again.
     pub fn configure(&mut self, id: PeerId, config: PeerConfig) {
+        if self.peers.get(&id).is_some_and(|peer| peer.removed) {
+            self.finish(id);
+        }
         let Some(peer) = self.peers.get_mut(&id) else {
             let peer = Peer {
                 config,
@@ -232,7 +240,8 @@ impl Rib {
                 paths: 0,
                 limited: false,
                 sending: VecDeque::new(),
-                own: BTreeMap::new(),
+                own: ByPrefix::default(),
+                removed: false,
             };
             self.peers.insert(id, peer);
             return;
@@ -252,11 +261,12 @@ impl Rib {
         }
     }
 
-    /// Forgets a peer with its paths.
+    /// Forgets a peer with its paths, those that are many by [`Self::work`].
     pub fn remove(&mut self, id: PeerId) {
+        if let Some(peer) = self.peers.get_mut(&id) {
+            peer.removed = true;
+        }
         self.peer_down(id, Families::default());
-        self.finish(id);
-        self.peers.remove(&id);
     }
 
     /// A peer's session is there: it is told everything. Its kept paths of other families than `keep` go.
@@ -277,7 +287,7 @@ impl Rib {
         self.leave(id);
         if let Some(peer) = self.peers.get_mut(&id) {
             peer.sending.clear();
-            peer.own.clear();
+            peer.own = ByPrefix::default();
         }
         for family in keep.iter() {
             self.mark_stale(id, family);
@@ -372,7 +382,9 @@ impl Rib {
 
     /// Prefixes whose use may have changed, as many as `limit`.
     pub fn take_changed(&mut self, limit: usize) -> Vec<Prefix> {
-        std::iter::from_fn(|| self.changed.pop_first()).take(limit).collect()
+        let mut all = Vec::with_capacity(self.changed.len().min(limit));
+        self.changed.pop(limit, |prefix, ()| all.push(prefix));
+        all
     }
 
     /// The next hops by which a prefix is reached, the best one first; empty where it begins here or is not reached.

@@ -1,12 +1,13 @@
 //! Who is told what is due: groups what changed, single members what they have not been told yet.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use ripstop_types::{Family, Prefix};
 
-use super::export::{self, Batch, Export, Group, Output, Told};
+use super::export::{self, Batch, Export, Group, Output};
 use super::few::Few;
 use super::policy::Filter;
+use super::prefixes::ByPrefix;
 use super::view::View;
 use super::{GroupId, PeerConfig, PeerId, Rib};
 use crate::wire::{Context, Families, Refresh, RefreshKind};
@@ -39,12 +40,12 @@ impl Rib {
         let view = View { config: &self.config, peers: &self.peers, sets: &self.sets, next_hops: &self.next_hops };
         for (id, group) in &mut self.groups {
             let mut batch = Batch::default();
-            for _ in 0..limit {
-                let Some((prefix, old)) = group.pending.pop_first() else { break };
+            let Group { terms, members, pending } = group;
+            pending.pop(limit, |prefix, old| {
                 let paths = self.table.get(prefix);
-                let new = paths.map_or(Few::default(), |paths| export::exports(&view, &group.terms, prefix, paths));
-                batch.change(group, prefix, &old, &new);
-            }
+                let new = paths.map_or(Few::default(), |paths| export::exports(&view, terms, prefix, paths));
+                batch.change(members, prefix, &old, &new);
+            });
             batch.encode(&view, *id, group, None, &mut out);
         }
         for id in self.peers.keys().copied().collect::<Vec<_>>() {
@@ -57,7 +58,8 @@ impl Rib {
     /// What one member is told as it got other terms.
     fn send_own(&mut self, id: PeerId, limit: usize, out: &mut Vec<Output>) {
         let Some((group_id, due)) = self.peers.get_mut(&id).and_then(|peer| {
-            let due: Vec<_> = std::iter::from_fn(|| peer.own.pop_first()).take(limit).collect();
+            let mut due = Vec::new();
+            peer.own.pop(limit, |prefix, old| due.push((prefix, old)));
             Some((peer.group?, due))
         }) else {
             return;
@@ -130,7 +132,7 @@ impl Rib {
         let group = found.unwrap_or_else(|| {
             let new = GroupId(self.next_group);
             self.next_group += 1;
-            self.groups.insert(new, Group { terms, members: BTreeSet::new(), pending: BTreeMap::new() });
+            self.groups.insert(new, Group { terms, members: BTreeSet::new(), pending: ByPrefix::default() });
             new
         });
         if let Some(one) = self.groups.get_mut(&group) {
@@ -153,20 +155,25 @@ impl Rib {
 
     /// A peer that is up has got other terms: it is told the difference, and others nothing.
     pub(super) fn change_terms(&mut self, id: PeerId) {
-        let Some(group) = self.peers.get(&id).and_then(|peer| self.groups.get(&peer.group?)) else { return };
-        if self.terms(id).is_some_and(|terms| terms == group.terms) {
+        let terms = self.terms(id);
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let Some(group) = peer.group.and_then(|group| self.groups.get(&group)) else { return };
+        if terms.is_some_and(|terms| terms == group.terms) {
             return;
         }
-        let view = self.view();
-        let mut had: BTreeMap<Prefix, Told> = BTreeMap::new();
-        for (prefix, paths) in group.terms.context.families.iter().flat_map(|family| self.table.after(family, None)) {
-            had.insert(prefix, export::told(&export::exports(&view, &group.terms, prefix, paths)));
-        }
+        let mut had = std::mem::take(&mut peer.own);
         // Of what waits the members know what was before.
-        had.extend(group.pending.iter().map(|(prefix, told)| (*prefix, told.clone())));
+        for (prefix, told) in group.pending.iter() {
+            had.put_new(prefix, told.clone());
+        }
+        let view = self.view();
+        for (prefix, paths) in group.terms.context.families.iter().flat_map(|family| self.table.after(family, None)) {
+            if !had.has(prefix) {
+                had.put_new(prefix, export::told(&export::exports(&view, &group.terms, prefix, paths)));
+            }
+        }
         self.join(id);
         if let Some(peer) = self.peers.get_mut(&id) {
-            had.extend(std::mem::take(&mut peer.own));
             peer.own = had;
         }
     }
@@ -174,7 +181,7 @@ impl Rib {
 
 /// What waits for the group may take back what a member was told alone: the group must then withdraw it.
 fn told_before_group(group: &mut Group, prefix: Prefix, new: &[Export]) {
-    if let Some(old) = group.pending.get_mut(&prefix) {
+    if let Some(old) = group.pending.get_mut(prefix) {
         for one in new.iter().filter(|one| old.iter().all(|(ours, _)| *ours != one.ours)).collect::<Vec<_>>() {
             *old = old.iter().copied().chain([(one.ours, one.source)]).collect();
         }

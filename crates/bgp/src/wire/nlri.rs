@@ -1,6 +1,6 @@
 //! Network layer reachability information: prefixes as bytes, with path identifiers where add-path was agreed (RFC 7911).
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr};
 
 use ripstop_types::{Family, Prefix};
 
@@ -36,16 +36,28 @@ pub fn decode(field: &[u8], family: Family, add_path: bool) -> Result<Vec<Nlri>,
         }
         let count = usize::from(length.div_ceil(8));
         let bytes = read.bytes(count).ok_or_else(|| format!("an {family} prefix of {length} bits is cut off"))?;
-        let mut octets = [0; 16];
-        octets[..count].copy_from_slice(bytes);
-        let address = match family {
-            Family::V4 => IpAddr::V4(Ipv4Addr::new(octets[0], octets[1], octets[2], octets[3])),
-            Family::V6 => IpAddr::V6(Ipv6Addr::from(octets)),
-        };
-        let prefix = Prefix::containing(address, length).ok_or("a prefix is too long")?;
+        let prefix = prefix(family, bytes, length).ok_or("a prefix is too long")?;
         all.push(Nlri { prefix, path });
     }
     Ok(all)
+}
+
+/// The prefix of its first bytes.
+fn prefix(family: Family, bytes: &[u8], length: u8) -> Option<Prefix> {
+    let address = match (family, bytes) {
+        (Family::V4, [a, b, c, d]) => Ipv4Addr::new(*a, *b, *c, *d).into(),
+        (Family::V4, _) => {
+            let mut octets = [0; 4];
+            octets.iter_mut().zip(bytes).for_each(|(octet, byte)| *octet = *byte);
+            IpAddr::from(octets)
+        }
+        (Family::V6, _) => {
+            let mut octets = [0; 16];
+            octets.iter_mut().zip(bytes).for_each(|(octet, byte)| *octet = *byte);
+            IpAddr::from(octets)
+        }
+    };
+    Prefix::containing(address, length)
 }
 
 /// Appends a prefix.

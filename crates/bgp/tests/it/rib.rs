@@ -406,4 +406,16 @@ fn paths_of_a_peer_that_is_gone_go_some_at_a_time_and_all_before_it_is_back() {
     assert!(!rib.work(10_000) && rib.sizes().0 == 1);
     rib.remove(PeerId(1));
     assert_eq!(rib.sizes(), (0, 0));
+
+    // Its configuration is gone, too; under its number there may be another one at once.
+    let mut rib = full();
+    rib.remove(PeerId(1));
+    assert!((1..5_000).contains(&rib.sizes().0), "some go at once: {:?}", rib.sizes());
+    rib.configure(PeerId(1), config(1));
+    assert_eq!((rib.sizes(), rib.received(PeerId(1))), ((0, 0), (0, false)));
+    let mut rib = full();
+    rib.remove(PeerId(1));
+    while rib.work(1_000) {}
+    while !rib.flush(10_000).is_empty() {}
+    assert_eq!(rib.sizes(), (0, 0));
 }
