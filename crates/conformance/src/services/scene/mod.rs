@@ -240,7 +240,13 @@ impl DataPlane for Scene<'_> {
         let Some(ip) = self.addresses.iter().copied().find(|ip| Family::of(*ip) == family) else {
             return fail(format!("the node has no address of {family}"));
         };
-        let asked = self.node.place().and_then(|place| place.run(|| http::get(SocketAddr::new(ip, port), path)));
+        let ask = || self.node.place().and_then(|place| place.run(|| http::get(SocketAddr::new(ip, port), path)));
+        // A socket that was closed hears on for the moment in which a process of another test, just forked, has a copy of it: who
+        // connects then is reset.
+        let asked = match ask() {
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => ask(),
+            other => other,
+        };
         asked.map_err(|error| Stop::Fail(format!("port {port}{path}: {error}")))
     }
 }
