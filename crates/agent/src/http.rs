@@ -3,6 +3,7 @@
 //! Everything but `POST` reads. A manifest that is applied goes to the store, and comes back by the watch like any
 //! other change.
 
+mod bgp;
 mod policies;
 
 pub use policies::Connections;
@@ -181,6 +182,9 @@ impl Server {
             "/v1/migrations" => self.ask(|core, _| json!(core.migrations())).await,
             "/v1/ipam" => self.ask(|core, _| ipam(core)).await,
             "/v1/ipam/check" => self.ask(|core, _| json!({"problems": core.ipam_problems()})).await,
+            "/v1/bgppeers" => self.bgp_peers().await,
+            "/v1/bgpconfigurations" => self.bgp_configurations().await,
+            "/v1/bgpfilters" => self.ask(|core, _| json!(core.bgp_filters())).await,
             _ if path.starts_with("/v1/bgp/") => return self.bgp(&path["/v1/bgp/".len()..]).await,
             _ => match path.strip_prefix("/v1/policy/") {
                 Some(path) => return self.policy(path).await,
@@ -193,24 +197,6 @@ impl Server {
         }
     }
 
-    /// What is asked of BGP. Its thread may be busy with a million routes, and the loop does not wait for it.
-    async fn bgp(&self, what: &str) -> Answer {
-        let (what, cell) = (what.to_owned(), self.bgp.clone());
-        match tokio::task::spawn_blocking(move || cell.answer(&what)).await {
-            Ok(Ok(Some(Value::Null))) => error(
-                StatusCode::CONFLICT,
-                "this node speaks no BGP: no network has the backend bgp, and no BgpPeer is its own",
-            ),
-            Ok(Ok(Some(rows))) => json_answer(&rows),
-            Ok(Ok(None)) => error(
-                StatusCode::NOT_FOUND,
-                "known are /v1/bgp/peers, /v1/bgp/routes, /v1/bgp/received/PEER, /v1/bgp/advertised/PEER and /v1/bgp/explain/PREFIX",
-            ),
-            Ok(Err(invalid)) => error(StatusCode::BAD_REQUEST, &invalid),
-            Err(_) => ending(),
-        }
-    }
-
     async fn describe(&self, path: &str) -> Answer {
         let parts: Vec<String> = path.split('/').skip(1).map(ToOwned::to_owned).collect();
         let [version, verb, kind, name @ ..] = parts.as_slice() else {
@@ -220,6 +206,9 @@ impl Server {
             return error(StatusCode::NOT_FOUND, &format!("{path} is not known"));
         }
         let (kind, name) = (kind.clone(), name.join("/"));
+        if matches!(kind.as_str(), "bgppeer" | "bgpconfiguration" | "bgpfilter") {
+            return self.describe_bgp(&kind, &name).await;
+        }
         let sentence = format!("no {kind} {name} is known to this agent");
         match self.ask(move |core, _| core.describe(&kind, &name)).await {
             Ok(Some(text)) => json_answer(&json!({"text": text})),

@@ -21,6 +21,9 @@ pub enum Kind {
     Drops,
     AddressPools,
     LoadBalancers,
+    BgpPeers,
+    BgpConfigurations,
+    BgpFilters,
 }
 
 /// A column of a table: the field it shows, and whether only `-o wide` has it.
@@ -71,6 +74,29 @@ const LOAD_BALANCERS: &[Column] = &[
     wide("since"),
     column("reason"),
 ];
+const BGP_PEERS: &[Column] = &[
+    column("name"),
+    column("nodes"),
+    column("peer"),
+    column("as"),
+    column("sessions"),
+    column("received"),
+    wide("flaps"),
+    wide("filters"),
+    column("reason"),
+];
+const BGP_CONFIGURATIONS: &[Column] = &[
+    column("name"),
+    column("as"),
+    column("mesh"),
+    column("reflectors"),
+    column("sessions"),
+    column("received"),
+    wide("flaps"),
+    wide("port"),
+    column("reason"),
+];
+const BGP_FILTERS: &[Column] = &[column("name"), column("import"), column("export"), column("peers"), column("reason")];
 const NETWORKS: &[Column] = &[column("name"), column("ranges"), column("wiring"), column("backend")];
 const LEASES: &[Column] = &[column("range"), column("node"), column("holder"), column("alive")];
 const PATHS: &[Column] = &[
@@ -166,6 +192,9 @@ impl Kind {
         Self::Drops,
         Self::AddressPools,
         Self::LoadBalancers,
+        Self::BgpPeers,
+        Self::BgpConfigurations,
+        Self::BgpFilters,
     ];
 
     /// Many of them, as in commands and in the agent's paths.
@@ -185,6 +214,9 @@ impl Kind {
             Self::Drops => "drops",
             Self::AddressPools => "addresspools",
             Self::LoadBalancers => "loadbalancers",
+            Self::BgpPeers => "bgppeers",
+            Self::BgpConfigurations => "bgpconfigurations",
+            Self::BgpFilters => "bgpfilters",
         }
     }
 
@@ -205,6 +237,9 @@ impl Kind {
             Self::Drops => "drop",
             Self::AddressPools => "addresspool",
             Self::LoadBalancers => "loadbalancer",
+            Self::BgpPeers => "bgppeer",
+            Self::BgpConfigurations => "bgpconfiguration",
+            Self::BgpFilters => "bgpfilter",
         }
     }
 
@@ -225,6 +260,9 @@ impl Kind {
             Self::Drops => &["drop"],
             Self::AddressPools => &["addresspool", "pools", "pool"],
             Self::LoadBalancers => &["loadbalancer", "lb"],
+            Self::BgpPeers => &["bgppeer"],
+            Self::BgpConfigurations => &["bgpconfiguration", "bgpconfigs", "bgpconfig"],
+            Self::BgpFilters => &["bgpfilter"],
         }
     }
 
@@ -245,6 +283,11 @@ impl Kind {
             Self::Drops => "Packets that policies refused at the asked node, by policy and rule",
             Self::AddressPools => "Pools of addresses for Services of type LoadBalancer, and how much of them is used",
             Self::LoadBalancers => "Addresses of Services of type LoadBalancer, and which node answers for each",
+            Self::BgpPeers => "Peers of BGP that are no nodes, and how the asked node's sessions with them are",
+            Self::BgpConfigurations => {
+                "What holds for BGP of all nodes, and how the asked node's sessions with others are"
+            }
+            Self::BgpFilters => "What is taken from peers of BGP and told to them, and which peers name it",
         }
     }
 
@@ -259,9 +302,14 @@ impl Kind {
     /// The fields that name a row, joined by `/`.
     pub fn identity(self) -> &'static [&'static str] {
         match self {
-            Self::Nodes | Self::Networks | Self::Namespaces | Self::ClusterNetworkPolicies | Self::AddressPools => {
-                &["name"]
-            }
+            Self::Nodes
+            | Self::Networks
+            | Self::Namespaces
+            | Self::ClusterNetworkPolicies
+            | Self::AddressPools
+            | Self::BgpPeers
+            | Self::BgpConfigurations
+            | Self::BgpFilters => &["name"],
             Self::Pods | Self::Services | Self::NetworkPolicies => &["namespace", "name"],
             Self::LoadBalancers => &["namespace", "name", "ip"],
             Self::Endpoints => &["namespace", "service", "frontend", "ip", "port"],
@@ -284,6 +332,9 @@ impl Kind {
             | Self::ClusterNetworkPolicies
             | Self::AddressPools
             | Self::LoadBalancers
+            | Self::BgpPeers
+            | Self::BgpConfigurations
+            | Self::BgpFilters
             | Self::Drops => "name",
             Self::Endpoints => "service",
             Self::Leases => "node",
@@ -309,6 +360,9 @@ impl Kind {
             Self::Drops => DROPS,
             Self::AddressPools => ADDRESS_POOLS,
             Self::LoadBalancers => LOAD_BALANCERS,
+            Self::BgpPeers => BGP_PEERS,
+            Self::BgpConfigurations => BGP_CONFIGURATIONS,
+            Self::BgpFilters => BGP_FILTERS,
         }
     }
 }
@@ -367,6 +421,9 @@ mod tests {
             (Kind::ClusterNetworkPolicies, "name tier priority directions pods all generation realised drops reason"),
             (Kind::LoadBalancers, "namespace name ip pool owner told interface since reason"),
             (Kind::AddressPools, "name addresses auto priority used free reason"),
+            (Kind::BgpPeers, "name nodes peer as sessions received flaps filters reason"),
+            (Kind::BgpConfigurations, "name as mesh reflectors sessions received flaps port reason"),
+            (Kind::BgpFilters, "name import export peers reason"),
             (Kind::Drops, "kind namespace name direction rule packets since last source destination port why"),
         ];
         for (kind, fields) in stable {

@@ -200,11 +200,19 @@ fn wants_any(tables: &Tables) -> bool {
 
 /// Peers that people named for this node.
 fn outside<'a>(tables: &'a Tables, own_labels: &'a Labels) -> impl Iterator<Item = &'a BgpPeer> {
-    let mine = |peer: &&BgpPeer| match &peer.nodes {
+    tables.cluster.bgp.peers.values().map(|row| &*row.value).filter(|peer| mine(tables, own_labels, peer))
+}
+
+fn mine(tables: &Tables, own_labels: &Labels, peer: &BgpPeer) -> bool {
+    match &peer.nodes {
         PeerNodes::One(node) => *node == tables.node,
         PeerNodes::Matching(selector) => selector.takes(own_labels),
-    };
-    tables.cluster.bgp.peers.values().map(|row| &*row.value).filter(mine)
+    }
+}
+
+/// Whether it is a peer of this node.
+pub(super) fn is_of(tables: &Tables, peer: &BgpPeer) -> bool {
+    mine(tables, &labels(tables, &tables.node), peer)
 }
 
 /// Whether BGP brings the routes to a network's ranges.

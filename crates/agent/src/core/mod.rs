@@ -13,6 +13,7 @@ mod announce;
 mod asked;
 mod balancers;
 mod bgp;
+mod bgp_view;
 mod blocks;
 mod borrowing;
 mod call;

@@ -10,9 +10,9 @@ use crate::print::{Out, text};
 use crate::subject::{Subject, SubjectParser};
 use crate::target::Target;
 
-/// Tell everything about a node, a pod or a network
+/// Tell everything about a node, a pod, a network or an object of BGP
 ///
-/// What is known of it, what it caused in the kernel, and what is wrong with it.
+/// What is known of it, what it caused in the kernel or which sessions it has, and what is wrong with it.
 #[derive(Debug, Args)]
 #[command(override_usage = "ripstop describe [OPTIONS] <KIND> <NAME>\n       ripstop describe [OPTIONS] <KIND>/<NAME>")]
 pub struct Describe {
@@ -44,6 +44,15 @@ pub enum Described {
     /// A Service of the cluster, and who answers for its addresses
     #[value(aliases = ["services", "svc"])]
     Service,
+    /// A BgpPeer
+    #[value(name = "bgppeer", aliases = ["bgppeers"])]
+    BgpPeer,
+    /// A BgpConfiguration
+    #[value(name = "bgpconfiguration", aliases = ["bgpconfigurations", "bgpconfig"])]
+    BgpConfiguration,
+    /// A BgpFilter
+    #[value(name = "bgpfilter", aliases = ["bgpfilters"])]
+    BgpFilter,
 }
 
 #[derive(Deserialize)]
@@ -80,6 +89,11 @@ impl Describe {
                 let kind = if self.subject.kind == Described::Pod { "pod" } else { "service" };
                 named.map(|name| format!("{kind}/{}/{}", name.namespace, name.name))
             }
+            Described::BgpPeer | Described::BgpConfiguration | Described::BgpFilter => {
+                let kind =
+                    self.subject.kind.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned());
+                validate_dns_name("a name of an object", name).map(|()| format!("{kind}/{name}"))
+            }
         };
         path.map(|path| format!("/v1/describe/{path}")).map_err(|invalid| Failure::Usage(invalid.to_string()))
     }
@@ -101,11 +115,12 @@ mod tests {
         assert_eq!(path(Described::Pod, "kube/web", "default").unwrap(), "/v1/describe/pod/kube/web");
         assert_eq!(path(Described::Service, "web", "default").unwrap(), "/v1/describe/service/default/web");
         assert_eq!(path(Described::Node, "n1", "default").unwrap(), "/v1/describe/node/n1");
+        assert_eq!(path(Described::BgpPeer, "tor", "default").unwrap(), "/v1/describe/bgppeer/tor");
     }
 
     #[test]
     fn a_name_that_is_none_is_not_asked_for() {
-        for kind in [Described::Node, Described::Pod, Described::Network] {
+        for kind in [Described::Node, Described::Pod, Described::Network, Described::BgpFilter] {
             for name in ["../metrics", "", "a b", "a?b", "a\r\nb", "a/b/c"] {
                 assert_eq!(path(kind, name, "default"), Err(2), "{kind:?} {name:?}");
             }

@@ -29,6 +29,12 @@ fn peer(name: &str, spec: &str) -> String {
     format!("---\napiVersion: ripstop.io/v1alpha1\nkind: BgpPeer\nmetadata: {{name: {name}}}\nspec: {spec}\n")
 }
 
+fn configuration(spec: &str) -> String {
+    format!(
+        "---\napiVersion: ripstop.io/v1alpha1\nkind: BgpConfiguration\nmetadata: {{name: default}}\nspec: {spec}\n"
+    )
+}
+
 fn filter(name: &str, prefix: &str) -> String {
     format!(
         "---\napiVersion: ripstop.io/v1alpha1\nkind: BgpFilter\nmetadata: {{name: {name}}}\nspec:\n  importV4:\n  - {{action: Accept, cidr: {prefix}, matchOperator: In}}\n"
@@ -285,15 +291,7 @@ fn reflectors_are_chosen_and_changed_live_and_nothing_is_lost() {
     label(1, "yes");
     let prober = lab.probe(500, &Pairs::All).unwrap();
     std::thread::sleep(Duration::from_millis(300));
-    let configure = |spec: &str| {
-        apply(
-            &lab,
-            1,
-            &format!(
-                "apiVersion: ripstop.io/v1alpha1\nkind: BgpConfiguration\nmetadata: {{name: default}}\nspec: {spec}\n"
-            ),
-        );
-    };
+    let configure = |spec: &str| apply(&lab, 1, &configuration(spec));
     let has = |node: u32, peers: &[u32]| {
         let all: Vec<(String, String)> =
             peers.iter().map(|peer| (format!("172.30.1.1{peer}"), "established".to_owned())).collect();
@@ -355,6 +353,22 @@ fn what_is_wrong_with_a_peer_is_said_and_no_other_session_ends() {
     });
     let mesh = session(&lab, 1, "172.30.1.12");
     assert_eq!((&mesh["state"], &mesh["flaps"]), (&"established".into(), &0.into()), "{mesh}");
+
+    // The objects say it as well.
+    let object = |kind: &str, name: &str| {
+        let there = rows(&lab, 1, kind);
+        there.into_iter().find(|row| row["name"] == name).unwrap_or(Value::Null)
+    };
+    let tor_row = object("/v1/bgppeers", "tor");
+    assert!(tor_row["reason"].as_str().is_some_and(|why| why.contains("BgpFilter missing")), "{tor_row}");
+    assert_eq!((&tor_row["peer"], &tor_row["sessions"]), (&"172.30.1.1".into(), &"1/1".into()), "{tor_row}");
+    apply(&lab, 1, &configuration("{asNumber: 64512}"));
+    until("what holds for all is known", || object("/v1/bgpconfigurations", "default") != Value::Null);
+    let default = object("/v1/bgpconfigurations", "default");
+    assert_eq!((&default["as"], &default["sessions"]), (&64_512.into(), &"1/1".into()), "{default}");
+    assert_eq!(object("/v1/bgpfilters", "none")["reason"], "no BgpPeer names it");
+    let told = lab.agent_json(1, "/v1/describe/bgppeer/tor").unwrap()["text"].to_string();
+    assert!(told.contains("BgpFilter missing") && told.contains("Session 172.30.1.1: established, AS 65000"), "{told}");
     drop(tor);
     lab.down().unwrap();
 }
@@ -367,8 +381,7 @@ fn racks_with_routers_between_them_need_no_mesh() {
     let Some(lab) = lab(Options { subnets: 2, network_spec: Value::Null, ..options("t-bgp-racks", 2) }) else { return };
     let tor = Router::of_racks(&lab);
     let spec = |node: u32| format!("{{node: n{node}, peerIP: 172.30.{node}.1, asNumber: 64512}}");
-    let configuration = "apiVersion: ripstop.io/v1alpha1\nkind: BgpConfiguration\nmetadata: {name: default}\nspec: {nodeToNodeMeshEnabled: false}\n";
-    apply(&lab, 1, &(configuration.to_owned() + &peer("rack1", &spec(1)) + &peer("rack2", &spec(2))));
+    apply(&lab, 1, &(configuration("{nodeToNodeMeshEnabled: false}") + &peer("rack1", &spec(1)) + &peer("rack2", &spec(2))));
     for node in [1, 2] {
         lab.pod_add(&PodSpec::new(&format!("p{node}"), node)).unwrap();
     }
@@ -426,13 +439,7 @@ fn a_hundred_changes_reach_the_router_and_no_session_ends() {
     let mut slowest = Duration::ZERO;
     for n in 1..=100 {
         let advertised = format!("{{prefixAdvertisements: [{{cidr: 10.244.0.0/16, communities: [\"64512:{n}\"]}}]}}");
-        apply(
-            &lab,
-            1,
-            &format!(
-                "apiVersion: ripstop.io/v1alpha1\nkind: BgpConfiguration\nmetadata: {{name: default}}\nspec: {advertised}\n"
-            ),
-        );
+        apply(&lab, 1, &configuration(&advertised));
         let begun = Instant::now();
         let words = format!("(64512,{n})");
         until(&words, || tor.birdc(&format!("show route {range} all")).contains(&words));
