@@ -126,7 +126,7 @@ fn changed_services(changes: &BTreeSet<Change>) -> impl Iterator<Item = Source> 
 
 /// What hangs on routes that BGP brought.
 fn by_bgp(tables: &Tables) -> impl Iterator<Item = Source> {
-    let carried = tables.networks.values().filter(|row| row.value.backends().any(|kind| kind == BackendKind::Bgp));
+    let carried = tables.networks.values().filter(|row| row.value.backends().any(BackendKind::may_bgp));
     let peers = carried
         .flat_map(|row| tables.peers().map(|peer| Source::Peer(row.value.name.clone(), peer.value.name.clone())));
     peers.chain([Source::Bgp])

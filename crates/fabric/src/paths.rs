@@ -1,4 +1,5 @@
-//! How this node reaches a peer. Flannel's DirectRouting and Calico's CrossSubnet are the backend `auto`.
+//! How this node reaches a peer. Flannel's DirectRouting and Calico's CrossSubnet are the backend `auto`, which in addition has routers that
+//! know where pods are do without a tunnel.
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -89,6 +90,9 @@ pub(crate) fn by_backend(
         BackendKind::Udp => udp(tables, network, peer, family),
         BackendKind::Ipip => by_ipip(tables, network, peer, family),
         BackendKind::Bgp => routed(tables, network, peer, family),
+        BackendKind::Auto if is_told_of(tables, network, peer, family) => {
+            routed(tables, network, peer, family).or_else(|_| vxlan(tables, network, peer, family))
+        }
         BackendKind::Auto => plain_or(tables, peer, family, vxlan(tables, network, peer, family)),
         BackendKind::IpipCrossSubnet => plain_or(tables, peer, family, by_ipip(tables, network, peer, family)),
     }
@@ -195,6 +199,20 @@ fn plain(tables: &Tables, peer: &NodeRecord, family: Family) -> Result<Path, NoP
         tunnel: None,
         by_bgp: false,
     })
+}
+
+/// Whether BGP leads to each range of a peer that shares no subnet with this node and takes packets as they are. A route around more than
+/// ranges of nodes, such as the default one, says nothing of pods.
+fn is_told_of(tables: &Tables, network: &Network, peer: &NodeRecord, family: Family) -> bool {
+    let leads_there = |range: Prefix| {
+        let whole = network.spec.whole(family).find(|whole| whole.covers(&range));
+        let told = tables.cluster.bgp.longest(range).map(|(prefix, _)| prefix);
+        whole.zip(told).is_some_and(|(whole, told)| whole.covers(&told) && whole != told)
+            && !hops::to(tables, range).is_empty()
+    };
+    let mut ranges = tables.ranges(&peer.name, &network.name, family).peekable();
+    let is_far = || peer.receives_plain() && shared_subnet(tables, peer, family).is_none();
+    ranges.peek().is_some() && is_far() && ranges.all(leads_there)
 }
 
 /// By the ways that BGP brought: of each of the peer's ranges its own, of which status shows one.

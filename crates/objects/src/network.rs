@@ -467,7 +467,7 @@ impl Serialize for Backend {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum BackendKind {
-    /// None to peers in one of the node's subnets, otherwise VXLAN.
+    /// None to peers in one of the node's subnets, nor to those whose ranges BGP leads to; otherwise VXLAN.
     #[default]
     Auto,
     /// None: a route by way of the peer, which must be in a subnet of the node.
@@ -501,6 +501,11 @@ impl BackendKind {
     /// Whether it may put packets into VXLAN.
     pub fn may_vxlan(self) -> bool {
         matches!(self, Self::Auto | Self::Vxlan)
+    }
+
+    /// Whether packets may go where BGP leads.
+    pub fn may_bgp(self) -> bool {
+        matches!(self, Self::Auto | Self::Bgp)
     }
 
     /// Whether it may put packets into IPIP.

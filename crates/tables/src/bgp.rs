@@ -62,8 +62,14 @@ impl BgpTables {
     /// The next hops by which a prefix, or the longest one around it, is reached.
     #[must_use]
     pub fn next_hops(&self, prefix: Prefix) -> &[IpAddr] {
-        let around = (0..=prefix.len()).rev().filter_map(|len| Prefix::containing(prefix.addr(), len));
-        around.filter_map(|one| self.routes.get(&one)).map(Vec::as_slice).next().unwrap_or_default()
+        self.longest(prefix).map(|(_, next_hops)| next_hops).unwrap_or_default()
+    }
+
+    /// The longest prefix around one, or itself, that a route leads to, with its next hops.
+    #[must_use]
+    pub fn longest(&self, prefix: Prefix) -> Option<(Prefix, &[IpAddr])> {
+        let mut around = (0..=prefix.len()).rev().filter_map(|len| Prefix::containing(prefix.addr(), len));
+        around.find_map(|one| Some((one, self.routes.get(&one)?.as_slice())))
     }
 
     /// The id of the nexthop object of a next hop that a route has.

@@ -480,8 +480,8 @@ fn guards(tables: &Tables) -> Vec<Rule> {
     let own = own.map(|(_, range)| (format!("guard: {range} is this node's"), *range));
     let subnets = host::addresses(tables).into_iter();
     let subnets = subnets.map(|one| (format!("guard: {} is a subnet of this node", one.prefix), one.prefix));
-    let cluster =
-        cluster(tables).map(|range| (format!("guard: {range} is the cluster's, and its nodes tell it"), range));
+    let nodes_tell = whole(tables, |network| is_told_by_nodes(tables, network) && !is_auto(network));
+    let cluster = nodes_tell.map(|range| (format!("guard: {range} is the cluster's, and its nodes tell it"), range));
     let never = NEVER.iter().filter_map(|text| text.parse().ok());
     let never = never.map(|prefix: Prefix| (format!("guard: {prefix} is no destination of routes"), prefix));
     own.chain(subnets).chain(cluster).chain(never).map(refuse).collect()
@@ -490,18 +490,28 @@ fn guards(tables: &Tables) -> Vec<Rule> {
 /// This host, links and groups.
 const NEVER: [&str; 6] = ["127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4", "::1/128", "fe80::/10", "ff00::/8"];
 
-/// The ranges of the cluster that need nobody outside to tell them: nodes have sessions with each other, or no need of BGP.
-fn cluster(tables: &Tables) -> impl Iterator<Item = Prefix> {
+/// Whether nobody outside need tell where ranges of a network are, nor be told by another node: nodes have sessions with each other, or
+/// no need of BGP.
+fn is_told_by_nodes(tables: &Tables, network: &Network) -> bool {
     let configuration = tables.cluster.bgp.configuration();
-    let among = configuration.mesh || configuration.reflectors.is_some();
-    let networks = tables.networks.values().filter(move |row| among || !carries(&row.value));
-    networks
-        .flat_map(|row| row.value.spec.families().flat_map(|family| row.value.spec.whole(family)).collect::<Vec<_>>())
+    configuration.mesh || configuration.reflectors.is_some() || !carries(network)
+}
+
+/// Whether packets to nodes of other subnets go without a tunnel where routers know the way.
+fn is_auto(network: &Network) -> bool {
+    network.backends().any(|kind| kind == BackendKind::Auto)
+}
+
+/// The ranges of some networks.
+fn whole(tables: &Tables, of: impl Fn(&Network) -> bool) -> impl Iterator<Item = Prefix> {
+    let networks = tables.networks.values().map(|row| &row.value).filter(move |network| of(network));
+    networks.flat_map(|network| network.spec.families().flat_map(|family| network.spec.whole(family)).collect::<Vec<_>>())
 }
 
 /// That ranges of other nodes are not told on, where these can do so themselves: packets would come by way of this node.
 fn others(tables: &Tables, own: Vec<PrefixMatch>) -> Option<Rule> {
-    let prefixes: Vec<PrefixMatch> = cluster(tables).map(PrefixMatch::inside).collect();
+    let told = whole(tables, |network| is_told_by_nodes(tables, network));
+    let prefixes: Vec<PrefixMatch> = told.map(PrefixMatch::inside).collect();
     let name = "guard: other nodes tell their ranges themselves".to_owned();
     let matches = Match { prefixes, except: own, ..Match::default() };
     (!matches.prefixes.is_empty()).then_some(Rule { name, matches, accept: false, set: Vec::new() })

@@ -9,7 +9,7 @@ use ripstop_objects::{
     BackendKind, ClaimState, Encapsulation, IpipReceive, Network, NodeRecord, Receive, ToNodes, UdpReceive,
     VxlanReceive,
 };
-use ripstop_tables::Reach;
+use ripstop_tables::{BgpInput, Reach};
 use ripstop_types::Family::{self, V4, V6};
 
 use crate::scenario::{Scenario, claim, host_link, ip, name, network, network_name, node, node_record, prefix};
@@ -140,6 +140,28 @@ fn auto_falls_back_and_refuses_as_vxlan_does() {
     assert_eq!(way(&cluster(kind, NEAR, no_vtep), V4), PLAIN_V4, "no tunnel is needed");
     let far_without = cluster(kind, FAR, no_vtep);
     assert_eq!(way(&far_without, V4), "n2 has not published that it receives vxlan with VNI 1 yet");
+}
+
+/// A route to more than ranges of nodes says nothing of pods, and one to some of them not enough.
+#[test]
+fn auto_goes_by_routers_that_know_all_of_a_peers_ranges() {
+    let told = |addresses: &[&str], change: fn(&mut NodeRecord), routes: &[(&str, &str)]| {
+        let mut s = cluster(BackendKind::Auto, addresses, change);
+        s.put(&claim("n2", "default", "10.244.7.0/24", ClaimState::Held));
+        let route = |(dst, via): &(&str, &str)| (prefix(dst), vec![ip(via)]);
+        let routes = routes.iter().map(route).collect();
+        s.tables.apply_bgp(&BgpInput { routes, settled: true, faults: Vec::new() });
+        way(&s, V4)
+    };
+    let router = "172.30.1.1";
+    let both = [("10.244.2.0/24", router), ("10.244.4.0/22", router)];
+    assert_eq!(told(FAR, |_| {}, &both), "host-gw by eth0 via 172.30.1.1");
+    assert_eq!(told(FAR, |_| {}, &both[..1]), FAR_V4, "one of two ranges");
+    assert_eq!(told(FAR, |_| {}, &[("10.244.0.0/16", router)]), FAR_V4);
+    assert_eq!(told(FAR, |_| {}, &[("0.0.0.0/0", router)]), FAR_V4);
+    assert_eq!(told(FAR, |_| {}, &[("10.244.0.0/17", "203.0.113.1")]), FAR_V4, "it leads nowhere");
+    assert_eq!(told(FAR, no_plain, &both), FAR_V4);
+    assert_eq!(told(NEAR, |_| {}, &both), PLAIN_V4, "no router is needed");
 }
 
 #[test]

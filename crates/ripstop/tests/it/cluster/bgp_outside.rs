@@ -373,6 +373,42 @@ fn what_is_wrong_with_a_peer_is_said_and_no_other_session_ends() {
     lab.down().unwrap();
 }
 
+/// That the node of each rack has the router at its top as a peer.
+fn tops_of_racks() -> String {
+    let top = |node: u32| {
+        peer(&format!("rack{node}"), &format!("{{node: n{node}, peerIP: 172.30.{node}.1, asNumber: 64512}}"))
+    };
+    top(1) + &top(2)
+}
+
+#[test]
+fn auto_needs_no_tunnel_as_long_as_routers_know_where_pods_are() {
+    if !has_bird() {
+        return;
+    }
+    let options = Options { backend: Backend::Auto, subnets: 2, network_spec: Value::Null, ..options("t-bgp-auto", 2) };
+    let Some(lab) = lab(options) else { return };
+    pods(&lab);
+    let are_all = |backend: &str, device: &str| {
+        let mut paths = [1, 2].into_iter().flat_map(|node| rows(&lab, node, "/v1/paths"));
+        paths.all(|path| path["backend"] == backend && path["device"] == device && path["state"] == "realised")
+    };
+    until("packets are wrapped", || are_all("vxlan", "ript1"));
+    let prober = lab.probe(200, &Pairs::All).unwrap();
+    let tor = Router::of_racks(&lab);
+    apply(&lab, 1, &tops_of_racks());
+    super::patiently("packets go as they are, by the routers", || are_all("bgp", "eth0"));
+    std::thread::sleep(Duration::from_secs(1));
+    // It is killed, and what it made in its kernel stays.
+    drop(tor);
+    super::patiently("packets are wrapped again", || are_all("vxlan", "ript1"));
+    std::thread::sleep(Duration::from_secs(1));
+    let report = prober.stop().unwrap();
+    assert!(report.sent > 500 && report.errors.is_empty(), "{report:?}");
+    assert_eq!((report.lost, report.dup), (0, 0), "{report:?}");
+    lab.down().unwrap();
+}
+
 #[test]
 fn racks_with_routers_between_them_need_no_mesh() {
     if !has_bird() {
@@ -380,8 +416,7 @@ fn racks_with_routers_between_them_need_no_mesh() {
     }
     let Some(lab) = lab(Options { subnets: 2, network_spec: Value::Null, ..options("t-bgp-racks", 2) }) else { return };
     let tor = Router::of_racks(&lab);
-    let spec = |node: u32| format!("{{node: n{node}, peerIP: 172.30.{node}.1, asNumber: 64512}}");
-    apply(&lab, 1, &(configuration("{nodeToNodeMeshEnabled: false}") + &peer("rack1", &spec(1)) + &peer("rack2", &spec(2))));
+    apply(&lab, 1, &(configuration("{nodeToNodeMeshEnabled: false}") + &tops_of_racks()));
     for node in [1, 2] {
         lab.pod_add(&PodSpec::new(&format!("p{node}"), node)).unwrap();
     }
