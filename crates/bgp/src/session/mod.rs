@@ -236,8 +236,10 @@ impl Session {
             None if self.stopped.is_some() || now < self.accept_from => return None,
             None => {}
         }
-        if self.connections.iter().any(|one| !one.outgoing) {
-            return None;
+        // Who connects again has given its last connection up; of its end nothing may have come, as where its system died.
+        if let Some(last) = self.connections.iter().find(|one| !one.outgoing).map(|one| one.id) {
+            self.connections.retain(|one| one.id != last);
+            out.push(Action::Close(last));
         }
         let id = self.add(Stage::OpenSent, false);
         self.greet(now, id, &mut out);

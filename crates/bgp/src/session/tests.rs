@@ -322,6 +322,19 @@ fn messages_at_the_wrong_time_end_the_connection() {
 }
 
 #[test]
+fn who_connects_again_before_a_session_is_there_has_given_its_last_connection_up() {
+    let mut session = Session::new(config(1, 7, PeerAs::External), NOW, false);
+    let (first, _) = session.accept(NOW).expect("accepted");
+    let (second, actions) = session.accept(NOW.plus(3_000)).expect("accepted");
+    assert_eq!(actions[0], Action::Close(first));
+    let open = Open { asn: 8, hold_time: 90, router_id: Ipv4Addr::new(10, 0, 0, 2), capabilities: vec![] };
+    session.handle(NOW.plus(3_100), Event::Bytes(second, &open.encode()));
+    assert_eq!(session.state(), State::OpenConfirm);
+    let (_, actions) = session.accept(NOW.plus(6_000)).expect("accepted");
+    assert_eq!((&actions[0], session.state()), (&Action::Close(second), State::OpenSent));
+}
+
+#[test]
 fn an_old_speaker_without_capabilities_has_ipv4_alone() {
     let mut session = Session::new(config(1, 1, PeerAs::External), NOW, false);
     let (id, _) = session.accept(NOW).expect("accepted");
