@@ -78,9 +78,10 @@ pub fn prepare(socket: &impl AsFd, config: &Config) -> io::Result<()> {
         (None, None) => None,
     };
     let least = config.socket.security_hops.map(|hops| u8::MAX - hops.saturating_sub(1));
-    let (level, tos, ttl_name, least_name) = match config.address {
-        IpAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_TOS, libc::IP_TTL, libc::IP_MINTTL),
-        IpAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_TCLASS, libc::IPV6_UNICAST_HOPS, libc::IPV6_MINHOPCOUNT),
+    let (level, ttl_name) = ttl_option(config.address);
+    let (tos, least_name) = match config.address {
+        IpAddr::V4(_) => (libc::IP_TOS, libc::IP_MINTTL),
+        IpAddr::V6(_) => (libc::IPV6_TCLASS, libc::IPV6_MINHOPCOUNT),
     };
     set(socket, level, tos, TOS)?;
     for (name, value) in [(ttl_name, ttl), (least_name, least)] {
@@ -98,6 +99,9 @@ pub fn wait_at(address: SocketAddr) -> io::Result<TcpListener> {
     if address.is_ipv6() {
         sockopt::set_ipv6_v6only(&socket, true)?;
     }
+    // The answer to who connects is sent before it is known whom it goes to: a peer with GTSM drops a lesser TTL.
+    let (level, name) = ttl_option(address.ip());
+    set(socket.as_fd(), level, name, u8::MAX.into())?;
     bind(&socket, &address)?;
     listen(&socket, BACKLOG)?;
     Ok(socket.into())
@@ -167,6 +171,14 @@ fn new(family: IpAddr) -> io::Result<OwnedFd> {
     let domain = if family.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     socket_with(domain, SocketType::STREAM, flags, None).map_err(Into::into)
+}
+
+/// The option that has the TTL of packets to an address, and its level.
+fn ttl_option(address: IpAddr) -> (libc::c_int, libc::c_int) {
+    match address {
+        IpAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_TTL),
+        IpAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_UNICAST_HOPS),
+    }
 }
 
 /// A link-local address means something on its link only.
