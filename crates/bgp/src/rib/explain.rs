@@ -7,6 +7,7 @@ use ripstop_types::Prefix;
 use super::policy::{Told, Verdict};
 use super::table::{Path, Paths};
 use super::{Held, PeerId, Refusal, Rib, export};
+use crate::wire::Attributes;
 
 /// One path to a prefix.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,6 +22,8 @@ pub struct PathExplanation {
     pub used: bool,
     /// Why, or why not.
     pub because: String,
+    /// What it came with, as the import filter made it; none where it was refused.
+    pub taken: Option<Attributes>,
 }
 
 /// All about a prefix.
@@ -73,7 +76,15 @@ impl Rib {
                 let stale = if path.stale { ", kept from before the peer's restart" } else { "" };
                 format!("by {} through AS path [{}]{stale}", attributes.next_hop.address(), attributes.as_path)
             });
-            PathExplanation { peer: path.peer, identifier: path.theirs, route, used: used.contains(&place), because }
+            let taken = path.taken.and_then(|id| self.sets.get(id)).cloned();
+            PathExplanation {
+                peer: path.peer,
+                identifier: path.theirs,
+                route,
+                used: used.contains(&place),
+                because,
+                taken,
+            }
         };
         let all = paths.iter().enumerate().map(explain).collect();
         Explanation { prefix, paths: all, told: self.told(prefix, paths) }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use ripstop_bgp::rib::{self, Rib};
-use ripstop_bgp::wire::Families;
+use ripstop_bgp::wire::{Attributes, Families};
 use ripstop_types::Prefix;
 
 use super::report::{PeerReport, peer};
@@ -27,6 +27,8 @@ pub struct ExplainedPath {
     pub used: bool,
     /// Why, or why not.
     pub because: String,
+    /// What it came with, as the import filter made it; none where it was refused.
+    pub taken: Option<Attributes>,
 }
 
 /// Why a prefix is reached as it is, and who is told.
@@ -58,6 +60,7 @@ impl Answers<'_> {
             route: path.route,
             used: path.used,
             because: path.because,
+            taken: path.taken,
         });
         Explained {
             prefix,

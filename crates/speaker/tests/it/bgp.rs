@@ -95,6 +95,15 @@ impl End {
         self.peer(address).error.clone().unwrap_or_default()
     }
 
+    /// Waits until it says that of a peer there is no session with.
+    pub fn tells(&mut self, address: &str, words: &str) {
+        let is = |end: &Self| {
+            let error = end.peers.get(&key(address)).and_then(|peer| peer.error.as_deref());
+            error.is_some_and(|text| text.contains(words))
+        };
+        self.until(words, SOON, is);
+    }
+
     pub fn has(&mut self, to: &str, next_hop: &str) {
         let (to, hop) = (prefix(to), ip(next_hop));
         let is = |end: &Self| end.routes.get(&to).is_some_and(|hops| hops.iter().any(|one| one.address() == hop));

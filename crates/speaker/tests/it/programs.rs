@@ -28,22 +28,23 @@ impl Folder {
     }
 }
 
-/// Whether BIRD is there.
-pub fn has_bird() -> bool {
-    let there = Path::new(BIRD).exists();
+/// Whether a program is there, and a line if not.
+pub fn is_there(program: &str, name: &str, package: &str) -> bool {
+    let there = Path::new(program).exists();
     if !there {
-        println!("SKIPPED: BIRD (package bird2) is not installed");
+        println!("SKIPPED: {name} (package {package}) is not installed");
     }
     there
 }
 
+/// Whether BIRD is there.
+pub fn has_bird() -> bool {
+    is_there(BIRD, "BIRD", "bird2")
+}
+
 /// Whether FRR is there.
 pub fn has_frr() -> bool {
-    let there = ["bgpd", "bfdd", "zebra"].iter().all(|name| Path::new(FRR).join(name).exists());
-    if !there {
-        println!("SKIPPED: FRR (package frr) is not installed");
-    }
-    there
+    ["bgpd", "bfdd", "zebra"].iter().all(|name| is_there(&format!("{FRR}/{name}"), "FRR", "frr"))
 }
 
 /// BIRD with this configuration.
