@@ -258,6 +258,7 @@ async fn hand_on(heard: &mut Vec<ObjectEvent>, news: &Sender<Input>) -> bool {
 fn object_input(event: ObjectEvent) -> ObjectInput {
     match event {
         ObjectEvent::Put(object, revision) => ObjectInput::Put { object, revision },
+        ObjectEvent::Faulty(kind, name, fault) => ObjectInput::Faulty { kind, name, fault },
         ObjectEvent::Delete(kind, name, revision) => ObjectInput::Delete { kind, name, revision },
         ObjectEvent::Reset(kind) => ObjectInput::Reset { kind },
         ObjectEvent::Synced(kind, revision) => ObjectInput::Synced { kind, revision },

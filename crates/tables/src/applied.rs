@@ -60,12 +60,16 @@ impl Tables {
     /// is of BGP, on which sessions hang.
     fn read_object(&mut self, kind: ObjectKind, key: &Arc<str>, value: &StoreValue, revision: Revision) -> ObjectInput {
         let StoreValue::Raw(value) = value else { return self.object_gone(kind, key, revision) };
-        let read = ClusterObject::from_value(kind, value).ok().map(|(object, _)| object);
-        let Some(object) = read.filter(|object| object.name() == *key) else {
-            return match self.object_before(kind, key) {
-                Some((object, revision)) => ObjectInput::Put { object, revision },
-                None => self.object_gone(kind, key, revision),
-            };
+        let read = ClusterObject::from_value(kind, value).and_then(|(object, _)| match object.name() {
+            name if name == *key => Ok(object),
+            name => Err(format!("{kind} {name} under the key of {key}")),
+        });
+        let object = match read {
+            Ok(object) => object,
+            Err(fault) if kind.is_policy() || kind.is_of_bgp() => {
+                return ObjectInput::Faulty { kind, name: key.clone(), fault };
+            }
+            Err(_) => return self.object_gone(kind, key, revision),
         };
         match &object {
             ClusterObject::Pod(pod) if pod.node.as_ref().is_some_and(|node| *node != self.node) => {
@@ -79,22 +83,6 @@ impl Tables {
             _ => {}
         }
         ObjectInput::Put { object, revision }
-    }
-
-    /// What stays in force where its successor cannot be read.
-    fn object_before(&self, kind: ObjectKind, key: &str) -> Option<(ClusterObject, Revision)> {
-        let policies = &self.cluster.policies;
-        match kind {
-            ObjectKind::NetworkPolicy => {
-                let row = policies.network.get(&key.parse().ok()?)?;
-                Some((ClusterObject::NetworkPolicy(row.value.clone()), row.revision))
-            }
-            ObjectKind::ClusterNetworkPolicy => {
-                let row = policies.cluster.get(key)?;
-                Some((ClusterObject::ClusterNetworkPolicy(row.value.clone()), row.revision))
-            }
-            _ => self.cluster.bgp.before(kind, key),
-        }
     }
 
     /// That an object is not there, or not any more.
@@ -122,8 +110,8 @@ fn of_other_nodes(input: &ObjectInput) -> Option<ObjectInput> {
         ObjectInput::Delete { kind, name, revision } => {
             ObjectInput::Delete { kind: other(*kind)?, name: name.clone(), revision: *revision }
         }
+        ObjectInput::Faulty { .. } | ObjectInput::Away { .. } | ObjectInput::Back => return None,
         ObjectInput::Reset { kind } => ObjectInput::Reset { kind: other(*kind)? },
         ObjectInput::Synced { kind, revision } => ObjectInput::Synced { kind: other(*kind)?, revision: *revision },
-        ObjectInput::Away { .. } | ObjectInput::Back => return None,
     })
 }

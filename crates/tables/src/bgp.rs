@@ -171,25 +171,6 @@ impl BgpTables {
         let filters = self.filters.values().map(|row| ClusterObject::BgpFilter(row.value.clone()));
         configurations.chain(filters).chain(self.peers.values().map(|row| ClusterObject::BgpPeer(row.value.clone())))
     }
-
-    /// An object as it is, with its revision.
-    pub(crate) fn before(&self, kind: ObjectKind, name: &str) -> Option<(ClusterObject, Revision)> {
-        Some(match kind {
-            ObjectKind::BgpConfiguration => {
-                let row = self.configurations.get(name)?;
-                (ClusterObject::BgpConfiguration(row.value.clone()), row.revision)
-            }
-            ObjectKind::BgpFilter => {
-                let row = self.filters.get(name)?;
-                (ClusterObject::BgpFilter(row.value.clone()), row.revision)
-            }
-            ObjectKind::BgpPeer => {
-                let row = self.peers.get(name)?;
-                (ClusterObject::BgpPeer(row.value.clone()), row.revision)
-            }
-            _ => return None,
-        })
-    }
 }
 
 /// Which ids next hops and groups of them have in the kernel, and how many routes they are of. An id is a hash, moved on where

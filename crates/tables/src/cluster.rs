@@ -24,6 +24,15 @@ pub enum ObjectInput {
         /// Its revision.
         revision: Revision,
     },
+    /// The object is there, and is not as its kind: what it was before stays.
+    Faulty {
+        /// Its kind.
+        kind: ObjectKind,
+        /// Its name; with the namespace before it, if it has one.
+        name: Arc<str>,
+        /// What is wrong, in a sentence.
+        fault: String,
+    },
     /// An object is gone.
     Delete {
         /// Its kind.
@@ -77,6 +86,8 @@ pub struct ClusterTables {
     pub bgp: BgpTables,
     /// Why the API is not read now.
     pub away: Option<String>,
+    /// What is wrong with objects of which the last good state stays.
+    pub faults: BTreeMap<(ObjectKind, Arc<str>), String>,
     known: BTreeMap<ObjectKind, Knowledge>,
     /// Names in a list that is not complete.
     listing: BTreeMap<ObjectKind, BTreeSet<Arc<str>>>,
@@ -158,12 +169,21 @@ impl ClusterTables {
                 if let Some(named) = self.listing.get_mut(&object.kind()) {
                     named.insert(object.name());
                 }
+                self.faults.remove(&(object.kind(), object.name()));
                 self.put(object.clone(), *revision, own)
+            }
+            ObjectInput::Faulty { kind, name, fault } => {
+                if let Some(named) = self.listing.get_mut(kind) {
+                    named.insert(name.clone());
+                }
+                self.faults.insert((*kind, name.clone()), fault.clone());
+                BTreeSet::new()
             }
             ObjectInput::Delete { kind, name, .. } => {
                 if let Some(named) = self.listing.get_mut(kind) {
                     named.remove(name);
                 }
+                self.faults.remove(&(*kind, name.clone()));
                 self.remove(*kind, name)
             }
             ObjectInput::Reset { kind } => {
@@ -174,6 +194,7 @@ impl ClusterTables {
                 // The first list of a run is whole, too.
                 let first = self.knowledge(*kind) != Knowledge::Synced;
                 let named = self.listing.remove(kind).unwrap_or_default();
+                self.faults.retain(|(of, name), _| of != kind || named.contains(name));
                 let gone: Vec<Arc<str>> = self.names(*kind).into_iter().filter(|name| !named.contains(name)).collect();
                 let mut changes: BTreeSet<Change> = gone.iter().flat_map(|name| self.remove(*kind, name)).collect();
                 self.known.insert(*kind, Knowledge::Synced);

@@ -37,9 +37,6 @@ const MOST_PODS: usize = 256;
 /// The same of Services.
 const MOST_SERVICES: usize = 64;
 
-/// Services that are spelt out in the status.
-const MOST_IN_STATUS: usize = 8;
-
 /// What stands.
 #[derive(Debug, Default)]
 pub(super) struct Notices {
@@ -210,9 +207,9 @@ impl Core {
     pub(super) fn service_warnings(&self) -> Vec<String> {
         let Some(node) = self.desired.serving() else { return Vec::new() };
         let remarks = remarks(node, &self.tables.cluster.services);
-        let more = remarks.len().saturating_sub(MOST_IN_STATUS);
+        let more = remarks.len().saturating_sub(status::MOST_IN_STATUS);
         let first =
-            remarks.iter().take(MOST_IN_STATUS).map(|remark| format!("service {}: {}", remark.service, remark.text));
+            remarks.iter().take(status::MOST_IN_STATUS).map(|remark| format!("service {}: {}", remark.service, remark.text));
         let more = (more > 0).then(|| format!("{more} more of Services; `ripstop get services` shows each"));
         first.chain(more).collect()
     }

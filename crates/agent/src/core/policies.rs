@@ -21,6 +21,7 @@ use serde_json::json;
 
 use super::Core;
 use super::dispatch::Purpose;
+use super::status::MOST_IN_STATUS;
 use super::withdraw::{record_removal, record_write};
 
 /// Plans of policies, counted. One runs at a time, made of what the one before has left: a part of a table goes once nothing leads there, and
@@ -364,9 +365,6 @@ const CLOSED: &str = "what stands there matches nothing, or denies";
 
 /// Policies about which something is told at once, at most.
 const MOST_NOTICES: usize = 64;
-
-/// Faults of policies that are spelt out in the status.
-const MOST_IN_STATUS: usize = 8;
 
 fn name_of(port: &PortMatch) -> Option<&str> {
     if let PortMatch::Named { name, .. } = port { Some(name) } else { None }

@@ -13,6 +13,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{Core, ProxyView, view};
 
+/// So many of what may be wrong by the thousand are spelt out in the status.
+pub(super) const MOST_IN_STATUS: usize = 8;
+
 /// Why an agent whose objects were taken out does nothing.
 pub(super) const WITHDRAWN: &str = "what this agent made was taken out of the kernel (`ripstop uninstall --purge`); a restarted agent sets it up again";
 
@@ -305,6 +308,8 @@ impl Core {
             let faults = on_one_line(fault);
             warnings.push(format!("record {}/{key} is not taken, its last good value stays: {faults}", kind.as_str()));
         }
+        let faults = self.tables.cluster.faults.iter().take(MOST_IN_STATUS);
+        warnings.extend(faults.map(|(_, fault)| format!("the store has {fault}; what it was before stays")));
         warnings.extend(self.strays_of_pools());
         warnings.extend(self.tables.networks.keys().filter_map(|name| self.full_sentence(name)));
         warnings.extend(self.earlier_names());

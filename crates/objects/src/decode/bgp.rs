@@ -32,7 +32,7 @@ impl BgpConfiguration {
     /// # Errors
     /// All that is wrong with it.
     pub fn decode(text: &str) -> Result<Self, String> {
-        read("BgpConfiguration", text, configuration)
+        read("BgpConfiguration", CONFIGURATION_FIELDS, text, configuration)
     }
 }
 
@@ -42,7 +42,7 @@ impl BgpPeer {
     /// # Errors
     /// All that is wrong with it.
     pub fn decode(text: &str) -> Result<Self, String> {
-        read("BgpPeer", text, peer)
+        read("BgpPeer", PEER_FIELDS, text, peer)
     }
 }
 
@@ -52,13 +52,14 @@ impl BgpFilter {
     /// # Errors
     /// All that is wrong with it.
     pub fn decode(text: &str) -> Result<Self, String> {
-        read("BgpFilter", text, filter)
+        read("BgpFilter", FILTER_FIELDS, text, filter)
     }
 }
 
 /// Reads an object of a kind; what is wrong with it is a sentence for all of it.
 fn read<T>(
     kind: &str,
+    known: &[&str],
     text: &str,
     of: impl FnOnce(&mut Decoder, Arc<str>, &Fields<'_>) -> Option<T>,
 ) -> Result<T, String> {
@@ -67,23 +68,16 @@ fn read<T>(
     let name = tree.text_at(&["metadata", "name"]).unwrap_or_default();
     validate_dns_name("a name", name).map_err(|fault| format!("a {kind} without a name: {fault}"))?;
     let mut decoder = Decoder::new(format!("{}/{name}", kind.to_lowercase()), Unknown::Refuse);
-    let value = spec(&mut decoder, &tree).and_then(|fields| of(&mut decoder, name.into(), &fields));
+    let value = spec(&mut decoder, known, &tree).and_then(|fields| of(&mut decoder, name.into(), &fields));
     let (value, _) = decoder.finish(value).map_err(|faults: Faults| faults.to_string())?;
     Ok(value)
 }
 
 /// The fields of `spec`, which are checked by who knows them. What else there is, is the store's.
-fn spec<'t>(d: &mut Decoder, tree: &'t Tree<'t>) -> Option<Fields<'t>> {
+fn spec<'t>(d: &mut Decoder, known: &[&str], tree: &'t Tree<'t>) -> Option<Fields<'t>> {
     let root = Node::root(tree);
     match tree.get("spec") {
-        Some(spec @ Tree::Map(_)) => {
-            let known: &[&str] = match tree.text_at(&["kind"]) {
-                Some("BgpConfiguration") => CONFIGURATION_FIELDS,
-                Some("BgpPeer") => PEER_FIELDS,
-                _ => FILTER_FIELDS,
-            };
-            d.map(&root.field("spec", spec), known)
-        }
+        Some(spec @ Tree::Map(_)) => d.map(&root.field("spec", spec), known),
         found => {
             let found = found.map_or_else(|| "nothing".to_owned(), ToString::to_string);
             d.fault("spec", found, "a map");

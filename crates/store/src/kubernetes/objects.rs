@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use ripstop_objects::{ClusterObject, ObjectKind};
 use ripstop_types::{NodeName, Revision};
+use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 
@@ -16,6 +17,8 @@ use super::{CHANNEL, Kubernetes};
 pub enum ObjectEvent {
     /// The object is so now.
     Put(ClusterObject, Revision),
+    /// The object of this name is not as its kind: so says the sentence.
+    Faulty(ObjectKind, Arc<str>, String),
     /// The object of this name is gone.
     Delete(ObjectKind, Arc<str>, Revision),
     /// A new list of the kind follows.
@@ -86,25 +89,41 @@ struct Objects {
     topics: Vec<Topic>,
 }
 
-/// The revision and what is read of an object; none where it is not as its kind.
-fn read(kind: ObjectKind, text: &RawValue) -> Result<Option<(ClusterObject, Revision)>, String> {
-    let revision = Revision(feed::revision_of(text)?);
-    match ClusterObject::decode(kind, text.get()) {
-        Ok((mut object, faults)) => {
-            for fault in faults.iter() {
-                tracing::warn!("{fault}; that is {}", if kind.is_policy() { "closed" } else { "left out" });
-            }
-            // Here Kubernetes makes the slices. Kept by the ten thousand they are a good part of what an agent needs.
-            if let ClusterObject::Service(service) = &mut object {
-                service.selector = Default::default();
-            }
-            Ok(Some((object, revision)))
-        }
-        Err(fault) => {
-            tracing::warn!("the API server has {fault}; it is passed over");
-            Ok(None)
-        }
+/// Its name, with the namespace before it, if it has one, and its revision.
+fn named(text: &RawValue) -> Result<(Arc<str>, Revision), String> {
+    #[derive(Deserialize)]
+    struct Head {
+        metadata: Named,
     }
+    #[derive(Deserialize)]
+    struct Named {
+        name: String,
+        #[serde(default)]
+        namespace: String,
+    }
+    let revision = Revision(feed::revision_of(text)?);
+    let Named { name, namespace } = serde_json::from_str::<Head>(text.get()).map_err(|fault| fault.to_string())?.metadata;
+    Ok((if namespace.is_empty() { name } else { format!("{namespace}/{name}") }.into(), revision))
+}
+
+/// What is said by an object of the API server.
+fn read(kind: ObjectKind, text: &RawValue) -> Result<ObjectEvent, String> {
+    let (name, revision) = named(text)?;
+    let (mut object, faults) = match ClusterObject::decode(kind, text.get()) {
+        Ok(read) => read,
+        Err(fault) => {
+            tracing::warn!("the API server has {fault}; what it was before stays");
+            return Ok(ObjectEvent::Faulty(kind, name, fault));
+        }
+    };
+    for fault in faults.iter() {
+        tracing::warn!("{fault}; that is {}", if kind.is_policy() { "closed" } else { "left out" });
+    }
+    // Here Kubernetes makes the slices. Kept by the ten thousand they are a good part of what an agent needs.
+    if let ClusterObject::Service(service) = &mut object {
+        service.selector = Default::default();
+    }
+    Ok(ObjectEvent::Put(object, revision))
 }
 
 impl Reader for Objects {
@@ -122,6 +141,7 @@ impl Reader for Objects {
     fn order(&self, events: &mut Vec<ObjectEvent>) {
         events.sort_by_cached_key(|event| match event {
             ObjectEvent::Put(object, _) => Some(object.name()),
+            ObjectEvent::Faulty(_, name, _) => Some(name.clone()),
             _ => None,
         });
     }
@@ -131,12 +151,12 @@ impl Reader for Objects {
     }
 
     fn put(&self, topic: usize, object: &RawValue) -> Result<Option<ObjectEvent>, String> {
-        Ok(read(self.kinds[topic], object)?.map(|(object, revision)| ObjectEvent::Put(object, revision)))
+        read(self.kinds[topic], object).map(Some)
     }
 
     fn delete(&self, topic: usize, object: &RawValue) -> Result<Option<ObjectEvent>, String> {
-        let kind = self.kinds[topic];
-        Ok(read(kind, object)?.map(|(object, revision)| ObjectEvent::Delete(kind, object.name(), revision)))
+        let (name, revision) = named(object)?;
+        Ok(Some(ObjectEvent::Delete(self.kinds[topic], name, revision)))
     }
 
     fn away(&self, reason: String) -> ObjectEvent {
@@ -145,5 +165,30 @@ impl Reader for Objects {
 
     fn back(&self) -> ObjectEvent {
         ObjectEvent::Back
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_object_that_is_none_of_its_kind_is_named_and_goes_by_its_name() {
+        let raw = |text: &str| RawValue::from_string(text.to_owned()).unwrap();
+        let peer = |spec: &str| raw(&format!(r#"{{"metadata": {{"name": "tor", "resourceVersion": "7"}}, "spec": {spec}}}"#));
+        let (good, bad) = (peer(r#"{"peerIP": "192.0.2.1", "asNumber": 65000}"#), peer(r#"{"peerIP": "nowhere", "asNumber": 65000}"#));
+        let objects = Objects { kinds: vec![ObjectKind::BgpPeer], topics: Vec::new() };
+        assert!(matches!(objects.put(0, &good), Ok(Some(ObjectEvent::Put(_, Revision(7))))));
+        match objects.put(0, &bad) {
+            Ok(Some(ObjectEvent::Faulty(ObjectKind::BgpPeer, name, fault))) => {
+                assert!(&*name == "tor" && fault.contains("tor") && fault.contains("nowhere"), "{name}: {fault}");
+            }
+            other => panic!("{other:?}"),
+        }
+        let gone = ObjectEvent::Delete(ObjectKind::BgpPeer, "tor".into(), Revision(7));
+        assert_eq!(objects.delete(0, &bad), Ok(Some(gone)));
+        let pod = raw(r#"{"metadata": {"name": "a", "namespace": "b", "resourceVersion": "8"}}"#);
+        let pods = Objects { kinds: vec![ObjectKind::Pod], topics: Vec::new() };
+        assert_eq!(pods.delete(0, &pod), Ok(Some(ObjectEvent::Delete(ObjectKind::Pod, "b/a".into(), Revision(8)))));
     }
 }

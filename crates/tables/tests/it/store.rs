@@ -1,9 +1,10 @@
 //! Lists, watches and broken records.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
-use ripstop_objects::{ClaimState, Record};
-use ripstop_tables::{Change, Knowledge, StoreInput, StoreKind, StoreState, StoreValue};
+use ripstop_objects::{ClaimState, ClusterObject, ObjectKind, Record};
+use ripstop_tables::{Change, Knowledge, ObjectInput, StoreInput, StoreKind, StoreState, StoreValue};
 use ripstop_types::{Family, Revision};
 use serde_json::json;
 
@@ -268,4 +269,33 @@ fn a_record_that_was_read_before_says_the_same() {
 
 fn held(node: &str, range: &str) -> serde_json::Value {
     claim(node, "default", range, ClaimState::Held).encode()
+}
+
+/// An object that is not as its kind is not as good as gone: what it was before stays, through new lists too, until it is good or gone.
+#[test]
+fn of_an_object_that_cannot_be_read_the_last_good_state_stays() {
+    let text = r#"{"metadata": {"name": "tor"}, "spec": {"peerIP": "192.0.2.1", "asNumber": 65000}}"#;
+    let (object, _) = ClusterObject::decode(ObjectKind::BgpPeer, text).unwrap();
+    let (kind, revision, name): (_, _, Arc<str>) = (ObjectKind::BgpPeer, Revision(3), "tor".into());
+    let put = ObjectInput::Put { object, revision };
+    let faulty = ObjectInput::Faulty { kind, name: name.clone(), fault: "a BgpPeer tor that is odd".into() };
+    let mut s = Scenario::synced();
+    let state = |s: &Scenario| (s.tables.cluster.bgp.peers.len(), s.tables.cluster.faults.len());
+    s.tables.apply_object(&put);
+    s.tables.apply_object(&faulty);
+    assert_eq!(state(&s), (1, 1));
+    for input in [ObjectInput::Reset { kind }, faulty.clone(), ObjectInput::Synced { kind, revision }] {
+        s.tables.apply_object(&input);
+    }
+    assert_eq!(state(&s), (1, 1), "a list has it");
+    s.tables.apply_object(&put);
+    assert_eq!(state(&s), (1, 0));
+    s.tables.apply_object(&faulty);
+    s.tables.apply_object(&ObjectInput::Delete { kind, name, revision });
+    assert_eq!(state(&s), (0, 0));
+    s.tables.apply_object(&faulty);
+    for input in [ObjectInput::Reset { kind }, ObjectInput::Synced { kind, revision }] {
+        s.tables.apply_object(&input);
+    }
+    assert_eq!(state(&s), (0, 0), "it is gone");
 }
