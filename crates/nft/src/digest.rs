@@ -11,9 +11,9 @@ use std::fmt;
 use ripstop_types::Fnv1a as _;
 use serde::{Deserialize, Serialize};
 
-use crate::encode::{set_flags, types_number, width};
+use crate::encode::{self, set_flags, types_number, width};
 use crate::implied::hook_number;
-use crate::model::{DataType, Policy, Set, Table};
+use crate::model::{Data, DataType, Policy, Set, Table};
 use crate::uapi::{DATA_TYPE_VERDICT, NF_ACCEPT, NF_DROP};
 
 /// 128 bits that stand for a definition. Stable across versions of the compiler and machines of one byte order.
@@ -77,6 +77,39 @@ impl Hasher {
 
     pub(crate) fn finish(&self) -> Digest {
         Digest(self.0.to_be_bytes())
+    }
+}
+
+/// Of what a set is filled with: bounds of keys and what each carries, in order.
+pub(crate) fn filling<'a>(elements: impl Iterator<Item = (Vec<u8>, Vec<u8>, Option<&'a Data>)>) -> Digest {
+    let mut hasher = Hasher::new();
+    let mut before = None;
+    for (first, last, data) in elements {
+        // Neighbours carry the same as a rule.
+        if before != Some(data) {
+            before = Some(data);
+            hasher.part(&data.map_or_else(Vec::new, encode::data_bytes));
+        }
+        hasher.raw(&first);
+        hasher.raw(&last);
+    }
+    hasher.finish()
+}
+
+impl Digest {
+    /// Of a definition together with what its sets are filled with.
+    pub(crate) fn filled<'a>(self, fillings: impl Iterator<Item = (&'a str, Self)>) -> Self {
+        let mut fillings = fillings.peekable();
+        if fillings.peek().is_none() {
+            return self;
+        }
+        let mut hasher = Hasher::new();
+        hasher.part(&self.0);
+        for (set, filling) in fillings {
+            hasher.part(set.as_bytes());
+            hasher.part(&filling.0);
+        }
+        hasher.finish()
     }
 }
 

@@ -244,6 +244,8 @@ pub(crate) const UDATA_ELEM_INTERVAL_OPEN: u32 = 1;
 pub(crate) const UDATA_DIGEST: u8 = 0xd1;
 /// Our own: the name of the part that a chain or set belongs to.
 pub(crate) const UDATA_PART: u8 = 0xd2;
+/// Our own: the set's elements are its part's definition.
+pub(crate) const UDATA_FILLED: u8 = 0xd3;
 
 /// nft's number of the type of a verdict map's data (`NFT_DATA_VERDICT`).
 pub(crate) const DATA_TYPE_VERDICT: u32 = 0xffff_ff00;

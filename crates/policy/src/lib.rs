@@ -31,4 +31,4 @@ mod slab;
 pub mod tables;
 
 pub use policies::{Changes, PeerTable, Policies};
-pub use tables::{Block, Gate, Lead, PortTable, TableName, Way};
+pub use tables::{Gate, Lead, PortTable, TableName, Way};

@@ -5,12 +5,13 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ripstop_types::{Family, Prefix};
 
 use crate::atoms::{Atoms, Who};
 use crate::members::{AtomId, Members};
-use crate::tables::{Block, Ladder, Stage, TableName, address, number};
+use crate::tables::{Ladder, Stage, TableName, address, number};
 
 #[derive(Debug)]
 pub struct Peers {
@@ -120,20 +121,24 @@ impl Peers {
         found
     }
 
-    /// The blocks of a family of which something else is said than otherwise, in order and apart.
-    pub fn blocks(&self, family: Family) -> Vec<Block> {
+    /// The first and the last address of each block of a family of which something else is said than otherwise, in order and apart.
+    pub fn blocks(&self, family: Family) -> Arc<[(IpAddr, IpAddr)]> {
         let all = [0, 1].map(|stage: usize| &self.pieces[stage][usize::from(family == Family::V6)]);
-        let mut starts: BTreeSet<u128> = BTreeSet::new();
-        for piece in all.into_iter().flatten() {
-            starts.insert(piece.first);
-            starts.extend(piece.last.checked_add(1));
-        }
         let (otherwise, greatest) = (self.otherwise(), number(Prefix::default_route(family).last()));
+        let ends = |piece: &Piece| [Some(piece.first), piece.last.checked_add(1)].into_iter().flatten();
+        let mut starts: Vec<u128> = all.into_iter().flatten().flat_map(ends).filter(|start| *start <= greatest).collect();
+        starts.sort();
+        starts.dedup();
         let mut blocks: Vec<(u128, u128)> = Vec::new();
-        let mut starts = starts.into_iter().filter(|start| *start <= greatest).peekable();
+        let mut stages = all.map(|pieces| pieces.iter().peekable());
+        let mut starts = starts.into_iter().peekable();
         while let Some(first) = starts.next() {
             let last = starts.peek().map_or(greatest, |next| next - 1);
-            if self.anonymous(address(family, first)) == otherwise {
+            let ranks = stages.each_mut().map(|pieces| {
+                while pieces.next_if(|piece| piece.last < first).is_some() {}
+                pieces.peek().filter(|piece| piece.first <= first).map(|piece| piece.rung as usize)
+            });
+            if self.ladder.resolve(ranks) == otherwise {
                 continue;
             }
             match blocks.last_mut() {
@@ -141,12 +146,7 @@ impl Peers {
                 _ => blocks.push((first, last)),
             }
         }
-        let block = |(first, last)| Block {
-            first: address(family, first),
-            last: address(family, last),
-            is_accepted: !otherwise,
-        };
-        blocks.into_iter().map(block).collect()
+        blocks.into_iter().map(|(first, last)| (address(family, first), address(family, last))).collect()
     }
 }
 

@@ -17,7 +17,7 @@ use crate::peers::Peers;
 use crate::rules::{ClusterPolicy, Rules};
 use crate::select::Labels;
 use crate::slab::Slab;
-use crate::tables::{Block, Gate, Lead, PortTable, TableName, Way};
+use crate::tables::{Gate, Lead, PortTable, TableName, Way};
 
 /// What has changed since the last time.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -514,9 +514,9 @@ impl<'p> PeerTable<'p> {
         self.peers.otherwise()
     }
 
-    /// Addresses of which something else is said, whoever has them.
+    /// The first and the last of addresses of which something else is said, whoever has them: in order and apart.
     #[must_use]
-    pub fn blocks(&self, family: Family) -> Vec<Block> {
+    pub fn blocks(&self, family: Family) -> Arc<[(IpAddr, IpAddr)]> {
         self.peers.blocks(family)
     }
 

@@ -175,17 +175,6 @@ pub(crate) fn place_of(protocol: Protocol) -> usize {
     }
 }
 
-/// Addresses from one to another, and whether packets from or to them are accepted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Block {
-    /// The first.
-    pub first: IpAddr,
-    /// The last, of the same family.
-    pub last: IpAddr,
-    /// The verdict.
-    pub is_accepted: bool,
-}
-
 /// Who is asked about in which order: the frame of a table of peers.
 ///
 /// Two stages: tier Admin, then NetworkPolicies or, where none isolates the pod, tier Baseline. In each the first rung with the other end

@@ -4,12 +4,12 @@ use std::net::IpAddr;
 
 use ripstop_netmodel::{Entry, NFT_POLICY_TABLE, NftElement, NftPart};
 use ripstop_nft::model::{
-    Chain, Data, ElementBody, ElementKey, Key as ElementValue, KeyPart, Name, Part as TablePart, Rule, Set, Type,
-    Value, Verdict, build::*,
+    Chain, Data, ElementBody, ElementKey, Filling, Key as ElementValue, KeyPart, Name, Part as TablePart, Rule, Set,
+    Type, Value, Verdict, build::*,
 };
 use ripstop_objects::policy::Direction;
 use ripstop_objects::service::Protocol;
-use ripstop_policy::{Block, Gate, Lead, Policies, PortTable, TableName, Way};
+use ripstop_policy::{Gate, Lead, Policies, PortTable, TableName, Way};
 use ripstop_types::{Family, Owner};
 
 use super::table::{map_of, refuse};
@@ -69,17 +69,14 @@ pub fn peers(policies: &Policies, name: &TableName) -> Vec<Entry> {
             TablePart::new(table_family(family), NFT_POLICY_TABLE, &names.chain).set(single, Set::vmap([ip]));
         let of_family = table.blocks(family);
         if !of_family.is_empty() {
-            definition = definition.set(blocks, Set::vmap([ip]).interval());
+            let filling = Filling { ranges: of_family, data: Data::Verdict(said(!table.otherwise())) };
+            definition = definition.filled_set(blocks, Set::vmap([ip]).interval(), filling);
             chain = chain.rule(Rule::new([other().vmap(blocks), refuse()]));
         }
         if !table.otherwise() {
             chain = chain.rule(Rule::new([refuse()]));
         }
         part.add(NftPart::from(definition.chain(&names.chain, chain)));
-        for Block { first, last, is_accepted } in of_family {
-            let key = ElementValue::new(true, [KeyPart::range(Value::from(first), Value::from(last))]);
-            part.add(element(family, blocks, key, said(is_accepted)));
-        }
     }
     part.entries
 }

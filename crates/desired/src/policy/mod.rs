@@ -11,6 +11,8 @@
 //! - `itself`: pairs of addresses of one pod, for packets that come back to it by a Service. NetworkPolicies are not asked then, nor for
 //!   what goes to the node itself, which does not come by `forward`.
 //!
+//! Blocks are the definition of a part, of one verdict all: there may be a million of them, and none changes for itself.
+//!
 //! A part leads to another by elements alone, never by rules, so that each can come and go for itself. Its name says what it says: it never
 //! changes but for single addresses, so what leads to it leads to what was meant, also between two transactions.
 //!

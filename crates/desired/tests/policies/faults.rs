@@ -70,7 +70,22 @@ fn change_chains(model: &mut Model, family: TableFamily, kind: &str, change: &dy
 /// What becomes of an element; `None`: it goes.
 type Change = fn(NftElement) -> Option<NftElement>;
 
+/// What parts are filled with becomes elements of their own.
+fn spill(model: &mut Model) {
+    let entries: Vec<Entry> = model.iter().map(|(_, entry)| Entry::clone(entry)).collect();
+    for mut entry in entries {
+        let Object::NftPart(part) = &mut entry.object else { continue };
+        let elements: Vec<_> = part.part.elements().collect();
+        part.part.filled.clear();
+        for (key, body) in elements {
+            model.insert(NftElement { key, body }, entry.owner.clone());
+        }
+        model.insert_entry(entry.into());
+    }
+}
+
 fn change_elements(model: &mut Model, family: TableFamily, set: &str, most: usize, change: Change) {
+    spill(model);
     let of = |key: &Key| matches!(key, Key::NftElement(key) if key.family == family && is_called(&key.set, set));
     let keys: Vec<Key> = model.keys().filter(|key| of(key)).take(most).cloned().collect();
     let taken: Vec<Entry> = keys.iter().filter_map(|key| model.remove(key)).map(|entry| Entry::clone(&entry)).collect();

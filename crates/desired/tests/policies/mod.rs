@@ -41,7 +41,10 @@ impl Ready {
         for (_, entry) in model.iter() {
             match &entry.object {
                 Object::NftTable(table) => ready.tables.push(table.table.clone()),
-                Object::NftPart(part) => parts.push(part.part.clone()),
+                Object::NftPart(part) => {
+                    ready.elements.extend(part.part.elements());
+                    parts.push(part.part.clone());
+                }
                 Object::NftElement(element) => {
                     ready.elements.insert(element.key.clone(), element.body.clone());
                 }

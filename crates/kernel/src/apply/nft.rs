@@ -4,6 +4,7 @@
 //! already. Then what is there is read, the batch is made to fit, and sent again.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use ripstop_netmodel::{Entry, Key, Kind, NFT_LOOPBACK_TABLE, NftValues, Ns, Object, ROUTE_LOCALNET, is_own_table};
@@ -13,7 +14,7 @@ use ripstop_nft::model::{Data, ElementBody, ElementKey, Name, Part, Table, Table
 use ripstop_plan::{Action, Step};
 
 use super::parts::Parts;
-use super::queue::Begun;
+use super::queue::{Begun, UNMET_AT_ONCE};
 use super::run::{Run, mismatch};
 use crate::error::Fault;
 use crate::netlink::uapi::NFNLGRP_NFTABLES;
@@ -37,6 +38,12 @@ enum What<'a> {
     NoTable(TableFamily, &'a Name),
     /// A part, in the place of what is there of it.
     Part(&'a Part),
+    /// The same by and by: it shut and empty,
+    Begun(&'a Part),
+    /// some of what fills a set of it,
+    Filled(&'a Part, &'a Name, &'a [(IpAddr, IpAddr)]),
+    /// and its rules.
+    Ended(&'a Part),
     /// No part of this name.
     NoPart(TableFamily, &'a Name, &'a Name),
     Add(&'a ElementKey, &'a ElementBody),
@@ -48,7 +55,7 @@ impl What<'_> {
         match self {
             Self::Table(table) => (table.family, &table.name),
             Self::NoTable(family, name) => (*family, name),
-            Self::Part(part) => (part.family, &part.table),
+            Self::Part(part) | Self::Begun(part) | Self::Filled(part, ..) | Self::Ended(part) => (part.family, &part.table),
             Self::NoPart(family, table, _) => (*family, table),
             Self::Add(key, _) | Self::Remove(key) => (key.family, &key.table),
         }
@@ -57,13 +64,13 @@ impl What<'_> {
     fn element(&self) -> Option<&ElementKey> {
         match self {
             Self::Add(key, _) | Self::Remove(key) => Some(key),
-            Self::Table(_) | Self::NoTable(..) | Self::Part(_) | Self::NoPart(..) => None,
+            _ => None,
         }
     }
 
     fn part(&self) -> Option<&Name> {
         match self {
-            Self::Part(part) => Some(&part.name),
+            Self::Part(part) | Self::Begun(part) | Self::Filled(part, ..) | Self::Ended(part) => Some(&part.name),
             Self::NoPart(_, _, name) => Some(name),
             _ => None,
         }
@@ -183,6 +190,25 @@ impl Run<'_> {
         }
     }
 
+    /// Writes a part with more in its sets than one transaction takes, in several.
+    pub(super) fn write_long_part(&mut self, step: usize) {
+        let steps = self.steps;
+        let part = match op(&steps[step]) {
+            Ok(What::Part(part)) => part,
+            Ok(_) => return self.settle(step, Err(mismatch())),
+            Err(fault) => return self.settle(step, Err(fault)),
+        };
+        let ranges = part.filled.iter().flat_map(|(set, filling)| {
+            filling.ranges.chunks(UNMET_AT_ONCE).map(move |ranges| What::Filled(part, set, ranges))
+        });
+        let ops = [What::Begun(part)].into_iter().chain(ranges).chain([What::Ended(part)]);
+        let written = ops.map(|what| self.transact(&[Op { step, what }])).try_for_each(|written| match written {
+            Ok(()) => Ok(()),
+            Err(Refused::Element((_, fault)) | Refused::Other((_, fault))) => Err(fault),
+        });
+        self.settle(step, written);
+    }
+
     fn transact(&mut self, ops: &[Op<'_>]) -> Result<(), Refused> {
         let with_parts = ops.iter().filter(|op| op.what.part().is_some()).map(|op| op.what.table());
         let tables: BTreeSet<(TableFamily, Name)> = with_parts.map(|(family, table)| (family, table.clone())).collect();
@@ -268,7 +294,7 @@ impl Run<'_> {
                     there.retain(|key, _| (key.family, &key.table) != table);
                     fitting.push(op);
                 }
-                What::Part(_) | What::NoPart(..) => fitting.push(op),
+                What::Part(_) | What::NoPart(..) | What::Begun(_) | What::Filled(..) | What::Ended(_) => fitting.push(op),
                 What::Remove(key) => match there.remove(*key) {
                     Some(_) => fitting.push(op),
                     None => self.settle(op.step, Ok(())),
@@ -438,6 +464,13 @@ fn encode(ops: &[Op<'_>], parts: &mut Parts) -> Result<Batch, Refused> {
                 parts.insert(part);
                 written
             }
+            What::Begun(part) => {
+                let written = batch.begin_part(part, parts.get(part.family, &part.table, &part.name));
+                parts.insert(part);
+                written
+            }
+            What::Filled(part, set, ranges) => batch.fill_part(part, set, ranges),
+            What::Ended(part) => batch.end_part(part),
             What::NoPart(family, table, name) => match parts.remove(*family, table, name) {
                 Some(there) => batch.delete_part(&there),
                 None => Ok(()),
@@ -471,17 +504,29 @@ fn of_part_or_table(ops: &[Op<'_>], table: (TableFamily, &Name), name: &Name) ->
     ops.iter().filter(of_it).map(|op| op.step).collect()
 }
 
+/// The steps for elements, or where they are what a part is filled with that for the part.
+fn of_elements(
+    ops: &[Op<'_>],
+    table: (TableFamily, &Name),
+    set: &Name,
+    of: impl Fn(&ElementKey) -> bool,
+) -> BTreeSet<usize> {
+    let steps: BTreeSet<usize> =
+        ops.iter().filter(|op| op.what.element().is_some_and(&of)).map(|op| op.step).collect();
+    if steps.is_empty() { of_part_or_table(ops, table, set) } else { steps }
+}
+
 /// Which steps a refusal is about.
 fn refused(ops: &[Op<'_>], encoded: &Encoded, refusal: &Refusal) -> Refused {
     let failure = encoded.explain(refusal);
     let fault = Fault::Refused { errno: failure.errno, text: failure.to_string().into(), cause: None };
     let culprits = match &failure.object {
         Some(encode::Object::Element(key)) => {
-            ops.iter().filter(|op| op.what.element() == Some(key)).map(|op| op.step).collect()
+            of_elements(ops, (key.family, &key.table), &key.set, |other| other == key)
         }
         Some(encode::Object::Elements { family, table, set, .. }) => {
             let of_set = |key: &ElementKey| key.family == *family && key.table == *table && key.set == *set;
-            ops.iter().filter(|op| op.what.element().is_some_and(of_set)).map(|op| op.step).collect()
+            of_elements(ops, (*family, table), set, of_set)
         }
         Some(encode::Object::Table { family, table }) => of_table(ops, (*family, table)),
         Some(encode::Object::Chain { family, table, chain } | encode::Object::Rule { family, table, chain, .. }) => {

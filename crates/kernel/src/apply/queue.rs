@@ -7,7 +7,7 @@
 
 use ripstop_netmodel::{Key, Kind, Object};
 use ripstop_nft::model::part_of;
-use ripstop_plan::Action;
+use ripstop_plan::{Action, Step};
 
 use super::flows::is_of_an_endpoint;
 use super::run::{Run, object};
@@ -21,11 +21,22 @@ pub(super) struct Begun {
     tables: bool,
     /// Some of it packets may meet at once.
     met: bool,
+    /// How many steps these are, with what parts are filled with.
+    weight: usize,
 }
 
-/// So many nftables steps are one transaction at most where no packet meets anything before all is there: for those who listen to what
-/// changes, in any namespace, the kernel holds 8 KiB for each element and each end of a range until the transaction ends.
-const UNMET_AT_ONCE: usize = 32_768;
+/// So many nftables steps, or elements that parts are filled with, are one transaction at most where no packet meets anything before all is
+/// there: for those who listen to what changes, in any namespace, the kernel holds 8 KiB for each element and each end of a range until the
+/// transaction ends.
+pub(super) const UNMET_AT_ONCE: usize = 32_768;
+
+/// How many elements a step fills sets of a part with.
+fn filling(step: &Step) -> usize {
+    match object(step) {
+        Some(Object::NftPart(part)) if step.action != Action::Delete => part.part.filling(),
+        _ => 0,
+    }
+}
 
 impl Run<'_> {
     /// Puts a step with those that wait, which go out before it where it must not be in one transaction with them.
@@ -33,9 +44,16 @@ impl Run<'_> {
         if self.takes_away(i) || self.leads_on(i) {
             self.flush_nft();
         }
-        match self.leads_astray(i) {
-            Some(fault) => self.settle(i, Err(fault)),
-            None => self.put_nft(i),
+        if let Some(fault) = self.leads_astray(i) {
+            return self.settle(i, Err(fault));
+        }
+        if filling(&self.steps[i]) <= UNMET_AT_ONCE {
+            return self.put_nft(i);
+        }
+        self.flush_nft();
+        if !self.stopped() {
+            self.fresh.insert(self.steps[i].key.clone());
+            self.write_long_part(i);
         }
     }
 
@@ -51,7 +69,8 @@ impl Run<'_> {
         self.begun.parts |= is_unmet || step.key.kind() == Kind::NftPart && step.action != Action::Delete;
         self.begun.met |= !is_unmet;
         self.nft.push(i);
-        if self.nft.len() >= UNMET_AT_ONCE && !self.begun.met {
+        self.begun.weight += 1 + filling(step);
+        if self.begun.weight >= UNMET_AT_ONCE && !self.begun.met {
             self.flush_nft();
         }
     }

@@ -197,9 +197,10 @@ impl Known {
             _ => TableFamily::Inet,
         };
         if is_own_table(family, table) {
-            changed.kinds.insert(Kind::NftElement);
+            // An element may be one that a part is filled with.
+            changed.kinds.extend([Kind::NftElement, Kind::NftPart]);
             if !matches!(kind, NFT_MSG_NEWSETELEM | NFT_MSG_DELSETELEM) {
-                changed.kinds.extend([Kind::NftTable, Kind::NftPart, Kind::NftValues]);
+                changed.kinds.extend([Kind::NftTable, Kind::NftValues]);
             }
             return;
         }

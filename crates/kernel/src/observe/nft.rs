@@ -12,7 +12,7 @@ use ripstop_netmodel::{
 };
 use ripstop_nft::decode::{Message as Decoded, Observation, ObservedPart, ObservedTable, messages};
 use ripstop_nft::encode;
-use ripstop_nft::model::{Chain, Comment, Data, ElementBody, ElementKey, Name, Part, Table, TableFamily};
+use ripstop_nft::model::{Chain, Comment, Data, ElementBody, ElementKey, Name, Part, Table, TableFamily, part_of};
 use ripstop_types::Owner;
 
 use crate::error::ObserveError;
@@ -31,14 +31,15 @@ pub(super) fn ours(
     desired: &Model,
     model: &mut Model,
 ) -> Result<(), ObserveError> {
-    let (elements, values) = (asked(Kind::NftElement), asked(Kind::NftValues));
-    if !elements && !values && !asked(Kind::NftTable) && !asked(Kind::NftPart) {
+    let (elements, values, parts) = (asked(Kind::NftElement), asked(Kind::NftValues), asked(Kind::NftPart));
+    if !elements && !values && !parts && !asked(Kind::NftTable) {
         return Ok(());
     }
     let observed = stable(socket, |socket, observation| {
         for (family, table) in read_definitions(socket, observation, None)? {
             let mut sets = if elements { observation.sets(family, &table) } else { Vec::new() };
             sets.extend(observation.dynamic_maps(family, &table).into_iter().filter(|_| values));
+            sets.extend(observation.filled_sets(family, &table).into_iter().filter(|_| parts));
             for set in sets {
                 read(socket, observation, |seq| encode::dump_elements(seq, family, &table, &set))?;
             }
@@ -71,10 +72,17 @@ pub(super) fn keys(
         let is_asked = |family, table: &Name, map: &Name| {
             keys.contains(&Key::NftValues { family, table: table.clone(), map: map.clone() })
         };
+        let fills = |family, table: &Name, set: &Name| {
+            let part = part_of(set).map(|name| Key::NftPart { family, table: table.clone(), name });
+            part.is_some_and(|part| keys.contains(&part))
+        };
         let observed = stable(socket, |socket, observation| {
             for (family, table) in read_definitions(socket, observation, Some(&tables))? {
-                for map in observation.dynamic_maps(family, &table).iter().filter(|map| is_asked(family, &table, map)) {
-                    read(socket, observation, |seq| encode::dump_elements(seq, family, &table, map))?;
+                let maps = observation.dynamic_maps(family, &table);
+                let filled = observation.filled_sets(family, &table);
+                let maps = maps.iter().filter(|map| is_asked(family, &table, map));
+                for set in maps.chain(filled.iter().filter(|set| fills(family, &table, set))) {
+                    read(socket, observation, |seq| encode::dump_elements(seq, family, &table, set))?;
                 }
             }
             Ok(())

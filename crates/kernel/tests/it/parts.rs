@@ -5,8 +5,8 @@ use std::net::Ipv4Addr;
 use ripstop_kernel::Fault;
 use ripstop_netmodel::*;
 use ripstop_nft::model::{
-    Chain, Data, ElementBody, ElementKey, Key as ElementValue, KeyPart, Name, Part, Rule, Set, Table, TableFamily,
-    Type, Value, Verdict, build,
+    Chain, Data, ElementBody, ElementKey, Filling, Key as ElementValue, KeyPart, Name, Part, Rule, Set, Table,
+    TableFamily, Type, Value, Verdict, build,
 };
 
 use ripstop_plan::{Action, Step};
@@ -114,5 +114,55 @@ fn a_list_of_several_transactions_is_there_before_what_leads_to_it() {
         assert!(outcomes[0].result.is_ok() && outcomes[1].result.is_ok(), "{:?}", &outcomes[..2]);
         assert!(outcomes.last().unwrap().result.is_err());
         node.assert_gone(&other[other.len() - 1..]);
+    });
+}
+
+/// A part that is filled with so many addresses, each apart, and with this range.
+fn filled(name: &'static str, count: u32, (first, last): (u32, u32)) -> Object {
+    let ip = |number: u32| std::net::IpAddr::V4(Ipv4Addr::from_bits((32 << 24) + number));
+    let apart = (0..count).map(|number| (2 * number, 2 * number));
+    let ranges = apart.chain([(first, last)]).map(|(first, last)| (ip(first), ip(last))).collect();
+    let filling = Filling { ranges, data: Data::Verdict(Verdict::Return) };
+    let Object::NftPart(mut part) = part(name) else { unreachable!() };
+    part.part.filled.insert(blocks(name), filling);
+    part.into()
+}
+
+#[test]
+fn a_part_is_filled_by_several_transactions_or_one_and_mended_where_another_hand_was() {
+    on_a_node(|mut node| {
+        node.make(&[table()]);
+        for (name, count) in [("peers/a", 10), ("peers/b", MANY)] {
+            let objects = [filled(name, count, (2 * count, 3 * count)), lead("10.244.1.1", name)];
+            node.run(&in_order(&objects)).into_iter().for_each(|outcome| outcome.result.unwrap());
+            node.assert_there(&objects);
+            for change in ["delete element {} { 32.0.0.2 }", "add element {} { 10.0.0.1 : drop }"] {
+                let set = format!("ip ripstop-policy {name}/blocks");
+                run("nft", &[&change.replace("{}", &set)]);
+                let found = node.observe(&objects);
+                let [Some(was), Some(_)] = objects.each_ref().map(|one| found.get(&one.key())) else { panic!("{found:?}") };
+                assert_ne!(was.object, objects[0], "{change}");
+                let mend = step(Action::Update, Some(&was.object), Some(&objects[0]));
+                node.run(&[mend]).into_iter().for_each(|outcome| outcome.result.unwrap());
+                node.assert_there(&objects);
+            }
+            node.remove(&objects[1..]);
+        }
+    });
+}
+
+#[test]
+fn nothing_leads_to_a_part_that_could_not_be_filled() {
+    on_a_node(|mut node| {
+        node.make(&[table()]);
+        for (name, count) in [("peers/a", 10), ("peers/b", MANY)] {
+            // The kernel takes no two that overlap.
+            let objects = [filled(name, count, (6, 7)), lead("10.244.1.1", name)];
+            let outcomes = node.run(&in_order(&objects));
+            assert!(outcomes.iter().all(|outcome| outcome.result.is_err()), "{outcomes:?}");
+            let fault = &outcomes[1].result.as_ref().unwrap_err().fault;
+            assert!(matches!(fault, Fault::Unsupported(text) if text.contains("could not be written whole")), "{fault}");
+            node.assert_gone(&objects[1..]);
+        }
     });
 }

@@ -165,6 +165,8 @@ pub struct SetInfo {
     pub comment: Option<String>,
     /// The part of its table that it is marked as one's of.
     pub part: Option<String>,
+    /// Its elements are that part's definition.
+    pub is_filled: bool,
 }
 
 /// The ruleset's generation, and who made it.
@@ -341,5 +343,6 @@ fn set(family: TableFamily, attrs: &Attrs<'_>) -> Result<SetInfo, DecodeError> {
         size: attrs.nested(NFTA_SET_DESC)?.be32(NFTA_SET_DESC_SIZE).unwrap_or(0),
         comment: userdata.text(UDATA_SET_COMMENT),
         part: part(&userdata),
+        is_filled: userdata.bytes(UDATA_FILLED).is_some(),
     })
 }

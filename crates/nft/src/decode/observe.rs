@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::element::Layout;
 use super::{ElementInfo, Message, SetInfo, TableInfo};
-use crate::digest::{Definition, Digest, HookShape, SetShape};
+use crate::bytes;
+use crate::digest::{self, Definition, Digest, HookShape, SetShape};
 use crate::encode;
 use crate::model::{ElementBody, ElementKey, Name, Part, Table, TableFamily};
 use crate::uapi::{DATA_TYPE_VERDICT, NFT_SET_ANONYMOUS, NFT_SET_EVAL, NFT_SET_MAP};
@@ -67,7 +68,8 @@ pub struct ObservedPart {
     pub table: Name,
     /// Its own name.
     pub name: Name,
-    /// The digest of what is there; that of a definition ([`crate::encode::part_digest`]) exactly if that is what is there.
+    /// The digest of what is there; that of a definition ([`crate::encode::part_digest`]) exactly if that is what is there. Sets that a
+    /// definition fills are taken to be empty where their elements were not read.
     pub digest: Digest,
     /// Its chains.
     pub chains: BTreeSet<Name>,
@@ -80,7 +82,8 @@ pub struct ObservedPart {
 /// What is found where it is as it was written.
 impl From<&Part> for ObservedPart {
     fn from(part: &Part) -> Self {
-        observed_part(part.family, &part.table, part.name.clone(), encode::part_definition(part))
+        let digest = encode::part_digest(part);
+        Self { digest, ..observed_part(part.family, &part.table, part.name.clone(), encode::part_definition(part), []) }
     }
 }
 
@@ -175,14 +178,20 @@ impl Observation {
         self.tables.entry((family, name.to_owned())).or_default()
     }
 
-    /// The named sets of a table seen so far whose elements are the model's: not those that rules add to.
+    /// The named sets of a table seen so far whose elements are the model's: not those that rules add to, nor those that a part's
+    /// definition fills.
     pub fn sets(&self, family: TableFamily, table: &Name) -> Vec<Name> {
-        self.sets_that(family, table, |flags| flags & NFT_SET_EVAL == 0)
+        self.sets_that(family, table, |set| set.flags & NFT_SET_EVAL == 0 && !set.is_filled)
+    }
+
+    /// The named sets of a table seen so far that a part's definition fills.
+    pub fn filled_sets(&self, family: TableFamily, table: &Name) -> Vec<Name> {
+        self.sets_that(family, table, |set| set.is_filled)
     }
 
     /// The named maps of a table seen so far that rules add to.
     pub fn dynamic_maps(&self, family: TableFamily, table: &Name) -> Vec<Name> {
-        self.sets_that(family, table, |flags| flags & NFT_SET_EVAL != 0 && flags & NFT_SET_MAP != 0)
+        self.sets_that(family, table, |set| set.flags & NFT_SET_EVAL != 0 && set.flags & NFT_SET_MAP != 0)
     }
 
     /// Whether a named set of a table was seen so far.
@@ -191,9 +200,9 @@ impl Observation {
         found.is_some_and(|partial| partial.sets.contains_key(set.as_str()))
     }
 
-    fn sets_that(&self, family: TableFamily, table: &Name, are: impl Fn(u32) -> bool) -> Vec<Name> {
+    fn sets_that(&self, family: TableFamily, table: &Name, are: impl Fn(&SetInfo) -> bool) -> Vec<Name> {
         let found = self.tables.get(&(family, table.to_string())).into_iter().flat_map(|partial| &partial.sets);
-        found.filter(|(_, set)| are(set.flags)).filter_map(|(name, _)| name.parse().ok()).collect()
+        found.filter(|(_, set)| are(set)).filter_map(|(name, _)| name.parse().ok()).collect()
     }
 
     /// The tables, in order. Tables that were not dumped themselves, and tables whose name is none of the model's
@@ -212,7 +221,7 @@ impl Partial {
         let (mut elements, mut learned) = (BTreeMap::new(), BTreeMap::new());
         let mut foreign_elements = 0;
         for (set_name, raw) in &self.elements {
-            let Some(set) = self.sets.get(set_name) else { continue };
+            let Some(set) = self.sets.get(set_name).filter(|set| !set.is_filled) else { continue };
             let (Some(layout), Ok(set_name)) = (Layout::of(set), set_name.parse::<Name>()) else {
                 foreign_elements += raw.len();
                 continue;
@@ -228,7 +237,10 @@ impl Partial {
         let (definition, parts) = self.parted();
         let parts = parts.into_iter().filter_map(|(part, found)| {
             let part: Name = part.parse().ok()?;
-            Some((part.clone(), observed_part(family, &name, part, found)))
+            let filled = found.sets.keys().filter(|set| self.sets.get(*set).is_some_and(|set| set.is_filled));
+            let fillings: Vec<_> = filled.map(|set| (set.clone(), self.filling(set))).collect();
+            let fillings = fillings.iter().map(|(set, digest)| (set.as_str(), *digest));
+            Some((part.clone(), observed_part(family, &name, part, found, fillings)))
         });
         Some(ObservedTable {
             family,
@@ -244,6 +256,15 @@ impl Partial {
             definition,
             name,
         })
+    }
+
+    /// The digest of what is in a set that a definition fills. With an element that means nothing in the model it is no definition's.
+    fn filling(&self, set: &str) -> Digest {
+        let (info, raw) = (self.sets.get(set), self.elements.get(set).map_or(&[][..], Vec::as_slice));
+        let (read, strange) = info.and_then(Layout::of).map_or((Vec::new(), raw.len()), |layout| layout.read(raw));
+        let elements = read.iter().map(|(key, body)| (bytes::key_bounds(&key.parts), body.data.as_ref()));
+        let nonsense = (strange > 0).then_some(((Vec::new(), Vec::new()), None));
+        digest::filling(elements.chain(nonsense).map(|((first, last), data)| (first, last, data)))
     }
 
     /// The table's own chains and sets, and those of each part.
@@ -263,7 +284,13 @@ impl Partial {
     }
 }
 
-fn observed_part(family: TableFamily, table: &Name, name: Name, found: Definition) -> ObservedPart {
+fn observed_part<'a>(
+    family: TableFamily,
+    table: &Name,
+    name: Name,
+    found: Definition,
+    fillings: impl IntoIterator<Item = (&'a str, Digest)>,
+) -> ObservedPart {
     ObservedPart {
         family,
         table: table.clone(),
@@ -271,6 +298,6 @@ fn observed_part(family: TableFamily, table: &Name, name: Name, found: Definitio
         chains: found.chains.keys().filter_map(|name| name.parse().ok()).collect(),
         comment: found.chains.values().find_map(|chain| chain.comment.clone()),
         sets: found.sets.iter().filter_map(|(name, set)| Some((name.parse().ok()?, set.clone()))).collect(),
-        digest: found.without_comments().digest(),
+        digest: found.without_comments().digest().filled(fillings.into_iter()),
     }
 }

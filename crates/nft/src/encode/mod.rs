@@ -19,7 +19,7 @@ mod tests;
 
 use attr::{Attrs, Userdata};
 pub use failure::{Action, Failure, Object};
-pub(crate) use part::part_definition;
+pub(crate) use part::{data_bytes, part_definition};
 pub use part::part_digest;
 pub use request::{dump_chains, dump_elements, dump_rules, dump_sets, dump_tables, get_generation};
 pub(crate) use set::{flags as set_flags, type_number, types_number, width};
@@ -248,7 +248,7 @@ impl Batch {
         self.push(NFT_MSG_NEWTABLE, family, flags, attrs, Action::Add, Object::table(family, &table.name))?;
         let place = Place::of(table);
         for (name, set) in &table.sets {
-            self.define_set(place, name, set)?;
+            self.define_set(place, name, set, false)?;
         }
         for (name, chain) in &table.chains {
             self.define_chain(place, name, chain)?;
@@ -259,11 +259,12 @@ impl Batch {
         Ok(())
     }
 
-    fn define_set(&mut self, place: Place<'_>, name: &Name, set: &Set) -> Result<(), EncodeError> {
+    fn define_set(&mut self, place: Place<'_>, name: &Name, set: &Set, is_filled: bool) -> Result<(), EncodeError> {
         let object = Object::Set { family: place.family, table: place.table.clone(), set: name.to_string() };
         let mut attrs = Attrs::default();
         let id = self.take_id();
-        let called = set::SetName { table: place.table, set: name.as_str(), id, anonymous: false, part: place.part };
+        let (table, set_name) = (place.table, name.as_str());
+        let called = set::SetName { table, set: set_name, id, anonymous: false, part: place.part, is_filled };
         set::declaration(&mut attrs, &called, set, 0);
         let flags = NLM_F_CREATE | NLM_F_EXCL;
         self.push(NFT_MSG_NEWSET, place.family, flags, attrs, Action::Add, object.clone())?;
@@ -334,8 +335,8 @@ impl Batch {
     }
 
     fn define_inline(&mut self, place: Place<'_>, rule: &Object, inline: &expr::InlineSet) -> Result<(), EncodeError> {
-        let called =
-            set::SetName { table: place.table, set: inline.name(), id: inline.id, anonymous: true, part: None };
+        let (table, set) = (place.table, inline.name());
+        let called = set::SetName { table, set, id: inline.id, anonymous: true, part: None, is_filled: false };
         let mut attrs = Attrs::default();
         set::declaration(&mut attrs, &called, &inline.declaration, inline.entries.len());
         self.push(NFT_MSG_NEWSET, place.family, NLM_F_CREATE, attrs, Action::Add, rule.clone())?;

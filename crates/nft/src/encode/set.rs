@@ -75,6 +75,8 @@ pub(super) struct SetName<'a> {
     pub(super) anonymous: bool,
     /// The part it is marked as one's of.
     pub(super) part: Option<&'a Name>,
+    /// Its elements are that part's definition.
+    pub(super) is_filled: bool,
 }
 
 /// Writes the attributes of a `NEWSET` message.
@@ -108,7 +110,9 @@ pub(super) fn declaration(attrs: &mut Attrs, name: &SetName<'_>, set: &Set, coun
     if let Some(seconds) = set.default_timeout {
         attrs.be64(NFTA_SET_TIMEOUT, u64::from(seconds) * 1_000);
     }
-    attrs.bytes(NFTA_SET_USERDATA, &userdata(set).of_part(name.part).0);
+    let userdata = userdata(set).of_part(name.part);
+    let userdata = if name.is_filled { userdata.number(UDATA_FILLED, 1) } else { userdata };
+    attrs.bytes(NFTA_SET_USERDATA, &userdata.0);
 }
 
 fn fields(attrs: &mut Attrs, key: &[Type]) {
@@ -174,13 +178,7 @@ fn one(attrs: &mut Attrs, key: &[u8], end: Option<&[u8]>, open: bool, body: Opti
             a.data(NFTA_SET_ELEM_KEY_END, end);
         }
         let Some(body) = body else { return };
-        match &body.data {
-            None => {}
-            Some(Data::Verdict(verdict)) => expr::verdict(a, NFTA_SET_ELEM_DATA, verdict),
-            Some(Data::Values(values)) => {
-                a.data(NFTA_SET_ELEM_DATA, &bytes::values(values.iter()));
-            }
-        }
+        body.data.iter().for_each(|value| data(a, value));
         if let Some(seconds) = body.timeout {
             a.be64(NFTA_SET_ELEM_TIMEOUT, u64::from(seconds) * 1_000);
         }
@@ -192,6 +190,14 @@ fn one(attrs: &mut Attrs, key: &[u8], end: Option<&[u8]>, open: bool, body: Opti
             a.bytes(NFTA_SET_ELEM_USERDATA, &userdata.0);
         }
     });
+}
+
+/// Writes what an element carries.
+pub(crate) fn data(attrs: &mut Attrs, data: &Data) {
+    match data {
+        Data::Verdict(verdict) => expr::verdict(attrs, NFTA_SET_ELEM_DATA, verdict),
+        Data::Values(values) => drop(attrs.data(NFTA_SET_ELEM_DATA, &bytes::values(values.iter()))),
+    }
 }
 
 /// Writes the elements of an inline set: sorted, as the kernel wants intervals.

@@ -41,7 +41,7 @@ pub use chain::{Base, Chain, ChainType, Hook, Policy, Rule, Table, TableFamily, 
 pub use check::Fault;
 pub(crate) use check::width;
 pub use name::{Comment, IfPattern, Name};
-pub use part::{Part, part_of};
+pub use part::{Filling, Part, part_of};
 pub use selector::{FibKey, FibResult, PayloadBase, Selector};
 pub use set::{DataType, ElementBody, ElementKey, Key, KeyPart, Set};
 pub use statement::{

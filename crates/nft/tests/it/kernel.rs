@@ -199,7 +199,7 @@ impl Socket {
             messages.extend(self.dump(|seq| encode::dump_sets(seq, family, Some(name))));
         }
         messages.into_iter().for_each(|message| seen.take(message));
-        for set in seen.sets(family, name) {
+        for set in [seen.sets(family, name), seen.filled_sets(family, name)].concat() {
             let elements = self.dump(|seq| encode::dump_elements(seq, family, name, &set));
             elements.into_iter().for_each(|message| seen.take(message));
         }

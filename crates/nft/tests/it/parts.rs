@@ -1,7 +1,8 @@
 //! Parts of tables: made, recognised, changed where they stand, removed.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
+use ripstop_nft::Digest;
 use ripstop_nft::encode::{Batch, digest, part_digest};
 use ripstop_nft::model::build::*;
 use ripstop_nft::model::*;
@@ -135,5 +136,66 @@ fn another_hand_is_seen_and_a_part_goes_when_nothing_leads_there() {
         delete(&mut socket).unwrap();
         let seen = socket.observe(FAMILY, &"t".into()).unwrap();
         assert!(seen.intact && seen.parts.is_empty(), "{seen:?}");
+    });
+}
+
+/// A part that drops what comes from these ranges.
+fn blocks(ranges: &[(u8, u8)]) -> Part {
+    let ip = |last: u8| IpAddr::from([192, 0, 2, last]);
+    let ranges = ranges.iter().map(|(first, last)| (ip(*first), ip(*last))).collect();
+    let filling = Filling { ranges, data: Data::Verdict(Verdict::Drop) };
+    Part::new(FAMILY, "t", "p/1")
+        .filled_set("p/1/blocks", Set::vmap([Type::Ipv4Addr]).interval(), filling)
+        .chain("p/1", Chain::regular().rule(Rule::new([ip::saddr().vmap("p/1/blocks")])))
+}
+
+fn found(socket: &mut Socket) -> Digest {
+    let seen = socket.observe(FAMILY, &"t".into()).unwrap();
+    assert!(seen.intact && seen.elements.len() == 1 && seen.foreign_elements == 0, "{seen:?}");
+    seen.parts[&"p/1".into()].digest
+}
+
+#[test]
+fn what_a_part_is_filled_with_comes_and_goes_with_it_and_counts() {
+    in_namespace(|| {
+        let mut socket = Socket::open();
+        set_up(&mut socket);
+        let all: [&[(u8, u8)]; 5] = [&[(0, 9), (11, 11), (40, 255)], &[], &[(7, 7)], &[(7, 8)], &[(7, 8), (9, 9)]];
+        for ranges in all {
+            let part = blocks(ranges);
+            write(&mut socket, &part);
+            assert_eq!(found(&mut socket), part_digest(&part), "{ranges:?}");
+            assert_eq!(part.elements().count(), ranges.len());
+        }
+        for change in ["delete element ip t p/1/blocks { 192.0.2.7-192.0.2.8 }", "add element ip t p/1/blocks { 192.0.2.77 : drop }"] {
+            write(&mut socket, &blocks(all[4]));
+            run("nft", &[change]);
+            assert_ne!(found(&mut socket), part_digest(&blocks(all[4])), "{change}");
+        }
+    });
+}
+
+#[test]
+fn a_part_that_is_filled_by_and_by_drops_all_until_it_is_whole() {
+    in_namespace(|| {
+        let mut socket = Socket::open();
+        set_up(&mut socket);
+        let part = blocks(&[(0, 9), (11, 11)]);
+        let ranges = &part.filled[&"p/1/blocks".into()].ranges;
+        let apply = |socket: &mut Socket, fill: &dyn Fn(&mut Batch)| {
+            let mut batch = Batch::new();
+            fill(&mut batch);
+            socket.apply(batch).unwrap();
+        };
+        let there = socket.observe(FAMILY, &"t".into()).unwrap().parts.remove(&part.name);
+        apply(&mut socket, &|batch| batch.begin_part(&part, there.as_ref()).unwrap());
+        for range in ranges.chunks(1) {
+            assert!(listed("ip", "t").contains("drop"), "{}", listed("ip", "t"));
+            assert_ne!(found(&mut socket), part_digest(&part));
+            apply(&mut socket, &|batch| batch.fill_part(&part, &"p/1/blocks".into(), range).unwrap());
+        }
+        assert_ne!(found(&mut socket), part_digest(&part), "it has not its own rules yet");
+        apply(&mut socket, &|batch| batch.end_part(&part).unwrap());
+        assert_eq!(found(&mut socket), part_digest(&part));
     });
 }

@@ -60,6 +60,7 @@ impl Simulated {
                     tables.insert((table.family, table.name.clone()), table.clone());
                 }
                 Object::NftPart(NftPart { part, .. }) => {
+                    self.elements.extend(part.elements());
                     let key = (part.family, part.table.clone());
                     let table = tables.remove(&key).unwrap().with_part(part);
                     tables.insert(key, table);

@@ -53,7 +53,7 @@ fn passes(policies: &Policies, is_own: impl Fn(IpAddr) -> bool, packet: &Packet)
 struct Said {
     leads: BTreeMap<(IpAddr, usize), Lead>,
     ports: BTreeMap<TableName, ripstop_policy::PortTable>,
-    peers: BTreeMap<TableName, (bool, Vec<ripstop_policy::Block>)>,
+    peers: BTreeMap<TableName, (bool, Vec<(IpAddr, IpAddr)>)>,
     exceptions: BTreeMap<(TableName, IpAddr), bool>,
 }
 
@@ -66,7 +66,7 @@ impl Said {
         said.ports = policies.port_tables().map(|name| (name, policies.port_table(&name).unwrap().clone())).collect();
         for name in policies.peer_tables() {
             let table = policies.peer_table(&name).unwrap();
-            let blocks = Family::BOTH.into_iter().flat_map(|family| table.blocks(family)).collect();
+            let blocks = Family::BOTH.into_iter().flat_map(|family| table.blocks(family).to_vec()).collect();
             said.peers.insert(name, (table.otherwise(), blocks));
             said.exceptions.extend(table.exceptions().map(|(ip, verdict)| ((name, ip), verdict)));
         }
@@ -89,7 +89,7 @@ impl Said {
             self.peers.remove(name);
             self.exceptions.retain(|(own, _), _| own != name);
             let Some(table) = policies.peer_table(name) else { continue };
-            let blocks = Family::BOTH.into_iter().flat_map(|family| table.blocks(family)).collect();
+            let blocks = Family::BOTH.into_iter().flat_map(|family| table.blocks(family).to_vec()).collect();
             self.peers.insert(*name, (table.otherwise(), blocks));
             self.exceptions.extend(table.exceptions().map(|(ip, verdict)| ((*name, ip), verdict)));
         }
