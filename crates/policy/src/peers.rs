@@ -126,7 +126,8 @@ impl Peers {
         let all = [0, 1].map(|stage: usize| &self.pieces[stage][usize::from(family == Family::V6)]);
         let (otherwise, greatest) = (self.otherwise(), number(Prefix::default_route(family).last()));
         let ends = |piece: &Piece| [Some(piece.first), piece.last.checked_add(1)].into_iter().flatten();
-        let mut starts: Vec<u128> = all.into_iter().flatten().flat_map(ends).filter(|start| *start <= greatest).collect();
+        let mut starts: Vec<u128> =
+            all.into_iter().flatten().flat_map(ends).filter(|start| *start <= greatest).collect();
         starts.sort();
         starts.dedup();
         let mut blocks: Vec<(u128, u128)> = Vec::new();

@@ -505,7 +505,8 @@ fn is_auto(network: &Network) -> bool {
 /// The ranges of some networks.
 fn whole(tables: &Tables, of: impl Fn(&Network) -> bool) -> impl Iterator<Item = Prefix> {
     let networks = tables.networks.values().map(|row| &row.value).filter(move |network| of(network));
-    networks.flat_map(|network| network.spec.families().flat_map(|family| network.spec.whole(family)).collect::<Vec<_>>())
+    networks
+        .flat_map(|network| network.spec.families().flat_map(|family| network.spec.whole(family)).collect::<Vec<_>>())
 }
 
 /// That ranges of other nodes are not told on, where these can do so themselves: packets would come by way of this node.

@@ -208,8 +208,10 @@ impl Core {
         let Some(node) = self.desired.serving() else { return Vec::new() };
         let remarks = remarks(node, &self.tables.cluster.services);
         let more = remarks.len().saturating_sub(status::MOST_IN_STATUS);
-        let first =
-            remarks.iter().take(status::MOST_IN_STATUS).map(|remark| format!("service {}: {}", remark.service, remark.text));
+        let first = remarks
+            .iter()
+            .take(status::MOST_IN_STATUS)
+            .map(|remark| format!("service {}: {}", remark.service, remark.text));
         let more = (more > 0).then(|| format!("{more} more of Services; `ripstop get services` shows each"));
         first.chain(more).collect()
     }

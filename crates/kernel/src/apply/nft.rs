@@ -55,7 +55,9 @@ impl What<'_> {
         match self {
             Self::Table(table) => (table.family, &table.name),
             Self::NoTable(family, name) => (*family, name),
-            Self::Part(part) | Self::Begun(part) | Self::Filled(part, ..) | Self::Ended(part) => (part.family, &part.table),
+            Self::Part(part) | Self::Begun(part) | Self::Filled(part, ..) | Self::Ended(part) => {
+                (part.family, &part.table)
+            }
             Self::NoPart(family, table, _) => (*family, table),
             Self::Add(key, _) | Self::Remove(key) => (key.family, &key.table),
         }
@@ -294,7 +296,9 @@ impl Run<'_> {
                     there.retain(|key, _| (key.family, &key.table) != table);
                     fitting.push(op);
                 }
-                What::Part(_) | What::NoPart(..) | What::Begun(_) | What::Filled(..) | What::Ended(_) => fitting.push(op),
+                What::Part(_) | What::NoPart(..) | What::Begun(_) | What::Filled(..) | What::Ended(_) => {
+                    fitting.push(op)
+                }
                 What::Remove(key) => match there.remove(*key) {
                     Some(_) => fitting.push(op),
                     None => self.settle(op.step, Ok(())),
@@ -511,8 +515,7 @@ fn of_elements(
     set: &Name,
     of: impl Fn(&ElementKey) -> bool,
 ) -> BTreeSet<usize> {
-    let steps: BTreeSet<usize> =
-        ops.iter().filter(|op| op.what.element().is_some_and(&of)).map(|op| op.step).collect();
+    let steps: BTreeSet<usize> = ops.iter().filter(|op| op.what.element().is_some_and(&of)).map(|op| op.step).collect();
     if steps.is_empty() { of_part_or_table(ops, table, set) } else { steps }
 }
 

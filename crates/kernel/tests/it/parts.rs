@@ -140,7 +140,9 @@ fn a_part_is_filled_by_several_transactions_or_one_and_mended_where_another_hand
                 let set = format!("ip ripstop-policy {name}/blocks");
                 run("nft", &[&change.replace("{}", &set)]);
                 let found = node.observe(&objects);
-                let [Some(was), Some(_)] = objects.each_ref().map(|one| found.get(&one.key())) else { panic!("{found:?}") };
+                let [Some(was), Some(_)] = objects.each_ref().map(|one| found.get(&one.key())) else {
+                    panic!("{found:?}")
+                };
                 assert_ne!(was.object, objects[0], "{change}");
                 let mend = step(Action::Update, Some(&was.object), Some(&objects[0]));
                 node.run(&[mend]).into_iter().for_each(|outcome| outcome.result.unwrap());
@@ -161,7 +163,10 @@ fn nothing_leads_to_a_part_that_could_not_be_filled() {
             let outcomes = node.run(&in_order(&objects));
             assert!(outcomes.iter().all(|outcome| outcome.result.is_err()), "{outcomes:?}");
             let fault = &outcomes[1].result.as_ref().unwrap_err().fault;
-            assert!(matches!(fault, Fault::Unsupported(text) if text.contains("could not be written whole")), "{fault}");
+            assert!(
+                matches!(fault, Fault::Unsupported(text) if text.contains("could not be written whole")),
+                "{fault}"
+            );
             node.assert_gone(&objects[1..]);
         }
     });

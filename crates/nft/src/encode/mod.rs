@@ -19,8 +19,8 @@ mod tests;
 
 use attr::{Attrs, Userdata};
 pub use failure::{Action, Failure, Object};
-pub(crate) use part::{data_bytes, part_definition};
 pub use part::part_digest;
+pub(crate) use part::{data_bytes, part_definition};
 pub use request::{dump_chains, dump_elements, dump_rules, dump_sets, dump_tables, get_generation};
 pub(crate) use set::{flags as set_flags, type_number, types_number, width};
 

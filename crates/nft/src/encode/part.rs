@@ -14,7 +14,8 @@ use crate::uapi::*;
 /// Digest of a part's definition, with what it is filled with; the one of [`ObservedPart::digest`] where the part is in the kernel as it was written. Comments of
 /// chains and sets do not count.
 pub fn part_digest(part: &Part) -> Digest {
-    let bounds = |(first, last): &(IpAddr, IpAddr)| (bytes::value(&Value::from(*first)), bytes::value(&Value::from(*last)));
+    let bounds =
+        |(first, last): &(IpAddr, IpAddr)| (bytes::value(&Value::from(*first)), bytes::value(&Value::from(*last)));
     let of = |filling: &Filling| {
         digest::filling(filling.ranges.iter().map(bounds).map(|(first, last)| (first, last, Some(&filling.data))))
     };

@@ -160,7 +160,9 @@ impl Table {
         }
         let touch = |pair: &&[(IpAddr, IpAddr)]| pair[0].1 >= pair[1].0 || pair[0].1.is_ipv4() != pair[1].0.is_ipv4();
         match filling.ranges.windows(2).find(touch) {
-            Some(pair) => Err(format!("set {name} has {} behind {}, which is not in order and apart", pair[1].0, pair[0].1)),
+            Some(pair) => {
+                Err(format!("set {name} has {} behind {}, which is not in order and apart", pair[1].0, pair[0].1))
+            }
             None => Ok(()),
         }
     }
@@ -220,7 +222,8 @@ mod tests {
         };
         let map = || Set::vmap([Type::Ipv4Addr]).interval();
         assert!(fits(map(), &[]) && fits(map(), &[(ip(1), ip(1)), (ip(3), ip(9))]));
-        for ranges in [[(ip(1), ip(5)), (ip(5), ip(9))], [(ip(7), ip(9)), (ip(1), ip(2))], [(ip(1), ip(2)), (six, six)]] {
+        for ranges in [[(ip(1), ip(5)), (ip(5), ip(9))], [(ip(7), ip(9)), (ip(1), ip(2))], [(ip(1), ip(2)), (six, six)]]
+        {
             assert!(!fits(map(), &ranges), "{ranges:?}");
         }
         assert!(!fits(map(), &[(ip(2), ip(1))]));

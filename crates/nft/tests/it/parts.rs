@@ -167,7 +167,10 @@ fn what_a_part_is_filled_with_comes_and_goes_with_it_and_counts() {
             assert_eq!(found(&mut socket), part_digest(&part), "{ranges:?}");
             assert_eq!(part.elements().count(), ranges.len());
         }
-        for change in ["delete element ip t p/1/blocks { 192.0.2.7-192.0.2.8 }", "add element ip t p/1/blocks { 192.0.2.77 : drop }"] {
+        for change in [
+            "delete element ip t p/1/blocks { 192.0.2.7-192.0.2.8 }",
+            "add element ip t p/1/blocks { 192.0.2.77 : drop }",
+        ] {
             write(&mut socket, &blocks(all[4]));
             run("nft", &[change]);
             assert_ne!(found(&mut socket), part_digest(&blocks(all[4])), "{change}");

@@ -102,7 +102,8 @@ fn named(text: &RawValue) -> Result<(Arc<str>, Revision), String> {
         namespace: String,
     }
     let revision = Revision(feed::revision_of(text)?);
-    let Named { name, namespace } = serde_json::from_str::<Head>(text.get()).map_err(|fault| fault.to_string())?.metadata;
+    let Named { name, namespace } =
+        serde_json::from_str::<Head>(text.get()).map_err(|fault| fault.to_string())?.metadata;
     Ok((if namespace.is_empty() { name } else { format!("{namespace}/{name}") }.into(), revision))
 }
 
@@ -175,8 +176,12 @@ mod tests {
     #[test]
     fn an_object_that_is_none_of_its_kind_is_named_and_goes_by_its_name() {
         let raw = |text: &str| RawValue::from_string(text.to_owned()).unwrap();
-        let peer = |spec: &str| raw(&format!(r#"{{"metadata": {{"name": "tor", "resourceVersion": "7"}}, "spec": {spec}}}"#));
-        let (good, bad) = (peer(r#"{"peerIP": "192.0.2.1", "asNumber": 65000}"#), peer(r#"{"peerIP": "nowhere", "asNumber": 65000}"#));
+        let peer =
+            |spec: &str| raw(&format!(r#"{{"metadata": {{"name": "tor", "resourceVersion": "7"}}, "spec": {spec}}}"#));
+        let (good, bad) = (
+            peer(r#"{"peerIP": "192.0.2.1", "asNumber": 65000}"#),
+            peer(r#"{"peerIP": "nowhere", "asNumber": 65000}"#),
+        );
         let objects = Objects { kinds: vec![ObjectKind::BgpPeer], topics: Vec::new() };
         assert!(matches!(objects.put(0, &good), Ok(Some(ObjectEvent::Put(_, Revision(7))))));
         match objects.put(0, &bad) {

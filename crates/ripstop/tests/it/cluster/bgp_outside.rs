@@ -30,9 +30,7 @@ fn peer(name: &str, spec: &str) -> String {
 }
 
 fn configuration(spec: &str) -> String {
-    format!(
-        "---\napiVersion: ripstop.io/v1alpha1\nkind: BgpConfiguration\nmetadata: {{name: default}}\nspec: {spec}\n"
-    )
+    format!("---\napiVersion: ripstop.io/v1alpha1\nkind: BgpConfiguration\nmetadata: {{name: default}}\nspec: {spec}\n")
 }
 
 fn filter(name: &str, prefix: &str) -> String {
