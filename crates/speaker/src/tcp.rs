@@ -77,7 +77,7 @@ pub fn prepare(socket: &impl AsFd, config: &Config) -> io::Result<()> {
         (None, None) if !internal => Some(1),
         (None, None) => None,
     };
-    let least = config.socket.security_hops.map(|hops| u8::MAX - hops.saturating_sub(1));
+    let least = least_ttl(config);
     let (level, ttl_name) = ttl_option(config.address);
     let (tos, least_name) = match config.address {
         IpAddr::V4(_) => (libc::IP_TOS, libc::IP_MINTTL),
@@ -92,6 +92,35 @@ pub fn prepare(socket: &impl AsFd, config: &Config) -> io::Result<()> {
     sockopt::set_tcp_nodelay(socket, true).map_err(Into::into)
 }
 
+/// The least TTL of packets of a peer with GTSM (RFC 5082).
+fn least_ttl(config: &Config) -> Option<u8> {
+    config.socket.security_hops.map(|hops| u8::MAX - hops.saturating_sub(1))
+}
+
+/// Whether a connection that came began farther away than its peer may be. The option for it holds from when it is set, and the
+/// peer may have said something before.
+pub fn came_too_far(stream: &impl AsFd, config: &Config) -> bool {
+    least_ttl(config).is_some_and(|least| first_ttl(stream).is_some_and(|ttl| ttl < least))
+}
+
+/// The TTL of the packet that a connection began with, where the kernel kept it.
+fn first_ttl(stream: &impl AsFd) -> Option<u8> {
+    let mut packet = [0u8; 256];
+    let mut length = libc::socklen_t::try_from(packet.len()).ok()?;
+    // SAFETY: the pointers are to bytes of that length and to the length, as the kernel wants them for this option.
+    let result = unsafe {
+        let (level, name) = (libc::IPPROTO_TCP, libc::TCP_SAVED_SYN);
+        let place = packet.as_mut_ptr().cast();
+        libc::getsockopt(stream.as_fd().as_raw_fd(), level, name, place, &raw mut length)
+    };
+    let packet = packet.get(..usize::try_from(length).ok()?).filter(|_| result == 0)?;
+    match packet.first()? >> 4 {
+        4 => packet.get(8).copied(),
+        6 => packet.get(7).copied(),
+        _ => None,
+    }
+}
+
 /// Waits for peers at an address of this system.
 pub fn wait_at(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = new(address.ip())?;
@@ -102,6 +131,7 @@ pub fn wait_at(address: SocketAddr) -> io::Result<TcpListener> {
     // The answer to who connects is sent before it is known whom it goes to: a peer with GTSM drops a lesser TTL.
     let (level, name) = ttl_option(address.ip());
     set(socket.as_fd(), level, name, u8::MAX.into())?;
+    set(socket.as_fd(), libc::IPPROTO_TCP, libc::TCP_SAVE_SYN, 1)?;
     bind(&socket, &address)?;
     listen(&socket, BACKLOG)?;
     Ok(socket.into())

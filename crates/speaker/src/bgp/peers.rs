@@ -238,6 +238,9 @@ impl Worker {
         let id = self.peer_at(from)?;
         let now = now();
         let one = self.peers.get_mut(&id)?;
+        if tcp::came_too_far(&stream, &one.peer.session) {
+            return None;
+        }
         stream.set_nonblocking(true).ok()?;
         tcp::prepare(&stream, &one.peer.session).ok()?;
         let (connection, actions) = one.session.accept(now)?;

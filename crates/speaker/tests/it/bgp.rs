@@ -364,6 +364,25 @@ fn malformed_updates_cost_no_more_than_they_must() {
 }
 
 #[test]
+fn who_connects_from_farther_away_than_a_neighbour_hears_nothing() {
+    let Some((one, two)) = wire() else { return };
+    for (here, there) in [("192.0.2.1", "192.0.2.2"), ("2001:db8::1", "2001:db8::2")] {
+        let mut near = peer(1, there, 64_512, PeerAs::External);
+        near.session.passive = true;
+        near.session.socket.security_hops = Some(1);
+        let _end = End::start(&one, setup(1, vec![near], &[]));
+        // It sends with the system's TTL.
+        let mut stream = two.inside(|| TcpStream::connect((ip(here), 179))).unwrap();
+        stream.set_read_timeout(Some(SOON)).unwrap();
+        let heard = match stream.read(&mut [0; 19]) {
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => 0,
+            read => read.unwrap(),
+        };
+        assert_eq!(heard, 0, "it is greeted");
+    }
+}
+
+#[test]
 fn too_many_routes_and_a_peer_that_does_not_read_end_their_own_session_alone() {
     let Some((one, two)) = wire() else { return };
     let mut far = peer(1, "192.0.2.2", 64_512, PeerAs::External);
