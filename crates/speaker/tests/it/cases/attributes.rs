@@ -50,6 +50,40 @@ pub fn local_preference(case: Case) {
     with_changes(case, |route, number| route.local_pref = Some(200 + u32::from(number)));
 }
 
+/// Attributes that need a message of more than 4,096 bytes (RFC 8654), which is told and may be withdrawn.
+pub fn long_messages(case: Case) {
+    case.with(case.ask(), |one, foreign| {
+        let mut routes = two_routes(1);
+        let end = End::start(one, own(&foreign.ask, 1, &routes));
+        agree(&end, foreign, &routes);
+        routes[0].communities = (1..=1_200).map(|number| OWN_AS << 16 | number).collect();
+        end.speaker.set_up(own(&foreign.ask, 1, &routes));
+        agree(&end, foreign, &routes);
+        end.speaker.set_up(own(&foreign.ask, 1, &routes[1..]));
+        agree(&end, foreign, &routes[1..]);
+        assert_eq!(state(&end, &foreign.ask).flaps, 0);
+    });
+}
+
+/// What came through the own AS already is not taken, here and there.
+pub fn as_loop(case: Case) {
+    let mut ask = case.ask();
+    ask.routes[0].as_path = vec![OWN_AS];
+    case.with(ask, |one, foreign| {
+        let mut routes = two_routes(1);
+        routes[1].as_path = vec![OTHER_AS];
+        let end = End::start(one, own(&foreign.ask, 1, &routes));
+        has(&end, &foreign.tells()[1..]);
+        // FRR sends what it was told back, too.
+        state_until(&end, &foreign.ask, "both came", |peer| peer.received >= 2);
+        let explained = end.speaker.ask(|answers| answers.explain(prefix("10.2.0.0/24"))).unwrap();
+        assert!(explained.paths[0].because.contains("went in a circle"), "{explained:?}");
+        // ExaBGP decides nothing, and tells all that comes.
+        let taken = if case.kind == Exabgp { &routes[..] } else { &routes[..1] };
+        foreign.has(&taken.iter().map(|route| route.told(OWN_AS, OTHER_AS)).collect::<Vec<_>>());
+    });
+}
+
 /// Who is about to go says so, and what it told is used last.
 pub fn graceful_shutdown(case: Case) {
     case.with(case.ask(), |one, foreign| {

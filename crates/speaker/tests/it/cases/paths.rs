@@ -17,6 +17,32 @@ pub fn extended_next_hop(case: Case) {
     });
 }
 
+/// A route from outside keeps its next hop inside, unless ours stands for it.
+pub fn next_hop_self(case: Case) {
+    case.with(case.ask(), |one, foreign| {
+        more(one, 11);
+        let middle = |stands: bool| {
+            let mut setup = own(&foreign.ask, 1, &[]);
+            setup.peers[0].routes.next_hop_self = stands;
+            setup.peers.push(neighbour(&foreign.ask, 1, 11, 64_999));
+            setup
+        };
+        let end = End::start(one, middle(false));
+        let mut far = neighbour(&foreign.ask, 11, 1, OWN_AS);
+        (far.session.local_as, far.routes.local_as) = (64_999, 64_999);
+        let _far = End::start(one, of(11, vec![far], &two_routes(11)));
+        let inside = |route: &Route| route.told(64_999, OWN_AS).told(OWN_AS, OWN_AS);
+        let mut told: Vec<Route> = two_routes(11).iter().map(inside).collect();
+        foreign.has(&told);
+        end.speaker.set_up(middle(true));
+        for route in &mut told {
+            route.next_hop = address(route.prefix.family(), 1).parse().unwrap();
+        }
+        foreign.has(&told);
+        assert_eq!(state(&end, &foreign.ask).flaps, 0);
+    });
+}
+
 /// A prefix that two of ours have.
 fn twice() -> [Route; 2] {
     [11, 12].map(|number| Route::to("10.30.0.0/24", &address(V4, number)))

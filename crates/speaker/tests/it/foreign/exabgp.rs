@@ -126,7 +126,7 @@ fn session(ask: &Ask, peer: u8) -> String {
         line(ask.security, "outgoing-ttl 255;\n  incoming-ttl 255;"),
         "  family { ipv4 unicast; ipv6 unicast; }\n".to_owned(),
         line(ask.extended_next_hop, "nexthop { ipv4 unicast ipv6; }"),
-        format!("  capability {{ asn4 {}; route-refresh enable; ", either(!ask.two_byte_as)),
+        format!("  capability {{ asn4 {}; route-refresh enable; extended-message enable; ", either(!ask.two_byte_as)),
         if ask.graceful { "graceful-restart 120; " } else { "graceful-restart disable; " }.to_owned(),
         if ask.add_path { "add-path send/receive; " } else { "add-path disable; " }.to_owned(),
         format!("nexthop {}; }}\n", either(ask.extended_next_hop)),
