@@ -112,7 +112,7 @@ impl Rib {
 
     /// Takes in prefixes with the same attributes.
     pub(super) fn announced(&mut self, id: PeerId, attributes: &Attributes, nlri: &[Nlri]) {
-        let received = self.sets.intern(attributes.clone());
+        let received = self.sets.intern(attributes);
         // What a filter's rule makes of them is the same for all prefixes.
         let mut made: BTreeMap<Verdict, AttrId> = BTreeMap::new();
         let admitted = self.view().admit(id, attributes);
@@ -139,15 +139,18 @@ impl Rib {
     /// The attributes that a verdict makes of those received, with a reference.
     fn taken(&mut self, id: PeerId, verdict: Verdict, received: AttrId, attributes: &Attributes) -> AttrId {
         let Some(peer) = self.peers.get(&id) else { return self.sets.take(received) };
-        let mut new = attributes.clone();
-        if let Some(filter) = &peer.config.import {
-            filter.apply(verdict, &mut new);
-        }
         // Who is about to go is used last (RFC 8326).
-        if peer.external() && attributes.has(community::GRACEFUL_SHUTDOWN) {
+        let goes = peer.external() && attributes.has(community::GRACEFUL_SHUTDOWN);
+        let filter = peer.config.import.as_ref().filter(|filter| filter.changes(verdict));
+        if !goes && filter.is_none() {
+            return self.sets.take(received);
+        }
+        let mut new = attributes.clone();
+        filter.into_iter().for_each(|filter| filter.apply(verdict, &mut new));
+        if goes {
             new.local_pref = Some(0);
         }
-        if new == *attributes { self.sets.take(received) } else { self.sets.intern(new) }
+        self.sets.intern(&new)
     }
 
     /// Stores a path; the references are the table's from now on.

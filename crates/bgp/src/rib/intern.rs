@@ -2,8 +2,8 @@
 //!
 //! A set is named by [`AttrId`] and counted: who stores a name has taken a reference and gives it back.
 
-use std::collections::BTreeSet;
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, DefaultHasher, Hash, Hasher};
 use std::num::NonZeroU32;
 
 use crate::wire::Attributes;
@@ -17,6 +17,26 @@ struct Slot {
     hash: u64,
     references: u32,
     attributes: Option<Box<Attributes>>,
+    /// Another set of the same hash.
+    same_hash: Option<u32>,
+}
+
+/// Of what is a hash already.
+#[derive(Debug, Default)]
+struct AsItIs(u64);
+
+impl Hasher for AsItIs {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.0 = self.0 << 8 | u64::from(*byte));
+    }
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
 }
 
 /// All sets.
@@ -24,28 +44,32 @@ struct Slot {
 pub struct Interner {
     slots: Vec<Slot>,
     free: Vec<u32>,
-    by_hash: BTreeSet<(u64, u32)>,
+    /// The newest set of each hash. It is asked for single ones and never gone through, so nothing hangs on its order.
+    by_hash: HashMap<u64, u32, BuildHasherDefault<AsItIs>>,
+    len: usize,
 }
 
 impl Interner {
     /// The name of a set, with one more reference.
-    pub fn intern(&mut self, attributes: Attributes) -> AttrId {
+    pub fn intern(&mut self, attributes: &Attributes) -> AttrId {
         let hash = {
             // Not seeded: the same sets get the same names in every run.
             let mut hasher = DefaultHasher::new();
             attributes.hash(&mut hasher);
             hasher.finish()
         };
-        let same = self.by_hash.range((hash, 0)..=(hash, u32::MAX)).map(|(_, place)| *place);
-        for place in same {
-            if let Some(slot) = self.slots.get_mut(place as usize)
-                && slot.attributes.as_deref() == Some(&attributes)
-            {
+        let same_hash = self.by_hash.get(&hash).copied();
+        let mut next = same_hash;
+        while let Some(place) = next
+            && let Some(slot) = self.slots.get_mut(place as usize)
+        {
+            if slot.attributes.as_deref() == Some(attributes) {
                 slot.references += 1;
                 return name(place);
             }
+            next = slot.same_hash;
         }
-        let slot = Slot { hash, references: 1, attributes: Some(Box::new(attributes)) };
+        let slot = Slot { hash, references: 1, attributes: Some(Box::new(attributes.clone())), same_hash };
         let place = match self.free.pop() {
             Some(place) => {
                 self.slots[place as usize] = slot;
@@ -56,7 +80,8 @@ impl Interner {
                 u32::try_from(self.slots.len() - 1).unwrap_or(u32::MAX)
             }
         };
-        self.by_hash.insert((hash, place));
+        self.by_hash.insert(hash, place);
+        self.len += 1;
         name(place)
     }
 
@@ -73,9 +98,32 @@ impl Interner {
         let Some(slot) = self.slots.get_mut(place(id)) else { return };
         slot.references = slot.references.saturating_sub(1);
         if slot.references == 0 && slot.attributes.take().is_some() {
-            let place = id.0.get() - 1;
-            self.by_hash.remove(&(slot.hash, place));
+            let (hash, next, place) = (slot.hash, slot.same_hash.take(), id.0.get() - 1);
+            self.unlink(hash, place, next);
             self.free.push(place);
+            self.len -= 1;
+        }
+    }
+
+    /// Takes a set out of those of its hash; `next` is the one behind it.
+    fn unlink(&mut self, hash: u64, place: u32, next: Option<u32>) {
+        let Some(mut before) = self.by_hash.get(&hash).copied() else { return };
+        if before == place {
+            match next {
+                Some(next) => drop(self.by_hash.insert(hash, next)),
+                None => drop(self.by_hash.remove(&hash)),
+            }
+            return;
+        }
+        while let Some(slot) = self.slots.get_mut(before as usize) {
+            match slot.same_hash {
+                Some(one) if one == place => {
+                    slot.same_hash = next;
+                    return;
+                }
+                Some(one) => before = one,
+                None => return,
+            }
         }
     }
 
@@ -86,7 +134,7 @@ impl Interner {
 
     /// How many sets there are.
     pub fn len(&self) -> usize {
-        self.by_hash.len()
+        self.len
     }
 }
 
@@ -96,4 +144,33 @@ fn name(place: u32) -> AttrId {
 
 fn place(id: AttrId) -> usize {
     id.0.get() as usize - 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sets_are_kept_once_also_those_of_one_hash_and_go_with_their_last_reference() {
+        let set =
+            |med: u32| Attributes { med: Some(med), ..Attributes::new(std::net::IpAddr::from([192, 0, 2, 1]).into()) };
+        let mut sets = Interner::default();
+        let ids = [1, 2, 3].map(|med| sets.intern(&set(med)));
+        // As if they had the hash of the first one.
+        let hash = sets.slots[0].hash;
+        (sets.by_hash, sets.slots[1].same_hash, sets.slots[2].same_hash) =
+            ([(hash, 2)].into_iter().collect(), Some(0), Some(1));
+        sets.slots.iter_mut().for_each(|slot| slot.hash = hash);
+        assert_eq!((sets.intern(&set(1)), sets.len()), (ids[0], 3));
+        sets.release(ids[1]);
+        assert_eq!((sets.len(), sets.get(ids[1])), (2, None));
+        sets.release(ids[2]);
+        sets.release(ids[0]);
+        assert_eq!((sets.len(), sets.get(ids[0])), (1, Some(&set(1))));
+        assert_eq!(sets.intern(&set(1)), ids[0]);
+        sets.release(ids[0]);
+        sets.release(ids[0]);
+        assert_eq!((sets.len(), sets.by_hash.len()), (0, 0));
+        assert!(ids.contains(&sets.intern(&set(4))), "names are used again");
+    }
 }

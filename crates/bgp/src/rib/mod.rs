@@ -349,7 +349,7 @@ impl Rib {
     pub fn originate(&mut self, prefix: Prefix, change: &[Set]) {
         let mut attributes = Attributes::new(export::no_next_hop(prefix.family()));
         change.iter().for_each(|set| set.apply(&mut attributes));
-        let id = self.sets.intern(attributes);
+        let id = self.sets.intern(&attributes);
         self.sets.take(id);
         self.put(prefix, PeerId::LOCAL, 0, id, Some(id));
     }

@@ -178,6 +178,12 @@ impl Filter {
         }
     }
 
+    /// Whether a verdict of this filter comes with something.
+    #[must_use]
+    pub fn changes(&self, verdict: Verdict) -> bool {
+        matches!(verdict, Verdict::Accept(Some(place)) if self.rules.get(place).is_some_and(|rule| !rule.set.is_empty()))
+    }
+
     /// Does to attributes what a verdict of this filter comes with.
     pub fn apply(&self, verdict: Verdict, attributes: &mut Attributes) {
         if let Verdict::Accept(Some(place)) = verdict
