@@ -23,6 +23,8 @@ use crate::scene::checkpoint;
 /// Longer than any measurement, so that no stub has to say that it is alive.
 const HOLD: u16 = 3_600;
 const READ: usize = 1 << 18;
+/// As many connections are being made at once: of more than that BIRD's listener loses some, which then wait for the kernel's next try.
+const AT_ONCE: usize = 8;
 const OPEN: u8 = 1;
 const UPDATE: u8 = 2;
 const NOTIFICATION: u8 = 3;
@@ -33,6 +35,8 @@ pub struct Peer {
     stream: TcpStream,
     address: Ipv4Addr,
     asn: u32,
+    /// Where it is to connect to, until it begins to.
+    to: Option<Ipv4Addr>,
     connecting: bool,
     pub established: bool,
     come: Vec<u8>,
@@ -64,12 +68,11 @@ impl Stub {
         Self { peers: Vec::new(), bytes: vec![0; READ] }
     }
 
-    /// Begins to connect from these addresses of a namespace, each a peer of that AS.
+    /// Has these addresses of a namespace connect, some at a time, each a peer of that AS.
     pub fn connect(&mut self, netns: &Path, from: &[Ipv4Addr], asn: u32, to: Ipv4Addr) -> Result<()> {
-        let streams =
-            space::in_netns(netns, || from.iter().map(|from| open(*from, to)).collect::<io::Result<Vec<_>>>())?;
-        let streams = streams.context("connect to a speaker")?;
-        self.peers.extend(streams.into_iter().zip(from).map(|(stream, from)| Peer::new(stream, *from, asn)));
+        let streams = space::in_netns(netns, || from.iter().map(|from| open(*from)).collect::<io::Result<Vec<_>>>())?;
+        let streams = streams.context("sockets of stubs")?;
+        self.peers.extend(streams.into_iter().zip(from).map(|(stream, from)| Peer::new(stream, *from, asn, to)));
         Ok(())
     }
 
@@ -100,18 +103,30 @@ impl Stub {
         self.until("sessions with stubs", limit, |peers| peers.iter().all(|peer| peer.established))
     }
 
+    /// Begins as many connections as there is room for.
+    fn begin(&mut self) -> Result<()> {
+        let under_way = self.peers.iter().filter(|peer| peer.has_begun() && !peer.established).count();
+        let waiting = self.peers.iter_mut().filter(|peer| !peer.has_begun());
+        for peer in waiting.take(AT_ONCE.saturating_sub(under_way)) {
+            peer.connect()?;
+        }
+        Ok(())
+    }
+
     /// Reads and writes what is ready.
     fn turn(&mut self) -> Result<()> {
+        self.begin()?;
         let wants = |peer: &Peer| if peer.writes() { PollFlags::IN | PollFlags::OUT } else { PollFlags::IN };
+        let begun = self.peers.iter().filter(|peer| peer.has_begun());
         let mut ready: Vec<PollFd<'_>> =
-            self.peers.iter().map(|peer| PollFd::from_borrowed_fd(peer.stream.as_fd(), wants(peer))).collect();
+            begun.map(|peer| PollFd::from_borrowed_fd(peer.stream.as_fd(), wants(peer))).collect();
         let pause = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
         match poll(&mut ready, Some(&pause)) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(error) => return Err(error).context("poll"),
         }
         let ready: Vec<PollFlags> = ready.iter().map(PollFd::revents).collect();
-        for (peer, ready) in self.peers.iter_mut().zip(ready) {
+        for (peer, ready) in self.peers.iter_mut().filter(|peer| peer.has_begun()).zip(ready) {
             if ready.contains(PollFlags::OUT) {
                 peer.write()?;
             }
@@ -124,10 +139,22 @@ impl Stub {
 }
 
 impl Peer {
-    fn new(stream: TcpStream, address: Ipv4Addr, asn: u32) -> Self {
-        let (come, go, last) = (Vec::new(), VecDeque::new(), Vec::new());
+    fn new(stream: TcpStream, address: Ipv4Addr, asn: u32, to: Ipv4Addr) -> Self {
+        let (come, go, last, to) = (Vec::new(), VecDeque::new(), Vec::new(), Some(to));
         let (connecting, established) = (true, false);
-        Self { stream, address, asn, connecting, established, come, go, gone: 0, announced: 0, withdrawn: 0, last }
+        Self { stream, address, asn, to, connecting, established, come, go, gone: 0, announced: 0, withdrawn: 0, last }
+    }
+
+    fn has_begun(&self) -> bool {
+        self.to.is_none()
+    }
+
+    fn connect(&mut self) -> Result<()> {
+        let Some(to) = self.to.take() else { return Ok(()) };
+        match connect(&self.stream, &SocketAddr::new(IpAddr::V4(to), 179)) {
+            Ok(()) | Err(Errno::INPROGRESS) => Ok(()),
+            Err(error) => Err(error).context("connect to a speaker"),
+        }
     }
 
     /// Whether it waits for room. UPDATEs that were given to be sent wait for the session.
@@ -226,15 +253,11 @@ fn prefixes(bytes: &[u8]) -> u64 {
     found
 }
 
-/// Begins to connect from an address of the namespace that the thread is in.
-fn open(from: Ipv4Addr, to: Ipv4Addr) -> io::Result<TcpStream> {
+/// A socket at an address of the namespace that the thread is in.
+fn open(from: Ipv4Addr) -> io::Result<TcpStream> {
     let socket =
         socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)?;
     bind(&socket, &SocketAddr::new(IpAddr::V4(from), 0))?;
-    match connect(&socket, &SocketAddr::new(IpAddr::V4(to), 179)) {
-        Ok(()) | Err(Errno::INPROGRESS) => {}
-        Err(error) => return Err(error.into()),
-    }
     rustix::net::sockopt::set_tcp_nodelay(&socket, true)?;
     Ok(socket.into())
 }
