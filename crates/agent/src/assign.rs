@@ -19,8 +19,11 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use crate::core::Assignments;
 use crate::store_lane::StoreCell;
 
-/// Pause before what failed is tried again.
-const RETRY: Duration = Duration::from_secs(1);
+/// Pauses before what failed is tried again: the first, which doubles, and the longest.
+const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+
+/// So often those are seen to again, in one go, who wait for what others have just given back.
+const ROUNDS: usize = 3;
 
 /// Claims with their revisions, as they were read last.
 type Known = BTreeMap<IpAddr, (AddressClaim, Revision)>;
@@ -34,12 +37,13 @@ pub fn start(store: StoreCell) -> UnboundedSender<Assignments> {
 
 async fn run(store: StoreCell, mut orders: UnboundedReceiver<Assignments>) {
     let mut waiting: Option<Assignments> = None;
+    let mut pause = RETRY.0;
     loop {
         let order = match waiting {
             None => orders.recv().await,
             Some(_) => tokio::select! {
                 order = orders.recv() => order,
-                () = tokio::time::sleep(RETRY) => waiting.take(),
+                () = tokio::time::sleep(pause) => waiting.take(),
             },
         };
         let Some(mut order) = order else { return };
@@ -52,6 +56,7 @@ async fn run(store: StoreCell, mut orders: UnboundedReceiver<Assignments>) {
             Some(store) => see_to(store.as_ref(), order).await,
             None => Some(order),
         };
+        pause = if waiting.is_some() { (pause * 2).min(RETRY.1) } else { RETRY.0 };
     }
 }
 
@@ -68,20 +73,36 @@ async fn see_to(store: &dyn Store, mut order: Assignments) -> Option<Assignments
         let claimants = known.values().flat_map(|(claim, _)| claim.holders.iter().map(|holder| holder.service.clone()));
         order.services.extend(claimants);
     }
-    let mut left = BTreeSet::new();
-    for name in std::mem::take(&mut order.services) {
-        match assign(store, &order, &mut known, &name).await {
-            Ok(Outcome::Settled(lacks)) => {
-                lacks.iter().for_each(|lack| tracing::info!("service {name}: {lack}"));
-            }
-            Ok(Outcome::Busy) => drop(left.insert(name)),
-            Err(fault) => {
-                tracing::warn!("service {name} cannot be given addresses: {fault}");
-                left.insert(name);
+    let (mut left, mut to_do) = (BTreeSet::new(), std::mem::take(&mut order.services));
+    for round in 1..=ROUNDS {
+        let (before, mut lacking) = (held(&known), BTreeSet::new());
+        for name in to_do {
+            match assign(store, &order, &mut known, &name).await {
+                Ok(Outcome::Settled(lacks)) if lacks.is_empty() => {}
+                Ok(Outcome::Settled(lacks)) => {
+                    lacks.iter().for_each(|lack| tracing::info!("service {name}: {lack}"));
+                    lacking.insert(name);
+                }
+                Ok(Outcome::Busy) => drop(left.insert(name)),
+                Err(fault) => {
+                    tracing::warn!("service {name} cannot be given addresses: {fault}");
+                    left.insert(name);
+                }
             }
         }
+        let given_back = before.difference(&held(&known)).next().is_some();
+        if !given_back || lacking.is_empty() || round == ROUNDS {
+            break;
+        }
+        to_do = lacking;
     }
     (!left.is_empty()).then_some(Assignments { services: left, claimants: false, ..order })
+}
+
+/// Who holds which address.
+fn held(known: &Known) -> BTreeSet<(IpAddr, ServiceName)> {
+    let holders = known.iter().flat_map(|(ip, (claim, _))| claim.holders.iter().map(|holder| (*ip, &holder.service)));
+    holders.map(|(ip, service)| (ip, service.clone())).collect()
 }
 
 async fn assign(

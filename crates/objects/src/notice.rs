@@ -46,6 +46,13 @@ pub enum About {
         /// Its uid; empty where it is not known.
         uid: Arc<str>,
     },
+    /// A pool of addresses for Services.
+    Pool {
+        /// Its name.
+        name: Arc<str>,
+        /// Its uid; empty where it is not known.
+        uid: Arc<str>,
+    },
     /// A Pod object.
     Pod {
         /// Its namespace and name.

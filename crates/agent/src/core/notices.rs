@@ -153,6 +153,7 @@ impl Core {
         let mut levels = self.node_notices();
         levels.extend(self.service_notices());
         levels.extend(self.policy_notices());
+        levels.extend(self.pool_notices().iter().cloned());
         let before = std::mem::take(&mut self.notices.since);
         let since = |level: &Notice| before.get(level).copied().unwrap_or(now);
         self.notices.since = levels.into_iter().map(|level| (level.clone(), since(&level))).collect();

@@ -1,4 +1,4 @@
-//! Addresses of pools for Services of type LoadBalancer: which Services are to be seen to, and what is told of pools.
+//! Addresses of pools for Services of type LoadBalancer: which Services are to be seen to, and what is told of them and of pools.
 //!
 //! One node sees to all, the first that may be alive; that two may take themselves for it does no harm (`ripstop_services::pools::assign`).
 //! What is written comes back by the watch.
@@ -9,8 +9,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use ripstop_objects::ObjectKind;
 use ripstop_objects::pool::AddressPool;
+use ripstop_objects::service::Ingress;
+use ripstop_objects::{About, Notice, ObjectKind};
 use ripstop_services::pools::claim::Claims;
 use ripstop_services::pools::{Decision, Pools, decide_all};
 use ripstop_tables::{Change, Knowledge, StoreState, Withdrawn};
@@ -18,6 +19,9 @@ use ripstop_types::{Revision, ServiceName};
 use serde::Serialize;
 
 use super::{Core, Output};
+
+/// Services, and pools, that people are told of at once, at most.
+const MOST_NOTICES: usize = 64;
 
 /// Services to see to.
 #[derive(Debug, Clone)]
@@ -40,10 +44,12 @@ pub(super) struct Pooling {
     is_first: bool,
     /// Changes of anything that pools hang on.
     generation: u64,
-    /// At which revision and generation each was last seen to.
-    asked: BTreeMap<ServiceName, (Revision, u64)>,
+    /// At which revision and generation each was last seen to, and what it was to get.
+    asked: BTreeMap<ServiceName, (Revision, u64, Vec<Ingress>)>,
     /// What each gets.
     decided: BTreeMap<ServiceName, Decision>,
+    /// What people are to be told of it.
+    notices: Vec<Notice>,
 }
 
 impl Pooling {
@@ -89,6 +95,10 @@ impl Core {
         let knows = kinds.into_iter().all(|kind| cluster.knowledge(kind) == Knowledge::Synced);
         let is_first = knows && self.is_first_node();
         let began = is_first && !self.pooling.is_first;
+        if knows && !is_first {
+            // Another one tells them.
+            self.pooling.notices.clear();
+        }
         self.pooling.is_first = is_first;
         if !knows || !(self.pooling.is_due || began) {
             return;
@@ -96,6 +106,7 @@ impl Core {
         self.pooling.is_due = false;
         let pools = Pools::of(&self.tables);
         self.pooling.decided = if pools.is_empty() { BTreeMap::new() } else { decide_all(&self.tables, &pools) };
+        self.pooling.notices = if is_first { self.lacking(&pools) } else { Vec::new() };
         let can = !self.held && self.tables.store == StoreState::Here && self.tables.withdrawn == Withdrawn::Nothing;
         if !is_first || !can {
             return;
@@ -108,14 +119,14 @@ impl Core {
         self.outputs.push(Output::Assign(Box::new(Assignments { services, claimants: began, pools, shown })));
     }
 
-    /// Services that do not show what they should, each once at a revision. `all`: those that do, too.
+    /// Services that do not show what they should, each once for the same. `all`: those that do, too.
     fn unsettled(&mut self, all: bool) -> Vec<ServiceName> {
         let tables = &self.tables.cluster.services;
         let Pooling { asked, decided, generation, .. } = &mut self.pooling;
         let mut names = Vec::new();
         for (name, decision) in decided.iter() {
-            let at = (tables.revision(name), *generation);
-            let settled = tables.service(name).is_some_and(|service| service.ingress == decision.ingress());
+            let at = (tables.revision(name), *generation, decision.ingress());
+            let settled = tables.service(name).is_some_and(|service| service.ingress == at.2);
             if all || (!settled && asked.get(name) != Some(&at)) {
                 names.push(name.clone());
             }
@@ -128,6 +139,34 @@ impl Core {
         asked.retain(|name, _| decided.contains_key(name));
         names.extend(left);
         names
+    }
+
+    /// What of Services and of pools is not as it should be.
+    fn lacking(&self, pools: &Pools) -> Vec<Notice> {
+        let services = &self.tables.cluster.services;
+        let lacks = self.pooling.decided.iter().filter_map(|(name, decision)| {
+            let reason = decision.lacks.first()?.reason();
+            let texts: Vec<String> = decision.lacks.iter().map(ToString::to_string).collect();
+            let uid = services.service(name).map(|service| service.uid.clone()).unwrap_or_default();
+            let about = About::Service { name: name.clone(), uid };
+            Some(Notice { about, reason, note: texts.join("; ").into(), times: 1 })
+        });
+        let faults = pools.iter().filter_map(|pool| {
+            let overlaps = || Some(("AddressPoolOverlaps", pools.overlaps(pool))).filter(|(_, all)| !all.is_empty());
+            let refused: Vec<String> = pool.refused.iter().map(ToString::to_string).collect();
+            let (reason, texts) = match refused.is_empty() {
+                true => overlaps()?,
+                false => ("InvalidAddressPool", refused),
+            };
+            let about = About::Pool { name: pool.name.clone(), uid: pool.uid.clone() };
+            Some(Notice { about, reason, note: texts.join("; ").into(), times: 1 })
+        });
+        lacks.take(MOST_NOTICES).chain(faults.take(MOST_NOTICES)).collect()
+    }
+
+    /// What people are to be told of addresses of pools, by the node that sees to them.
+    pub(super) fn pool_notices(&self) -> &[Notice] {
+        &self.pooling.notices
     }
 
     /// The pools, and what is used of them.

@@ -110,7 +110,7 @@ pub fn asked(server: &ApiServer) -> BTreeSet<String> {
 }
 
 #[track_caller]
-fn asks_only_what_is_allowed(server: &ApiServer) {
+pub fn asks_only_what_is_allowed(server: &ApiServer) {
     let (asked, allowed) = (asked(server), allowed(server));
     let more: Vec<_> = asked.difference(&allowed).collect();
     assert!(more.is_empty(), "beyond what the manifest allows: {more:?}");

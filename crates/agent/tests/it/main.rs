@@ -13,6 +13,7 @@ mod support;
 mod alone;
 mod bad_policies;
 mod bad_services;
+mod balancers;
 mod bandwidth;
 mod beside;
 mod blocks;

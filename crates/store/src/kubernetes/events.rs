@@ -1,4 +1,4 @@
-//! Events (`events.k8s.io/v1`) on pods, Services and nodes, by the notices that stand.
+//! Events (`events.k8s.io/v1`) on pods, Services, policies, pools and nodes, by the notices that stand.
 //!
 //! One Event a cause and object: its name follows from both, so that an agent that starts again goes on with it. What
 //! happens again or lasts is counted in its series, at growing pauses; what is over gets an annotation that says since
@@ -290,7 +290,7 @@ impl Teller {
         if !uid.is_empty() {
             regarding["uid"] = uid.into();
         }
-        if !matches!(notice.about, About::Node { .. } | About::Policy { name: PolicyName::Cluster(_), .. }) {
+        if has_namespace(notice) {
             regarding["namespace"] = namespace(notice).into();
         }
         json!({
@@ -304,7 +304,7 @@ impl Teller {
 
 fn patch(path: &str, name: &str, body: &Value) -> Ask {
     let path = format!("{path}/{name}?fieldManager=ripstop");
-    Ask { method: Method::PATCH, path, body: Some(("application/merge-patch+json", body.to_string().into())) }
+    Ask { method: Method::PATCH, path, body: Some((object::MERGE_PATCH, body.to_string().into())) }
 }
 
 /// What was being done when it was found.
@@ -313,6 +313,7 @@ fn action(notice: &Notice) -> &'static str {
         About::Pod { .. } => "AddToNetwork",
         About::Service { .. } => "ServeService",
         About::Policy { .. } => "EnforcePolicy",
+        About::Pool { .. } => "GiveAddresses",
         About::Node { .. } => "ServeNode",
     }
 }
@@ -323,21 +324,32 @@ fn about(notice: &Notice) -> (&'static str, &str, &str) {
         About::Service { name, uid } => ("Service", &name.name, uid),
         About::Policy { name: PolicyName::Network(name), uid } => ("NetworkPolicy", &name.name, uid),
         About::Policy { name: PolicyName::Cluster(name), uid } => ("ClusterNetworkPolicy", name, uid),
+        About::Pool { name, uid } => ("AddressPool", name, uid),
         About::Pod { name, uid } => ("Pod", &name.name, uid),
     }
+}
+
+fn has_namespace(notice: &Notice) -> bool {
+    !matches!(
+        notice.about,
+        About::Node { .. } | About::Pool { .. } | About::Policy { name: PolicyName::Cluster(_), .. }
+    )
 }
 
 fn api_version(notice: &Notice) -> &'static str {
     match &notice.about {
         About::Policy { name: PolicyName::Network(_), .. } => ObjectKind::NetworkPolicy.api_version(),
         About::Policy { name: PolicyName::Cluster(_), .. } => ObjectKind::ClusterNetworkPolicy.api_version(),
+        About::Pool { .. } => ObjectKind::AddressPool.api_version(),
         About::Node { .. } | About::Service { .. } | About::Pod { .. } => "v1",
     }
 }
 
 fn namespace(notice: &Notice) -> &str {
     match &notice.about {
-        About::Node { .. } | About::Policy { name: PolicyName::Cluster(_), .. } => CLUSTER_NAMESPACE,
+        About::Node { .. } | About::Pool { .. } | About::Policy { name: PolicyName::Cluster(_), .. } => {
+            CLUSTER_NAMESPACE
+        }
         About::Policy { name: PolicyName::Network(name), .. } => &name.namespace,
         About::Service { name, .. } | About::Pod { name, .. } => &name.namespace,
     }

@@ -23,6 +23,7 @@ mod objects;
 mod options;
 mod records;
 mod secret;
+mod services;
 
 pub use api::Api;
 pub use events::{CLUSTER_NAMESPACE, CONTROLLER, OVER};
@@ -34,7 +35,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use ::http::{Method, StatusCode};
 use async_trait::async_trait;
-use ripstop_types::Revision;
+use ripstop_types::{Invalid, Revision};
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
 
@@ -294,7 +295,10 @@ impl Store for Kubernetes {
 
     async fn get(&self, kind: Kind, key: &str) -> Result<Option<Record>, StoreError> {
         validate_key(key)?;
-        self.shared.get(kind, key).await
+        match kind {
+            Kind::Services => self.shared.service(key).await,
+            _ => self.shared.get(kind, key).await,
+        }
     }
 
     async fn list(&self, kind: Kind) -> Result<Vec<Record>, StoreError> {
@@ -359,6 +363,19 @@ impl Store for Kubernetes {
             }
         }
         Err(shared.busy(kind, key))
+    }
+
+    async fn put_status(&self, kind: Kind, key: &str, status: &Value, at: Revision) -> Result<Revision, StoreError> {
+        validate_key(key)?;
+        validate_value(status)?;
+        if kind != Kind::Services {
+            return Err(Invalid::new("a kind whose status is written in Kubernetes", kind.as_str(), "services").into());
+        }
+        if let Some(revision) = self.shared.put_service_status(key, status, at).await? {
+            return Ok(revision);
+        }
+        let current = self.shared.service(key).await?.map(Box::new);
+        Err(StoreError::Conflict { kind, key: key.to_owned(), expected: Expect::Revision(at), current })
     }
 
     fn watch(&self, kinds: &[Kind]) -> mpsc::Receiver<Event> {

@@ -1,7 +1,8 @@
 //! Names of objects by records' keys.
 //!
 //! A key that is a name stays as it is: `n1`, `default`. A claim's key reads as what it says:
-//! `default/10.244.3.0_24` is `default.10.244.3.0-24`, and IPv6 is written out, with '-' for ':'. Any other key is
+//! `default/10.244.3.0_24` is `default.10.244.3.0-24`, and IPv6 is written out, with '-' for ':'. So is that of a claim of
+//! an address: `2001:db8::1` is `2001-db8-0-0-0-0-0-1`. Any other key is
 //! `x--` and its bytes, those that are no lower-case letter or digit as '-' and two hexadecimal digits.
 //!
 //! Invariant: [`key_of`] gives back the key that [`name_of`] was given; so no two keys have one name.
@@ -61,24 +62,43 @@ fn is_plain(byte: u8) -> bool {
 }
 
 fn claim_name(kind: Kind, key: &str) -> Option<String> {
-    let (network, range) = parse_claim_key(key).filter(|_| kind == Kind::Claims)?;
-    let address = match range.addr() {
-        IpAddr::V4(address) => address.to_string(),
-        IpAddr::V6(address) => address.segments().map(|segment| format!("{segment:x}")).join("-"),
-    };
-    Some(format!("{network}.{address}-{}", range.len()))
+    match kind {
+        Kind::Claims => {
+            let (network, range) = parse_claim_key(key)?;
+            Some(format!("{network}.{}-{}", written_out(range.addr()), range.len()))
+        }
+        Kind::AddressClaims => key.parse().ok().map(written_out),
+        _ => None,
+    }
 }
 
 fn claim_of(kind: Kind, name: &str) -> Option<String> {
-    let (network, range) = name.split_once('.').filter(|_| kind == Kind::Claims)?;
-    let (address, len) = range.rsplit_once('-')?;
-    let address: IpAddr = match address.parse::<Ipv4Addr>() {
-        Ok(address) => address.into(),
-        Err(_) => address.replace('-', ":").parse::<Ipv6Addr>().ok()?.into(),
+    let key = match kind {
+        Kind::Claims => {
+            let (network, range) = name.split_once('.')?;
+            let (address, len) = range.rsplit_once('-')?;
+            let range: Prefix = format!("{}/{len}", address_of(address)?).parse().ok()?;
+            claim_key(&network.parse().ok()?, range)
+        }
+        Kind::AddressClaims => address_of(name)?.to_string(),
+        _ => return None,
     };
-    let range: Prefix = format!("{address}/{len}").parse().ok()?;
-    let key = claim_key(&network.parse().ok()?, range);
     (claim_name(kind, &key)? == name).then_some(key)
+}
+
+/// An address as part of a name.
+fn written_out(address: IpAddr) -> String {
+    match address {
+        IpAddr::V4(address) => address.to_string(),
+        IpAddr::V6(address) => address.segments().map(|segment| format!("{segment:x}")).join("-"),
+    }
+}
+
+fn address_of(written: &str) -> Option<IpAddr> {
+    match written.parse::<Ipv4Addr>() {
+        Ok(address) => Some(address.into()),
+        Err(_) => written.replace('-', ":").parse::<Ipv6Addr>().ok().map(Into::into),
+    }
 }
 
 fn escape(key: &str) -> String {
@@ -120,6 +140,9 @@ mod tests {
             (Kind::Claims, "default/10.244.3.0_24", "default.10.244.3.0-24"),
             (Kind::Claims, "my-net/fd00:10:244::_64", "my-net.fd00-10-244-0-0-0-0-0-64"),
             (Kind::Claims, "default/10.244.3.7_32", "default.10.244.3.7-32"),
+            (Kind::AddressClaims, "192.0.2.7", "192.0.2.7"),
+            (Kind::AddressClaims, "2001:db8::1", "2001-db8-0-0-0-0-0-1"),
+            (Kind::AddressClaims, "2001-db8-0-0-0-0-0-1", "x--2001-2ddb8-2d0-2d0-2d0-2d0-2d0-2d1"),
             (Kind::Nodes, "default/10.244.3.0_24", "x--default-2f10-2e244-2e3-2e0-5f24"),
             (Kind::Claims, "default.10.244.3.0-24", "x--default-2e10-2e244-2e3-2e0-2d24"),
             (Kind::Nodes, "x--a", "x--x-2d-2da"),
@@ -143,14 +166,15 @@ mod tests {
     /// Every key of up to three characters out of those that matter, and every name out of those.
     #[test]
     fn no_two_keys_have_one_name() {
-        let letters = ["a", "1", "-", ".", "/", "_", "X", ":", "x--", "default/10.0.0.0_8", "b.10.0.0.0-8"];
+        let letters =
+            ["a", "1", "-", ".", "/", "_", "X", ":", "x--", "default/10.0.0.0_8", "b.10.0.0.0-8", "10.0.0.1", "fd::1"];
         let mut keys = vec![String::new()];
         let mut all = Vec::new();
         for _ in 0..3 {
             keys = keys.iter().flat_map(|key| letters.iter().map(move |more| format!("{key}{more}"))).collect();
             all.extend(keys.iter().cloned());
         }
-        for kind in Kind::ALL {
+        for kind in Kind::ALL.into_iter().chain([Kind::AddressClaims]) {
             for key in &all {
                 let Ok(name) = name_of(kind, key) else { continue };
                 assert_eq!(key_of(kind, &name).as_ref(), Some(key), "{name}");

@@ -6,6 +6,7 @@
 //! | nodes | `NodeState` | `spec` |
 //! | claims | `RangeClaim` | `spec` |
 //! | alive | `Lease` of coordination.k8s.io | an annotation; the renewal's time is for people |
+//! | address claims | `AddressClaim` | `spec` |
 //!
 //! Invariant: [`Object::record`] gives back the value that [`of_record`] was given.
 
@@ -23,6 +24,9 @@ use crate::{Kind, Record};
 pub(super) const ALIVE_LABEL: &str = "ripstop.io/record=alive";
 const ANNOTATION: &str = "ripstop.io/record";
 
+/// What a patch is whose fields take the place of the object's (RFC 7396).
+pub(super) const MERGE_PATCH: &str = "application/merge-patch+json";
+
 /// Where objects of a kind are.
 pub(super) fn path(kind: Kind, namespace: &str) -> String {
     match kind {
@@ -39,6 +43,7 @@ pub(super) fn resource(kind: Kind) -> &'static str {
         Kind::Nodes => "nodestates",
         Kind::Claims => "rangeclaims",
         Kind::Alive => "leases",
+        Kind::AddressClaims => "addressclaims",
         other => other.as_str(),
     }
 }
@@ -68,6 +73,9 @@ pub(super) fn of_record(kind: Kind, key: &str, value: &Value, revision: Option<R
         Kind::Networks => network(key, value, metadata),
         Kind::Nodes => json!({"apiVersion": API_VERSION, "kind": "NodeState", "metadata": metadata, "spec": value}),
         Kind::Claims => json!({"apiVersion": API_VERSION, "kind": "RangeClaim", "metadata": metadata, "spec": value}),
+        Kind::AddressClaims => {
+            json!({"apiVersion": API_VERSION, "kind": "AddressClaim", "metadata": metadata, "spec": value})
+        }
         Kind::Alive => {
             let (label, word) = ALIVE_LABEL.split_once('=').unwrap_or_default();
             metadata["labels"] = json!({label: word});
@@ -223,7 +231,7 @@ impl Object {
 
     fn into_value(self, kind: Kind, key: &str) -> Value {
         match kind {
-            Kind::Nodes | Kind::Claims => self.spec,
+            Kind::Nodes | Kind::Claims | Kind::AddressClaims => self.spec,
             Kind::Services
             | Kind::EndpointSlices
             | Kind::Pods
@@ -236,8 +244,7 @@ impl Object {
             | Kind::BgpPeers
             | Kind::NodeLabels
             | Kind::PodAddresses
-            | Kind::ServiceClaims
-            | Kind::AddressClaims => Value::Null,
+            | Kind::ServiceClaims => Value::Null,
             Kind::Alive => {
                 let text = self.metadata.annotations.get(ANNOTATION).and_then(Value::as_str);
                 text.and_then(|text| serde_json::from_str(text).ok()).unwrap_or(Value::Null)
@@ -282,7 +289,7 @@ mod tests {
         for value in [migrating, plain] {
             assert_eq!(back(Kind::Networks, "a", &value), value);
         }
-        for kind in Kind::ALL {
+        for kind in Kind::ALL.into_iter().chain([Kind::AddressClaims]) {
             for value in [json!({"n": 1, "q": "'\"\n$(x)`\u{0}"}), json!({"node": "n1", "bootId": "b"})] {
                 assert_eq!(back(kind, "a/b_c", &value), value, "{kind}");
             }

@@ -1,5 +1,5 @@
 //! The watch of Kubernetes' own objects: this node, or all, this node's pods, or all, the namespaces, policies, and Services with their
-//! endpoints.
+//! endpoints and the pools of their addresses.
 
 use std::sync::Arc;
 
@@ -34,7 +34,7 @@ pub enum ObjectEvent {
 /// What is asked for beside this node, its pods, namespaces and policies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Wants {
-    /// Services and their endpoints: they are served.
+    /// Services, their endpoints and pools of their addresses: they are served.
     pub services: bool,
     /// The pods of other nodes: there are policies.
     pub peer_pods: bool,
@@ -47,8 +47,6 @@ impl Kubernetes {
     pub fn objects(&self, node: &NodeName, wants: Wants) -> mpsc::Receiver<ObjectEvent> {
         let (events, receiver) = mpsc::channel(CHANNEL);
         let is_wanted = |kind: &ObjectKind| match kind {
-            // Nobody gives addresses of pools there.
-            ObjectKind::AddressPool => false,
             kind if kind.is_of_services() => wants.services,
             ObjectKind::PeerPod => wants.peer_pods,
             _ => true,

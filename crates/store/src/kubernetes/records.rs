@@ -39,7 +39,8 @@ pub(super) fn topic(kind: Kind, namespace: &str) -> Topic {
         selector,
         name: object::full_name(kind),
         streaming: false,
-        optional: false,
+        // What an older manifest does not define nobody has claimed.
+        optional: kind == Kind::AddressClaims,
     }
 }
 

@@ -1,6 +1,7 @@
 //! The store in the API of Kubernetes, on a real API server.
 
 mod ages;
+mod balancers;
 mod faults;
 pub mod server;
 
