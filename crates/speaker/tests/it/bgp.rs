@@ -235,11 +235,14 @@ fn a_cut_link_ends_a_session_by_the_hold_time_and_sooner_by_bfd() {
         };
         let mut a = End::start(&one, setup(1, vec![with(peer(1, "192.0.2.2", 64_512, PeerAs::External))], &[]));
         let b = with(peer(2, "192.0.2.1", 64_513, PeerAs::External));
-        let _b = End::start(&two, setup(2, vec![b], &["10.2.0.0/24"]));
+        let mut b = End::start(&two, setup(2, vec![b], &["10.2.0.0/24"]));
         a.has("10.2.0.0/24", "192.0.2.2");
         if bfd.is_some() {
-            let is = |end: &End| end.peer("192.0.2.2").bfd == Some(ripstop_bfd::State::Up);
+            let is = |end: &End| end.peers.values().any(|peer| peer.bfd == Some(ripstop_bfd::State::Up));
             a.until("BFD is up", SOON, is);
+            b.until("BFD is up", SOON, is);
+            // Until each has heard that the other one is up, both are slow.
+            std::thread::sleep(500 * MS);
         }
         let cut = Instant::now();
         two.run("nft", &[CUT]);
