@@ -103,10 +103,15 @@ const TABLE: &[Row] = &[
     ("add-path-from-it", paths::add_path_from_it, &[Reflector], &[V4], ROUTERS),
     ("reflection", reflectors::for_it, &[Client], BOTH, ALL),
     ("reflection", reflectors::by_it, &[Reflector], BOTH, ROUTERS),
+    ("reflection-attributes", reflectors::attributes, &[Client], &[V4], &[Exabgp]),
     ("own-restart", restarts::own, &[Outside], BOTH, ROUTERS),
     ("peers-restart", restarts::peers, &[Outside], BOTH, ROUTERS),
+    ("restart-by-notification", restarts::by_notification, &[Outside], &[V4], &[Frr, Gobgp]),
     ("bfd", restarts::bfd, &[Outside], BOTH, &[Bird, Frr]),
 ];
+
+/// What no other than the injector can send.
+const INJECTED: [&str; 3] = ["unknown-attribute", "malformed-attribute", "reflection-attributes"];
 
 /// Cases of one kind that run at once: each waits most of its time.
 const AT_ONCE: usize = 4;
@@ -174,9 +179,7 @@ fn there_are_sixty_cases_at_least_and_each_feature_is_asked_of_two_speakers() {
     for (feature, ..) in TABLE {
         let kinds: BTreeSet<String> =
             all.iter().filter(|case| case.feature == *feature).map(|case| case.kind.to_string()).collect();
-        // What no other than the injector can send.
-        let injected = feature.ends_with("-attribute");
-        assert!(kinds.len() >= 2 || injected, "{feature}: {kinds:?}");
+        assert!(kinds.len() >= 2 || INJECTED.contains(feature), "{feature}: {kinds:?}");
     }
 }
 
@@ -195,6 +198,7 @@ impl Case {
             password: None,
             hold: 90,
             graceful: false,
+            notification: false,
             again: false,
             bfd: false,
             security: false,

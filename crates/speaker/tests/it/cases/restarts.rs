@@ -59,6 +59,31 @@ pub fn peers(case: Case) {
     });
 }
 
+/// Where both ends say so, a session that ends by a notification, here for the hold time, costs no route.
+pub fn by_notification(case: Case) {
+    let ask = Ask { graceful: true, notification: true, hold: 3, ..case.ask() };
+    case.with(ask, |one, foreign| {
+        let routes = two_routes(1);
+        let mut end = End::start(one, super::own(&foreign.ask, 1, &routes));
+        agree(&end, foreign, &routes);
+        let there = foreign.ask.address(2);
+        end.until("routes are told", SOON, |end| end.routes.len() == 2);
+        end.up(&there);
+        one.run("nft", &[CUT]);
+        let why = end.down(&there, Duration::from_secs(5));
+        assert!(why.contains("hold time"), "{why}");
+        // The other one's is over soon, too.
+        stays(foreign, Duration::from_millis(1_500));
+        one.run("nft", &["delete table inet cut"]);
+        end.up(&there);
+        agree(&end, foreign, &routes);
+        end.until("routes are told again", SOON, |end| end.routes.len() == 2);
+        // GoBGP that was not started anew does not say that it went on forwarding, so its routes go until they come again
+        // (RFC 4724 section 4.2).
+        assert_eq!(end.lost.len(), if case.kind == Gobgp { 2 } else { 0 }, "{:?}", end.lost);
+    });
+}
+
 /// A way that breaks is noticed long before the hold time is over.
 pub fn bfd(case: Case) {
     let ask = Ask { bfd: true, ..case.ask() };

@@ -149,6 +149,7 @@ fn conf(ask: &Ask) -> String {
         format!("router bgp {}\n bgp router-id 192.0.2.2\n no bgp ebgp-requires-policy\n", ask.asn),
         " no bgp network import-check\n no bgp default ipv4-unicast\n bgp log-neighbor-changes\n".to_owned(),
         if ask.graceful { " bgp graceful-restart\n bgp graceful-restart preserve-fw-state\n" } else { "" }.to_owned(),
+        if ask.notification { " bgp graceful-restart notification\n" } else { "" }.to_owned(),
         if ask.listens { " neighbor G peer-group\n" } else { "" }.to_owned(),
         peers.iter().map(|peer| session(ask, peer)).collect(),
         if ask.listens { format!(" bgp listen range {} peer-group G\n", ask.link()) } else { String::new() },

@@ -134,7 +134,11 @@ fn session(ask: &Ask, peer: u8) -> String {
         ),
         part(!ask.listens, "transport.config", &format!("local-address = \"{}\"", ask.address(2))),
         part(ask.security, "ttl-security.config", "enabled = true\nttl-min = 255"),
-        part(ask.graceful, "graceful-restart.config", "enabled = true\nrestart-time = 120"),
+        part(
+            ask.graceful,
+            "graceful-restart.config",
+            &format!("enabled = true\nrestart-time = 120\nnotification-enabled = {}", ask.notification),
+        ),
         part(
             ask.reflects,
             "route-reflector.config",

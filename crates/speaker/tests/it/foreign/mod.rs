@@ -51,6 +51,8 @@ pub struct Ask {
     pub password: Option<&'static str>,
     pub hold: u16,
     pub graceful: bool,
+    /// Routes are kept over notifications, too (RFC 8538).
+    pub notification: bool,
     /// It is started again, after it had died.
     pub again: bool,
     pub bfd: bool,
