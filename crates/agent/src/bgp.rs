@@ -6,7 +6,6 @@
 //! Not here: who is a peer, and what a route leads to.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
@@ -14,7 +13,6 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use ripstop_bgp::session::Password;
-use ripstop_bgp::wire::NextHop;
 use ripstop_objects::bgp::PasswordSource;
 use ripstop_speaker::bgp::{Answers, Explained, ExplainedPath, Report, Reports, Setup, Speaker};
 use ripstop_tables::{BgpInput, Input};
@@ -345,9 +343,8 @@ fn hand_on(reports: &Reports, news: &Sender<Input>) {
 }
 
 fn said(report: Report) -> BgpInput {
-    let hops = |hops: &[NextHop]| hops.iter().map(|hop| hop.address()).collect::<Vec<IpAddr>>();
     BgpInput {
-        routes: report.routes.into_iter().map(|route| (route.prefix, hops(&route.next_hops))).collect(),
+        routes: report.routes.into_iter().map(|route| (route.prefix, route.next_hops.to_vec())).collect(),
         // What is still to be told belongs to it.
         settled: report.settled && !report.more,
         faults: report.faults.into_iter().map(Into::into).collect(),

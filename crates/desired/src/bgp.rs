@@ -32,7 +32,7 @@ pub(crate) fn target(part: &mut Part, made: &mut BTreeSet<u32>, tables: &Tables,
     let bgp = &tables.cluster.bgp;
     let mut members = Vec::new();
     for hop in hops::to(tables, dst) {
-        let Some(id) = bgp.hop_id(hop.told) else { continue };
+        let Some(id) = bgp.hop_id(&hop.told) else { continue };
         if made.insert(id) {
             part.add(Nexthop { id, link: hop.link, gateway: hop.gateway, onlink: false });
         }

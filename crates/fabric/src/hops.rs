@@ -2,13 +2,13 @@
 //!
 //! Not here: which of a prefix's paths BGP uses, and how packets are spread over several.
 //!
-//! Invariants: a gateway is in a subnet of one of this node's uplinks; a next hop that is in none is looked up among the prefixes
-//! that BGP brought, and what leads there leads on, a bounded number of times.
+//! Invariants: a gateway is link-local on a link that has a carrier, or in a subnet of one of this node's uplinks; a next hop that is
+//! neither is looked up among the prefixes that BGP brought, and what leads there leads on, a bounded number of times.
 
 use std::net::IpAddr;
 
 use ripstop_tables::Tables;
-use ripstop_types::{IfName, Prefix};
+use ripstop_types::{IfName, Prefix, ScopedAddr};
 
 use crate::host;
 
@@ -19,7 +19,7 @@ const DEPTH: usize = 4;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hop {
     /// The next hop that BGP says.
-    pub told: IpAddr,
+    pub told: ScopedAddr,
     /// The link by which it is reached,
     pub link: IfName,
     /// and the gateway there.
@@ -29,18 +29,23 @@ pub struct Hop {
 /// The ways to a prefix, the best one first: those of the longest prefix around it that BGP brought.
 pub fn to(tables: &Tables, prefix: Prefix) -> Vec<Hop> {
     let told = tables.cluster.bgp.next_hops(prefix);
-    told.iter().filter_map(|told| of(tables, *told)).collect()
+    told.iter().filter_map(|told| of(tables, told)).collect()
 }
 
 /// The way to a next hop.
-fn of(tables: &Tables, told: IpAddr) -> Option<Hop> {
-    let mut gateway = told;
+fn of(tables: &Tables, told: &ScopedAddr) -> Option<Hop> {
+    let mut next = told;
     for _ in 0..DEPTH {
+        let gateway = next.address();
+        if let Some(link) = next.link() {
+            let runs = tables.facts.links.get(link).is_some_and(|link| link.running);
+            return runs.then(|| Hop { link: link.clone(), told: told.clone(), gateway });
+        }
         if let Some(uplink) = host::uplink_to(tables, gateway) {
-            return Some(Hop { told, link: uplink.link.clone(), gateway });
+            return Some(Hop { link: uplink.link.clone(), told: told.clone(), gateway });
         }
         let around = Prefix::host(gateway);
-        gateway = *tables.cluster.bgp.next_hops(around).iter().find(|next| **next != gateway)?;
+        next = tables.cluster.bgp.next_hops(around).iter().find(|other| *other != next)?;
     }
     None
 }

@@ -218,7 +218,7 @@ fn is_told_of(tables: &Tables, network: &Network, peer: &NodeRecord, family: Fam
 /// By the ways that BGP brought: of each of the peer's ranges its own, of which status shows one.
 fn routed(tables: &Tables, network: &Network, peer: &NodeRecord, family: Family) -> Result<Path, NoPath> {
     let bgp = &tables.cluster.bgp;
-    let told = |range: &Prefix| bgp.next_hops(*range).first().map(|told| (*range, *told));
+    let told = |range: &Prefix| bgp.next_hops(*range).first().map(|told| (*range, told));
     let Some((range, told)) = tables.ranges(&peer.name, &network.name, family).find_map(|range| told(&range)) else {
         let why =
             format!("BGP has brought no {family} route to {} yet; `ripstop bgp peers` shows its sessions", peer.name);

@@ -3,13 +3,14 @@
 //!
 //! Besides `sockets` the only unsafe code of this crate.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::io;
 use std::mem::size_of;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use ripstop_bgp::session::{Config, Password, PeerAs};
+use ripstop_types::IfName;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, connect, listen, socket_with, sockopt};
 
@@ -39,7 +40,7 @@ const _: () = assert!(size_of::<Md5>() == 216);
 
 /// Begins to connect to a peer; the socket becomes writable when the outcome is known.
 pub fn open(config: &Config) -> io::Result<TcpStream> {
-    let scope = config.socket.interface.as_deref().map(index).transpose()?;
+    let scope = config.socket.interface.as_ref().map(index).transpose()?;
     let socket = new(config.address)?;
     if let Some(password) = &config.socket.password {
         set_key(&socket, config.address, None, Some(password))?;
@@ -163,33 +164,48 @@ pub fn set_key(socket: &impl AsFd, peer: IpAddr, prefix: Option<u8>, key: Option
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// The interface on whose link the peer is a neighbour of a local address, by its index.
-pub fn link_of(local: IpAddr, peer: IpAddr) -> Option<u32> {
+/// An address of this system.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Own {
+    pub link: IfName,
+    pub address: IpAddr,
+    mask: IpAddr,
+}
+
+/// All of them.
+pub fn own() -> Vec<Own> {
+    let mut all = Vec::new();
     let mut first: *mut libc::ifaddrs = std::ptr::null_mut();
     // SAFETY: the library fills in the pointer to a list, which is walked as it says and given back.
     unsafe {
         if libc::getifaddrs(&raw mut first) != 0 {
-            return None;
+            return all;
         }
-        let mut found = None;
         let mut next = first;
         while let Some(one) = next.as_ref() {
             next = one.ifa_next;
-            let mask = address(one.ifa_netmask);
-            if address(one.ifa_addr) == Some(local) && mask.is_some_and(|mask| same_net(local, peer, mask)) {
-                found = Some(libc::if_nametoindex(one.ifa_name)).filter(|index| *index != 0);
-                break;
-            }
+            let link = CStr::from_ptr(one.ifa_name).to_str().ok().and_then(|name| name.parse().ok());
+            let (Some(address), Some(mask), Some(link)) = (address(one.ifa_addr), address(one.ifa_netmask), link)
+            else {
+                continue;
+            };
+            all.push(Own { link, address, mask });
         }
         libc::freeifaddrs(first);
-        found
     }
+    all
+}
+
+/// The link on which the peer is a neighbour of a local address.
+pub fn link_of(local: IpAddr, peer: IpAddr) -> Option<IfName> {
+    let is_on = |own: &Own| own.address == local && same_net(local, peer, own.mask);
+    own().into_iter().find(is_on).map(|own| own.link)
 }
 
 /// An interface's index.
-pub fn index(name: &str) -> io::Result<u32> {
-    let text =
-        CString::new(name).map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "no name of an interface"))?;
+pub fn index(name: &IfName) -> io::Result<u32> {
+    let text = CString::new(name.as_str())
+        .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "no name of an interface"))?;
     // SAFETY: the text lives through the call.
     match unsafe { libc::if_nametoindex(text.as_ptr()) } {
         0 => Err(io::Error::new(io::ErrorKind::NotFound, format!("there is no interface {name}"))),

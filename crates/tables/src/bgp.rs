@@ -11,7 +11,7 @@ use std::sync::Arc;
 use ripstop_netmodel::{GROUP_IDS, HOP_IDS};
 use ripstop_objects::bgp::{BgpConfiguration, BgpFilter, BgpPeer, CONFIGURATION};
 use ripstop_objects::{ClusterObject, ObjectKind};
-use ripstop_types::{Fnv1a as _, Prefix, Revision};
+use ripstop_types::{Fnv1a as _, IfName, Prefix, Revision, ScopedAddr};
 use serde::{Deserialize, Serialize};
 
 use crate::Row;
@@ -28,7 +28,7 @@ pub struct BgpTables {
     pub peers: BTreeMap<Arc<str>, Row<BgpPeer>>,
     /// Next hops of the prefixes that are reached, the best one first. A start has those of the last run until sessions have brought
     /// them anew.
-    pub routes: BTreeMap<Prefix, Vec<IpAddr>>,
+    pub routes: BTreeMap<Prefix, Vec<ScopedAddr>>,
     ids: HopIds,
     /// Those of them that are of the last run.
     left: BTreeSet<Prefix>,
@@ -45,7 +45,7 @@ pub struct BgpTables {
 #[serde(rename_all = "camelCase")]
 pub struct BgpInput {
     /// Prefixes whose next hops changed; without any: they are reached no more.
-    pub routes: Vec<(Prefix, Vec<IpAddr>)>,
+    pub routes: Vec<(Prefix, Vec<ScopedAddr>)>,
     /// Peers have sent what they know.
     pub settled: bool,
     /// What the speaker cannot do, all of it.
@@ -61,31 +61,31 @@ impl BgpTables {
 
     /// The next hops by which a prefix, or the longest one around it, is reached.
     #[must_use]
-    pub fn next_hops(&self, prefix: Prefix) -> &[IpAddr] {
+    pub fn next_hops(&self, prefix: Prefix) -> &[ScopedAddr] {
         self.longest(prefix).map(|(_, next_hops)| next_hops).unwrap_or_default()
     }
 
     /// The longest prefix around one, or itself, that a route leads to, with its next hops.
     #[must_use]
-    pub fn longest(&self, prefix: Prefix) -> Option<(Prefix, &[IpAddr])> {
+    pub fn longest(&self, prefix: Prefix) -> Option<(Prefix, &[ScopedAddr])> {
         let mut around = (0..=prefix.len()).rev().filter_map(|len| Prefix::containing(prefix.addr(), len));
         around.find_map(|one| Some((one, self.routes.get(&one)?.as_slice())))
     }
 
     /// The id of the nexthop object of a next hop that a route has.
     #[must_use]
-    pub fn hop_id(&self, next_hop: IpAddr) -> Option<u32> {
-        self.ids.hops.get(&next_hop).map(|(id, _)| *id)
+    pub fn hop_id(&self, next_hop: &ScopedAddr) -> Option<u32> {
+        self.ids.hops.get(next_hop).map(|(id, _)| *id)
     }
 
     /// The id of the group of the next hops of a route that has several.
     #[must_use]
-    pub fn group_id(&self, next_hops: &[IpAddr]) -> Option<u32> {
+    pub fn group_id(&self, next_hops: &[ScopedAddr]) -> Option<u32> {
         self.ids.groups.get(&sorted(next_hops)).map(|(id, _)| *id)
     }
 
     /// Takes in what the last run knew.
-    pub(crate) fn begin(&mut self, routes: Vec<(Prefix, Vec<IpAddr>)>) {
+    pub(crate) fn begin(&mut self, routes: Vec<(Prefix, Vec<ScopedAddr>)>) {
         self.known = true;
         for (prefix, next_hops) in routes {
             self.left.insert(prefix);
@@ -104,7 +104,7 @@ impl BgpTables {
     }
 
     /// Has a prefix be reached so; whether that changed anything.
-    fn set(&mut self, prefix: Prefix, next_hops: Vec<IpAddr>) -> bool {
+    fn set(&mut self, prefix: Prefix, next_hops: Vec<ScopedAddr>) -> bool {
         if self.routes.get(&prefix).map_or(&[][..], Vec::as_slice) == next_hops {
             return false;
         }
@@ -177,25 +177,25 @@ impl BgpTables {
 /// another one has it, so that an agent that starts finds what it made.
 #[derive(Debug, Clone, Default)]
 struct HopIds {
-    hops: BTreeMap<IpAddr, (u32, u32)>,
-    groups: BTreeMap<Vec<IpAddr>, (u32, u32)>,
+    hops: BTreeMap<ScopedAddr, (u32, u32)>,
+    groups: BTreeMap<Vec<ScopedAddr>, (u32, u32)>,
     taken: BTreeSet<u32>,
 }
 
 impl HopIds {
-    fn acquire(&mut self, next_hops: &[IpAddr]) {
+    fn acquire(&mut self, next_hops: &[ScopedAddr]) {
         for hop in next_hops {
-            count(&mut self.taken, self.hops.entry(*hop), HOP_IDS, bytes(*hop));
+            count(&mut self.taken, self.hops.entry(hop.clone()), HOP_IDS, bytes(hop));
         }
         if next_hops.len() > 1 {
             let all = sorted(next_hops);
-            let bytes: Vec<u8> = all.iter().flat_map(|hop| bytes(*hop)).collect();
-            count(&mut self.taken, self.groups.entry(all), GROUP_IDS, bytes.into_iter());
+            let bytes = all.iter().flat_map(bytes).collect();
+            count(&mut self.taken, self.groups.entry(all), GROUP_IDS, bytes);
         }
     }
 
-    fn release(&mut self, next_hops: &[IpAddr]) {
-        let of_hops = next_hops.iter().filter_map(|hop| discount(self.hops.entry(*hop)));
+    fn release(&mut self, next_hops: &[ScopedAddr]) {
+        let of_hops = next_hops.iter().filter_map(|hop| discount(self.hops.entry(hop.clone())));
         let gone: Vec<u32> = of_hops.chain(discount(self.groups.entry(sorted(next_hops)))).collect();
         for id in gone {
             self.taken.remove(&id);
@@ -204,29 +204,29 @@ impl HopIds {
 }
 
 /// A group is the same whichever is the best one.
-fn sorted(next_hops: &[IpAddr]) -> Vec<IpAddr> {
+fn sorted(next_hops: &[ScopedAddr]) -> Vec<ScopedAddr> {
     let mut all = next_hops.to_vec();
     all.sort_unstable();
     all
 }
 
-fn bytes(ip: IpAddr) -> impl Iterator<Item = u8> {
-    let ip = match ip {
+fn bytes(hop: &ScopedAddr) -> Vec<u8> {
+    let ip = match hop.address() {
         IpAddr::V4(ip) => ip.to_ipv6_mapped(),
         IpAddr::V6(ip) => ip,
     };
-    ip.octets().into_iter()
+    [&ip.octets()[..], hop.link().map_or("", IfName::as_str).as_bytes()].concat()
 }
 
 fn count<K: Ord>(
     taken: &mut BTreeSet<u32>,
     entry: Entry<'_, K, (u32, u32)>,
     range: RangeInclusive<u32>,
-    bytes: impl Iterator<Item = u8>,
+    bytes: Vec<u8>,
 ) {
     let (_, users) = entry.or_insert_with(|| {
         let size = range.end() - range.start() + 1;
-        let mut at = u32::of(bytes) % size;
+        let mut at = u32::of(bytes.into_iter()) % size;
         // There are fewer of them than ids by far.
         while !taken.insert(range.start() + at) {
             at = (at + 1) % size;
@@ -252,8 +252,8 @@ fn discount<K: Ord>(entry: Entry<'_, K, (u32, u32)>) -> Option<u32> {
 mod tests {
     use super::*;
 
-    fn ip(last: u8) -> IpAddr {
-        IpAddr::from([192, 0, 2, last])
+    fn ip(last: u8) -> ScopedAddr {
+        ScopedAddr::Global([192, 0, 2, last].into())
     }
 
     fn brought(tables: &mut BgpTables, prefix: &str, next_hops: &[u8]) -> bool {
@@ -267,14 +267,14 @@ mod tests {
         assert!(brought(&mut tables, "198.51.100.0/24", &[1, 2]));
         assert!(brought(&mut tables, "203.0.113.0/24", &[2]));
         assert!(!brought(&mut tables, "203.0.113.0/24", &[2]), "nothing new");
-        let (first, second) = (tables.hop_id(ip(1)).unwrap(), tables.hop_id(ip(2)).unwrap());
+        let (first, second) = (tables.hop_id(&ip(1)).unwrap(), tables.hop_id(&ip(2)).unwrap());
         assert!(HOP_IDS.contains(&first) && HOP_IDS.contains(&second) && first != second);
         assert!(GROUP_IDS.contains(&tables.group_id(&[ip(1), ip(2)]).unwrap()));
         assert!(brought(&mut tables, "198.51.100.0/24", &[1]));
-        assert_eq!((tables.hop_id(ip(1)), tables.hop_id(ip(2))), (Some(first), Some(second)), "both have a route");
+        assert_eq!((tables.hop_id(&ip(1)), tables.hop_id(&ip(2))), (Some(first), Some(second)), "both have a route");
         assert_eq!(tables.group_id(&[ip(1), ip(2)]), None);
         assert!(brought(&mut tables, "203.0.113.0/24", &[]));
-        assert_eq!((tables.hop_id(ip(2)), tables.ids.taken.len()), (None, 1));
+        assert_eq!((tables.hop_id(&ip(2)), tables.ids.taken.len()), (None, 1));
     }
 
     #[test]

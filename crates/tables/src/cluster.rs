@@ -3,12 +3,11 @@
 //! Without Kubernetes nothing enters here, and every kind stays unknown.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use ripstop_objects::pool::AddressPool;
 use ripstop_objects::{ClusterObject, KubeNamespace, KubeNode, KubePod, ObjectKind};
-use ripstop_types::{NodeName, PodName, Prefix, Revision, ServiceName};
+use ripstop_types::{NodeName, PodName, Prefix, Revision, ScopedAddr, ServiceName};
 use serde::{Deserialize, Serialize};
 
 use crate::{BgpTables, Change, Concern, Knowledge, PolicyTables, Row, ServiceTables};
@@ -102,7 +101,7 @@ pub struct ClusterSnapshot {
     pub objects: Vec<ClusterObject>,
     /// Next hops of prefixes that BGP brought.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub routes: Vec<(Prefix, Vec<IpAddr>)>,
+    pub routes: Vec<(Prefix, Vec<ScopedAddr>)>,
 }
 
 impl ClusterSnapshot {

@@ -11,6 +11,7 @@ mod kind;
 mod link;
 mod name;
 mod prefix;
+mod scoped;
 mod sha256;
 
 pub use fnv::Fnv1a;
@@ -18,6 +19,7 @@ pub use kind::StoreKind;
 pub use link::{IfName, Mac};
 pub use name::{ContainerId, Labels, NamespacedName, NodeName, Owner, PodName, ServiceName, validate_dns_name};
 pub use prefix::{Family, Prefix};
+pub use scoped::ScopedAddr;
 pub use sha256::sha256;
 
 use std::fmt;

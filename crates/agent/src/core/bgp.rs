@@ -328,7 +328,7 @@ impl Site {
             passive: peer.passive,
             socket: SocketOptions {
                 source: peer.source,
-                interface: interface.map(|name| name.to_string()),
+                interface,
                 security_hops: peer.security_hops,
                 multihop: peer.multihop,
                 password: None,

@@ -74,7 +74,11 @@ impl Rib {
             };
             let route = self.sets.get(path.taken.unwrap_or(path.received)).map_or(String::new(), |attributes| {
                 let stale = if path.stale { ", kept from before the peer's restart" } else { "" };
-                format!("by {} through AS path [{}]{stale}", attributes.next_hop.address(), attributes.as_path)
+                let way = self
+                    .view()
+                    .way(path)
+                    .map_or_else(|| attributes.next_hop.address().to_string(), |way| way.to_string());
+                format!("by {way} through AS path [{}]{stale}", attributes.as_path)
             });
             let taken = path.taken.and_then(|id| self.sets.get(id)).cloned();
             PathExplanation {
@@ -106,6 +110,10 @@ impl Rib {
                 format!("its path begins with AS {found}, and the peer that sent it is AS {wanted}")
             }
             Err(Refusal::FirstAs(None, wanted)) => format!("its path does not begin with the peer's AS {wanted}"),
+            Err(Refusal::NoLink) => format!(
+                "its next hop {} is link-local, and the peer that sent it is a neighbour on no link",
+                attributes.next_hop.address()
+            ),
             Err(Refusal::OwnNextHop) => format!("its next hop {} is this node", attributes.next_hop.address()),
             Err(Refusal::Filter(verdict)) => format!("import: {}", Told(verdict, filter)),
             Ok(_) => "it is about to be judged again".to_owned(),

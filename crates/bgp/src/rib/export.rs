@@ -150,7 +150,13 @@ fn next_hop(terms: &Terms, family: Family, source: PeerId, attributes: &Attribut
         Family::V6 => terms.own_v6,
     };
     let replaced = !terms.context.internal || terms.next_hop_self || source == PeerId::LOCAL;
-    if replaced { own } else { Some(attributes.next_hop) }
+    match attributes.next_hop {
+        _ if replaced => own,
+        // A link-local address means nothing on another link (RFC 2545 section 3).
+        NextHop::V6(address, _) if address.is_unicast_link_local() => own,
+        NextHop::V6(address, _) => Some(NextHop::V6(address, None)),
+        v4 => Some(v4),
+    }
 }
 
 /// The attributes that a path goes on with (RFC 4271 section 5.1, 4456 section 8).

@@ -32,7 +32,7 @@ pub use few::Few;
 use intern::Interner;
 use policy::{Filter, Set, Verdict};
 use prefixes::ByPrefix;
-use ripstop_types::{Family, Prefix};
+use ripstop_types::{Family, IfName, Prefix, ScopedAddr};
 use send::Sending;
 use table::{Path, Paths, Table};
 use view::View;
@@ -71,6 +71,8 @@ pub struct RibConfig {
 pub struct PeerConfig {
     /// Its address.
     pub address: IpAddr,
+    /// The link on which it is a neighbour: that of link-local next hops in its routes.
+    pub link: Option<IfName>,
     /// The AS as which this speaker comes to it.
     pub local_as: u32,
     /// It is a client of this reflector.
@@ -101,6 +103,7 @@ impl PeerConfig {
     pub fn new(address: IpAddr, local_as: u32) -> Self {
         Self {
             address,
+            link: None,
             local_as,
             reflector_client: false,
             import: None,
@@ -136,6 +139,8 @@ pub enum Refusal {
     FirstAs(Option<u32>, u32),
     /// Its next hop is this speaker.
     OwnNextHop,
+    /// Its next hop is link-local, and the peer is a neighbour on no link that is known.
+    NoLink,
     /// The filter says so.
     Filter(Verdict),
 }
@@ -252,8 +257,10 @@ impl Rib {
         }
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let old = std::mem::replace(&mut peer.config, config);
-        let (imports, up) = (old.import != peer.config.import, peer.group);
-        if imports {
+        let new = &peer.config;
+        let judged = (&old.import, old.address, &old.link) != (&new.import, new.address, &new.link);
+        let up = peer.group;
+        if judged {
             self.judge_again(id);
         }
         if up.is_some() {
@@ -389,19 +396,17 @@ impl Rib {
 
     /// The next hops by which a prefix is reached, the best one first; empty where it begins here or is not reached.
     #[must_use]
-    pub fn next_hops(&self, prefix: Prefix) -> Few<NextHop> {
+    pub fn next_hops(&self, prefix: Prefix) -> Few<ScopedAddr> {
         let Some(paths) = self.table.get(prefix) else { return Few::default() };
         let view = self.view();
         if let Paths::One(path) = paths {
             let path = Some(path).filter(|path| path.peer != PeerId::LOCAL && view.usable(path));
-            let hop = path.and_then(|path| self.sets.get(path.taken?)).map(|attributes| attributes.next_hop);
-            return hop.into_iter().collect();
+            return path.and_then(|path| view.way(path)).into_iter().collect();
         }
-        let mut found: Vec<NextHop> = Vec::new();
+        let mut found: Vec<ScopedAddr> = Vec::new();
         for place in view.decide(paths.all()).equal {
             let path = paths.all().get(place).filter(|path| path.peer != PeerId::LOCAL);
-            let hop = path.and_then(|path| self.sets.get(path.taken?)).map(|attributes| attributes.next_hop);
-            found.extend(hop.filter(|hop| !found.contains(hop)));
+            found.extend(path.and_then(|path| view.way(path)).filter(|hop| !found.contains(hop)));
         }
         found.truncate(self.config.multipath.max(1));
         found.into_iter().collect()

@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use ripstop_types::Prefix;
+use ripstop_types::{Prefix, ScopedAddr};
 
 use super::decision::{self, Decision};
 use super::intern::Interner;
 use super::policy::{self, Verdict};
 use super::table::Path;
-use super::{Peer, PeerId, Refusal, RibConfig};
+use super::{Peer, PeerConfig, PeerId, Refusal, RibConfig};
 use crate::wire::{Attributes, NextHop};
 
 /// The parts that decisions read.
@@ -25,6 +25,11 @@ impl View<'_> {
     pub fn usable(&self, path: &Path) -> bool {
         let attributes = path.taken.and_then(|id| self.sets.get(id));
         attributes.is_some_and(|attributes| path.peer == PeerId::LOCAL || self.cost(attributes.next_hop).is_some())
+    }
+
+    /// Where packets of a path go that was taken in.
+    pub fn way(&self, path: &Path) -> Option<ScopedAddr> {
+        way(&self.peers.get(&path.peer)?.config, self.sets.get(path.taken?)?.next_hop)
     }
 
     fn cost(&self, next_hop: NextHop) -> Option<u32> {
@@ -57,14 +62,13 @@ impl View<'_> {
         } else if attributes.cluster_list.contains(&self.config.cluster_id) {
             return Err(Refusal::OwnCluster);
         }
-        let own_address = |address: IpAddr| {
-            peer.config.own_v4.is_some_and(|own| IpAddr::from(own) == address)
-                || peer.config.own_v6.is_some_and(|own| own.address() == address)
+        let Some(way) = way(&peer.config, attributes.next_hop) else { return Err(Refusal::NoLink) };
+        let PeerConfig { own_v4, own_v6, .. } = &peer.config;
+        let is_own = match way.address() {
+            IpAddr::V4(address) => *own_v4 == Some(address),
+            IpAddr::V6(address) => own_v6.is_some_and(|own| own.has(address)),
         };
-        if own_address(attributes.next_hop.address()) {
-            return Err(Refusal::OwnNextHop);
-        }
-        Ok(())
+        if is_own { Err(Refusal::OwnNextHop) } else { Ok(()) }
     }
 
     /// What the import filter of a peer says.
@@ -110,4 +114,15 @@ impl View<'_> {
             })
         })
     }
+}
+
+/// Where packets go by a next hop that a peer told. Of two addresses the link-local one where the speakers themselves talk by
+/// such: only that is sure to be on their link. None if that link is not known.
+fn way(peer: &PeerConfig, next_hop: NextHop) -> Option<ScopedAddr> {
+    let talks_by_link = matches!(peer.address, IpAddr::V6(address) if address.is_unicast_link_local());
+    let address = match next_hop {
+        NextHop::V6(_, Some(link_local)) if talks_by_link => link_local.into(),
+        other => other.address(),
+    };
+    ScopedAddr::new(address, peer.link.as_ref())
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 
-use ripstop_types::Prefix;
+use ripstop_types::{IfName, Prefix};
 
 use crate::wire::Families;
 
@@ -46,7 +46,7 @@ pub struct SocketOptions {
     /// The address to speak from.
     pub source: Option<IpAddr>,
     /// The interface of a link-local peer.
-    pub interface: Option<String>,
+    pub interface: Option<IfName>,
     /// Hops between the speakers; with it packets that came further are refused (GTSM, RFC 5082).
     pub security_hops: Option<u8>,
     /// Hops that packets may take to an external peer that is no neighbour.

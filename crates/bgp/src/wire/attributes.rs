@@ -116,6 +116,11 @@ impl NextHop {
             Self::V6(address, _) => address.into(),
         }
     }
+
+    /// Whether it is, or has beside it, this address.
+    pub(crate) fn has(self, address: Ipv6Addr) -> bool {
+        matches!(self, Self::V6(one, other) if one == address || other == Some(address))
+    }
 }
 
 impl From<IpAddr> for NextHop {

@@ -1,6 +1,6 @@
 //! Messages byte by byte, written by hand from the documents.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use ripstop_bgp::wire::*;
 use ripstop_types::Family;
@@ -85,6 +85,28 @@ fn ipv4_by_an_ipv6_next_hop_only_where_that_was_agreed_on() {
     let context = Context { extended_next_hop: true, ..internal() };
     assert!(announce(&mut out, &context, &attributes, &prefixes));
     assert_eq!(read(&out, &context).announced, [Announcement { attributes, nlri: prefixes.to_vec() }]);
+}
+
+#[test]
+fn a_next_hop_of_two_addresses_has_a_link_local_one_behind_a_global_one() {
+    let six = |text: &str| text.parse::<Ipv6Addr>().unwrap();
+    let read_as = |first: &str, second: &str| {
+        let attributes = Attributes::new(NextHop::V6(six(first), Some(six(second))));
+        let mut out = Vec::new();
+        assert!(announce(&mut out, &internal(), &attributes, &[Nlri::of("2001:db8:1::/48".parse().unwrap())]));
+        read(&out, &internal()).announced.pop().map(|one| one.attributes.next_hop)
+    };
+    let (global, link_local) = ("2001:db8::1", "fe80::1");
+    assert_eq!(read_as(global, link_local), Some(NextHop::V6(six(global), Some(six(link_local)))));
+    for first in ["::", link_local] {
+        assert_eq!(read_as(first, link_local), Some(NextHop::V6(six(link_local), None)), "{first}");
+    }
+    for second in ["2001:db8::2", "::", "::1", "ff02::1"] {
+        assert_eq!(read_as(global, second), Some(NextHop::V6(six(global), None)), "{second}");
+    }
+    for first in ["::", "::1", "ff02::1"] {
+        assert_eq!(read_as(first, "2001:db8::2"), None, "{first} is no next hop");
+    }
 }
 
 #[test]

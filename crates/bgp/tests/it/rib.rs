@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use ripstop_bgp::rib::policy::{Filter, Match, PrefixMatch, Rule, Set};
 use ripstop_bgp::rib::*;
 use ripstop_bgp::wire::*;
-use ripstop_types::Family;
+use ripstop_types::{Family, ScopedAddr};
 
 use crate::speaker::{OWN, Told, address, agreed, announce_one, config, connect, prefix, rib, route, withdraw_one};
 
@@ -284,7 +284,11 @@ fn communities_that_hold_a_route_back_and_a_way_that_is_about_to_go() {
         [has(2, "10.1.0.0/16"), has(3, "10.1.0.0/16"), has(2, "10.2.0.0/16"), has(3, "10.2.0.0/16")],
         [false, true, false, false]
     );
-    assert_eq!(rib.next_hops(prefix("10.3.0.0/16"))[..], [NextHop::V4(address(2))], "any other way is better");
+    assert_eq!(
+        rib.next_hops(prefix("10.3.0.0/16"))[..],
+        [ScopedAddr::Global(address(2).into())],
+        "any other way is better"
+    );
     assert!(told.route(3, "10.3.0.0/16").unwrap().has(community::GRACEFUL_SHUTDOWN));
 }
 
@@ -393,7 +397,7 @@ fn paths_of_a_peer_that_is_gone_go_some_at_a_time_and_all_before_it_is_back() {
     }
     assert!((2..10).contains(&turns) && rib.sizes().0 == 2, "{turns} {:?}", rib.sizes());
     for n in [0, 4_999] {
-        assert_eq!(rib.next_hops(prefix(&host(n)))[..], [NextHop::V4(address(2))]);
+        assert_eq!(rib.next_hops(prefix(&host(n)))[..], [ScopedAddr::Global(address(2).into())]);
     }
     assert_eq!(rib.take_changed(usize::MAX).len(), 5_000);
     assert_eq!(rib.received(PeerId(1)), (0, false));
@@ -418,4 +422,60 @@ fn paths_of_a_peer_that_is_gone_go_some_at_a_time_and_all_before_it_is_back() {
     while rib.work(1_000) {}
     while !rib.flush(10_000).is_empty() {}
     assert_eq!(rib.sizes(), (0, 0));
+}
+
+/// A peer on that link, as which others may be at the same address on another one.
+fn on_link(own: u32, link: &str) -> PeerConfig {
+    let address = "fe80::1".parse().unwrap();
+    PeerConfig { address, link: Some(link.parse().unwrap()), ..config(own) }
+}
+
+fn by(address: &str, beside: Option<&str>) -> NextHop {
+    NextHop::V6(address.parse().unwrap(), beside.map(|text| text.parse().unwrap()))
+}
+
+#[test]
+fn a_link_local_next_hop_is_one_of_the_peers_link() {
+    let to = "10.0.0.0/8";
+    let ways = |peers: &[PeerConfig], hops: &[NextHop]| {
+        let mut rib = rib();
+        for ((number, peer), hop) in (1..).zip(peers).zip(hops) {
+            connect(&mut rib, number, 65_001, peer.clone());
+            announce_one(&mut rib, number, to, Attributes { next_hop: *hop, ..route(number, &[65_001]) });
+        }
+        let ways = rib.next_hops(prefix(to)).iter().map(ToString::to_string).collect::<Vec<_>>();
+        (rib, ways)
+    };
+    let links = [on_link(1, "eth0"), on_link(2, "eth1")];
+    let (rib, found) = ways(&links, &[by("fe80::1", None); 2]);
+    assert_eq!(found, ["fe80::1%eth0", "fe80::1%eth1"], "one address on two links is two next hops");
+    assert!(rib.explain(prefix(to)).to_string().contains("by fe80::1%eth1 through"));
+    // Who talks by link-local addresses may have a global one that is on another link; who does not has it on this one.
+    let both = by("2001:db8::7", Some("fe80::7"));
+    assert_eq!(ways(&links[..1], &[both]).1, ["fe80::7%eth0"]);
+    let global = PeerConfig { address: "2001:db8::7".parse().unwrap(), ..on_link(1, "eth0") };
+    assert_eq!(ways(&[global.clone()], &[both]).1, ["2001:db8::7"]);
+    assert_eq!(ways(&[global], &[by("fe80::7", None)]).1, ["fe80::7%eth0"]);
+    assert_eq!(ways(&links[..1], &[by("2001:db8::9", None)]).1, ["2001:db8::9"], "a third party's");
+    let (rib, found) = ways(&[config(1)], &[by("fe80::7", None)]);
+    assert!(found.is_empty() && words(&rib, to, 1).contains("a neighbour on no link"), "{}", rib.explain(prefix(to)));
+    let own = PeerConfig { own_v6: Some(by("fe80::1", Some("fe80::1"))), ..on_link(1, "eth0") };
+    assert!(words(&ways(&[own], &[by("fe80::1", None)]).0, to, 1).contains("is this node"));
+}
+
+#[test]
+fn a_link_local_next_hop_is_not_passed_on() {
+    let mut rib = rib();
+    connect(&mut rib, 1, 65_001, on_link(1, "eth0"));
+    connect(&mut rib, 2, OWN, config(2));
+    for (to, hop) in [("fd00:1::/64", by("fe80::1", None)), ("fd00:2::/64", by("2001:db8::1", Some("fe80::1")))] {
+        announce_one(&mut rib, 1, to, Attributes { next_hop: hop, ..route(1, &[65_001]) });
+    }
+    let told = flushed(&mut rib);
+    let hop = |to: &str| told.route(2, to).unwrap().next_hop;
+    assert_eq!((hop("fd00:1::/64"), hop("fd00:2::/64")), (by("fd00::fe", None), by("2001:db8::1", None)));
+    // The peer comes back on another link.
+    rib.configure(PeerId(1), on_link(1, "eth1"));
+    assert_eq!(rib.next_hops(prefix("fd00:1::/64"))[0].to_string(), "fe80::1%eth1");
+    assert!(rib.take_changed(10).contains(&prefix("fd00:1::/64")));
 }

@@ -34,6 +34,7 @@ pub fn all() -> Vec<(&'static str, Scenario)> {
         ("bandwidth", bandwidth()),
         ("bandwidth-without-ifb", without_ifb(bandwidth())),
         ("bgp", bgp()),
+        ("bgp-by-links", bgp_by_links()),
         ("peer-refused", peer_refused()),
         ("no-uplink", no_uplink()),
         ("two-networks", two_networks()),
@@ -185,6 +186,30 @@ pub fn bgp() -> Scenario {
     let routes = routes.map(|(dst, hops)| (prefix(dst), hops.iter().map(|hop| hop.parse().unwrap()).collect()));
     let changes = s.tables.apply_bgp(&BgpInput { routes: routes.into(), settled: true, faults: Vec::new() });
     assert_eq!(changes, [Change::Bgp].into());
+    s
+}
+
+/// Next hops that are link-local: one address on two links, beside another family, on links without a carrier or that are not there,
+/// and behind a next hop that is none.
+pub fn bgp_by_links() -> Scenario {
+    let down = HostLink { running: false, ..host_link(1500, &[]) };
+    let mut s = base(DUAL, &["10.244.1.0/24", "fd00:10:0:1::/64"], |spec| spec.backend.kind = BackendKind::Bgp)
+        .facts(|facts| {
+            facts.links.insert(name("eth8"), host_link(9000, &[]));
+            facts.links.insert(name("eth9"), host_link(9000, &[]));
+            facts.links.insert(name("eth7"), down);
+        })
+        .peer("n2", &["172.30.2.12/24"], &["10.244.2.0/24", "fd00:10:0:2::/64"]);
+    let routes: [(&str, &[&str]); 6] = [
+        ("10.244.2.0/24", &["fe80::1%eth8", "fe80::1%eth9"]),
+        ("fd00:10:0:2::/64", &["fe80::1%eth9", "fe80::1%eth8"]),
+        ("192.0.2.0/24", &["172.30.1.1", "fe80::1%eth8"]),
+        ("198.51.100.0/24", &["192.0.2.7"]),
+        ("203.0.113.0/24", &["fe80::1%eth7", "fe80::1%eth9", "fe80::1%eth6"]),
+        ("2001:db8::/32", &["fe80::1%eth7"]),
+    ];
+    let routes = routes.map(|(dst, hops)| (prefix(dst), hops.iter().map(|hop| hop.parse().unwrap()).collect()));
+    s.tables.apply_bgp(&BgpInput { routes: routes.into(), settled: true, faults: Vec::new() });
     s
 }
 

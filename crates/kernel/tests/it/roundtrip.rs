@@ -134,9 +134,13 @@ fn paths_to_peers() {
             nexthop(3, "up0", "192.0.2.9", false),
             nexthop(4, "up0", "2001:db8::9", false),
             nexthop(5, "up1", "2001:db8:1::8", true),
+            nexthop(6, "up0", "fe80::9", false),
+            nexthop(7, "up1", "fe80::9", false),
             group(1, &[1, 3]),
             group(2, &[4, 5]),
             group(3, &[3]),
+            group(4, &[3, 6]),
+            group(5, &[6, 7]),
         ];
         let by = |last: u32| RouteTarget::Nexthop(NEXTHOP_IDS.start() + last);
         let src = |route: Route, src: &str| Object::from(Route { src: Some(addr(src)), mtu: Some(1400), ..route });
@@ -146,6 +150,10 @@ fn paths_to_peers() {
             route(Ns::Host, "10.244.8.0/24", spread(2)).into(),
             route(Ns::Host, "10.244.9.0/24", by(4)).into(),
             route(Ns::Host, "10.244.10.0/24", spread(3)).into(),
+            src(route(Ns::Host, "10.244.11.0/24", by(6)), "10.244.1.0"),
+            route(Ns::Host, "10.244.12.0/24", spread(4)).into(),
+            route(Ns::Host, "10.244.13.0/24", spread(5)).into(),
+            route(Ns::Host, "fd00:8::/64", spread(5)).into(),
             route(Ns::Host, "fd00:7::/64", spread(2)).into(),
             src(route(Ns::Host, "10.244.2.0/24", by(1)), "10.244.1.0"),
             route(Ns::Host, "fd00:2::/64", by(2)).into(),

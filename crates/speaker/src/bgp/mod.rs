@@ -30,7 +30,7 @@ use ripstop_bfd::Timers;
 use ripstop_bgp::rib::policy::Set;
 use ripstop_bgp::rib::{PeerConfig, RibConfig};
 use ripstop_bgp::session::{self, ListenRange};
-use ripstop_types::Prefix;
+use ripstop_types::{IfName, Prefix};
 use rustix::event::{EventfdFlags, eventfd};
 
 pub use answer::{Answers, Explained, ExplainedPath};
@@ -46,7 +46,7 @@ pub struct PeerKey {
     /// Where it is.
     pub address: IpAddr,
     /// On which link.
-    pub interface: Option<String>,
+    pub interface: Option<IfName>,
 }
 
 impl fmt::Display for PeerKey {

@@ -207,7 +207,7 @@ impl Worker {
             }
             _ => {}
         }
-        let terms = terms(peer, one.local);
+        let terms = terms(one);
         let drops = one.bfd.as_ref().filter(|_| old.bfd != peer.bfd).map(|bfd| bfd.id);
         if let Some(bfd) = drops {
             one.bfd = None;
@@ -287,7 +287,7 @@ impl Worker {
             one.bfd = None;
             self.bfd.remove(bfd);
         }
-        let terms = terms(&one.peer, local);
+        let terms = terms(one);
         if let Some(settling) = &mut self.settling {
             settling.up(id, &one.key, agreed);
         }
@@ -370,29 +370,36 @@ impl Session {
     }
 }
 
-/// What a peer's routes come to over a connection from that address.
-fn terms(peer: &Peer, local: Option<IpAddr>) -> PeerConfig {
-    let mut terms = peer.routes.clone();
-    match local {
-        Some(IpAddr::V4(own)) => terms.own_v4 = terms.own_v4.or(Some(own)),
-        Some(IpAddr::V6(own)) if own.is_unicast_link_local() => {
-            let global = match terms.own_v6 {
-                Some(NextHop::V6(global, _)) => global,
-                _ => own,
-            };
-            terms.own_v6 = Some(NextHop::V6(global, Some(own)));
-        }
-        Some(IpAddr::V6(own)) => terms.own_v6 = terms.own_v6.or(Some(NextHop::V6(own, None))),
-        None => {}
+/// What a peer's routes come to over the connection that is there.
+fn terms(one: &Session) -> PeerConfig {
+    let mut terms = PeerConfig { link: one.key.interface.clone(), ..one.peer.routes.clone() };
+    let Some(local) = one.local else { return terms };
+    let IpAddr::V6(own) = local else {
+        terms.own_v4 = terms.own_v4.or(if let IpAddr::V4(own) = local { Some(own) } else { None });
+        return terms;
+    };
+    terms.link = terms.link.or_else(|| tcp::link_of(local, one.key.address));
+    if !own.is_unicast_link_local() {
+        terms.own_v6 = terms.own_v6.or(Some(NextHop::V6(own, None)));
+        return terms;
     }
+    // Only what this end has on the link is sure to be reached there.
+    let all = tcp::own();
+    let is_there = |address: IpAddr| all.iter().any(|own| own.address == address && terms.link.as_ref() == Some(&own.link));
+    let global = terms.own_v6.map(NextHop::address).filter(|own| is_there(*own));
+    let takes_v6 = one.session.established().is_some_and(|(_, agreed)| agreed.context.extended_next_hop);
+    let v4 = terms.own_v4.filter(|own| !takes_v6 && is_there((*own).into()));
+    terms.own_v4 = v4;
+    // Without a global address the link-local one goes twice, as other speakers do.
+    terms.own_v6 = Some(NextHop::V6(if let Some(IpAddr::V6(global)) = global { global } else { own }, Some(own)));
     terms
 }
 
 /// BFD to a peer that is a neighbour on a link, or some hops away.
 fn bfd_of(one: &Session, local: IpAddr, timers: Timers) -> SessionConfig {
     let address = one.key.address;
-    let named = one.key.interface.as_deref().and_then(|name| tcp::index(name).ok());
-    match named.or_else(|| tcp::link_of(local, address)) {
+    let link = one.key.interface.clone().or_else(|| tcp::link_of(local, address));
+    match link.and_then(|link| tcp::index(&link).ok()) {
         Some(interface) => SessionConfig::single_hop(interface, local, address, timers),
         None => SessionConfig::multihop(local, address, timers, LEAST_TTL),
     }

@@ -4,8 +4,8 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use ripstop_bgp::rib::{Few, Rib};
 use ripstop_bgp::session::State;
-use ripstop_bgp::wire::{Families, NextHop};
-use ripstop_types::{Millis, Prefix};
+use ripstop_bgp::wire::Families;
+use ripstop_types::{Millis, Prefix, ScopedAddr};
 
 use super::PeerKey;
 use super::thread::{PeerId, Session, Worker};
@@ -19,7 +19,7 @@ pub struct RouteReport {
     /// The prefix.
     pub prefix: Prefix,
     /// Next hops to use together, the best one first; none where it is not reached, or begins here.
-    pub next_hops: Few<NextHop>,
+    pub next_hops: Few<ScopedAddr>,
 }
 
 /// BFD to a peer, as this end sees it.

@@ -12,7 +12,7 @@ use ripstop_bgp::wire::{
     AsPath, Attributes, Capability, Context, Families, Message, NextHop, Nlri, Open, announce, decode, frame, keepalive,
 };
 use ripstop_speaker::bgp::{Peer, PeerKey, PeerReport, Range, Report, Reports, Setup, Speaker};
-use ripstop_types::Prefix;
+use ripstop_types::{Prefix, ScopedAddr};
 
 use super::bfd::{MS, ip};
 use super::programs::CUT;
@@ -24,7 +24,7 @@ pub const SOON: Duration = Duration::from_secs(20);
 pub struct End {
     pub speaker: Speaker,
     reports: Reports,
-    pub routes: BTreeMap<Prefix, Vec<NextHop>>,
+    pub routes: BTreeMap<Prefix, Vec<ScopedAddr>>,
     pub peers: BTreeMap<PeerKey, PeerReport>,
     pub faults: Vec<String>,
     pub settled: bool,

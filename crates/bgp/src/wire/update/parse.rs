@@ -342,12 +342,7 @@ fn next_hop(value: &[u8]) -> Result<Ipv4Addr, String> {
 fn usable(next_hop: NextHop) -> bool {
     match next_hop {
         NextHop::V4(address) => !matches!(address.octets()[0], 0 | 127 | 224..),
-        NextHop::V6(address, second) => {
-            let wrong = |address: Ipv6Addr| address.is_loopback() || address.is_multicast();
-            // Some send `::` where they have a link-local address alone.
-            let none = address.is_unspecified() && second.is_none_or(|second| second.is_unspecified());
-            !wrong(address) && !second.is_some_and(wrong) && !none
-        }
+        NextHop::V6(address, _) => !address.is_loopback() && !address.is_multicast() && !address.is_unspecified(),
     }
 }
 
@@ -358,8 +353,18 @@ fn wide_next_hop(bytes: &[u8], family: Family, extended: bool) -> Option<NextHop
         (Family::V4, 4) => Some(NextHop::V4(read.array::<4>()?.into())),
         (Family::V4, 16 | 32) if !extended => None,
         (_, 16) => Some(NextHop::V6(read.array::<16>()?.into(), None)),
-        (_, 32) => Some(NextHop::V6(read.array::<16>()?.into(), Some(read.array::<16>()?.into()))),
+        (_, 32) => Some(two_addresses(read.array::<16>()?.into(), read.array::<16>()?.into())),
         _ => None,
+    }
+}
+
+/// A global and a link-local address (RFC 2545 section 3). Who has a link-local one alone sends `::` before it, or sends it twice;
+/// another global one behind the first means nothing.
+fn two_addresses(first: Ipv6Addr, second: Ipv6Addr) -> NextHop {
+    let second = Some(second).filter(Ipv6Addr::is_unicast_link_local);
+    match second {
+        Some(second) if first.is_unspecified() => NextHop::V6(second, None),
+        second => NextHop::V6(first, second.filter(|_| !first.is_unicast_link_local())),
     }
 }
 
