@@ -106,6 +106,10 @@ impl Rib {
                 let taken = verdict.ok().map(|verdict| self.taken(id, verdict, path.received, &attributes));
                 self.sets.take(path.received);
                 self.put(prefix, id, path.theirs, path.received, taken);
+                // The peer has not sent it again.
+                let paths = self.table.get_mut(prefix).into_iter().flat_map(|paths| paths.all_mut());
+                let same = paths.filter(|one| (one.peer, one.theirs) == (id, path.theirs));
+                same.for_each(|one| one.stale = path.stale);
             }
         }
     }

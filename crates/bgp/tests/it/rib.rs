@@ -479,3 +479,16 @@ fn a_link_local_next_hop_is_not_passed_on() {
     assert_eq!(rib.next_hops(prefix("fd00:1::/64"))[0].to_string(), "fe80::1%eth1");
     assert!(rib.take_changed(10).contains(&prefix("fd00:1::/64")));
 }
+
+#[test]
+fn what_is_kept_over_a_restart_stays_old_when_it_is_judged_again() {
+    let mut rib = rib();
+    connect(&mut rib, 1, 65_001, config(1));
+    announce_one(&mut rib, 1, "192.0.2.0/24", route(1, &[65_001]));
+    rib.peer_down(PeerId(1), Families::BOTH);
+    let rules = [Filter::accept_all().rules, Filter::accept_all().rules].concat();
+    rib.configure(PeerId(1), PeerConfig { import: Some(Filter { rules }), ..config(1) });
+    assert!(rib.explain(prefix("192.0.2.0/24")).to_string().contains("kept from before"));
+    rib.peer_up(PeerId(1), &agreed(1, 65_001), Families::default());
+    assert!(rib.next_hops(prefix("192.0.2.0/24")).is_empty(), "the peer did not keep it");
+}
