@@ -1,12 +1,16 @@
-//! Datagram sockets that tell how a packet came, and such that leave by one interface with the greatest TTL: besides
-//! `tcp` the only unsafe code of this crate.
+//! Datagram sockets that tell how a packet came, and such that leave by one interface with the greatest TTL; one of ICMPv6 for router
+//! advertisements. Besides `tcp` and `l2` the only unsafe code of this crate.
 
 use std::io;
 use std::mem::{MaybeUninit, size_of, zeroed};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use ripstop_bfd::{Arrival, MULTIHOP_PORT, TTL};
+use ripstop_bgp::discovery::{ADVERTISEMENT, ALL_ROUTERS, HOP_LIMIT, SOLICITATION};
+
+/// Which types of ICMPv6 are taken (RFC 3542 section 3.2).
+const ICMP6_FILTER: libc::c_int = 1;
 
 /// How a packet came.
 #[derive(Debug)]
@@ -41,28 +45,89 @@ impl Listener {
 
     /// A datagram: how long it is, and how it came, if the kernel said so. None if there is none.
     pub fn take(&self, bytes: &mut [u8]) -> Option<(usize, Option<Origin>)> {
-        // SAFETY: zeros are a value of each of these; all pointers are to what lives through the call, with its length.
-        let (length, source, header, _control) = unsafe {
-            let mut source: libc::sockaddr_storage = zeroed();
-            let mut control = MaybeUninit::<[u64; 32]>::zeroed();
-            let mut part = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
-            let mut header: libc::msghdr = zeroed();
-            header.msg_name = (&raw mut source).cast();
-            header.msg_namelen = u32::try_from(size_of::<libc::sockaddr_storage>()).unwrap_or(0);
-            header.msg_iov = &raw mut part;
-            header.msg_iovlen = 1;
-            header.msg_control = control.as_mut_ptr().cast();
-            header.msg_controllen = size_of::<[u64; 32]>();
-            let length = libc::recvmsg(self.socket.as_raw_fd(), &raw mut header, 0);
-            let length = usize::try_from(length).ok()?;
-            let told = told(&header);
-            (length, address(&source), told, control)
-        };
-        let origin = header.zip(source).map(|((interface, destination, ttl), source)| Origin {
-            arrival: Arrival { multihop: self.multihop, interface, source, destination, ttl },
-        });
-        Some((length, origin))
+        receive(self.socket.as_fd(), self.multihop, bytes)
     }
+}
+
+/// Router advertisements and solicitations of all links.
+#[derive(Debug)]
+pub struct RouterSocket(OwnedFd);
+
+impl RouterSocket {
+    pub fn open() -> io::Result<Self> {
+        let socket = of_kind(libc::AF_INET6, libc::SOCK_RAW | libc::SOCK_NONBLOCK, libc::IPPROTO_ICMPV6)?;
+        // A bit that is set keeps a type out.
+        let mut filter = [u32::MAX; 8];
+        for kind in [SOLICITATION, ADVERTISEMENT] {
+            filter[usize::from(kind / 32)] &= !(1 << (kind % 32));
+        }
+        set_value(&socket, libc::IPPROTO_ICMPV6, ICMP6_FILTER, &filter)?;
+        let hops = libc::c_int::from(HOP_LIMIT);
+        let options = [
+            (libc::IPV6_RECVPKTINFO, 1),
+            (libc::IPV6_RECVHOPLIMIT, 1),
+            (libc::IPV6_UNICAST_HOPS, hops),
+            (libc::IPV6_MULTICAST_HOPS, hops),
+            (libc::IPV6_MULTICAST_LOOP, 0),
+        ];
+        for (name, value) in options {
+            set(&socket, libc::IPPROTO_IPV6, name, value)?;
+        }
+        Ok(Self(socket))
+    }
+
+    /// Has it hear what routers of a link are asked, or no more.
+    pub fn listen(&self, interface: u32, listens: bool) -> io::Result<()> {
+        let name = if listens { libc::IPV6_ADD_MEMBERSHIP } else { libc::IPV6_DROP_MEMBERSHIP };
+        let group = libc::in6_addr { s6_addr: ALL_ROUTERS.octets() };
+        set_value(
+            &self.0,
+            libc::IPPROTO_IPV6,
+            name,
+            &libc::ipv6_mreq { ipv6mr_multiaddr: group, ipv6mr_interface: interface },
+        )
+    }
+
+    /// A message, and how it came; none if there is none.
+    pub fn take(&self, bytes: &mut [u8]) -> Option<(usize, Option<Origin>)> {
+        receive(self.0.as_fd(), false, bytes)
+    }
+
+    pub fn send(&self, to: Ipv6Addr, interface: u32, bytes: &[u8]) -> io::Result<()> {
+        let to = SocketAddrV6::new(to, 0, 0, interface);
+        rustix::net::sendto(&self.0, bytes, rustix::net::SendFlags::empty(), &to).map(drop).map_err(Into::into)
+    }
+}
+
+impl AsFd for RouterSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// A datagram: how long it is, and how it came, if the kernel said so. None if there is none.
+fn receive(socket: BorrowedFd<'_>, multihop: bool, bytes: &mut [u8]) -> Option<(usize, Option<Origin>)> {
+    // SAFETY: zeros are a value of each of these; all pointers are to what lives through the call, with its length.
+    let (length, source, header, _control) = unsafe {
+        let mut source: libc::sockaddr_storage = zeroed();
+        let mut control = MaybeUninit::<[u64; 32]>::zeroed();
+        let mut part = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
+        let mut header: libc::msghdr = zeroed();
+        header.msg_name = (&raw mut source).cast();
+        header.msg_namelen = u32::try_from(size_of::<libc::sockaddr_storage>()).unwrap_or(0);
+        header.msg_iov = &raw mut part;
+        header.msg_iovlen = 1;
+        header.msg_control = control.as_mut_ptr().cast();
+        header.msg_controllen = size_of::<[u64; 32]>();
+        let length = libc::recvmsg(socket.as_raw_fd(), &raw mut header, 0);
+        let length = usize::try_from(length).ok()?;
+        let told = told(&header);
+        (length, address(&source), told, control)
+    };
+    let origin = header.zip(source).map(|((interface, destination, ttl), source)| Origin {
+        arrival: Arrival { multihop, interface, source, destination, ttl },
+    });
+    Some((length, origin))
 }
 
 impl AsFd for Listener {
@@ -114,11 +179,14 @@ fn scoped(address: SocketAddr, interface: Option<u32>) -> SocketAddr {
 }
 
 fn new(domain: libc::c_int) -> io::Result<UdpSocket> {
-    use std::os::fd::{FromRawFd, OwnedFd};
+    of_kind(domain, libc::SOCK_DGRAM, 0).map(Into::into)
+}
+
+fn of_kind(domain: libc::c_int, kind: libc::c_int, protocol: libc::c_int) -> io::Result<OwnedFd> {
     // SAFETY: the descriptor is new and has no other owner.
     unsafe {
-        let fd = libc::socket(domain, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0);
-        if fd < 0 { Err(io::Error::last_os_error()) } else { Ok(OwnedFd::from_raw_fd(fd).into()) }
+        let fd = libc::socket(domain, kind | libc::SOCK_CLOEXEC, protocol);
+        if fd < 0 { Err(io::Error::last_os_error()) } else { Ok(OwnedFd::from_raw_fd(fd)) }
     }
 }
 
@@ -128,10 +196,15 @@ fn bind(socket: &UdpSocket, address: SocketAddr) -> io::Result<()> {
 
 /// Sets an option that is a number.
 pub fn set(socket: impl AsFd, level: libc::c_int, name: libc::c_int, value: libc::c_int) -> io::Result<()> {
-    let length = u32::try_from(size_of::<libc::c_int>()).unwrap_or(0);
-    // SAFETY: the pointer is to a number of this length.
+    set_value(socket, level, name, &value)
+}
+
+/// Sets an option to a value of the kernel's own form, without pointers in it.
+fn set_value<T>(socket: impl AsFd, level: libc::c_int, name: libc::c_int, value: &T) -> io::Result<()> {
+    let length = u32::try_from(size_of::<T>()).unwrap_or(0);
+    // SAFETY: the pointer is to a value of this length, which the kernel copies.
     let result =
-        unsafe { libc::setsockopt(socket.as_fd().as_raw_fd(), level, name, (&raw const value).cast(), length) };
+        unsafe { libc::setsockopt(socket.as_fd().as_raw_fd(), level, name, (&raw const *value).cast(), length) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 

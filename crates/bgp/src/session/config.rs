@@ -45,7 +45,7 @@ impl fmt::Debug for Password {
 pub struct SocketOptions {
     /// The address to speak from.
     pub source: Option<IpAddr>,
-    /// The interface of a link-local peer.
+    /// The interface of a link-local peer, and of one whose address is not known.
     pub interface: Option<IfName>,
     /// Hops between the speakers; with it packets that came further are refused (GTSM, RFC 5082).
     pub security_hops: Option<u8>,
@@ -58,7 +58,7 @@ pub struct SocketOptions {
 /// One peer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    /// Where it is.
+    /// Where it is; `::` while that is not known, and then nobody is connected to.
     pub address: IpAddr,
     /// Its port.
     pub port: u16,

@@ -352,7 +352,8 @@ impl Session {
     }
 
     fn wants_connection(&self) -> bool {
-        self.stopped.is_none() && !self.config.passive && self.connections.is_empty()
+        let may = self.stopped.is_none() && !self.config.passive && !self.config.address.is_unspecified();
+        may && self.connections.is_empty()
     }
 
     fn add(&mut self, stage: Stage, outgoing: bool) -> ConnectionId {

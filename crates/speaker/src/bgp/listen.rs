@@ -7,14 +7,13 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use ripstop_bgp::session::Password;
 use ripstop_types::Millis;
 
-use super::Setup;
 use crate::tcp;
 
 /// How long after an address that cannot be listened at is tried again.
 const AGAIN: u64 = 5_000;
 
 /// The address, and the length of a prefix if it stands for one.
-type KeyOf = (IpAddr, Option<u8>);
+pub type KeyOf = (IpAddr, Option<u8>);
 
 /// Listeners with their keys.
 #[derive(Debug, Default)]
@@ -29,10 +28,9 @@ pub struct Listeners {
 
 impl Listeners {
     /// Takes what is wanted now; listeners that are new or gone.
-    pub fn set_up(&mut self, now: Millis, setup: &Setup) {
-        self.wanted.clone_from(&setup.listen);
-        self.open.retain(|address, _| setup.listen.contains(address));
-        let keys = keys(setup);
+    pub fn set_up(&mut self, now: Millis, listen: &[SocketAddr], keys: BTreeMap<KeyOf, Password>) {
+        self.wanted = listen.to_vec();
+        self.open.retain(|address, _| listen.contains(address));
         let gone: Vec<KeyOf> = self.keys.keys().filter(|of| !keys.contains_key(of)).copied().collect();
         let new = keys.iter().filter(|(of, key)| self.keys.get(of) != Some(key));
         let new: Vec<(KeyOf, Password)> = new.map(|(of, key)| (*of, key.clone())).collect();
@@ -103,12 +101,4 @@ fn set_keys(
             faults.insert(*of, format!("the password of {} cannot be used: {error}", of.0));
         }
     }
-}
-
-fn keys(setup: &Setup) -> BTreeMap<KeyOf, Password> {
-    let peers = setup.peers.iter().map(|peer| ((peer.session.address, None), &peer.session));
-    let ranges = setup.ranges.iter().map(|range| &range.listen);
-    let ranges = ranges.map(|listen| ((listen.range.addr(), Some(listen.range.len())), &listen.template));
-    let all = peers.chain(ranges);
-    all.filter_map(|(of, config)| Some((of, config.socket.password.clone()?))).collect()
 }

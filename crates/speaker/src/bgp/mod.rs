@@ -12,6 +12,7 @@
 mod answer;
 mod connection;
 mod listen;
+mod neighbours;
 mod peers;
 mod report;
 mod thread;
@@ -40,7 +41,7 @@ use thread::Worker;
 /// Setups and questions that wait for the thread.
 const WAITING: usize = 16;
 
-/// Who a peer is: its address, and the link of a link-local one.
+/// Who a peer is: its address, and the link of a link-local one; or whoever is found on a link, where the address is `::`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PeerKey {
     /// Where it is.
@@ -52,6 +53,7 @@ pub struct PeerKey {
 impl fmt::Display for PeerKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.interface {
+            Some(interface) if self.address.is_unspecified() => interface.fmt(f),
             Some(interface) => write!(f, "{}%{interface}", self.address),
             None => self.address.fmt(f),
         }
@@ -61,7 +63,7 @@ impl fmt::Display for PeerKey {
 /// One peer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Peer {
-    /// Its session.
+    /// Its session. Without an address it is with whoever is found on the link: a router there that says so, or who connects.
     pub session: session::Config,
     /// Routes from it and to it. Own addresses that are not given are those of the connection.
     pub routes: PeerConfig,

@@ -1,7 +1,7 @@
 //! Which peers there are, what becomes of them when a session comes or goes, and BFD to them.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
@@ -128,8 +128,6 @@ impl Worker {
     /// Becomes what is wanted now.
     pub(super) fn set_up(&mut self, now: Millis, setup: Setup) {
         self.rib.reconfigure(setup.rib.clone());
-        self.listeners.set_up(now, &setup);
-        self.watch_listeners();
         let wanted: BTreeMap<PeerKey, Peer> = setup.peers.iter().map(|peer| (peer.key(), peer.clone())).collect();
         for (key, id) in self.by_key.clone() {
             let Some(one) = self.peers.get(&id) else { continue };
@@ -158,7 +156,52 @@ impl Worker {
             settling.left.retain(|key, _| self.by_key.contains_key(key));
         }
         self.setup = setup;
+        self.look_for_neighbours(now);
+        self.set_keys(now);
         self.start_bfd(now);
+    }
+
+    /// Looks at the links of peers without an address.
+    fn look_for_neighbours(&mut self, now: Millis) {
+        let wanted = self.peers.iter().filter(|(_, one)| one.is_on_link() && one.peer.shut_down.is_none());
+        let wanted = wanted.filter_map(|(id, one)| Some((*id, one.key.interface.clone()?))).collect();
+        if self.neighbours.set_up(now, &wanted) || self.neighbours.socket().is_none() {
+            self.watch_neighbours();
+        }
+    }
+
+    /// Has listeners take packets that are signed as peers sign them.
+    fn set_keys(&mut self, now: Millis) {
+        let peers = self.peers.values().filter(|one| one.range.is_none()).map(|one| one.session.config());
+        let peers = peers.map(|config| ((config.address, None), config));
+        let ranges = self.setup.ranges.iter().map(|range| &range.listen);
+        let ranges = ranges.map(|listen| ((listen.range.addr(), Some(listen.range.len())), &listen.template));
+        let known = peers.chain(ranges).filter(|((address, _), _)| !address.is_unspecified());
+        let keys = known.filter_map(|(of, config)| Some((of, config.socket.password.clone()?))).collect();
+        self.listeners.set_up(now, &self.setup.listen, keys);
+        self.watch_listeners();
+    }
+
+    /// Has peers without an address be who was heard last on their links, unless they are spoken with.
+    pub(super) fn follow(&mut self, now: Millis) {
+        let (mut moved, mut actions) = (false, Vec::new());
+        for (id, latest) in self.neighbours.latest().collect::<Vec<_>>() {
+            let Some(one) = self.peers.get_mut(&id) else { continue };
+            if one.found != Some(latest) && one.session.state() < session::State::OpenSent {
+                one.found = Some(latest);
+                actions.push((id, one.session.configure(now, one.config())));
+                moved = true;
+            }
+            let others = self.neighbours.others(now, id, one.found.unwrap_or(latest));
+            if one.others != others {
+                one.others = others;
+                self.changed.insert(id);
+            }
+        }
+        if moved {
+            self.set_keys(now);
+        }
+        actions.into_iter().for_each(|(id, actions)| self.perform(id, actions));
     }
 
     /// The peer that comes from an address and its range, if ranges have a place for it.
@@ -187,7 +230,9 @@ impl Worker {
         self.gone.remove(&key);
         let since = wall();
         let (local, bfd, bfd_error, last_fault) = (None, None, None, None);
-        let one = Session { key, peer, range, session, since, local, bfd, bfd_error, faults: 0, last_fault };
+        let (found, others) = (None, Vec::new());
+        let one =
+            Session { key, peer, range, session, found, others, since, local, bfd, bfd_error, faults: 0, last_fault };
         self.peers.insert(id, one);
         self.changed.insert(id);
         id
@@ -196,8 +241,8 @@ impl Worker {
     fn change(&mut self, now: Millis, id: PeerId, peer: Peer) {
         let Some(one) = self.peers.get_mut(&id).filter(|one| one.peer != peer) else { return };
         let old = std::mem::replace(&mut one.peer, peer);
+        let mut actions = one.session.configure(now, one.config());
         let peer = &one.peer;
-        let mut actions = one.session.configure(now, peer.session.clone());
         match (&old.shut_down, &peer.shut_down) {
             (None, Some(why)) => actions.extend(one.session.stop(now, Cease::AdministrativeShutdown, why)),
             (Some(_), None) => one.session.start(now),
@@ -238,11 +283,11 @@ impl Worker {
         let id = self.peer_at(from)?;
         let now = now();
         let one = self.peers.get_mut(&id)?;
-        if tcp::came_too_far(&stream, &one.peer.session) {
+        if tcp::came_too_far(&stream, one.session.config()) {
             return None;
         }
         stream.set_nonblocking(true).ok()?;
-        tcp::prepare(&stream, &one.peer.session).ok()?;
+        tcp::prepare(&stream, one.session.config()).ok()?;
         let (connection, actions) = one.session.accept(now)?;
         Some((id, Connection::new(id, connection, stream, false, now), actions))
     }
@@ -258,11 +303,25 @@ impl Worker {
             _ => true,
         };
         let known = self.by_key.iter().find(|(key, _)| key.address == address && on_link(key)).map(|(_, id)| *id);
-        if known.is_some() || scope.is_some() {
+        if let (None, Some(scope), IpAddr::V6(address)) = (known, scope, address) {
+            return self.peer_on_link(scope, address);
+        }
+        if known.is_some() {
             return known;
         }
         let (peer, range) = self.of_range(&self.setup.ranges, address)?;
         Some(self.insert(now(), peer.key(), peer, Some(range)))
+    }
+
+    /// The peer without an address that somebody on a link is, unless it is somebody else and spoken with.
+    fn peer_on_link(&mut self, index: u32, address: Ipv6Addr) -> Option<PeerId> {
+        let id = self.neighbours.of_link(index)?;
+        let now = now();
+        if self.peers.get(&id)?.found != Some(address) {
+            self.neighbours.met(now, id, address);
+            self.follow(now);
+        }
+        self.peers.get(&id).filter(|one| one.found == Some(address)).map(|_| id)
     }
 
     /// Peers that came from a range and are away are none any more.
@@ -360,11 +419,26 @@ impl Worker {
 
     /// What this speaker cannot do.
     pub(super) fn faults(&self) -> Vec<String> {
-        self.listeners.faults().into_iter().chain(self.bfd.fault.clone()).collect()
+        let faults = self.bfd.fault.iter().chain(self.neighbours.fault()).cloned();
+        self.listeners.faults().into_iter().chain(faults).collect()
     }
 }
 
 impl Session {
+    /// Whether it is whoever is found on a link.
+    fn is_on_link(&self) -> bool {
+        self.key.address.is_unspecified() && self.key.interface.is_some()
+    }
+
+    /// What its session is to be, with the address that was found.
+    fn config(&self) -> session::Config {
+        let mut config = self.peer.session.clone();
+        if let (true, Some(found)) = (self.is_on_link(), self.found) {
+            config.address = found.into();
+        }
+        config
+    }
+
     fn bfd_is(&self, id: SessionId) -> bool {
         self.bfd.as_ref().is_some_and(|bfd| bfd.id == id)
     }
@@ -372,20 +446,22 @@ impl Session {
 
 /// What a peer's routes come to over the connection that is there.
 fn terms(one: &Session) -> PeerConfig {
-    let mut terms = PeerConfig { link: one.key.interface.clone(), ..one.peer.routes.clone() };
+    let address = one.session.config().address;
+    let mut terms = PeerConfig { address, link: one.key.interface.clone(), ..one.peer.routes.clone() };
     let Some(local) = one.local else { return terms };
     let IpAddr::V6(own) = local else {
         terms.own_v4 = terms.own_v4.or(if let IpAddr::V4(own) = local { Some(own) } else { None });
         return terms;
     };
-    terms.link = terms.link.or_else(|| tcp::link_of(local, one.key.address));
+    terms.link = terms.link.or_else(|| tcp::link_of(local, address));
     if !own.is_unicast_link_local() {
         terms.own_v6 = terms.own_v6.or(Some(NextHop::V6(own, None)));
         return terms;
     }
     // Only what this end has on the link is sure to be reached there.
     let all = tcp::own();
-    let is_there = |address: IpAddr| all.iter().any(|own| own.address == address && terms.link.as_ref() == Some(&own.link));
+    let is_there =
+        |address: IpAddr| all.iter().any(|own| own.address == address && terms.link.as_ref() == Some(&own.link));
     let global = terms.own_v6.map(NextHop::address).filter(|own| is_there(*own));
     let takes_v6 = one.session.established().is_some_and(|(_, agreed)| agreed.context.extended_next_hop);
     let v4 = terms.own_v4.filter(|own| !takes_v6 && is_there((*own).into()));
@@ -397,7 +473,7 @@ fn terms(one: &Session) -> PeerConfig {
 
 /// BFD to a peer that is a neighbour on a link, or some hops away.
 fn bfd_of(one: &Session, local: IpAddr, timers: Timers) -> SessionConfig {
-    let address = one.key.address;
+    let address = one.session.config().address;
     let link = one.key.interface.clone().or_else(|| tcp::link_of(local, address));
     match link.and_then(|link| tcp::index(&link).ok()) {
         Some(interface) => SessionConfig::single_hop(interface, local, address, timers),

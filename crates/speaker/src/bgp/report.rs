@@ -1,6 +1,6 @@
 //! What became known: routes that changed, and how peers are.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ripstop_bgp::rib::{Few, Rib};
 use ripstop_bgp::session::State;
@@ -30,6 +30,8 @@ pub type BfdState = ripstop_bfd::State;
 pub struct PeerReport {
     /// Who it is.
     pub key: PeerKey,
+    /// Where it was found, if it is whoever is on a link.
+    pub found: Option<Ipv6Addr>,
     /// It was not named, and came from this range.
     pub range: Option<Prefix>,
     /// Its session's state.
@@ -106,7 +108,8 @@ pub fn peer(rib: &Rib, id: PeerId, one: &Session) -> PeerReport {
         range: one.range,
         state: one.session.state(),
         since: one.since,
-        error: one.session.last_error().or(one.bfd_error.as_deref()).map(str::to_owned),
+        found: one.found,
+        error: error(one),
         flaps: one.session.flaps(),
         peer_as: agreed.map(|agreed| agreed.peer_as),
         router_id: agreed.map(|agreed| agreed.peer_id),
@@ -118,5 +121,21 @@ pub fn peer(rib: &Rib, id: PeerId, one: &Session) -> PeerReport {
         faults: one.faults,
         last_fault: one.last_fault.clone(),
         bfd: one.bfd.as_ref().map(|bfd| bfd.state),
+    }
+}
+
+/// Why there is no session, and what of the rest does not work.
+fn error(one: &Session) -> Option<String> {
+    let why = one.session.last_error().or(one.bfd_error.as_deref());
+    let link = one.key.interface.as_ref().filter(|_| one.key.address.is_unspecified());
+    match (why, link) {
+        (None, Some(link)) if one.found.is_none() => Some(format!(
+            "nobody is known on {link} yet: no router advertisement has come from there, and nobody has connected"
+        )),
+        (Some(why), Some(link)) if !one.others.is_empty() => {
+            let others: Vec<String> = one.others.iter().map(ToString::to_string).collect();
+            Some(format!("{why}; there are others on {link}: {}", others.join(", ")))
+        }
+        (why, _) => why.map(str::to_owned),
     }
 }

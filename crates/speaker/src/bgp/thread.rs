@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::mem::MaybeUninit;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError};
@@ -18,6 +18,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 use super::connection::Connection;
 use super::listen::Listeners;
+use super::neighbours::Neighbours;
 use super::peers::{Bfd, BfdThread, Settling};
 use super::{Answers, Command, Peer, PeerKey, Report, Setup};
 use crate::tcp;
@@ -48,6 +49,9 @@ pub struct Session {
     /// The range that it came from, if it is not named.
     pub range: Option<Prefix>,
     pub session: session::Session,
+    /// Who was found on its link, if it has no address, and who else is there.
+    pub found: Option<Ipv6Addr>,
+    pub others: Vec<Ipv6Addr>,
     pub since: Millis,
     /// This end's address while it is up.
     pub local: Option<IpAddr>,
@@ -61,6 +65,7 @@ pub struct Session {
 #[derive(Debug, Clone, Copy)]
 enum Ready {
     Wake,
+    Neighbours,
     Listener(SocketAddr),
     Connection,
 }
@@ -73,6 +78,7 @@ pub struct Worker {
     pub(super) next_peer: u32,
     pub(super) by_key: BTreeMap<PeerKey, PeerId>,
     pub(super) listeners: Listeners,
+    pub(super) neighbours: Neighbours,
     pub(super) bfd: BfdThread,
     pub(super) settling: Option<Settling>,
     pub(super) changed: BTreeSet<PeerId>,
@@ -110,6 +116,7 @@ impl Worker {
             next_peer: 1,
             by_key: BTreeMap::new(),
             listeners: Listeners::default(),
+            neighbours: Neighbours::default(),
             bfd: BfdThread::new(seed, wake.clone()),
             settling: restarted.then(|| Settling::new(now(), &setup)),
             changed: BTreeSet::new(),
@@ -140,6 +147,7 @@ impl Worker {
             for (token, what, flags) in ready {
                 match what {
                     Ready::Wake => drop(rustix::io::read(&self.wake, &mut [0u8; 8])),
+                    Ready::Neighbours => self.neighbours.hear(now()),
                     Ready::Listener(at) => self.accept(&at),
                     Ready::Connection => self.serve(token, flags, &mut bytes),
                 }
@@ -182,7 +190,8 @@ impl Worker {
         // Who is waited for to take something is not waited for longer.
         let slow = self.connections.values().filter(|one| one.waiting() > HIGH).map(|one| one.moved.plus(PATIENCE));
         let slow = slow.filter(|at| *at > now());
-        sessions.chain(ends).chain(settling).chain(slow).chain(self.listeners.due()).chain(self.bfd.due()).min()
+        let sockets = self.listeners.due().into_iter().chain(self.neighbours.deadline());
+        sessions.chain(ends).chain(settling).chain(slow).chain(sockets).chain(self.bfd.due()).min()
     }
 
     fn tick(&mut self) {
@@ -191,6 +200,11 @@ impl Worker {
             self.listeners.open_all(now);
             self.watch_listeners();
         }
+        if self.neighbours.open(now) {
+            self.watch_neighbours();
+        }
+        self.neighbours.tick(now);
+        self.follow(now);
         for id in self.peers.keys().copied().collect::<Vec<_>>() {
             let Some(one) = self.peers.get_mut(&id) else { continue };
             if one.session.deadline().is_some_and(|at| at <= now) {
@@ -333,7 +347,7 @@ impl Worker {
 
     fn connect(&mut self, id: PeerId, connection: ConnectionId) -> Vec<Action> {
         let Some(one) = self.peers.get_mut(&id) else { return Vec::new() };
-        let opened = tcp::open(&one.peer.session);
+        let opened = tcp::open(one.session.config());
         let watched = opened.and_then(|stream| self.add(Connection::new(id, connection, stream, true, now())));
         let Err(error) = watched else { return Vec::new() };
         let why = words(&error);
@@ -367,6 +381,18 @@ impl Worker {
             }
         }
         self.tell_all = true;
+    }
+
+    /// Has the kernel tell of what neighbours on links say: by a new socket, as the last one is closed.
+    pub(super) fn watch_neighbours(&mut self) {
+        self.tell_all = true;
+        self.ready.retain(|_, what| !matches!(what, Ready::Neighbours));
+        let Some(socket) = self.neighbours.socket() else { return };
+        let token = self.next_token;
+        self.next_token += 1;
+        if epoll::add(&self.queue, socket, epoll::EventData::new_u64(token), epoll::EventFlags::IN).is_ok() {
+            self.ready.insert(token, Ready::Neighbours);
+        }
     }
 
     /// Has the kernel tell of what a connection waits for.

@@ -116,8 +116,12 @@ impl End {
     }
 }
 
-pub fn key(address: &str) -> PeerKey {
-    PeerKey { address: ip(address), interface: None }
+/// A peer at an address, or whoever is on a link.
+pub fn key(name: &str) -> PeerKey {
+    match name.parse() {
+        Ok(address) => PeerKey { address, interface: None },
+        Err(_) => PeerKey { address: ip("::"), interface: Some(name.parse().unwrap()) },
+    }
 }
 
 pub fn prefix(text: &str) -> Prefix {

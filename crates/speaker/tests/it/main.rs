@@ -5,6 +5,7 @@
 
 mod bfd;
 mod bgp;
+mod bgp_links;
 mod cases;
 mod daemons;
 mod decoders;
