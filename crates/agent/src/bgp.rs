@@ -84,6 +84,7 @@ impl BgpCell {
                 json!({
                     "peer": peer.key.to_string(),
                     "interface": peer.key.interface,
+                    "address": peer.found.map_or(peer.key.address, Into::into),
                     "range": peer.range,
                     "as": peer.peer_as,
                     "state": format!("{:?}", peer.state).to_lowercase(),

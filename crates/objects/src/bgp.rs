@@ -193,6 +193,8 @@ pub enum PeerNodes {
 pub enum PeerPlace {
     /// At an address, on a link if that is link-local.
     At(SocketAddr, Option<IfName>),
+    /// On a link, at the address that is found there.
+    OnLink(IfName),
     /// Somewhere in a range, as many as that.
     Range(Prefix, u16),
 }

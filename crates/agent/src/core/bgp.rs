@@ -7,7 +7,7 @@
 //! cut off this node, its pods or its neighbours.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,14 +18,14 @@ use ripstop_bgp::session::{Config, ListenRange, PeerAs, SocketOptions};
 use ripstop_bgp::wire::{LargeCommunity, NextHop};
 use ripstop_fabric::host;
 use ripstop_objects::bgp::{
-    Bfd, BgpConfiguration, BgpPeer, Community, FilterRule, Operation, PasswordSource, PeerAs as WantedAs, PeerNodes,
-    PeerPlace,
+    Bfd, BgpConfiguration, BgpPeer, Community, DEFAULT_PORT, FilterRule, Operation, PasswordSource, PeerAs as WantedAs,
+    PeerNodes, PeerPlace,
 };
 use ripstop_objects::pool::AnnouncedBy;
 use ripstop_objects::{BackendKind, FLANNEL_MACHINE, Network, NodeRecord, ObjectKind};
 use ripstop_speaker::bgp::{Peer, PeerKey, Range, Setup};
 use ripstop_tables::{Change, Knowledge, StoreKind, Tables, Withdrawn};
-use ripstop_types::{Family, Fnv1a as _, Labels, Millis, NodeName, Prefix};
+use ripstop_types::{Family, Fnv1a as _, IfName, Labels, Millis, NodeName, Prefix};
 
 use super::announce::Announcement;
 use super::{Core, Level, Output, announce};
@@ -35,6 +35,9 @@ const CONNECT_RETRY: u64 = 2_000;
 
 /// How long, in milliseconds, a session with another node outlives the wish for it: what that node told comes from others by then.
 const LINGER: u64 = 10_000;
+
+/// The address of a peer that is to be found.
+const NOT_KNOWN: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
 
 /// Next hops that are used together, as far as a kernel's route can have them.
 const MULTIPATH: usize = 8;
@@ -174,7 +177,9 @@ fn plan(tables: &Tables, restarted: bool) -> Option<BgpPlan> {
     }
     let site = Site::of(tables, &configuration)?;
     let port = configuration.listen_port;
-    let wildcards = [(site.v4.is_some(), IpAddr::from([0; 4])), (site.v6.is_some(), IpAddr::from([0; 16]))];
+    let by_link = |peer: &BgpPeer| !matches!(peer.place, PeerPlace::At(_, None) | PeerPlace::Range(..));
+    let has_v6 = site.v6.is_some() || outside(tables, &own_labels).any(by_link);
+    let wildcards = [(site.v4.is_some(), IpAddr::from([0; 4])), (has_v6, IpAddr::from([0; 16]))];
     let listen = wildcards.into_iter().filter(|(is, _)| *is).map(|(_, ip)| SocketAddr::new(ip, port)).collect();
     let told = announce::all(tables);
     let mut plan = BgpPlan {
@@ -318,10 +323,8 @@ impl Site {
             WantedAs::External => (PeerAs::External, true),
             WantedAs::Internal => (PeerAs::Internal, false),
         };
-        let (at, interface) = match &peer.place {
-            PeerPlace::At(at, interface) => (*at, interface.clone()),
-            PeerPlace::Range(range, _) => (SocketAddr::new(range.addr(), 0), None),
-        };
+        let (at, interface) = place(&peer.place);
+        let no_link = interface.as_ref().and_then(|link| without_link(tables, link));
         let session = Config {
             port: at.port(),
             hold_time: peer.hold_time,
@@ -347,13 +350,13 @@ impl Site {
         };
         let bfd = peer.bfd.map(timers);
         let of = match peer.place {
-            PeerPlace::At(..) => {
-                let shut_down = peer.shutdown.as_ref().map(ToString::to_string);
+            PeerPlace::At(..) | PeerPlace::OnLink(_) => {
+                let shut_down = peer.shutdown.as_ref().map(ToString::to_string).or(no_link);
                 let made = Peer { session, routes, bfd, shut_down };
                 let key = made.key();
                 if plan.setup.peers.iter().any(|other| other.key() == key) {
                     let text =
-                        format!("bgppeer/{}: {} is a peer already, by another object or as a node", peer.name, at.ip());
+                        format!("bgppeer/{}: {key} is a peer already, by another object or as a node", peer.name);
                     plan.faults.push(text);
                     return;
                 }
@@ -371,6 +374,24 @@ impl Site {
         if let Some(password) = &peer.password {
             plan.passwords.insert(of, password.clone());
         }
+    }
+}
+
+/// The address and the port of a peer, and its link.
+fn place(place: &PeerPlace) -> (SocketAddr, Option<IfName>) {
+    match place {
+        PeerPlace::At(at, interface) => (*at, interface.clone()),
+        PeerPlace::OnLink(link) => (SocketAddr::new(NOT_KNOWN, DEFAULT_PORT), Some(link.clone())),
+        PeerPlace::Range(range, _) => (SocketAddr::new(range.addr(), 0), None),
+    }
+}
+
+/// Why nobody is spoken with on a link, if nobody can be: whoever was found there has to be found anew.
+fn without_link(tables: &Tables, link: &IfName) -> Option<String> {
+    match tables.facts.links.get(link) {
+        None => Some(format!("this node has no link {link}")),
+        Some(found) if !found.running => Some(format!("the link {link} is down")),
+        Some(_) => None,
     }
 }
 

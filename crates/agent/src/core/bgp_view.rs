@@ -18,7 +18,7 @@ pub struct BgpPeerView {
     pub name: String,
     /// Whose peer it is: a node's, or that of nodes with labels.
     pub nodes: String,
-    /// Its address or range, as sessions name it.
+    /// Its address, range or link, as sessions name it.
     pub peer: String,
     /// Of which AS.
     #[serde(rename = "as")]
@@ -84,6 +84,7 @@ impl Core {
                 peer: match &peer.place {
                     PeerPlace::At(at, None) => at.ip().to_string(),
                     PeerPlace::At(at, Some(interface)) => format!("{}%{interface}", at.ip()),
+                    PeerPlace::OnLink(interface) => interface.to_string(),
                     PeerPlace::Range(range, _) => range.to_string(),
                 },
                 asn: match peer.as_number {

@@ -230,7 +230,7 @@ fn peer(d: &mut Decoder, name: Arc<str>, fields: &Fields<'_>) -> Option<BgpPeer>
     let at = match &place {
         Some(PeerPlace::At(at, _)) => Some(at.ip()),
         Some(PeerPlace::Range(range, _)) => Some(range.addr()),
-        None => None,
+        Some(PeerPlace::OnLink(_)) | None => None,
     };
     if let (Some(source), Some(at)) = (source, at)
         && source.is_ipv4() != at.is_ipv4()
@@ -244,6 +244,17 @@ fn peer(d: &mut Decoder, name: Arc<str>, fields: &Fields<'_>) -> Option<BgpPeer>
             "it beside ttlSecurity",
             "one of them: ttlSecurity says how many hops there are",
         );
+    }
+    if matches!(place, Some(PeerPlace::OnLink(_))) {
+        for key in ["sourceAddress", "multihop"] {
+            if fields.get(key).is_some() {
+                d.fault(
+                    fields.path(key),
+                    "it beside an interface alone",
+                    "nothing: the peer is a neighbour on the link",
+                );
+            }
+        }
     }
     let modes = [("Auto", false), ("Self", true)];
     Some(BgpPeer {
@@ -283,6 +294,9 @@ fn peer_nodes(d: &mut Decoder, fields: &Fields<'_>) -> Option<PeerNodes> {
 fn peer_place(d: &mut Decoder, fields: &Fields<'_>) -> Option<PeerPlace> {
     let interface = fields.get("interface").and_then(|node| d.parse::<IfName>(&node, "the name of a link"));
     let limit = number(d, fields, "peerLimit", 1..=10_000);
+    if limit.is_some() && fields.get("peerRange").is_none() {
+        d.fault(fields.path("peerLimit"), "it without peerRange", "it beside peerRange only");
+    }
     match (fields.get("peerIP"), fields.get("peerRange")) {
         (Some(node), None) => {
             let at = address(d, &node)?;
@@ -292,17 +306,20 @@ fn peer_place(d: &mut Decoder, fields: &Fields<'_>) -> Option<PeerPlace> {
                     if scoped { "nothing beside a link-local peerIP" } else { "it beside a peerIP of all links" };
                 d.fault(fields.path("interface"), found, "the link of a link-local peerIP, and of no other");
             }
-            if limit.is_some() {
-                d.fault(fields.path("peerLimit"), "it beside peerIP", "it beside peerRange only");
-            }
             Some(PeerPlace::At(at, interface))
         }
         (None, Some(node)) => {
             let range = d.parse::<Prefix>(&node, RANGE)?;
+            if interface.is_some() {
+                d.fault(fields.path("interface"), "it beside peerRange", "it alone, or beside a link-local peerIP");
+            }
             Some(PeerPlace::Range(range, limit.unwrap_or(100)))
         }
-        _ => {
-            d.fault(fields.path("peerIP"), "neither or both of peerIP and peerRange", "one of them");
+        (None, None) if fields.get("interface").is_some() => interface.map(PeerPlace::OnLink),
+        (found, _) => {
+            let found =
+                if found.is_some() { "peerIP and peerRange" } else { "none of peerIP, peerRange and interface" };
+            d.fault(fields.path("peerIP"), found, "one of them; interface alone is whoever is found on that link");
             None
         }
     }

@@ -68,6 +68,10 @@ fn all_fields_are_read() {
     let range = peer("{peerRange: 10.0.0.0/8, peerLimit: 5, asNumber: internal, shutdown: new cables}");
     assert!(matches!(range.place, PeerPlace::Range(_, 5)));
     assert_eq!(range.shutdown.as_deref(), Some("new cables"));
+    for (asn, of) in [("external", PeerAs::External), ("internal", PeerAs::Internal), ("7", PeerAs::Is(7))] {
+        let on_link = peer(&format!("{{interface: eth1, asNumber: {asn}, bfd: {{}}, ttlSecurity: 1}}"));
+        assert_eq!((on_link.place, on_link.as_number), (PeerPlace::OnLink("eth1".parse().unwrap()), of));
+    }
     let read = filter(
         "{importV4: [{action: Accept, cidr: 10.0.0.0/8, matchOperator: In, prefixLength: {min: 16, max: 24}, \
          communities: ['1:2'], asPath: [7], operations: [{setLocalPreference: 50}, {prependASPath: [1, 2]}]}, \
@@ -88,7 +92,24 @@ fn what_cannot_be_is_refused_by_field() {
         ("BgpConfiguration", "default", "{holdTimeSeconds: 2}", "spec.holdTimeSeconds: found 2"),
         ("BgpConfiguration", "default", "{asNumbr: 7}", "asNumber (the nearest field)"),
         ("BgpConfiguration", "default", "{routeReflectors: {nodeSelector: {}}}", "a selector of all nodes"),
-        ("BgpPeer", "p", "{asNumber: 1}", "neither or both of peerIP and peerRange"),
+        ("BgpPeer", "p", "{asNumber: 1}", "spec.peerIP: found none of peerIP, peerRange and interface"),
+        ("BgpPeer", "p", "{asNumber: 1, peerIP: 192.0.2.1, peerRange: 10.0.0.0/8}", "found peerIP and peerRange"),
+        (
+            "BgpPeer",
+            "p",
+            "{asNumber: 1, peerIP: 192.0.2.1, interface: eth0}",
+            "spec.interface: found it beside a peerIP",
+        ),
+        ("BgpPeer", "p", "{asNumber: 1, peerRange: 10.0.0.0/8, interface: eth0}", "found it beside peerRange"),
+        ("BgpPeer", "p", "{asNumber: 1, interface: 'a/b'}", "spec.interface: found a/b"),
+        ("BgpPeer", "p", "{asNumber: 1, interface: eth0, peerLimit: 3}", "found it without peerRange"),
+        ("BgpPeer", "p", "{asNumber: 1, interface: eth0, multihop: 3}", "spec.multihop: found it beside an interface"),
+        (
+            "BgpPeer",
+            "p",
+            "{asNumber: 1, interface: eth0, sourceAddress: 'fe80::1'}",
+            "spec.sourceAddress: found it beside",
+        ),
         ("BgpPeer", "p", "{peerIP: 192.0.2.1}", "spec.asNumber: found nothing"),
         ("BgpPeer", "p", "{peerIP: 192.0.2.1:0, asNumber: 1}", "spec.peerIP: found 192.0.2.1:0"),
         ("BgpPeer", "p", "{peerIP: 224.0.0.1, asNumber: 1}", "spec.peerIP: found 224.0.0.1"),

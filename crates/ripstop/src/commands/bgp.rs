@@ -64,7 +64,7 @@ impl Bgp {
     pub fn run(&self, agent: &Agent, out: &mut Out) -> Result<(), Failure> {
         match &self.command {
             Sub::Peers(form) => {
-                let fields = ["peer", "as", "state", "received", "bfd", "flaps", "reason"];
+                let fields = ["peer", "interface", "as", "state", "received", "bfd", "flaps", "reason"];
                 list(agent, "/v1/bgp/peers", &fields, form.output, out)
             }
             Sub::Routes(form) => {
