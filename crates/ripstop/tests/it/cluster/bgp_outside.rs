@@ -1,5 +1,7 @@
 //! Routers of others as peers of nodes with the backend `bgp`: what goes to them, what is taken, and what breaks.
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use ripstop_lab::probe::Pairs;
@@ -25,22 +27,22 @@ fn bird_conf(asn: u32, announced: &[&str], more: &str) -> String {
     )
 }
 
-fn peer(name: &str, spec: &str) -> String {
+pub fn peer(name: &str, spec: &str) -> String {
     format!("---\napiVersion: ripstop.io/v1alpha1\nkind: BgpPeer\nmetadata: {{name: {name}}}\nspec: {spec}\n")
 }
 
-fn configuration(spec: &str) -> String {
+pub fn configuration(spec: &str) -> String {
     format!("---\napiVersion: ripstop.io/v1alpha1\nkind: BgpConfiguration\nmetadata: {{name: default}}\nspec: {spec}\n")
 }
 
-fn filter(name: &str, prefix: &str) -> String {
+pub fn filter(name: &str, prefix: &str) -> String {
     format!(
         "---\napiVersion: ripstop.io/v1alpha1\nkind: BgpFilter\nmetadata: {{name: {name}}}\nspec:\n  importV4:\n  - {{action: Accept, cidr: {prefix}, matchOperator: In}}\n"
     )
 }
 
 /// A node's row of a session.
-fn session(lab: &Lab, node: u32, address: &str) -> Value {
+pub fn session(lab: &Lab, node: u32, address: &str) -> Value {
     rows(lab, node, "/v1/bgp/peers").into_iter().find(|row| row["peer"] == address).unwrap_or(Value::Null)
 }
 
@@ -404,6 +406,46 @@ fn auto_needs_no_tunnel_as_long_as_routers_know_where_pods_are() {
     let report = prober.stop().unwrap();
     assert!(report.sent > 500 && report.errors.is_empty(), "{report:?}");
     assert_eq!((report.lost, report.dup), (0, 0), "{report:?}");
+    lab.down().unwrap();
+}
+
+/// A peer that says it is of that AS and has that router id.
+fn open(asn: u16, router_id: [u8; 4]) -> Vec<u8> {
+    [&[0xff; 16][..], &[0, 29, 1, 4], &asn.to_be_bytes(), &[0, 180], &router_id, &[0]].concat()
+}
+
+#[test]
+fn who_cannot_be_a_peer_is_told_and_the_node_says_why() {
+    let Some(lab) = lab(options("t-bgp-who", 2)) else { return };
+    apply(&lab, 1, &peer("by-hand", "{node: n1, peerIP: 172.30.1.1, asNumber: internal, passive: true}"));
+    let cases = [
+        (open(0, [9, 9, 9, 9]), "the peer says it is AS 0, which nobody may be", [2, 2]),
+        (open(64_512, [172, 30, 1, 11]), "the peer has this node's router id 172.30.1.11", [2, 3]),
+        (open(65_009, [9, 9, 9, 9]), "the peer says it is AS 65009, configured is this node's own, 64512", [2, 2]),
+    ];
+    for (open, words, told) in cases {
+        let mut heard = Vec::new();
+        super::patiently(words, || {
+            // Behind each failure the node rests for a while.
+            let (router, open) = (lab.layout().netns_path("router"), open.clone());
+            let talk = move || {
+                let mut stream = TcpStream::connect("172.30.1.11:179").unwrap();
+                stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+                let mut heard = Vec::new();
+                // Who hangs up at once takes nothing.
+                let _ = stream.write_all(&open).and_then(|()| stream.read_to_end(&mut heard));
+                heard
+            };
+            heard = super::inside(&router, talk).join().unwrap();
+            session(&lab, 1, "172.30.1.1")["reason"].as_str().is_some_and(|why| why.contains(words))
+        });
+        // The node's OPEN, then a NOTIFICATION.
+        let last = heard.windows(19).rposition(|window| window[..16] == [0xff; 16] && window[18] == 3);
+        assert!(last.is_some_and(|at| heard[at + 19..].starts_with(&told)), "{words}: {heard:?}");
+        assert_ne!(session(&lab, 1, "172.30.1.1")["state"], "established");
+    }
+    let mesh = session(&lab, 1, "172.30.1.12");
+    assert_eq!((&mesh["state"], &mesh["flaps"]), (&"established".into(), &0.into()), "{mesh}");
     lab.down().unwrap();
 }
 

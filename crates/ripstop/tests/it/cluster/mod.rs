@@ -4,6 +4,7 @@
 
 mod balancers;
 mod bgp;
+mod bgp_links;
 mod bgp_outside;
 mod blocks;
 mod crash;

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use ripstop_lab::Lab;
+use ripstop_lab::{Lab, Target};
 
 use super::{router, until};
 
@@ -67,6 +67,32 @@ impl Router {
         }
         this.run("sysctl", &["-qw", "net.ipv4.ip_forward=1"]);
         this
+    }
+
+    /// On a link of its own with each of these nodes, called by its name there and `toN` here, without an address.
+    pub fn on_links(lab: &Lab, name: &str, nodes: &[u32]) -> Self {
+        let this = Self::of(lab.layout().netns(name));
+        let made = Command::new("ip").args(["netns", "add", &this.netns]).output().unwrap();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        this.ip("link set lo up");
+        for setting in ["net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1"] {
+            this.run("sysctl", &["-qw", setting]);
+        }
+        for node in nodes {
+            let there = lab.layout().netns(&format!("n{node}"));
+            this.ip(&format!("link add to{node} type veth peer name {name} netns {there}"));
+            this.ip(&format!("link set to{node} up"));
+            lab.exec(&Target::Node(*node), &["ip", "link", "set", name, "up"]).unwrap();
+        }
+        this
+    }
+
+    /// Ends what runs there and takes its links away.
+    pub fn remove(self) {
+        let netns = self.netns.clone();
+        drop(self);
+        let gone = Command::new("ip").args(["netns", "del", &netns]).output().unwrap();
+        assert!(gone.status.success(), "{}", String::from_utf8_lossy(&gone.stderr));
     }
 
     fn of(netns: String) -> Self {
