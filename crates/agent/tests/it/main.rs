@@ -16,6 +16,7 @@ mod bad_services;
 mod balancers;
 mod bandwidth;
 mod beside;
+mod bgp_secret;
 mod blocks;
 mod blocks_world;
 mod capabilities;
