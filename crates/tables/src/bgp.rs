@@ -226,7 +226,7 @@ fn count<K: Ord>(
 ) {
     let (_, users) = entry.or_insert_with(|| {
         let size = range.end() - range.start() + 1;
-        let mut at = u32::of(bytes.into_iter()) % size;
+        let mut at = u32::of(bytes) % size;
         // There are fewer of them than ids by far.
         while !taken.insert(range.start() + at) {
             at = (at + 1) % size;
