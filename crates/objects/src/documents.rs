@@ -1,10 +1,10 @@
-//! Documents people write: the agent's configuration, networks, Flannel's `net-conf.json`, and files of several.
+//! Documents people write: the agent's configuration, networks, Flannel's `net-conf.json`, MetalLB's pools, and files of several.
 
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
 use crate::decode::tree::Tree;
-use crate::decode::{Decoder, Node, Unknown, config, flannel, network};
+use crate::decode::{Decoder, Node, Unknown, config, flannel, metallb, network};
 use crate::{AgentConfig, Applied, Fault, Faults, Network, NetworkName, Note, check_networks};
 
 impl AgentConfig {
@@ -52,31 +52,28 @@ impl Network {
 pub struct Manifest {
     /// Its networks, in their order in the file. Flannel's `net-conf.json` is the network `default`.
     pub networks: Vec<Network>,
-    /// Its objects of Kubernetes' kinds, in their order in the file.
+    /// Its objects of Kubernetes' kinds, in their order in the file. MetalLB's pools are AddressPools, the last ones.
     pub objects: Vec<Applied>,
     /// What has no effect.
     pub notes: Vec<Note>,
 }
 
 impl Manifest {
-    /// Reads documents of YAML (separated by `---`) or JSON. Empty documents are passed over.
+    /// Reads documents of YAML (separated by `---`) or JSON. Empty documents are passed over; of a List the items are read.
     ///
     /// # Errors
     /// Everything wrong with any of them, and what is wrong between them: a name twice, ranges that overlap. A text
     /// that is neither YAML nor JSON has no documents, hence one fault.
     pub fn decode(text: &str) -> Result<Self, Faults> {
         let documents = Tree::parse(text).map_err(|sentence| syntax("manifest", &sentence))?;
+        let documents: Vec<&Tree<'_>> = documents.iter().flat_map(items).collect();
         let (mut manifest, mut faults) = (Self::default(), Faults::none());
-        for (n, tree) in documents.iter().enumerate().filter(|(_, tree)| **tree != Tree::Null) {
+        let (of_metallb, own): (Vec<_>, Vec<_>) =
+            documents.into_iter().enumerate().partition(|(_, tree)| metallb::is_of(tree));
+        for (n, tree) in own.into_iter().filter(|(_, tree)| **tree != Tree::Null) {
             let otherwise = format!("document {}", n + 1);
             if let Some(kind) = Applied::kind_of(tree) {
-                match Applied::read(kind, tree, &otherwise) {
-                    Ok(object) if manifest.objects.iter().any(|other| other.name() == object.name()) => {
-                        faults.push(Fault::new(object.name(), "", "found it twice", "each object once"));
-                    }
-                    Ok(object) => manifest.objects.push(object),
-                    Err(more) => faults.append(more),
-                }
+                manifest.take(Applied::read(kind, tree, &otherwise), &mut faults);
                 continue;
             }
             match document(tree, &otherwise) {
@@ -87,6 +84,14 @@ impl Manifest {
                 Err(more) => faults.append(more),
             }
         }
+        let of_metallb: Vec<&Tree<'_>> = of_metallb.into_iter().map(|(_, tree)| tree).collect();
+        match metallb::address_pools(&of_metallb) {
+            Ok((pools, notes)) => {
+                pools.iter().for_each(|pool| manifest.take(Applied::of_pool(pool), &mut faults));
+                manifest.notes.extend(notes);
+            }
+            Err(more) => faults.append(more),
+        }
         if let Err(more) = check_networks(&manifest.networks) {
             faults.append(more);
         }
@@ -96,6 +101,25 @@ impl Manifest {
             faults.push(Fault::new("manifest", "", "found no document", accepted));
         }
         faults.into_result().map(|()| manifest)
+    }
+
+    /// Takes an object in, or what is wrong with it.
+    fn take(&mut self, read: Result<Applied, Faults>, faults: &mut Faults) {
+        match read {
+            Ok(object) if self.objects.iter().any(|other| other.name() == object.name()) => {
+                faults.push(Fault::new(object.name(), "", "found it twice", "each object once"));
+            }
+            Ok(object) => self.objects.push(object),
+            Err(more) => faults.append(more),
+        }
+    }
+}
+
+/// The documents that one is: the items of a List as kubectl prints it, or itself.
+fn items<'t>(tree: &'t Tree<'static>) -> Vec<&'t Tree<'static>> {
+    match (tree.text_at(&["kind"]), tree.get("items")) {
+        (Some("List"), Some(Tree::List(items))) => items.iter().collect(),
+        _ => vec![tree],
     }
 }
 

@@ -76,6 +76,14 @@ impl Applied {
         Ok(Self { object: read, value })
     }
 
+    /// An AddressPool that was made of something else.
+    pub(crate) fn of_pool(value: &Value) -> Result<Self, Faults> {
+        let otherwise = "addresspool";
+        let trees = Tree::parse(&value.to_string());
+        let trees = trees.map_err(|(found, accepted)| Fault::new(otherwise, "", format!("found {found}"), accepted))?;
+        Self::read(ObjectKind::AddressPool, trees.first().unwrap_or(&Tree::Null), otherwise)
+    }
+
     /// The kind of its record.
     #[must_use]
     pub fn store_kind(&self) -> StoreKind {
@@ -297,7 +305,8 @@ impl Rules<'_> {
 }
 
 /// A tree as JSON. What JSON has no number for becomes text, which no number's field takes.
-fn value_of(tree: &Tree<'_>) -> Value {
+/// What a tree is in JSON.
+pub(crate) fn value_of(tree: &Tree<'_>) -> Value {
     match tree {
         Tree::Null => Value::Null,
         Tree::Bool(value) => (*value).into(),

@@ -12,6 +12,7 @@ pub(crate) mod etcd;
 pub(crate) mod flannel;
 pub(crate) mod kubeconfig;
 pub(crate) mod kubernetes;
+pub(crate) mod metallb;
 pub(crate) mod network;
 pub(crate) mod pod;
 pub(crate) mod policy;

@@ -7,6 +7,7 @@ mod config;
 mod flannel;
 mod laws;
 mod manifest;
+mod metallb;
 mod network;
 mod policy;
 mod pool;
