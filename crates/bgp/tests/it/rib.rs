@@ -454,7 +454,7 @@ fn a_link_local_next_hop_is_one_of_the_peers_link() {
     let both = by("2001:db8::7", Some("fe80::7"));
     assert_eq!(ways(&links[..1], &[both]).1, ["fe80::7%eth0"]);
     let global = PeerConfig { address: "2001:db8::7".parse().unwrap(), ..on_link(1, "eth0") };
-    assert_eq!(ways(&[global.clone()], &[both]).1, ["2001:db8::7"]);
+    assert_eq!(ways(std::slice::from_ref(&global), &[both]).1, ["2001:db8::7"]);
     assert_eq!(ways(&[global], &[by("fe80::7", None)]).1, ["fe80::7%eth0"]);
     assert_eq!(ways(&links[..1], &[by("2001:db8::9", None)]).1, ["2001:db8::9"], "a third party's");
     let (rib, found) = ways(&[config(1)], &[by("fe80::7", None)]);

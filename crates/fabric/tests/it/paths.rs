@@ -148,7 +148,7 @@ fn auto_goes_by_routers_that_know_all_of_a_peers_ranges() {
     let told = |addresses: &[&str], change: fn(&mut NodeRecord), routes: &[(&str, &str)]| {
         let mut s = cluster(BackendKind::Auto, addresses, change);
         s.put(&claim("n2", "default", "10.244.7.0/24", ClaimState::Held));
-        let route = |(dst, via): &(&str, &str)| (prefix(dst), vec![ip(via)]);
+        let route = |(dst, via): &(&str, &str)| (prefix(dst), vec![via.parse().unwrap()]);
         let routes = routes.iter().map(route).collect();
         s.tables.apply_bgp(&BgpInput { routes, settled: true, faults: Vec::new() });
         way(&s, V4)
