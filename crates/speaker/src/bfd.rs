@@ -21,6 +21,10 @@ use crate::sockets::{Listener, Origin, Outlet};
 /// Datagrams taken from one socket before others have their turn.
 const TURN: usize = 256;
 
+/// The thread looks no sooner than that after its last look, as most of what a packet costs is to wake up for it. It is a tenth of the
+/// shortest interval, and who is woken less often than that waits for nothing.
+const REST: Duration = Duration::from_millis(1);
+
 /// What became known.
 #[derive(Debug)]
 pub enum Event {
@@ -124,19 +128,29 @@ struct Worker {
 impl Worker {
     /// Until nobody can ask for anything any more.
     fn run(&mut self, todo: &Receiver<Work>, wake: &OwnedFd) {
+        let mut looked = Duration::ZERO;
         loop {
+            std::thread::sleep((looked + REST).saturating_sub(now()));
             self.wait(wake);
+            looked = now();
             // Emptied before what it announces is looked for.
             let _ = rustix::io::read(wake, &mut [0u8; 8]);
             let mut actions = self.hear();
+            let mut asked = false;
             let ended = loop {
                 match todo.try_recv() {
-                    Ok(work) => actions.extend(work(&mut self.engine, now())),
+                    Ok(work) => {
+                        asked = true;
+                        actions.extend(work(&mut self.engine, now()));
+                    }
                     Err(error) => break error == std::sync::mpsc::TryRecvError::Disconnected,
                 }
             };
             actions.extend(self.engine.tick(now()));
             self.perform(actions);
+            if asked {
+                self.forget();
+            }
             if ended {
                 return;
             }
@@ -189,6 +203,10 @@ impl Worker {
                 }
             }
         }
+    }
+
+    /// Closes what belongs to sessions that are none any more: they go when somebody asks for it.
+    fn forget(&mut self) {
         let engine = &self.engine;
         self.outlets.retain(|id, _| engine.view(*id).is_some());
         self.unsent.retain(|id, ()| engine.view(*id).is_some());

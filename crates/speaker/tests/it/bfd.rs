@@ -113,3 +113,31 @@ fn a_packet_from_farther_away_is_not_heeded() {
         std::thread::sleep(5 * MS);
     }
 }
+
+#[test]
+fn the_thread_wakes_up_once_for_all_that_comes_within_a_millisecond() {
+    let Some((one, two)) = wire() else { return };
+    let a = End::start(&one, 1);
+    // Of the thread that is asked.
+    let switches = || {
+        let text = std::fs::read_to_string("/proc/thread-self/status").unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:")).unwrap();
+        line.trim().parse::<u64>().unwrap()
+    };
+    let of_thread = || a.speaker.with(move |_, _| (switches(), Vec::new())).unwrap();
+    let socket = two.inside(|| std::net::UdpSocket::bind("192.0.2.2:50000").unwrap());
+    let (before, begun) = (of_thread(), Instant::now());
+    let mut sent = 0u64;
+    while begun.elapsed() < Duration::from_secs(1) {
+        socket.send_to(&[0; 24], "192.0.2.1:3784").unwrap();
+        sent += 1;
+        let next = Instant::now() + Duration::from_micros(50);
+        while Instant::now() < next {
+            std::hint::spin_loop();
+        }
+    }
+    let (woken, took) = (of_thread() - before, begun.elapsed());
+    // Each time it may rest and then wait.
+    let most = 2 * u64::try_from(took.as_millis()).unwrap() + 50;
+    assert!(woken <= most, "woken {woken} times within {took:?} for {sent} packets");
+}
