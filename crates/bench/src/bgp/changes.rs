@@ -41,10 +41,11 @@ pub fn changes(programs: &Programs) -> Result<Part> {
     let records = Records::connect(&scene.store()?)?;
     let mut stub = connected(&far, &others)?;
     let begun = Instant::now();
-    let mut taken = Vec::new();
+    let (mut taken, mut written) = (Vec::new(), Vec::new());
     for change in 1..=CHANGES {
         let told = Instant::now();
         records.put(&(Kind::BgpConfigurations, "default".into(), configuration(change)))?;
+        written.push(ms(told.elapsed()));
         let words = (64_512u32 << 16 | change).to_be_bytes();
         let has = |bytes: &[u8]| bytes.windows(4).any(|four| four == words);
         let heard = stub.until("a change", LIMIT, |peers| peers.iter().all(|peer| has(&peer.last)))?;
@@ -59,6 +60,7 @@ pub fn changes(programs: &Programs) -> Result<Part> {
     table.row(&["from the store's write to the last peer, ms: p50".into(), format!("{:.1}", quantile(&taken, 0.5))]);
     table.row(&["p99".into(), format!("{:.1}", quantile(&taken, 0.99))]);
     table.row(&["min / median / max".into(), Spread::of(&taken).text(1)]);
+    table.row(&["of it until the store has it, min / median / max".into(), Spread::of(&written).text(1)]);
     let p99 = quantile(&taken, 0.99);
     let ours = format!("{} flaps; p99 {p99:.1} ms, p50 {:.1}", flaps.1, quantile(&taken, 0.5));
     let what = format!("500 configuration changes in {whole:.0} s, each on the wire");
