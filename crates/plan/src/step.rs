@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use ripstop_netmodel::{Entry, Key, Kind, Model, Resource};
+use ripstop_netmodel::{Entry, Key, Kind, Model, Object, Resource};
 use ripstop_types::Owner;
 use serde::{Deserialize, Serialize};
 
@@ -55,6 +55,15 @@ pub struct Step {
 }
 
 impl Step {
+    /// How many elements it fills sets of a part of nftables with.
+    #[must_use]
+    pub fn filling(&self) -> usize {
+        match self.after.as_ref().map(|entry| &entry.object) {
+            Some(Object::NftPart(part)) if self.action != Action::Delete => part.part.filling(),
+            _ => 0,
+        }
+    }
+
     /// The step that undoes this one; `None` for a refusal and for what cannot be undone: a setting whose former value is
     /// not known, and what has no absence of its own (`lo`, the second end of a pair).
     #[must_use]

@@ -215,7 +215,7 @@ impl Core {
         }
         let is_of_policies = scope.iter().any(Key::is_of_policies);
         if is_of_policies {
-            self.policy_plans.begin(sent.len());
+            self.policy_plans.begin(sent.iter().map(|step| 1 + step.filling()).sum());
         }
         let Some(first) = sent.first() else {
             // Nothing was to be done.

@@ -30,7 +30,7 @@ use super::withdraw::{record_removal, record_write};
 pub(super) struct Plans {
     begun: u64,
     ended: u64,
-    /// How many steps the last one has.
+    /// How many steps the last one has, with what parts are filled with.
     steps: usize,
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use ripstop_agent::core::{Core, Output};
-use ripstop_netmodel::Kind;
+use ripstop_netmodel::Object;
 use ripstop_objects::Wiring;
 use ripstop_plan::Plan;
 use ripstop_tables::{Input, Moment, StoreInput, StoreKind};
@@ -96,8 +96,7 @@ impl World {
     fn end(&mut self) -> usize {
         let (plan, steps) = self.running.remove(0);
         self.feed(Input::Applied { plan, results: vec![Some(Ok(())); steps.steps.len()] });
-        let is_new = |step: &&ripstop_plan::Step| step.key.kind() == Kind::NftElement && step.after.is_some();
-        steps.steps.iter().filter(is_new).count()
+        steps.steps.iter().map(ripstop_plan::Step::filling).sum()
     }
 
     fn realised(&self) -> Vec<bool> {
@@ -131,7 +130,12 @@ fn what_is_said_while_a_short_plan_runs_is_decided_at_once() {
     world.put("first", 0, 1);
     assert_eq!(world.running.len(), 1);
     world.put("second", 10, 1);
-    assert!(world.core.desired().keys().any(|key| key.to_string().contains("32.0.0.20")));
+    let address = std::net::IpAddr::from([32, 0, 0, 20]);
+    let has_it = |object: &Object| match object {
+        Object::NftPart(part) => part.part.filled.values().any(|filling| filling.ranges.contains(&(address, address))),
+        _ => false,
+    };
+    assert!(world.core.desired().iter().any(|(_, entry)| has_it(&entry.object)));
     world.end();
     world.end();
     assert_eq!(world.realised(), [true; 2]);

@@ -7,7 +7,7 @@
 
 use ripstop_netmodel::{Key, Kind, Object};
 use ripstop_nft::model::part_of;
-use ripstop_plan::{Action, Step};
+use ripstop_plan::Action;
 
 use super::flows::is_of_an_endpoint;
 use super::run::{Run, object};
@@ -30,14 +30,6 @@ pub(super) struct Begun {
 /// transaction ends.
 pub(super) const UNMET_AT_ONCE: usize = 32_768;
 
-/// How many elements a step fills sets of a part with.
-fn filling(step: &Step) -> usize {
-    match object(step) {
-        Some(Object::NftPart(part)) if step.action != Action::Delete => part.part.filling(),
-        _ => 0,
-    }
-}
-
 impl Run<'_> {
     /// Puts a step with those that wait, which go out before it where it must not be in one transaction with them.
     pub(super) fn queue_nft(&mut self, i: usize) {
@@ -47,7 +39,7 @@ impl Run<'_> {
         if let Some(fault) = self.leads_astray(i) {
             return self.settle(i, Err(fault));
         }
-        if filling(&self.steps[i]) <= UNMET_AT_ONCE {
+        if self.steps[i].filling() <= UNMET_AT_ONCE {
             return self.put_nft(i);
         }
         self.flush_nft();
@@ -69,7 +61,7 @@ impl Run<'_> {
         self.begun.parts |= is_unmet || step.key.kind() == Kind::NftPart && step.action != Action::Delete;
         self.begun.met |= !is_unmet;
         self.nft.push(i);
-        self.begun.weight += 1 + filling(step);
+        self.begun.weight += 1 + step.filling();
         if self.begun.weight >= UNMET_AT_ONCE && !self.begun.met {
             self.flush_nft();
         }
