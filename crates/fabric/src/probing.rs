@@ -46,7 +46,9 @@ pub fn ways(tables: &Tables) -> Ways {
             let mut is_told = !probing.checksum;
             for family in network.spec.families() {
                 let Ok(path) = paths::path(tables, network, peer, family) else { continue };
-                used.insert(path.underlay());
+                // What BGP leads by may be a router, which answers nobody, and its link-local address means nothing by itself.
+                let own = || peer.address(family).map(|address| address.ip);
+                used.extend(if path.by_bgp { own() } else { Some(path.underlay()) });
                 // The forwarder of the backend udp completes checksums itself.
                 if is_told || path.encapsulation != Encapsulation::Vxlan {
                     continue;

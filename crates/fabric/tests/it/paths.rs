@@ -450,6 +450,12 @@ fn what_paths_lead_to_is_probed_and_whose_tunnel_packets_are_taken_is_answered()
     let (probed, inside) = of(BackendKind::HostGw, Some(9468));
     assert_eq!((probed, inside), (vec!["fd00:30:1::12 9468 1500".to_owned()], vec![]));
     assert_eq!(of(BackendKind::Vxlan, None), (vec![], vec![]), "a node of Flannel answers nothing");
+    // A router that BGP leads by answers nobody: the peer behind it is asked.
+    let mut s = cluster(BackendKind::Bgp, FAR, |record| record.probe_port = Some(9468));
+    let routes = vec![(prefix("10.244.2.0/24"), vec!["fe80::1%eth0".parse().unwrap()])];
+    s.tables.apply_bgp(&BgpInput { routes, settled: true, faults: Vec::new() });
+    let targets: Vec<_> = ways(&s.tables).targets.into_iter().map(|target| target.address).collect();
+    assert_eq!(targets, [ip("172.30.2.12")]);
     let s = cluster(BackendKind::Vxlan, FAR, |_| {});
     let peer = s.tables.nodes[&node("n2")].value.clone();
     let answered: Vec<_> = askers(&s.tables, &peer).collect();
