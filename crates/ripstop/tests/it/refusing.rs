@@ -37,7 +37,7 @@ fn a_wrong_command_line_is_2() {
 fn an_unknown_kind_is_told_the_known_ones() {
     let ended = run(&["get", "gateways"]);
     let known = "[possible values: nodes, pods, networks, leases, paths, routes, services, endpoints, namespaces, networkpolicies, \
-                 clusternetworkpolicies, drops, addresspools, loadbalancers]";
+                 clusternetworkpolicies, drops, addresspools, loadbalancers, bgppeers, bgpconfigurations, bgpfilters]";
     assert!(ended.stderr.contains(known), "{ended:?}");
 }
 

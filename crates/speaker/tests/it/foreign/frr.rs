@@ -195,11 +195,11 @@ fn route_map(name: &str, route: &Route) -> String {
     .concat()
 }
 
-/// The paths of an answer about one prefix that a peer sent.
+/// The paths of an answer about one prefix that a peer sent. It says nothing of one that has just gone.
 fn parse(answer: &Value) -> Vec<Route> {
-    let prefix = answer["prefix"].as_str().unwrap();
+    let Some(prefix) = answer["prefix"].as_str() else { return Vec::new() };
     let from_peer = |path: &&Value| path["peer"]["peerId"].as_str().is_some_and(|id| !matches!(id, "0.0.0.0" | "::"));
-    answer["paths"].as_array().unwrap().iter().filter(from_peer).map(|path| read(prefix, path)).collect()
+    answer["paths"].as_array().into_iter().flatten().filter(from_peer).map(|path| read(prefix, path)).collect()
 }
 
 fn read(prefix: &str, path: &Value) -> Route {
