@@ -2,6 +2,7 @@
 
 mod flannel;
 mod kube_proxy;
+mod metallb;
 pub mod proxy;
 
 use std::collections::BTreeMap;
@@ -53,6 +54,7 @@ struct From {
 enum Origin {
     Flannel(flannel::From),
     KubeProxy(kube_proxy::From),
+    Metallb(metallb::From),
 }
 
 /// Move from Ripstop to another proxy, with pods running
@@ -115,7 +117,7 @@ impl Migrate {
             What::Backend(backend) => Some(&backend.target),
             What::Proxy(proxy) => Some(&proxy.target),
             What::From(From { what: Origin::KubeProxy(from) }) => Some(&from.target),
-            What::From(From { what: Origin::Flannel(_) }) => None,
+            What::From(From { what: Origin::Flannel(_) | Origin::Metallb(_) }) => None,
             What::To(To { what: Goal::KubeProxy(to) }) => Some(&to.target),
         }
     }
@@ -129,6 +131,7 @@ impl Migrate {
             What::Backend(backend) => backend.run(agent, out),
             What::Proxy(proxy) => proxy.run(agent, out),
             What::From(From { what: Origin::Flannel(from) }) => from.run(out),
+            What::From(From { what: Origin::Metallb(from) }) => from.run(out),
             What::From(From { what: Origin::KubeProxy(from) }) => from.run(agent, out),
             What::To(To { what: Goal::KubeProxy(to) }) => to.run(agent, out),
         }
