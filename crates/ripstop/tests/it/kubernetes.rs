@@ -3,6 +3,7 @@
 //! Kubernetes' programs are built by `make k8s`, so these tests wait for `make test-k8s`; where a program is missing they are
 //! skipped.
 
+mod balancers;
 mod deploy;
 mod judging;
 mod matrix;

@@ -33,7 +33,8 @@ namespaces (`ripstop lab k8s up`) with kube-proxy (nftables), CoreDNS and contai
 of six, for those of dual stack with both families. `ripstop`: the product between the pods, VXLAN, routed, installed by its
 manifest (`ripstop install --cluster`). `ripstop+nftables`: the same without kube-proxy, Services served by the product
 (`--proxy nftables`); `ripstop+iptables`: the same by iptables. `reference`: the CNI project's plugins bridge, host-local and
-portmap with static routes; it holds nobody to policies. A column is renewed when its tests run.
+portmap with static routes; it holds nobody to policies. Addresses of load balancers are of a pool, which agents give that serve
+Services; the tests' client is a machine on the nodes' segment. A column is renewed when its tests run.
 
 ";
 const UP_LIMIT: Duration = Duration::from_secs(5 * 60);
@@ -46,7 +47,7 @@ const RUN_LIMIT: Duration = Duration::from_secs(60 * 60);
 pub fn run(workspace: &Workspace, folders: &Folders, cnis: &[&str], sets: &[&'static Set]) -> Result<Vec<Stage>> {
     let mut stages = Vec::new();
     for cni in cnis {
-        let sets: Vec<&'static Set> = sets.iter().copied().filter(|set| set.is_compared || *cni != REFERENCE).collect();
+        let sets: Vec<&'static Set> = sets.iter().copied().filter(|set| set.is_for(cni)).collect();
         for group in sets.chunk_by(|a, b| a.kind() == b.kind()) {
             let (family, nodes) = group[0].kind();
             let runner = Runner { workspace, folders, cni, family, nodes };
@@ -64,7 +65,7 @@ fn write(workspace: &Workspace) -> Result<()> {
     let mut columns = Vec::new();
     for set in &SETS {
         let mut reports = Vec::new();
-        for cni in CNIS.into_iter().filter(|cni| set.is_compared || *cni != REFERENCE) {
+        for cni in CNIS.into_iter().filter(|cni| set.is_for(cni)) {
             let path = path(workspace, cni, set);
             let report =
                 if path.is_file() { Some(Report::open(&path, set)?) } else { Report::of_page(&before, set, cni) };
@@ -123,6 +124,9 @@ impl Runner<'_> {
         std::fs::create_dir_all(&folder).with_context(|| text(&folder))?;
         let report = path(self.workspace, self.cni, set);
         let _ = std::fs::remove_file(&report);
+        if let Some(objects) = set.objects {
+            self.apply(set, objects, config)?;
+        }
         let mut tests = self.lab();
         tests.args(["exec", "control", "--"]).args(self.arguments(set, &folder, config));
         let ran = process::run(&mut tests, &self.log("run", set.name), RUN_LIMIT)?;
@@ -146,6 +150,18 @@ impl Runner<'_> {
             println!("    FAILED {kind}: {}: {}", ran.end(), ran.tail(20).join("\n"));
         }
         Ok(Stage::told(kind, tally, ran.took))
+    }
+
+    /// Makes objects that tests need.
+    fn apply(&self, set: &Set, objects: &str, config: &str) -> Result<()> {
+        let file = self.log("objects", set.name);
+        std::fs::write(&file, objects).with_context(|| text(&file))?;
+        let mut command = self.lab();
+        command.args(["exec", "control", "--", &text(&self.folders.program("kubectl"))]);
+        command.args([&format!("--kubeconfig={config}"), "apply", "-f", &text(&file)]);
+        let applied = process::run(&mut command, &self.log("apply", set.name), UP_LIMIT)?;
+        ensure!(applied.good(), "{} was not applied: {}", text(&file), applied.tail(5).join("\n"));
+        Ok(())
     }
 
     fn lab(&self) -> Command {

@@ -8,6 +8,7 @@ const GROUP: &str = "[sig-network]";
 const CONFORMANCE: &str = "[Conformance]";
 const DUAL: &str = "[Feature:IPv6DualStack]";
 const POLICIES: &str = "[Feature:NetworkPolicy]";
+const BALANCERS: &str = "[Feature:LoadBalancer]";
 /// Some of them want three zones with two nodes each; a lab's nodes are of three zones by turns.
 const ZONES: &str = "Traffic Distribution";
 
@@ -27,11 +28,21 @@ pub struct Set {
     /// Words that the names do not have.
     without: &'static [&'static str],
     /// Whether the plugins that the product is compared with can do what it is about.
-    pub is_compared: bool,
+    is_compared: bool,
+    /// What they need in the cluster; only agents that serve Services do something with it.
+    pub objects: Option<&'static str>,
 }
 
+/// Addresses on the segment of the nodes and of the machine on which the tests run.
+const POOL: &str = "\
+apiVersion: ripstop.io/v1alpha1
+kind: AddressPool
+metadata: {name: conformance}
+spec: {addresses: [172.30.1.200-172.30.1.250]}
+";
+
 /// All sets. Neighbours of the same kind share a cluster.
-pub const SETS: [Set; 5] = [
+pub const SETS: [Set; 6] = [
     Set {
         name: "conformance",
         title: "Tests of conformance",
@@ -40,6 +51,7 @@ pub const SETS: [Set; 5] = [
         with: Some(CONFORMANCE),
         without: &[],
         is_compared: true,
+        objects: None,
     },
     Set {
         name: "network",
@@ -47,8 +59,9 @@ pub const SETS: [Set; 5] = [
         family: "4",
         nodes: "3",
         with: None,
-        without: &[CONFORMANCE, ZONES, DUAL, POLICIES],
+        without: &[CONFORMANCE, ZONES, DUAL, POLICIES, BALANCERS],
         is_compared: true,
+        objects: None,
     },
     Set {
         name: "policies",
@@ -58,6 +71,17 @@ pub const SETS: [Set; 5] = [
         with: Some(POLICIES),
         without: &[],
         is_compared: false,
+        objects: None,
+    },
+    Set {
+        name: "load-balancers",
+        title: "Tests of load balancers",
+        family: "4",
+        nodes: "3",
+        with: Some(BALANCERS),
+        without: &[],
+        is_compared: false,
+        objects: Some(POOL),
     },
     Set {
         name: "zones",
@@ -67,6 +91,7 @@ pub const SETS: [Set; 5] = [
         with: Some(ZONES),
         without: &[],
         is_compared: true,
+        objects: None,
     },
     Set {
         name: "dual-stack",
@@ -76,6 +101,7 @@ pub const SETS: [Set; 5] = [
         with: Some(DUAL),
         without: &[],
         is_compared: true,
+        objects: None,
     },
 ];
 
@@ -84,7 +110,10 @@ const EXCLUDED: [(&str, &str); 10] = [
     ("[Feature:SCTPConnectivity]", SCTP),
     ("SCTP HostPort", SCTP),
     ("basic SCTP service", SCTP),
-    ("[Feature:LoadBalancer]", "neither a cloud nor the product gives out addresses of load balancers"),
+    (
+        "load balancer cleanup finalizer",
+        "asks for the finalizer of a cloud's controller; pools give addresses back without one",
+    ),
     ("[Disruptive]", "restarts the cluster's own programs, by SSH or as kubeadm lays them out"),
     ("Internet connection", "nothing is beyond the cluster"),
     ("[Feature:Networking-Performance]", "measures throughput, and the tests beside it would tell in that"),
@@ -119,7 +148,7 @@ pub fn place(name: &str) -> Option<Place> {
 
 /// A test's name without what all of its set have in common.
 pub fn short(name: &str) -> String {
-    [GROUP, CONFORMANCE, DUAL, POLICIES]
+    [GROUP, CONFORMANCE, DUAL, POLICIES, BALANCERS]
         .iter()
         .fold(name.to_owned(), |name, word| name.replace(word, ""))
         .trim()
@@ -127,6 +156,11 @@ pub fn short(name: &str) -> String {
 }
 
 impl Set {
+    /// Whether what connects the pods and, behind `+`, serves Services can do what it is about.
+    pub fn is_for(&self, cni: &str) -> bool {
+        (self.is_compared || cni.starts_with("ripstop")) && (self.objects.is_none() || cni.contains('+'))
+    }
+
     /// The kind of cluster.
     pub fn kind(&self) -> (&'static str, &'static str) {
         (self.family, self.nodes)
@@ -176,11 +210,29 @@ mod tests {
             ("[sig-network] Netpol [Feature:SCTPConnectivity] NetworkPolicy [Feature:NetworkPolicy]", "excluded"),
             ("[sig-network] Services should work after restarting kube-proxy [Disruptive]", "excluded"),
             ("[sig-network] Traffic Distribution should route traffic to an endpoint in the same zone", "zones"),
+            (
+                "[sig-network] LoadBalancers [Feature:LoadBalancer] should be able to change the type of a service [Slow]",
+                "load-balancers",
+            ),
+            (
+                "[sig-network] LoadBalancers [Feature:LoadBalancer] should handle load balancer cleanup finalizer for service [Slow]",
+                "excluded",
+            ),
             ("[sig-storage] Volumes [Conformance]", "none"),
         ];
         for (name, expected) in cases {
             assert_eq!(of(name), expected, "{name}");
         }
+    }
+
+    #[test]
+    fn each_set_is_for_those_who_can() {
+        let of = |name: &str| {
+            let set = SETS.iter().find(|set| set.name == name).unwrap();
+            ["ripstop", "ripstop+nftables", "reference"].map(|cni| set.is_for(cni))
+        };
+        assert_eq!((of("network"), of("policies")), ([true; 3], [true, true, false]));
+        assert_eq!(of("load-balancers"), [false, true, false]);
     }
 
     #[test]
