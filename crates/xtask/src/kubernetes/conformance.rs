@@ -34,7 +34,7 @@ of six, for those of dual stack with both families. `ripstop`: the product betwe
 manifest (`ripstop install --cluster`). `ripstop+nftables`: the same without kube-proxy, Services served by the product
 (`--proxy nftables`); `ripstop+iptables`: the same by iptables. `reference`: the CNI project's plugins bridge, host-local and
 portmap with static routes; it holds nobody to policies. Addresses of load balancers are of a pool, which agents give that serve
-Services; the tests' client is a machine on the nodes' segment. A column is renewed when its tests run.
+Services; the tests' client is a machine outside of the nodes' segment. A column is renewed when its tests run.
 
 ";
 const UP_LIMIT: Duration = Duration::from_secs(5 * 60);
@@ -128,7 +128,7 @@ impl Runner<'_> {
             self.apply(set, objects, config)?;
         }
         let mut tests = self.lab();
-        tests.args(["exec", "control", "--"]).args(self.arguments(set, &folder, config));
+        tests.args(["exec", set.client(), "--"]).args(self.arguments(set, &folder, config));
         let ran = process::run(&mut tests, &self.log("run", set.name), RUN_LIMIT)?;
         let results = if report.is_file() { Report::open(&report, set)?.results } else { Default::default() };
         let mut tally = Tally::default();
@@ -174,7 +174,7 @@ impl Runner<'_> {
         self.workspace.log(&format!("conformance-{}-{of}-{what}", self.cni))
     }
 
-    /// The command that runs the tests on the control plane's machine.
+    /// The command that runs the tests.
     fn arguments(&self, set: &Set, reports: &Path, config: &str) -> Vec<String> {
         let images = self.workspace.root.join("tools/programs/kubernetes/images.yaml");
         let [focus, skip] = set.arguments();

@@ -33,7 +33,7 @@ pub struct Set {
     pub objects: Option<&'static str>,
 }
 
-/// Addresses on the segment of the nodes and of the machine on which the tests run.
+/// Addresses on the segment of the nodes.
 const POOL: &str = "\
 apiVersion: ripstop.io/v1alpha1
 kind: AddressPool
@@ -159,6 +159,11 @@ impl Set {
     /// Whether what connects the pods and, behind `+`, serves Services can do what it is about.
     pub fn is_for(&self, cni: &str) -> bool {
         (self.is_compared || cni.starts_with("ripstop")) && (self.objects.is_none() || cni.contains('+'))
+    }
+
+    /// The machine that the tests run on: what load balancers are reached from is outside, as one of the nodes' subnet counts as a node.
+    pub fn client(&self) -> &'static str {
+        if self.objects.is_some() { "outside" } else { "control" }
     }
 
     /// The kind of cluster.
