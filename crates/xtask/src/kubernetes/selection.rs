@@ -106,13 +106,17 @@ pub const SETS: [Set; 6] = [
 ];
 
 /// Words of names of tests that do not run, with the reason; the first that fits counts.
-const EXCLUDED: [(&str, &str); 10] = [
+const EXCLUDED: [(&str, &str); 11] = [
     ("[Feature:SCTPConnectivity]", SCTP),
     ("SCTP HostPort", SCTP),
     ("basic SCTP service", SCTP),
     (
         "load balancer cleanup finalizer",
         "asks for the finalizer of a cloud's controller; pools give addresses back without one",
+    ),
+    (
+        "switch session affinity for LoadBalancer service with Local traffic policy",
+        "wants connections of one client at several nodes: by ARP one node answers, and with the policy Local its own pods alone",
     ),
     ("[Disruptive]", "restarts the cluster's own programs, by SSH or as kubeadm lays them out"),
     ("Internet connection", "nothing is beyond the cluster"),
@@ -221,6 +225,10 @@ mod tests {
             ),
             (
                 "[sig-network] LoadBalancers [Feature:LoadBalancer] should handle load balancer cleanup finalizer for service [Slow]",
+                "excluded",
+            ),
+            (
+                "[sig-network] LoadBalancers [Feature:LoadBalancer] should be able to switch session affinity for LoadBalancer service with Local traffic policy [Slow]",
                 "excluded",
             ),
             ("[sig-storage] Volumes [Conformance]", "none"),
