@@ -181,7 +181,8 @@ mod tests {
         let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
         let names = |line: &str| parse(&words(line)).unwrap().sets.iter().map(|set| set.name).collect::<Vec<_>>();
         assert_eq!(parse(&words("--cni reference")).unwrap().cnis, ["reference"]);
-        assert_eq!(names("--conformance"), ["conformance", "network", "policies", "zones", "dual-stack"]);
+        let all = ["conformance", "network", "policies", "load-balancers", "zones", "dual-stack"];
+        assert_eq!(names("--conformance"), all);
         assert_eq!(names("--set dual-stack,conformance"), ["conformance", "dual-stack"]);
         assert!(parse(&words("--smoke")).unwrap().smoke);
         for line in ["--all", "--cni", "--cni flannel", "--set", "--set all"] {
