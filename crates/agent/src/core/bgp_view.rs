@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use ripstop_objects::bgp::{BgpConfiguration, BgpFilter, BgpPeer, CONFIGURATION, PeerAs, PeerNodes, PeerPlace};
-use ripstop_objects::policy::{Operator, Requirement, Selector};
+use ripstop_objects::policy::Selector;
+use ripstop_policy::explain::selector_text;
 use serde::Serialize;
 
 use super::Core;
@@ -141,16 +142,5 @@ impl Core {
 
 /// A selector in words.
 fn shown(selector: &Selector) -> String {
-    let one = |wanted: &Requirement| {
-        let values = |values: &[Arc<str>]| values.join(",");
-        match &wanted.operator {
-            Operator::In(one) if one.len() == 1 => format!("{}={}", wanted.key, values(one)),
-            Operator::In(all) => format!("{} in ({})", wanted.key, values(all)),
-            Operator::NotIn(all) => format!("{} notin ({})", wanted.key, values(all)),
-            Operator::Exists => wanted.key.to_string(),
-            Operator::DoesNotExist => format!("!{}", wanted.key),
-        }
-    };
-    let all: Vec<String> = selector.requirements().iter().map(one).collect();
-    if all.is_empty() { "all".into() } else { all.join(",") }
+    if selector.requirements().is_empty() { "all".into() } else { selector_text(selector) }
 }

@@ -31,6 +31,7 @@ mod words;
 pub use answer::{Answer, Party, Path, Port};
 pub use graph::{Edge, Graph, MAX_PODS, OUTSIDE};
 pub use unused::{Finding, Kind as FindingKind};
+pub use words::selector_text;
 
 use std::net::IpAddr;
 use std::sync::Arc;
