@@ -1,5 +1,7 @@
 //! One node's part.
 
+mod grants;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -295,6 +297,14 @@ impl Engine {
         sees.iter().filter(|node| back(node)).cloned().collect()
     }
 
+    /// Candidates whose last message is a detection time old, and since when it is: what they were granted has ended, as a grant
+    /// counts from a message of theirs.
+    fn silent(&self, now: Duration) -> BTreeMap<NodeName, Duration> {
+        let ended = |peer: &Peer| peer.heard.map(|heard| heard + self.timing.detection).filter(|ended| *ended <= now);
+        let others = self.peers.iter().filter(|(node, _)| **node != self.me);
+        others.filter_map(|(node, peer)| Some((node.clone(), ended(peer)?))).collect()
+    }
+
     /// Whether its own eyes are enough.
     fn judges(&self, node: &NodeName) -> bool {
         self.table.candidates.len() <= ALL_ELECT || self.watches(node)
@@ -323,6 +333,7 @@ impl Engine {
         }
         let sees = self.sees(now);
         let recent = self.recent(now, &sees);
+        let silent: BTreeSet<NodeName> = self.silent(now).into_keys().collect();
         let began = |claim: &Claim| matches!(claim, Claim::Owner { since, .. } if now < *since + self.timing.detection);
         let speaks: Vec<IpAddr> =
             self.claims.iter().filter(|(_, claim)| began(claim)).map(|(address, _)| *address).collect();
@@ -342,6 +353,7 @@ impl Engine {
                 votes: (peer.knows != self.generation).then(|| self.votes.clone()),
                 sees: sees.clone(),
                 recent: recent.clone(),
+                silent: silent.clone(),
                 leaves: self.leaves,
                 speaks: speaks.clone(),
             };
@@ -357,9 +369,14 @@ impl Engine {
     fn settle(&mut self, now: Duration, actions: &mut Vec<Action>) {
         let sees = self.sees(now);
         let recent = self.recent(now, &sees);
-        let told = self.peers.get(&self.me).is_some_and(|own| (&own.sees, &own.recent) == (&sees, &recent));
+        let silent = self.silent(now);
+        let told = self
+            .peers
+            .get(&self.me)
+            .is_some_and(|own| (&own.sees, &own.recent) == (&sees, &recent) && own.silent.keys().eq(silent.keys()));
         if let Some(own) = self.peers.get_mut(&self.me) {
-            (own.heard, own.leaves, own.sees, own.recent) = (Some(now), self.leaves, sees, recent);
+            (own.heard, own.leaves) = (Some(now), self.leaves);
+            (own.sees, own.recent, own.silent) = (sees, recent, silent);
         }
         let ballot = self.ballot(now);
         let votes = (self.ballot.as_ref() != Some(&ballot)).then(|| self.vote(now, &ballot));
@@ -436,57 +453,6 @@ impl Engine {
         let known =
             if matter { self.voters(now).map(|peer| (peer.run, peer.generation)).collect() } else { Vec::new() };
         Ballot { live, steady, known }
-    }
-
-    /// Until when a majority grants an address to this node.
-    fn granted(&self, now: Duration, address: IpAddr) -> Option<Duration> {
-        let grant = |node: &NodeName| {
-            let peer = self.peers.get(node)?;
-            let vote = peer.votes.get(&address)?;
-            let basis = match vote.to.as_ref() == Some(&self.me) {
-                true if *node == self.me => Some(now),
-                true => peer.basis,
-                false => vote.kept,
-            };
-            basis.map(|basis| basis + self.timing.detection)
-        };
-        let mut grants: Vec<Duration> = self.electors.iter().filter_map(grant).collect();
-        grants.sort_unstable_by(|a, b| b.cmp(a));
-        grants.get(self.need.saturating_sub(1)).copied()
-    }
-
-    /// When this node may begin with an address, if it may: and whether another one yields, who need not be waited for.
-    fn entitled(&self, now: Duration, address: IpAddr) -> Option<(Duration, bool)> {
-        let ripe = |node: &NodeName| {
-            let peer = self.peers.get(node)?;
-            let granted = *node == self.me || peer.basis.is_some_and(|basis| now < basis + self.timing.detection);
-            let vote = peer.votes.get(&address).filter(|vote| granted && vote.to.as_ref() == Some(&self.me))?;
-            let waited = vote.since + self.wait;
-            if waited > now && self.yields(now, address, vote.before.as_ref()) {
-                return Some((now, true));
-            }
-            Some((waited, false))
-        };
-        let mut ripe: Vec<(Duration, bool)> = self.electors.iter().filter_map(ripe).collect();
-        ripe.sort_unstable();
-        let (when, _) = *ripe.get(self.need.saturating_sub(1))?;
-        let hand_over = ripe.iter().take(self.need).any(|(_, yields)| *yields);
-        Some((when, hand_over))
-    }
-
-    /// Whether the vote before was for somebody who votes for this node now, or for nobody.
-    fn yields(&self, now: Duration, address: IpAddr, before: Option<&(Option<NodeName>, Duration)>) -> bool {
-        match before {
-            Some((other, lasted)) if *lasted >= self.wait => other.as_ref().is_none_or(|other| {
-                *other != self.me
-                    && self.peers.get(other).is_some_and(|peer| {
-                        peer.basis.is_some_and(|basis| now < basis + self.timing.detection)
-                            && peer.generation != 0
-                            && peer.vote(address) == Some(&self.me)
-                    })
-            }),
-            _ => false,
-        }
     }
 
     /// Does what time and votes allow, and notes when to look again. True if this node began to speak for something.

@@ -13,8 +13,8 @@
 //! *detection time* after that message was *sent*, by the clock of the one who has it. Who has grants of a majority may speak.
 //!
 //! **Fencing.** An owner that hears no majority stops when its grants end ([`Engine::may_speak`] says so at any moment, also
-//! after a freeze). A successor waits until its votes are a detection time and a margin old, so that grants to others have
-//! ended, asks by a probe whether somebody speaks, and then speaks. So clocks need not agree; they may differ in
+//! after a freeze). A successor waits until its votes are a detection time and a margin old, or only the margin
+//! where the electors say that they did not hear the owner for a detection time: grants to others have ended then. It asks by a probe whether somebody speaks, and then speaks. So clocks need not agree; they may differ in
 //! rate by what the margin is of the detection time.
 //!
 //! **Hand-over.** An owner that itself votes for another *yields*: the other need not wait, and the owner speaks on until it

@@ -32,6 +32,8 @@ pub struct Message {
     pub sees: BTreeSet<NodeName>,
     /// Those of them that came back lately: others are preferred to them.
     pub recent: BTreeSet<NodeName>,
+    /// Candidates that it heard once and not for a detection time: what it had granted them has ended.
+    pub silent: BTreeSet<NodeName>,
     /// It is drained, or its interface is not well: nobody should choose it.
     pub leaves: bool,
     /// Addresses for which it began to speak within the last detection time.

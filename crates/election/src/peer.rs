@@ -41,6 +41,8 @@ pub struct Peer {
     pub votes: BTreeMap<IpAddr, Vote>,
     pub sees: BTreeSet<NodeName>,
     pub recent: BTreeSet<NodeName>,
+    /// Whom it did not hear for a detection time, and since when it says so, or did not hear them.
+    pub silent: BTreeMap<NodeName, Duration>,
     pub leaves: bool,
     /// The generation of this node's votes that it knows.
     pub knows: u64,
@@ -83,10 +85,15 @@ impl Peer {
         if message.run != self.run {
             // It forgot what it had granted, and what it says follows nothing.
             (self.run, self.generation, self.basis, self.knows, self.hears) = (message.run, 0, None, 0, None);
+            self.silent.clear();
         }
         (self.seq, self.heard) = (message.seq, Some(now));
         (self.leaves, self.knows, self.hears) = (message.leaves, message.knows, self.hears.max(basis));
         (self.sees, self.recent) = (message.sees.clone(), message.recent.clone());
+        self.silent.retain(|node, _| message.silent.contains(node));
+        for node in &message.silent {
+            self.silent.entry(node.clone()).or_insert(now);
+        }
         if !counts {
             self.generation = 0;
             return true;

@@ -2,13 +2,14 @@
 //!
 //! | what | bytes |
 //! |---|---|
-//! | `rpel` and version, 1 | 5 |
+//! | `rpel` and version, 2 | 5 |
 //! | flags: 1 leaves, 2 has votes | 1 |
 //! | names in ascending order: how many, and each with its length | 2, 1 + n each |
 //! | the sender's name | 2 |
 //! | run, number, digest of candidates, echo (run, number), generation known, own generation | 8 each |
 //! | nodes seen alive: how many, and each | 2, 2 each |
 //! | those of them that came back lately: how many, and each | 2, 2 each |
+//! | nodes not heard for a detection time: how many, and each | 2, 2 each |
 //! | addresses it began to speak for: how many, and each | 2, 5 or 17 each |
 //! | votes in ascending order of addresses: how many, and each with its node | 2, 7 or 19 each |
 
@@ -23,7 +24,7 @@ use crate::message::{Message, Votes};
 /// Longest message: a datagram's payload.
 pub const LONGEST: usize = 65_507;
 
-const HEAD: &[u8] = b"rpel\x01";
+const HEAD: &[u8] = b"rpel\x02";
 const LEAVES: u8 = 1;
 const VOTES: u8 = 2;
 
@@ -33,7 +34,7 @@ impl Message {
     pub fn bytes(&self) -> Option<Vec<u8>> {
         let voted = self.votes.iter().flat_map(|votes| votes.values());
         let names: BTreeSet<&NodeName> =
-            self.sees.iter().chain(&self.recent).chain(voted).chain([&self.from]).collect();
+            self.sees.iter().chain(&self.recent).chain(&self.silent).chain(voted).chain([&self.from]).collect();
         let places: BTreeMap<&NodeName, u16> = names.iter().copied().zip(0..).collect();
         let mut out = HEAD.to_vec();
         let flags = [(self.leaves, LEAVES), (self.votes.is_some(), VOTES)];
@@ -51,7 +52,7 @@ impl Message {
         for number in [self.run, self.seq, self.list, self.echo.0, self.echo.1, self.knows, self.generation] {
             out.extend(number.to_be_bytes());
         }
-        for set in [&self.sees, &self.recent] {
+        for set in [&self.sees, &self.recent, &self.silent] {
             count(&mut out, set.len())?;
             set.iter().try_for_each(|name| node(&mut out, name))?;
         }
@@ -89,7 +90,7 @@ impl Message {
             }
             numbers
         };
-        let (sees, recent) = (rest.nodes(&names)?, rest.nodes(&names)?);
+        let (sees, recent, silent) = (rest.nodes(&names)?, rest.nodes(&names)?, rest.nodes(&names)?);
         let mut speaks = Vec::new();
         for _ in 0..rest.short()? {
             speaks.push(rest.address()?);
@@ -97,7 +98,8 @@ impl Message {
         let votes = if flags & VOTES == 0 { None } else { Some(Arc::new(rest.votes(&names)?)) };
         let leaves = flags & LEAVES != 0;
         let echo = (echo_run, echo_seq);
-        let message = Self { from, run, seq, list, echo, knows, generation, votes, sees, recent, leaves, speaks };
+        let message =
+            Self { from, run, seq, list, echo, knows, generation, votes, sees, recent, silent, leaves, speaks };
         rest.0.is_empty().then_some(message)
     }
 }

@@ -16,11 +16,11 @@ fn messages() -> impl Strategy<Value = Message> {
     let votes = prop::option::of(prop::collection::btree_map(addresses(), (0..9usize).prop_map(node), 0..20));
     let set = || prop::collection::btree_set((0..9usize).prop_map(node), 0..9);
     let speaks = prop::collection::vec(addresses(), 0..5);
-    (0..9usize, any::<[u64; 7]>(), votes, (set(), set()), any::<bool>(), speaks).prop_map(
-        |(from, n, votes, (sees, recent), leaves, speaks)| {
+    (0..9usize, any::<[u64; 7]>(), votes, (set(), set(), set()), any::<bool>(), speaks).prop_map(
+        |(from, n, votes, (sees, recent, silent), leaves, speaks)| {
             let [run, seq, list, echo_run, echo_seq, knows, generation] = n;
             let (from, votes, echo) = (node(from), votes.map(Arc::new), (echo_run, echo_seq));
-            Message { from, run, seq, list, echo, knows, generation, votes, sees, recent, leaves, speaks }
+            Message { from, run, seq, list, echo, knows, generation, votes, sees, recent, silent, leaves, speaks }
         },
     )
 }
@@ -63,10 +63,11 @@ fn a_message_fits_a_datagram_or_has_no_bytes() {
         votes: Some(Arc::new(votes(count))),
         sees: [node(1)].into(),
         recent: [].into(),
+        silent: [].into(),
         leaves: false,
         speaks: Vec::new(),
     };
-    assert_eq!(message(1000).bytes().map(|bytes| bytes.len()), Some(5 + 1 + 2 + 3 + 2 + 56 + 4 + 2 + 2 + 2 + 7000));
+    assert_eq!(message(1000).bytes().map(|bytes| bytes.len()), Some(5 + 1 + 2 + 3 + 2 + 56 + 4 + 2 + 2 + 2 + 2 + 7000));
     assert!(message(9000).bytes().is_some());
     assert_eq!(message(9400).bytes(), None);
 }

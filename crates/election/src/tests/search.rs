@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestError, TestRng, TestRunner};
 
-use super::world::{Event, MS, Planted, Setting, World, pairs};
+use super::world::{Event, MS, Planted, Setting, World, address, node, pairs, table};
 use crate::Timing;
 
 /// Events at their times, then rest; then everything works again and comes back.
@@ -17,7 +17,7 @@ fn history(setting: &Setting, events: &[(u64, Event)]) -> Result<World, String> 
         world.happen(event);
     }
     (0..setting.nodes).for_each(|n| world.happen(&Event::Freeze(n, 0)));
-    world.run(500)?;
+    world.run(setting.back_within().max(500))?;
     let punctual = setting.lost == 0 && setting.delay.1 <= 4;
     if punctual && majorities(setting.nodes).iter().any(|group| world.reached(group) && world.serves_alone(group)) {
         world.owned()?;
@@ -156,6 +156,7 @@ fn settings(nodes: usize, planted: Option<Planted>) -> impl Strategy<Value = Set
         delay: (least, least + if seed % 2 == 0 { varies % 4 } else { varies }),
         addresses: 2,
         planted,
+        timing: Timing::of(if seed % 3 == 0 { 200 } else { 60 } * MS),
         ..short(nodes)
     })
 }
@@ -197,4 +198,25 @@ fn every_broken_rule_is_found() {
         let (broken, _, events) = found.unwrap_or_else(|| panic!("{planted:?} is not found"));
         println!("{planted:?}: {broken}, after {} events", events.len());
     }
+}
+
+/// All but the owner know that it may not have its address any more, before they do not hear it: what they granted must end first.
+#[test]
+fn electors_that_hear_the_owner_are_waited_for() {
+    let broken = |planted| {
+        let timing = Timing::of(200 * MS);
+        let mut world = World::new(Setting { timing, planted, ..Setting::of(5) });
+        world.run(2_000).unwrap();
+        let owner = world.owned().unwrap()[0];
+        let mut without = table(5, 1);
+        without.addresses.insert(address(0), Some((0..5).filter(|n| *n != owner).map(node).collect()));
+        (0..5).filter(|n| *n != owner).for_each(|n| world.learn(n, without.clone()));
+        // Nor does it hear who asks.
+        world.cut_off(owner);
+        world.run(world.setting.back_within())?;
+        assert_ne!(world.owned()?[0], owner);
+        Ok::<_, String>(())
+    };
+    assert_eq!(broken(None), Ok(()));
+    assert!(broken(Some(Planted::AllSilent)).is_err(), "it cannot fail");
 }

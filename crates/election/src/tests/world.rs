@@ -36,6 +36,8 @@ pub enum Planted {
     MajorityLess,
     /// Grants count from when a vote came, not from what its sender had heard.
     EchoOfNow,
+    /// Everybody is taken for one that electors do not hear.
+    AllSilent,
     /// Answers are given without asking whether they still may.
     Unasked,
 }
@@ -200,6 +202,13 @@ impl World {
         }
     }
 
+    /// A node gets to know of other candidates, addresses or endpoints.
+    pub fn learn(&mut self, n: usize, table: Table) {
+        let now = self.clock(n);
+        let actions = self.engines[n].as_mut().map(|engine| engine.set(now, table));
+        self.carry(n, actions.unwrap_or_default());
+    }
+
     /// Nothing reaches a node, nor comes from it.
     pub fn cut_off(&mut self, n: usize) {
         for (a, b) in pairs(self.setting.nodes).filter(|(a, b)| *a == n || *b == n) {
@@ -286,6 +295,7 @@ impl World {
     fn open(&mut self, n: usize, parcel: Parcel) {
         let now = self.clock(n);
         let speaks = |world: &Self, address| world.speaks(n, address);
+        let (planted, nodes) = (self.setting.planted, self.setting.nodes);
         let latest = (self.setting.planted == Some(Planted::EchoOfNow)).then_some(self.runs[n]);
         let actions = match parcel {
             Parcel::Question(who, address) => {
@@ -298,6 +308,9 @@ impl World {
                 let engine = self.engines[n].as_mut().unwrap();
                 if let Some(run) = latest {
                     message.echo = (run, engine.last_seq());
+                }
+                if planted == Some(Planted::AllSilent) {
+                    message.silent = (0..nodes).map(node).collect();
                 }
                 engine.received(now, &message)
             }

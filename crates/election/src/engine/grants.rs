@@ -1,0 +1,69 @@
+//! What votes are worth to a node: until when it may speak, and from when it may begin.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use ripstop_types::NodeName;
+
+use super::Engine;
+use crate::peer::{Peer, Vote};
+
+impl Engine {
+    /// Until when a majority grants an address to this node.
+    pub(super) fn granted(&self, now: Duration, address: IpAddr) -> Option<Duration> {
+        let grant = |node: &NodeName| {
+            let peer = self.peers.get(node)?;
+            let vote = peer.votes.get(&address)?;
+            let basis = match vote.to.as_ref() == Some(&self.me) {
+                true if *node == self.me => Some(now),
+                true => peer.basis,
+                false => vote.kept,
+            };
+            basis.map(|basis| basis + self.timing.detection)
+        };
+        let mut grants: Vec<Duration> = self.electors.iter().filter_map(grant).collect();
+        grants.sort_unstable_by(|a, b| b.cmp(a));
+        grants.get(self.need.saturating_sub(1)).copied()
+    }
+
+    /// When this node may begin with an address, if it may: and whether another one yields, who need not be waited for.
+    pub(super) fn entitled(&self, now: Duration, address: IpAddr) -> Option<(Duration, bool)> {
+        let ripe = |node: &NodeName| {
+            let peer = self.peers.get(node)?;
+            let granted = *node == self.me || peer.basis.is_some_and(|basis| now < basis + self.timing.detection);
+            let vote = peer.votes.get(&address).filter(|vote| granted && vote.to.as_ref() == Some(&self.me))?;
+            let waited = (vote.since + self.wait).min(self.ended(peer, vote).unwrap_or(Duration::MAX));
+            if waited > now && self.yields(now, address, vote.before.as_ref()) {
+                return Some((now, true));
+            }
+            Some((waited, false))
+        };
+        let mut ripe: Vec<(Duration, bool)> = self.electors.iter().filter_map(ripe).collect();
+        ripe.sort_unstable();
+        let (when, _) = *ripe.get(self.need.saturating_sub(1))?;
+        let hand_over = ripe.iter().take(self.need).any(|(_, yields)| *yields);
+        Some((when, hand_over))
+    }
+
+    /// When what an elector granted before has ended for sure, where it says that it does not hear whom it voted for.
+    fn ended(&self, elector: &Peer, vote: &Vote) -> Option<Duration> {
+        let (other, lasted) = vote.before.as_ref()?;
+        let silent = elector.silent.get(other.as_ref()?).filter(|_| *lasted >= self.wait)?;
+        Some(vote.since.max(*silent) + self.timing.margin)
+    }
+
+    /// Whether the vote before was for somebody who votes for this node now, or for nobody.
+    fn yields(&self, now: Duration, address: IpAddr, before: Option<&(Option<NodeName>, Duration)>) -> bool {
+        match before {
+            Some((other, lasted)) if *lasted >= self.wait => other.as_ref().is_none_or(|other| {
+                *other != self.me
+                    && self.peers.get(other).is_some_and(|peer| {
+                        peer.basis.is_some_and(|basis| now < basis + self.timing.detection)
+                            && peer.generation != 0
+                            && peer.vote(address) == Some(&self.me)
+                    })
+            }),
+            _ => false,
+        }
+    }
+}
