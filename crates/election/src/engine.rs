@@ -440,14 +440,24 @@ impl Engine {
         electors.filter(move |(node, peer)| heard(node, peer)).map(|(_, peer)| peer)
     }
 
-    /// Candidates that a majority of the electors sees and that do not leave.
+    /// Candidates that this node sees, that see a majority of the electors, and that do not leave. Whether one does it says itself, so
+    /// all who see it mean the same.
     fn ballot(&self, now: Duration) -> Ballot {
-        let most = |says: &dyn Fn(&Peer) -> bool| self.voters(now).filter(|peer| says(peer)).count() >= self.need;
-        let stays = |node: &NodeName| self.peers.get(node).is_some_and(|peer| !peer.leaves);
-        let seen = |node: &&NodeName| stays(node) && most(&|peer| peer.sees.contains(*node));
+        let own = self.peers.get(&self.me).map(|own| &own.sees);
+        let reaches = |peer: &Peer| peer.sees.intersection(&self.electors).count() >= self.need;
+        let seen = |node: &&NodeName| {
+            let peer = self.peers.get(*node).filter(|_| own.is_some_and(|sees| sees.contains(*node)));
+            peer.is_some_and(|peer| !peer.leaves && reaches(peer))
+        };
         let live: Vec<NodeName> = self.table.candidates.keys().filter(seen).cloned().collect();
-        let calm = |peer: &Peer, node: &NodeName| peer.sees.contains(node) && !peer.recent.contains(node);
-        let steady: Vec<NodeName> = live.iter().filter(|node| most(&|peer| calm(peer, node))).cloned().collect();
+        let calm = |node: &&NodeName| {
+            let (mut seen, mut recent) = (0, 0);
+            for peer in self.voters(now).filter(|peer| peer.sees.contains(*node)) {
+                (seen, recent) = (seen + 1, recent + usize::from(peer.recent.contains(*node)));
+            }
+            2 * recent < seen
+        };
+        let steady: Vec<NodeName> = live.iter().filter(calm).cloned().collect();
         // Where all are steady it does not matter who has the votes.
         let matter = steady.len() < live.len();
         let known =

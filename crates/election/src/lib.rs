@@ -5,8 +5,9 @@
 //! - [`Message`]: what candidates tell each other, and its bytes;
 //! - [`neighbour`]: probes, announcements and answers of ARP and NDP as bytes.
 //!
-//! **How it is decided.** For each address each *elector* votes for the live candidate of the highest rendezvous hash. Live is who a
-//! majority of the electors hears and is heard by, so a node that only some can reach is nobody's choice. Whoever was away is passed over
+//! **How it is decided.** For each address each *elector* votes for the live candidate of the highest rendezvous hash. Live is who hears
+//! a majority of the electors and is heard by them, and says so itself: all who hear it mean the same, so as long as one node reaches a
+//! majority, votes do not split, whichever links fail. Whoever was away is passed over
 //! for the *settle* time, unless it has the votes of a majority, its own among them, or nobody else may have the address: two that
 //! are left of three, and see each other come back, need not trust each other to go on. A message carries a node's votes
 //! and repeats the number of the last message it had from its receiver: with that a vote is a **grant**, which ends one

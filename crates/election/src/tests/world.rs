@@ -371,6 +371,12 @@ impl World {
             && among.iter().all(|n| self.runs(*n))
     }
 
+    /// Whether a node and a majority, itself among them, hear each other.
+    pub fn reaches_majority(&self, n: usize) -> bool {
+        let hears = |other: &usize| *other == n || self.links[n][*other] && self.links[*other][n];
+        2 * (0..self.setting.nodes).filter(hears).count() > self.setting.nodes
+    }
+
     /// Whether one of these is not drained, and no other node that runs hears any or is heard by any.
     pub fn serves_alone(&self, among: &BTreeSet<usize>) -> bool {
         let others = (0..self.setting.nodes).filter(|n| !among.contains(n) && self.runs(*n));
