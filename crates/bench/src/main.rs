@@ -19,6 +19,7 @@ mod few;
 mod ipip;
 mod kubernetes;
 mod load;
+mod loadbalancers;
 mod migration;
 mod path;
 mod peers;
@@ -29,6 +30,7 @@ mod report;
 mod scene;
 mod services;
 mod stat;
+mod switch;
 mod udp;
 mod variant;
 
@@ -48,7 +50,7 @@ const MARKS: [&str; 3] = ["run", "goals", "details"];
 /// A group of measurements by its name.
 type Group = (&'static str, fn(&Programs, usize) -> Result<Section>);
 
-const GROUPS: [Group; 25] = [
+const GROUPS: [Group; 26] = [
     ("cni", cni::one_by_one),
     ("burst", cni::at_once),
     ("adds", |programs, rounds| adds::thousand(programs, (rounds / 5).max(1))),
@@ -74,6 +76,7 @@ const GROUPS: [Group; 25] = [
     ("bgp-cut", |programs, rounds| bgp::cut(programs, (rounds / 5).max(1))),
     ("bgp-pods", bgp::pods),
     ("bgp-changes", |programs, _| bgp::changes(programs)),
+    ("loadbalancers-owner", loadbalancers::owner),
     ("choosing", choosing::choosing),
 ];
 
@@ -117,7 +120,7 @@ impl Args {
                 other => bail!("{other:?}; accepted: --rounds N, --only {}, --record", names().join(",")),
             }
         }
-        if let Some(unknown) = args.only.iter().find(|name| !names().contains(&name.as_str())) {
+        if let Some(unknown) = args.only.iter().find(|only| !names().iter().any(|name| is_meant(only, name))) {
             bail!("--only {unknown:?}; accepted: {}", names().join(","));
         }
         ensure!(!args.record || args.only.is_empty(), "--record writes all figures of one run: without --only");
@@ -200,6 +203,7 @@ mod tests {
         let args = read("--rounds 3 --only cni,path").unwrap();
         assert_eq!((args.rounds, args.only.len(), args.record), (3, 2, false));
         assert_eq!(read("").unwrap().rounds, 15);
+        assert!(read("--only loadbalancers,bgp").is_ok(), "what several begin with");
         assert!(is_meant("policies", "policies-lists") && is_meant("policies", "policies"));
         assert!(!is_meant("policies-lists", "policies") && !is_meant("thousand", "ten-thousand"));
         for bad in ["--rounds 0", "--rounds", "--only speed", "--fast", "--record --only cni"] {

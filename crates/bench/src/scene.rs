@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
+use std::io::Write as _;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -243,6 +244,19 @@ impl Drop for Running {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
+}
+
+/// Writes a manifest by the agent that has this socket.
+pub fn apply(programs: &Programs, socket: &Path, manifest: &str) -> Result<()> {
+    let mut command = Command::new(&programs.ripstop);
+    command.arg("--socket").arg(socket).args(["apply", "-f", "-"]);
+    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = command.spawn().context("run ripstop")?;
+    // If it ended early, what it said is the better error.
+    let _ = child.stdin.take().map(|mut input| input.write_all(manifest.as_bytes()));
+    let said = child.wait_with_output().context("run ripstop")?;
+    ensure!(said.status.success(), "ripstop apply: {}", String::from_utf8_lossy(&said.stderr));
+    Ok(())
 }
 
 /// Waits until something holds.

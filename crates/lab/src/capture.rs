@@ -68,15 +68,7 @@ pub struct Summary {
 impl Lab {
     /// Captures what passes a target's interfaces, or only this one, until the capture is stopped.
     pub fn capture(&self, target: &Target, interface: Option<&str>) -> Result<Capture<Vec<Packet>>> {
-        let source = Source::open(&self.netns_of(target)?, interface)?;
-        Capture::start(source, |source, stop| {
-            let mut packets = Vec::new();
-            source.run(stop, |packet| {
-                packets.push(packet);
-                Ok(())
-            })?;
-            Ok(packets)
-        })
+        Capture::within(&self.netns_of(target)?, interface)
     }
 
     /// The same, into a pcapng file.
@@ -94,6 +86,21 @@ impl Lab {
             })?;
             pcap.writer.finish().attempt(doing)?;
             Ok(Summary { packets, dropped: source.dropped()? })
+        })
+    }
+}
+
+impl Capture<Vec<Packet>> {
+    /// Captures what passes the interfaces of a namespace, or only this one.
+    pub fn within(netns: &Path, interface: Option<&str>) -> Result<Self> {
+        let source = Source::open(netns, interface)?;
+        Self::start(source, |source, stop| {
+            let mut packets = Vec::new();
+            source.run(stop, |packet| {
+                packets.push(packet);
+                Ok(())
+            })?;
+            Ok(packets)
         })
     }
 }

@@ -3,9 +3,8 @@
 //! The cut is a switch's port that is isolated from another one, so its moment is known, and nobody is told of it.
 
 use std::fs;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -19,6 +18,7 @@ use super::{Part, apply, goal};
 use crate::report::Table;
 use crate::scene::{Agent, Programs, Running, Scene, wait_for};
 use crate::stat::{Spread, quantile};
+use crate::switch::Switch;
 
 const TARGET: &str = "203.0.113.0/24";
 const NODE: &str = "172.30.0.1";
@@ -141,35 +141,6 @@ impl Site {
         self.switch.isolate("r1", false)?;
         self.wait_both()?;
         Ok((at - begun).as_secs_f64() * 1e3)
-    }
-}
-
-/// A shell in the switch's namespace, which sees the settings of its ports.
-struct Switch(Child, std::cell::RefCell<ChildStdin>);
-
-impl Switch {
-    fn open(netns: &Path) -> Result<Self> {
-        let mut command = Command::new("ip");
-        command.args(["netns", "exec"]).arg(netns.file_name().context("a namespace")?).arg("sh");
-        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::inherit());
-        let mut shell = command.spawn().context("start a shell")?;
-        let input = shell.stdin.take().context("the input of a shell")?;
-        let this = Self(shell, std::cell::RefCell::new(input));
-        // So that it is there when a moment counts.
-        thread::sleep(Duration::from_millis(200));
-        Ok(this)
-    }
-
-    fn isolate(&self, port: &str, isolated: bool) -> Result<()> {
-        let line = format!("echo {} > /sys/class/net/{port}/brport/isolated\n", u8::from(isolated));
-        self.1.borrow_mut().write_all(line.as_bytes()).context("tell the switch")
-    }
-}
-
-impl Drop for Switch {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
     }
 }
 

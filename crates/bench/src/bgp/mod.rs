@@ -12,12 +12,10 @@ mod speaker;
 mod stub;
 mod watch;
 
-use std::process::Command;
-
-use anyhow::{Context as _, Result, ensure};
+use anyhow::Result;
 
 use crate::report::{Goal, Section, Table, verdict};
-use crate::scene::{Programs, Scene};
+use crate::scene::{self, Programs, Scene};
 
 pub use speaker::{WORD, run};
 
@@ -64,11 +62,5 @@ fn goal(what: &str, reach: &str, ours: String, rival: String, ratio: String, goo
 
 /// Writes a manifest by the agent of a node.
 fn apply(scene: &Scene, node: &str, manifest: &str) -> Result<()> {
-    let file = scene.run().join("manifest.yaml");
-    std::fs::write(&file, manifest).context("write a manifest")?;
-    let mut command = Command::new(&scene.programs().ripstop);
-    command.arg("--socket").arg(scene.run().join(node).join("agent.sock")).args(["apply", "-f"]).arg(&file);
-    let said = command.output().context("run ripstop")?;
-    ensure!(said.status.success(), "ripstop apply: {}", String::from_utf8_lossy(&said.stderr));
-    Ok(())
+    scene::apply(scene.programs(), &scene.run().join(node).join("agent.sock"), manifest)
 }

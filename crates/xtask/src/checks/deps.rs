@@ -158,7 +158,8 @@ const RIM: &[Row] = &[
         ],
     ),
     // Measures the product beside its rivals: by programs and sockets, and by records as agents write them. What no rival does it
-    // asks the deciding crate itself, and a speaker that is measured alone is a process of it.
+    // asks the deciding crate itself, and a speaker that is measured alone is a process of it. Frames of a segment are read as candidates
+    // read them.
     row(
         "bench",
         "ripstop-bench",
@@ -173,6 +174,7 @@ const RIM: &[Row] = &[
             "ripstop-policy",
             "ripstop-bfd",
             "ripstop-bgp",
+            "ripstop-election",
             "ripstop-speaker",
         ],
     ),
