@@ -1,6 +1,7 @@
 //! One node's part.
 
 mod grants;
+mod rest;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
@@ -8,6 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ripstop_types::{Mac, NodeName};
+
+use rest::Rest;
 
 use crate::message::{Message, Votes};
 use crate::peer::Peer;
@@ -94,8 +97,8 @@ pub struct Engine {
     watchers: BTreeMap<NodeName, BTreeSet<NodeName>>,
     /// What the votes were made of; nothing where they must be made anew.
     ballot: Option<Ballot>,
-    /// Some address waits for grants, so that each message matters.
-    waits: bool,
+    /// What holds where no address waits for grants and nothing was said that is new; none: all has to be looked at.
+    rest: Option<Rest>,
 }
 
 impl Engine {
@@ -123,7 +126,7 @@ impl Engine {
             started: now,
             watchers: BTreeMap::new(),
             ballot: None,
-            waits: true,
+            rest: None,
         }
     }
 
@@ -153,7 +156,7 @@ impl Engine {
             self.claims.entry(*address).or_insert(Claim::Idle);
         }
         self.watchers = table.candidates.keys().map(|node| (node.clone(), table.watchers(node))).collect();
-        (self.table, self.ballot, self.waits) = (table, None, true);
+        (self.table, self.ballot, self.rest) = (table, None, None);
         self.settle(now, &mut actions);
         if others {
             self.tell(now, &mut actions);
@@ -181,18 +184,21 @@ impl Engine {
         }
         let basis = (message.echo.0 == self.run).then(|| self.sent_at(message.echo.1)).flatten();
         let Some(peer) = self.peers.get_mut(&message.from) else { return actions };
-        let was_there = peer.is_there(now, detection);
-        if !peer.take(&self.me, now, message, basis, counts) {
-            return actions;
+        let Some(is_news) = peer.take(&self.me, now, message, (basis, counts), detection) else { return actions };
+        if is_news {
+            self.rest = None;
         }
-        peer.note(now, was_there, detection);
         for address in &message.speaks {
             if let Some(claim @ Claim::Yielding { .. }) = self.claims.get_mut(address) {
                 *claim = Claim::Idle;
+                self.rest = None;
                 actions.push(Action::Silence(*address));
             }
         }
-        self.settle(now, &mut actions);
+        // Most messages only say that their sender is still there.
+        if self.rest.is_none() || now >= self.look {
+            self.settle(now, &mut actions);
+        }
         actions
     }
 
@@ -226,6 +232,7 @@ impl Engine {
         }
         self.claims.insert(address, Claim::Contested { until });
         self.look = self.look.min(until);
+        self.rest = None;
         actions
     }
 
@@ -382,11 +389,11 @@ impl Engine {
         let votes = (self.ballot.as_ref() != Some(&ballot)).then(|| self.vote(now, &ballot));
         self.ballot = Some(ballot);
         let changed = votes.filter(|votes| self.generation == 0 || *self.votes != *votes);
-        let began = self.waits || changed.is_some() || now >= self.look;
         let changes = changed.is_some();
         if let Some(votes) = changed {
             self.yield_to_others(now, &votes);
             self.generation += 1;
+            self.rest = None;
             self.votes = Arc::new(votes);
             if let Some(own) = self.peers.get_mut(&self.me) {
                 (own.basis, own.known) = (Some(now), self.started);
@@ -394,7 +401,7 @@ impl Engine {
                 own.generation = self.generation;
             }
         }
-        let began = began && self.evaluate(now, actions);
+        let began = (self.rest.is_none() || now >= self.look) && self.evaluate(now, actions);
         if changes || began || !told {
             self.tell(now, actions);
         }
@@ -467,28 +474,46 @@ impl Engine {
 
     /// Does what time and votes allow, and notes when to look again. True if this node began to speak for something.
     fn evaluate(&mut self, now: Duration, actions: &mut Vec<Action>) -> bool {
-        let mut look = Duration::MAX;
+        if let Some(look) = self.rests_until(now) {
+            self.look_again(now, look);
+            return false;
+        }
         let mut began = false;
-        self.waits = false;
+        let mut rest = Some(Rest::default());
+        let (mut look, mut granted) = (Duration::MAX, Duration::MAX);
         let addresses: Vec<(IpAddr, Claim)> = self.claims.iter().map(|(address, claim)| (*address, *claim)).collect();
         for (address, claim) in addresses {
             let (after, next) = self.step(now, address, claim, actions);
             began |= matches!((claim, after), (Claim::Idle | Claim::Probing { .. }, Claim::Owner { .. }));
             look = look.min(next);
-            self.waits |= self.votes.get(&address) == Some(&self.me) && !matches!(after, Claim::Owner { .. });
+            match after {
+                Claim::Owner { .. } => {
+                    granted = granted.min(self.granted(now, address).unwrap_or(now));
+                    rest = rest.zip(self.supporters(address)).map(|(rest, supporters)| rest.with(supporters));
+                }
+                Claim::Idle | Claim::Probing { .. } if self.votes.get(&address) == Some(&self.me) => rest = None,
+                _ => {}
+            }
             if after != claim {
                 self.claims.insert(address, after);
             }
         }
+        self.rest = rest.map(|rest| rest.until(look));
+        let look = look.min(granted);
+        self.look_again(now, look);
+        began
+    }
+
+    /// Looks at everything again at that time, or when somebody's silence or return says something.
+    fn look_again(&mut self, now: Duration, look: Duration) {
         let others = self.peers.iter().filter(|(node, _)| **node != self.me);
         let silent = others.flat_map(|(_, peer)| [peer.heard, peer.hears]).flatten();
         let silences = silent.map(|heard| heard + self.timing.detection).filter(|at| *at > now);
         let returns = self.peers.values().filter_map(|peer| peer.back).map(|back| back + self.timing.settle);
         self.look = silences.chain(returns.filter(|at| *at > now)).fold(look, Duration::min);
-        began
     }
 
-    /// What becomes of one address, and when to look at it again.
+    /// What becomes of one address, and when to look at it again, besides when its grants end.
     fn step(&self, now: Duration, address: IpAddr, claim: Claim, actions: &mut Vec<Action>) -> (Claim, Duration) {
         let mine = self.votes.get(&address) == Some(&self.me);
         let entitled = || self.entitled(now, address).filter(|_| mine);
@@ -499,7 +524,7 @@ impl Engine {
                     actions.push(Action::Silence(address));
                     return (Claim::Idle, now + self.timing.interval);
                 }
-                self.announce(now, address, since, announced, until, actions)
+                self.announce(now, address, since, announced, actions)
             }
             Claim::Yielding { until } if until <= now => {
                 actions.push(Action::Silence(address));
@@ -527,8 +552,7 @@ impl Engine {
 
     fn begin(&self, now: Duration, address: IpAddr, actions: &mut Vec<Action>) -> (Claim, Duration) {
         actions.push(Action::Speak(address));
-        let until = self.granted(now, address).unwrap_or(now);
-        self.announce(now, address, now, 0, until, actions)
+        self.announce(now, address, now, 0, actions)
     }
 
     fn announce(
@@ -537,7 +561,6 @@ impl Engine {
         address: IpAddr,
         since: Duration,
         announced: usize,
-        until: Duration,
         actions: &mut Vec<Action>,
     ) -> (Claim, Duration) {
         let due = ANNOUNCED.iter().filter(|after| since + **after <= now).count();
@@ -545,7 +568,7 @@ impl Engine {
             actions.push(Action::Announce(address));
         }
         let next = ANNOUNCED.get(due).map_or(Duration::MAX, |after| since + *after);
-        (Claim::Owner { since, announced: due }, next.min(until))
+        (Claim::Owner { since, announced: due }, next)
     }
 }
 

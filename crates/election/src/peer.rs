@@ -59,29 +59,43 @@ impl Peer {
     }
 
     /// Notes whether it came back with what was taken in now.
-    pub fn note(&mut self, now: Duration, was_there: bool, detection: Duration) {
+    fn note(&mut self, now: Duration, was_there: bool, detection: Duration) {
         if !was_there && self.is_there(now, detection) {
             self.back = if self.met { Some(now) } else { self.back };
             self.met = true;
         }
     }
 
-    pub fn vote(&self, address: IpAddr) -> Option<&NodeName> {
-        self.votes.get(&address)?.to.as_ref()
-    }
-
-    /// Takes in a message. `counts`: the sender knows the same candidates. False if the message is older than another.
+    /// Takes in a message. `counts`: the sender knows the same candidates. None if the message is older than another, else whether it
+    /// says something else than that the peer is still there.
     pub fn take(
         &mut self,
         me: &NodeName,
         now: Duration,
         message: &Message,
-        basis: Option<Duration>,
-        counts: bool,
-    ) -> bool {
+        (basis, counts): (Option<Duration>, bool),
+        detection: Duration,
+    ) -> Option<bool> {
         if message.run < self.run || (message.run == self.run && message.seq <= self.seq) {
-            return false;
+            return None;
         }
+        let before = (self.is_fresh(now, detection), self.is_there(now, detection));
+        let (run, generation) = (self.run, self.generation);
+        let says_as_before = self.leaves == message.leaves
+            && self.sees == message.sees
+            && self.recent == message.recent
+            && self.silent.keys().eq(&message.silent);
+        self.believe(me, now, message, basis, counts);
+        self.note(now, before.1, detection);
+        let after = (self.is_fresh(now, detection), self.is_there(now, detection));
+        Some(!says_as_before || (before, run, generation) != (after, self.run, self.generation))
+    }
+
+    pub fn vote(&self, address: IpAddr) -> Option<&NodeName> {
+        self.votes.get(&address)?.to.as_ref()
+    }
+
+    fn believe(&mut self, me: &NodeName, now: Duration, message: &Message, basis: Option<Duration>, counts: bool) {
         if message.run != self.run {
             // It forgot what it had granted, and what it says follows nothing.
             (self.run, self.generation, self.basis, self.knows, self.hears) = (message.run, 0, None, 0, None);
@@ -96,10 +110,10 @@ impl Peer {
         }
         if !counts {
             self.generation = 0;
-            return true;
+            return;
         }
         if message.generation != self.generation {
-            let Some(votes) = &message.votes else { return true };
+            let Some(votes) = &message.votes else { return };
             let follows = self.generation != 0 && message.generation.checked_sub(1) == Some(self.generation);
             if !follows {
                 self.known = now;
@@ -108,7 +122,6 @@ impl Peer {
             self.generation = message.generation;
         }
         self.basis = self.basis.max(basis);
-        true
     }
 
     /// Other votes. `follows`: those that were known are the ones before.

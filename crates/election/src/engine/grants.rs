@@ -14,16 +14,20 @@ impl Engine {
         let grant = |node: &NodeName| {
             let peer = self.peers.get(node)?;
             let vote = peer.votes.get(&address)?;
-            let basis = match vote.to.as_ref() == Some(&self.me) {
+            match vote.to.as_ref() == Some(&self.me) {
                 true if *node == self.me => Some(now),
                 true => peer.basis,
                 false => vote.kept,
-            };
-            basis.map(|basis| basis + self.timing.detection)
+            }
         };
-        let mut grants: Vec<Duration> = self.electors.iter().filter_map(grant).collect();
+        self.end_of(self.electors.iter().filter_map(grant))
+    }
+
+    /// When a majority of grants ends of those that count from these times.
+    pub(super) fn end_of(&self, grants: impl Iterator<Item = Duration>) -> Option<Duration> {
+        let mut grants: Vec<Duration> = grants.collect();
         grants.sort_unstable_by(|a, b| b.cmp(a));
-        grants.get(self.need.saturating_sub(1)).copied()
+        grants.get(self.need.saturating_sub(1)).map(|basis| *basis + self.timing.detection)
     }
 
     /// When this node may begin with an address, if it may: and whether another one yields, who need not be waited for.

@@ -118,6 +118,7 @@ impl Speaker {
             told: Report::default(),
             tell,
             look: now(),
+            buffer: vec![0; ripstop_election::LONGEST],
         };
         let work = move || {
             sockets::run_first();
@@ -156,6 +157,7 @@ struct Worker {
     told: Report,
     tell: Sender<Report>,
     look: Duration,
+    buffer: Vec<u8>,
 }
 
 impl Worker {
@@ -205,19 +207,18 @@ impl Worker {
     /// Whether something became known.
     fn hear(&mut self) -> bool {
         let mut changed = false;
-        let mut buffer = vec![0; ripstop_election::LONGEST];
         for listener in &self.listeners {
             for _ in 0..TURN {
-                let Some((length, origin)) = listener.take(&mut buffer) else { break };
+                let Some((length, origin)) = listener.take(&mut self.buffer) else { break };
                 let Some(Origin { arrival }) = origin else { continue };
-                let bytes = buffer.get(..length).unwrap_or_default();
+                let bytes = self.buffer.get(..length).unwrap_or_default();
                 if let Some(segment) = self.segments.get_mut(&arrival.interface) {
                     changed |= segment.received(&arrival, bytes);
                 }
             }
         }
         for segment in self.segments.values_mut() {
-            changed |= segment.hear(&mut buffer, TURN);
+            changed |= segment.hear(&mut self.buffer, TURN);
         }
         changed
     }
