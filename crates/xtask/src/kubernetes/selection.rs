@@ -152,11 +152,9 @@ pub fn place(name: &str) -> Option<Place> {
 
 /// A test's name without what all of its set have in common.
 pub fn short(name: &str) -> String {
-    [GROUP, CONFORMANCE, DUAL, POLICIES, BALANCERS]
-        .iter()
-        .fold(name.to_owned(), |name, word| name.replace(word, ""))
-        .trim()
-        .to_owned()
+    let words = [GROUP, CONFORMANCE, DUAL, POLICIES, BALANCERS];
+    let rest = words.iter().fold(name.to_owned(), |name, word| name.replace(word, ""));
+    rest.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 impl Set {
