@@ -18,6 +18,9 @@ use crate::sockets::Outlet;
 /// Bytes of a hardware address before a message.
 const MAC: usize = 6;
 
+/// What stands for the hardware address of a candidate that has not named its own.
+const UNNAMED: Mac = Mac([0; 6]);
+
 /// A segment that is worked on.
 pub(super) struct Running {
     me: NodeName,
@@ -28,6 +31,9 @@ pub(super) struct Running {
     outlet: Outlet,
     /// Hardware addresses that candidates named.
     macs: BTreeMap<NodeName, Mac>,
+    /// Until when candidates that have not are waited for.
+    naming: Duration,
+    timing: Timing,
     conflicts: BTreeMap<IpAddr, Mac>,
 }
 
@@ -38,8 +44,18 @@ impl Running {
         let outlet = Outlet::open(wanted.own, 0, Some(wanted.interface))?;
         let engine = Engine::new(now(), me.clone(), run, timing);
         let macs = [(me.clone(), wanted.mac)].into();
-        let mut segment =
-            Self { me: me.clone(), wanted: wanted.clone(), engine, arp, ndp, outlet, macs, conflicts: BTreeMap::new() };
+        let mut segment = Self {
+            me: me.clone(),
+            wanted: wanted.clone(),
+            engine,
+            arp,
+            ndp,
+            outlet,
+            macs,
+            naming: now() + timing.settle,
+            timing,
+            conflicts: BTreeMap::new(),
+        };
         segment.set(wanted);
         Ok(segment)
     }
@@ -60,6 +76,9 @@ impl Running {
     pub(super) fn set(&mut self, wanted: Segment) {
         self.macs.retain(|node, _| wanted.candidates.contains_key(node) || *node == self.me);
         self.conflicts.retain(|address, _| wanted.addresses.contains_key(address));
+        if self.wanted.candidates != wanted.candidates {
+            self.naming = now() + self.timing.settle;
+        }
         self.wanted = wanted;
         let leaves = self.wanted.leaves;
         let mut actions = self.engine.set(now(), self.table());
@@ -99,7 +118,9 @@ impl Running {
                 let socket = if v6 { &self.ndp } else { &self.arp };
                 let Some(heard) = socket.take(buffer).map(neighbour::read) else { break };
                 let Some(heard) = heard else { continue };
-                if let Some((address, mac)) = heard.holds.filter(|(_, mac)| self.is_told_apart(*mac)) {
+                if let Some((address, mac)) = heard.holds {
+                    // It may be a candidate's that was not heard yet.
+                    let mac = if self.is_told_apart(mac) { mac } else { UNNAMED };
                     let actions = self.engine.heard(now(), address, mac);
                     changed |= self.perform(actions);
                 }
@@ -125,14 +146,15 @@ impl Running {
         })
     }
 
-    /// Whether it is known who has a hardware address: until every candidate named its own, one that nobody named says nothing.
+    /// Whether it is known who has a hardware address. One that nobody named may be a candidate's, until all have named theirs or had
+    /// time to: one that is not there must not keep a foreign machine from being seen.
     fn is_told_apart(&self, mac: Mac) -> bool {
-        self.macs.len() >= self.wanted.candidates.len() || self.macs.values().any(|known| *known == mac)
+        let all_named = self.macs.len() >= self.wanted.candidates.len() || now() >= self.naming;
+        all_named || self.macs.values().any(|known| *known == mac)
     }
 
     fn table(&self) -> Table {
-        let unknown = Mac([0; 6]);
-        let mac = |node: &NodeName| self.macs.get(node).copied().unwrap_or(unknown);
+        let mac = |node: &NodeName| self.macs.get(node).copied().unwrap_or(UNNAMED);
         Table {
             candidates: self.wanted.candidates.keys().map(|node| (node.clone(), mac(node))).collect(),
             addresses: self.wanted.addresses.clone(),

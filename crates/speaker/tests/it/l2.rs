@@ -164,8 +164,8 @@ impl Asker {
         Self { said: Mutex::default(), begin: Instant::now(), ends: AtomicBool::new(false) }
     }
 
-    /// Asks every few milliseconds until told to end.
-    fn ask(&self, address: &str) {
+    /// Asks every few milliseconds, as one machine, until told to end.
+    fn ask(&self, number: u8, address: &str) {
         let address: IpAddr = address.parse().unwrap();
         let frames = if Family::of(address) == Family::V4 { Frames::Arp } else { Frames::Ndp };
         let socket = FrameSocket::open(100, frames).unwrap();
@@ -173,7 +173,7 @@ impl Asker {
         let mut next = Instant::now();
         while !self.ends.load(Ordering::Relaxed) {
             if Instant::now() >= next {
-                socket.send(&neighbour::probe(mac(CLIENT), address)).unwrap();
+                socket.send(&neighbour::probe(mac(number), address)).unwrap();
                 next = Instant::now() + 4 * MS;
             }
             while let Some(frame) = socket.take(&mut buffer) {
@@ -215,7 +215,7 @@ fn take_away(address: &str, what: impl FnOnce(&Hub, &mut Vec<Node>, u8)) -> Opti
     let asker = Asker::new();
     let mut found = None;
     std::thread::scope(|scope| {
-        let thread = scope.spawn(|| hub.client().inside(|| asker.ask(address)));
+        let thread = scope.spawn(|| hub.client().inside(|| asker.ask(CLIENT, address)));
         let end = asker.end();
         std::thread::sleep(200 * MS);
         let after = asker.begin.elapsed();
@@ -305,6 +305,30 @@ fn a_foreign_machine_with_the_address_is_told_and_left_alone() {
     assert!(soon(|| nodes.iter_mut().any(|node| node.number == old && told(node) == Some(mac(CLIENT)))));
     let speaking: BTreeSet<u8> = nodes.iter_mut().filter_map(|node| node.speaks(V4).then_some(node.number)).collect();
     assert_eq!(speaking, BTreeSet::new(), "nobody fights over it");
+}
+
+#[test]
+fn a_foreign_machine_is_told_where_a_candidate_is_not_there() {
+    let Some(hub) = Hub::new(3) else { return };
+    let (address, asker): (IpAddr, _) = (V4.parse().unwrap(), Asker::new());
+    // It answers from the beginning.
+    hub.client().ip(&format!("addr add {V4}/32 dev eth0"));
+    hub.client().run("sysctl", &["-qw", "net.ipv4.conf.all.arp_ignore=0"]);
+    let timing = Timing { settle: Duration::from_secs(1), ..Timing::of(Duration::from_millis(60)) };
+    std::thread::scope(|scope| {
+        // One who hears all that is said asks from outside.
+        let outside = scope.spawn(|| hub.spaces[&3].inside(|| asker.ask(3, V4)));
+        let end = asker.end();
+        let mut nodes: Vec<Node> = (1..=2).map(|number| Node::start(&hub, number, 3, &[V4], timing)).collect();
+        let told = |node: &mut Node| node.look().rows.get(&(100, address)).and_then(|row| row.conflict);
+        let came = soon(|| nodes.iter_mut().any(|node| told(node) == Some(mac(CLIENT))));
+        drop(end);
+        outside.join().unwrap();
+        assert!(came, "nobody tells of it");
+    });
+    let said = asker.said.lock().unwrap();
+    let of: BTreeSet<Mac> = said.iter().map(|(_, mac)| *mac).collect();
+    assert_eq!(of, BTreeSet::from([mac(CLIENT)]), "no node answered beside it, not before it was told either");
 }
 
 #[test]
