@@ -3,6 +3,8 @@
 //! Each test makes a lab of its own name, so they run side by side; every wait is bounded. They need root.
 
 mod balancers;
+mod balancers_cut;
+mod balancers_told;
 mod bgp;
 mod bgp_links;
 mod bgp_outside;
@@ -15,6 +17,7 @@ mod offload;
 mod peers;
 mod policies;
 pub mod routers;
+mod segment;
 mod udp;
 mod uplinks;
 mod wire;
