@@ -6,6 +6,7 @@ mod balancers;
 mod balancers_cut;
 mod balancers_told;
 mod bgp;
+mod bgp_balancers;
 mod bgp_links;
 mod bgp_outside;
 mod blocks;

@@ -147,6 +147,11 @@ impl Router {
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
+    /// Asks FRR's bgpd.
+    pub fn vtysh(&self, line: &str) -> String {
+        self.run("vtysh", &["--vty_socket", self.folder.path().to_str().unwrap(), "-c", line])
+    }
+
     /// Starts FRR's zebra, bfdd and bgpd, the latter with this configuration.
     pub fn frr(&mut self, conf: &str) {
         for (name, conf) in [("zebra", ""), ("bfdd", ""), ("bgpd", conf)] {
