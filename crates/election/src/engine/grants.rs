@@ -37,10 +37,13 @@ impl Engine {
             let granted = *node == self.me || peer.basis.is_some_and(|basis| now < basis + self.timing.detection);
             let vote = peer.votes.get(&address).filter(|vote| granted && vote.to.as_ref() == Some(&self.me))?;
             let waited = (vote.since + self.wait).min(self.ended(peer, vote).unwrap_or(Duration::MAX));
-            if waited > now && self.yields(now, address, vote.before.as_ref()) {
-                return Some((now, true));
-            }
-            Some((waited, false))
+            let before = vote.before.as_ref().filter(|(_, lasted)| waited > now && *lasted >= self.wait);
+            Some(match before {
+                // Nobody had it of this one; a machine that is no candidate may.
+                Some((None, _)) => (now, false),
+                Some((Some(other), _)) if self.yields(now, address, other) => (now, true),
+                _ => (waited, false),
+            })
         };
         let mut ripe: Vec<(Duration, bool)> = self.electors.iter().filter_map(ripe).collect();
         ripe.sort_unstable();
@@ -56,18 +59,13 @@ impl Engine {
         Some(vote.since.max(*silent) + self.timing.margin)
     }
 
-    /// Whether the vote before was for somebody who votes for this node now, or for nobody.
-    fn yields(&self, now: Duration, address: IpAddr, before: Option<&(Option<NodeName>, Duration)>) -> bool {
-        match before {
-            Some((other, lasted)) if *lasted >= self.wait => other.as_ref().is_none_or(|other| {
-                *other != self.me
-                    && self.peers.get(other).is_some_and(|peer| {
-                        peer.basis.is_some_and(|basis| now < basis + self.timing.detection)
-                            && peer.generation != 0
-                            && peer.vote(address) == Some(&self.me)
-                    })
-            }),
-            _ => false,
-        }
+    /// Whether another one votes for this node now, and goes on to speak only until this one does.
+    fn yields(&self, now: Duration, address: IpAddr, other: &NodeName) -> bool {
+        let peer = self.peers.get(other).filter(|_| *other != self.me);
+        peer.is_some_and(|peer| {
+            peer.basis.is_some_and(|basis| now < basis + self.timing.detection)
+                && peer.generation != 0
+                && peer.vote(address) == Some(&self.me)
+        })
     }
 }

@@ -191,6 +191,19 @@ fn a_foreign_machine_is_reported_once_and_not_fought() {
 }
 
 #[test]
+fn an_address_that_is_new_and_a_foreign_machine_has_already_is_not_spoken_for() {
+    let mut world = settled(Setting::of(3));
+    let foreign = ripstop_types::Mac([2, 0, 0, 0, 0, 99]);
+    world.foreign = Some((address(1), foreign));
+    world.setting.addresses = 2;
+    (0..3).for_each(|n| world.learn(n, table(3, 2)));
+    world.run(1_000).unwrap();
+    let said = |wanted: &Action| world.log.iter().any(|(_, _, action)| action == wanted);
+    assert!(said(&Action::Conflict(address(1), foreign)));
+    assert!(!said(&Action::Speak(address(1))) && !said(&Action::Announce(address(1))));
+}
+
+#[test]
 fn an_owner_that_hears_a_foreign_machine_stops() {
     let mut world = settled(Setting::of(3));
     let owner = world.owned().unwrap()[0];
