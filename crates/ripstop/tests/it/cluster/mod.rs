@@ -3,6 +3,7 @@
 //! Each test makes a lab of its own name, so they run side by side; every wait is bounded. They need root.
 
 mod balancers;
+mod balancers_bad;
 mod balancers_cut;
 mod balancers_told;
 mod bgp;
