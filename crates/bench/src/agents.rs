@@ -63,7 +63,7 @@ pub fn cluster(programs: &Programs) -> Result<Section> {
 }
 
 /// Thousandths of a CPU that processes use over a time.
-fn share(pids: &[u32], over: Duration, shares: &mut [f64]) -> Result<()> {
+pub fn share(pids: &[u32], over: Duration, shares: &mut [f64]) -> Result<()> {
     let before = pids.iter().map(|pid| cpu::of_process(*pid)).collect::<Result<Vec<_>>>()?;
     let begun = Instant::now();
     while begun.elapsed() < over {

@@ -50,7 +50,7 @@ const MARKS: [&str; 3] = ["run", "goals", "details"];
 /// A group of measurements by its name.
 type Group = (&'static str, fn(&Programs, usize) -> Result<Section>);
 
-const GROUPS: [Group; 26] = [
+const GROUPS: [Group; 29] = [
     ("cni", cni::one_by_one),
     ("burst", cni::at_once),
     ("adds", |programs, rounds| adds::thousand(programs, (rounds / 5).max(1))),
@@ -77,6 +77,9 @@ const GROUPS: [Group; 26] = [
     ("bgp-pods", bgp::pods),
     ("bgp-changes", |programs, _| bgp::changes(programs)),
     ("loadbalancers-owner", loadbalancers::owner),
+    ("loadbalancers-drain", loadbalancers::drain),
+    ("loadbalancers-node", loadbalancers::node),
+    ("loadbalancers-many", |programs, _| loadbalancers::many(programs)),
     ("choosing", choosing::choosing),
 ];
 

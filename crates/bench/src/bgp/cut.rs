@@ -157,7 +157,8 @@ fn machine(scene: &Scene, switch: &Path, name: &str, address: &str) -> Result<Pa
     Ok(netns)
 }
 
-fn bird(scene: &Scene, netns: &Path, name: &str, conf: &str) -> Result<Running> {
+/// BIRD in a namespace.
+pub fn bird(scene: &Scene, netns: &Path, name: &str, conf: &str) -> Result<Running> {
     ensure!(Path::new(BIRD).exists(), "BIRD (package bird2) is not installed");
     let file = |end: &str| scene.run().join(format!("{name}.{end}"));
     fs::write(file("conf"), conf).context("write a file")?;

@@ -17,7 +17,8 @@ use anyhow::Result;
 use crate::report::{Goal, Section, Table, verdict};
 use crate::scene::{self, Programs, Scene};
 
-pub use speaker::{WORD, run};
+pub use cut::bird;
+pub use speaker::{BIRD, WORD, run};
 
 /// What one measurement adds to the group.
 type Part = (Vec<Goal>, Vec<Table>);

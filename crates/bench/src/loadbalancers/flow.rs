@@ -12,8 +12,9 @@ use ripstop_lab::capture::Packet;
 use ripstop_lab::pcapng::Direction;
 use ripstop_lab::space;
 
-/// The port of Services and of their endpoint.
+/// The port of Services and of their endpoint, for datagrams, and for connections.
 pub const PORT: u16 = 7007;
+pub const WEB: u16 = crate::services::TARGET;
 /// Between two datagrams to an address.
 const PAUSE: Duration = Duration::from_millis(1);
 
@@ -44,14 +45,15 @@ impl Drop for Worker {
     }
 }
 
-/// Answers each datagram in a namespace with itself.
+/// Answers each datagram in a namespace with whom it came from.
 pub fn echo(netns: &Path) -> Result<Worker> {
     let socket = space::in_netns(netns, || UdpSocket::bind(("::", PORT)))?.context("listen")?;
     socket.set_read_timeout(Some(Duration::from_millis(100)))?;
     let mut buffer = [0; 64];
     Worker::start("echo", socket, move |socket| {
-        if let Ok((length, from)) = socket.recv_from(&mut buffer) {
-            let _ = socket.send_to(&buffer[..length], from);
+        if let Ok((_, from)) = socket.recv_from(&mut buffer) {
+            let seen = SocketAddr::new(from.ip().to_canonical(), from.port());
+            let _ = socket.send_to(seen.to_string().as_bytes(), from);
         }
     })
 }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use ripstop_lab::layout::node_name;
 use ripstop_lab::process::ProcessId;
-use ripstop_lab::{settings, space};
+use ripstop_lab::{Options, settings, space};
 use rustix::process::Signal;
 
 use super::flow::PORT;
@@ -48,7 +48,7 @@ pub fn is_there() -> bool {
 impl Keepalived {
     /// Starts it.
     pub fn start(programs: &Programs) -> Result<Self> {
-        let site = Site::build(programs, "bench-keepalived", false)?;
+        let site = Site::build(programs, Options { agents: false, ..Site::options("bench-keepalived") })?;
         let scene = Scene::new("keepalived", programs)?;
         let mut this = Self { running: Vec::new(), scene, site };
         for node in 1..=NODES {

@@ -56,28 +56,33 @@ impl Fault {
 /// A lab, and a machine at its nodes' switch.
 pub struct Site {
     pub lab: Lab,
-    beside: PathBuf,
+    /// The machine beside the nodes.
+    pub beside: PathBuf,
+    pub scene: Scene,
     switch: Switch,
     _echo: Worker,
-    _scene: Scene,
 }
 
 impl Site {
-    /// Makes it; without agents its nodes are bare machines.
-    pub fn build(programs: &Programs, name: &str, agents: bool) -> Result<Self> {
+    /// Three nodes on one segment whose agents serve Services.
+    pub fn options(name: &str) -> Options {
         let services = json!({"proxy": "nftables", "serviceCIDRs": ["10.96.0.0/16", "fd00:10:96::/112"]});
-        let options = Options {
+        Options {
             nodes: NODES,
             families: Families::Dual,
-            ripstop: Some(programs.ripstop.clone()),
-            plugin: Some(programs.plugin.clone()),
             replace: true,
-            agents,
             agent_config: json!({"services": services}),
             ..Options::named(name)
-        };
+        }
+    }
+
+    /// Makes it.
+    pub fn build(programs: &Programs, options: Options) -> Result<Self> {
+        let name = options.name.clone();
+        let (ripstop, plugin) = (Some(programs.ripstop.clone()), Some(programs.plugin.clone()));
+        let options = Options { ripstop, plugin, ..options };
         let lab = Lab::up(&options)?;
-        let scene = Scene::new(name, programs)?;
+        let scene = Scene::new(&name, programs)?;
         let beside = scene.netns("beside")?;
         let router = lab.layout().netns_path(ROUTER);
         let peer = beside.file_name().context("a namespace")?.to_string_lossy().into_owned();
@@ -88,14 +93,16 @@ impl Site {
                 "link add beside type veth peer name eth0 address {mac} netns {peer}\nlink set beside master sub1 up\n"
             ),
         )?;
+        // Where nodes have no IPv6 it does no harm.
         let lines = [
             format!("addr add {}/24 dev eth0", BESIDE.v4),
             format!("addr add {}/64 dev eth0 nodad", BESIDE.v6),
+            "link set lo up".into(),
             "link set eth0 up".into(),
         ];
         ip_batch(&beside, &(lines.join("\n") + "\n"))?;
         let (echo, switch) = (flow::echo(&beside)?, Switch::open(&router)?);
-        Ok(Self { lab, beside, switch, _echo: echo, _scene: scene })
+        Ok(Self { lab, beside, scene, switch, _echo: echo })
     }
 
     /// The hardware address of a node.

@@ -22,6 +22,7 @@ use crate::scene::{Programs, checkpoint, wait_for};
 use crate::stat::{Spread, differences, quantile, ratios};
 use events::Transactions;
 use load::{Open, Tally};
+pub use objects::TARGET;
 use site::{Site, Subject};
 
 /// Numbers of Services at which first packets are measured, all with ten endpoints; and what the product alone is asked.
@@ -254,7 +255,7 @@ fn switches(site: &Site) -> Result<Switch> {
 }
 
 /// Connections that were made and that failed while something was done.
-fn under_load(
+pub fn under_load(
     client: &std::path::Path,
     targets: &[std::net::SocketAddr],
     act: impl FnOnce() -> Result<()>,
