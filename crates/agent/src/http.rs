@@ -40,8 +40,8 @@ use tokio::sync::oneshot;
 use crate::bgp::BgpCell;
 use crate::core::{Core, MigrationRequest};
 use crate::manifests;
+use crate::message::Message;
 use crate::metrics::{self, Metrics};
-use crate::run::Message;
 use crate::socket;
 use crate::store_lane::StoreCell;
 

@@ -15,7 +15,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::forwarder;
-use crate::run::Message;
+use crate::message::Message;
 
 /// Notifications come in bursts: the kernel is read when there was none for so long,
 const QUIET: Duration = Duration::from_millis(5);

@@ -17,7 +17,7 @@ use rustix::net::{AddressFamily, SocketType, socket};
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::core::SegmentPlan;
-use crate::run::Message;
+use crate::message::Message;
 
 /// How long a node that is silent is taken for alive. A shorter time takes pauses of a busy machine for its end.
 const DETECTION: Duration = Duration::from_millis(60);

@@ -25,6 +25,7 @@ mod l2;
 mod lists;
 mod logging;
 mod manifests;
+mod message;
 mod metrics;
 mod prober;
 mod readiness;

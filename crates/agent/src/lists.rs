@@ -10,7 +10,7 @@ use std::time::Duration;
 use ripstop_tables::{Input, NetworkList};
 use tokio::sync::mpsc::UnboundedSender;
 
-use crate::run::Message;
+use crate::message::Message;
 
 /// Between two looks.
 const LOOK: Duration = Duration::from_secs(5);

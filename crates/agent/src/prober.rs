@@ -21,7 +21,7 @@ use tokio::net::UdpSocket;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::core::ProbePlan;
-use crate::run::Message;
+use crate::message::Message;
 
 /// Pause before a port that was taken is tried again.
 const AGAIN: Duration = Duration::from_secs(10);

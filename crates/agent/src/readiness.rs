@@ -18,7 +18,7 @@ use tokio::net::TcpStream;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::JoinSet;
 
-use crate::run::Message;
+use crate::message::Message;
 
 /// Whose readiness is probed.
 pub type Order = BTreeMap<PodName, Watched>;

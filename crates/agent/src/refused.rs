@@ -8,7 +8,7 @@ use ripstop_netmodel::Refused;
 use ripstop_tables::Input;
 use tokio::sync::mpsc::UnboundedSender;
 
-use crate::run::Message;
+use crate::message::Message;
 
 /// Between two readings. What is counted is kept in the kernel for thirty times as long.
 const LOOK: Duration = Duration::from_secs(2);

@@ -9,7 +9,7 @@ use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, anyhow};
-use ripstop_cni_spec::wire::{Request, Response};
+use ripstop_cni_spec::wire::Response;
 use ripstop_kernel::BootFiles;
 use ripstop_netmodel::{HostFacts, Model};
 use ripstop_objects::{AgentConfig, Notice, Proxy};
@@ -22,6 +22,7 @@ use tokio::sync::{oneshot, watch};
 use crate::bgp::{self, BgpCell};
 use crate::core::{Assignments, BgpPlan, Core, Level, Output, ProbePlan, reference};
 use crate::kernel_thread::{self, Job, Wanted};
+use crate::message::Message;
 use crate::metrics::Metrics;
 use crate::snapshot_lane::Writer;
 use crate::store_lane::{self, Lane, StoreCell, Ways, Write as StoreWrite};
@@ -50,33 +51,6 @@ pub struct AgentOptions {
     /// Plan, and wait with everything until told to go on.
     pub hold: bool,
 }
-
-/// What enters the loop.
-pub enum Message {
-    /// An input of the core.
-    Input(Input),
-    /// A plugin's request.
-    Cni {
-        /// What it asks.
-        request: Request,
-        /// Where the answer goes.
-        answer: oneshot::Sender<Response>,
-    },
-    /// An operator's request, which is answered when it was carried out.
-    Operate {
-        /// The input it is, with the number of the call.
-        input: Box<dyn FnOnce(u64) -> Input + Send>,
-        /// Where the answer goes.
-        answer: oneshot::Sender<Result<(), String>>,
-    },
-    /// A question, which reads and changes nothing.
-    Ask(Question),
-    /// The snapshot could not be written.
-    Unsaved,
-}
-
-/// Reads the core and what is counted.
-pub type Question = Box<dyn FnOnce(&Core, &Metrics) + Send>;
 
 /// Runs an agent until it is told to stop. Everything in the kernel stays as it is then.
 ///

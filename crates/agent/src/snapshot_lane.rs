@@ -12,7 +12,7 @@ use ripstop_tables::{Input, SnapshotRows};
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::files;
-use crate::run::Message;
+use crate::message::Message;
 
 enum Job {
     /// Write this, and say so with the number, if there is one.

@@ -14,7 +14,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
 
-use crate::run::Message;
+use crate::message::Message;
 
 /// Listens on a path that only root may use. A socket that nobody answers on is replaced.
 ///

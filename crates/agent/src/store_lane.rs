@@ -19,7 +19,7 @@ use tokio::sync::mpsc::{Receiver, Sender, UnboundedReceiver, UnboundedSender};
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
-use crate::run::Message;
+use crate::message::Message;
 
 /// Pause between two tries to open a store that cannot be opened.
 const RETRY: Duration = Duration::from_secs(1);

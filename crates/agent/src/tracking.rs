@@ -11,7 +11,7 @@ use ripstop_kernel::{ObserveError, Observer};
 use ripstop_tables::{Input, Tracking};
 use tokio::sync::mpsc::UnboundedSender;
 
-use crate::run::Message;
+use crate::message::Message;
 
 /// A question for connections.
 pub struct Look {

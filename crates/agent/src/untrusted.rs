@@ -9,8 +9,8 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use crate::bgp::BgpCell;
 use crate::core::{Core, Output};
 use crate::http::Server;
+use crate::message::Message;
 use crate::metrics::Metrics;
-use crate::run::Message;
 use crate::store_lane::StoreCell;
 use crate::{files, socket};
 
