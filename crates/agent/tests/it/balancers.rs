@@ -1,14 +1,17 @@
 //! Addresses of pools for Services of type LoadBalancer in Kubernetes: given, kept without another write, told of where there is none,
 //! and given back.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
 
+use ripstop_kernel::Netns;
+use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::kubernetes::{asks_only_what_is_allowed, become_user, is_possible, setup};
 use crate::node_life::{event, is_over, says};
-use crate::server::{AGENT, ApiServer};
+use crate::server::{AGENT, ApiServer, OPERATOR};
 use crate::support::soon;
 use crate::support::world::{Plan, StoreAt, World};
 
@@ -134,4 +137,140 @@ fn an_agent_that_died_between_claim_and_status_leaves_no_address_to_two_and_none
     assert!(soon(|| claims(&server) == ["198.51.100.0", "198.51.100.1"]), "{:?}", claims(&server));
     // The claim was there, so all that was lacking is the status.
     assert_eq!(writes(&server).get("create addressclaims"), Some(&1), "{:?}", writes(&server));
+}
+
+/// Has the node of a world reach, at the same address, an API server that is at the router of another.
+fn relay(server: &ApiServer, world: &World, place: &World) {
+    let (at, there) = (server.address(), place.router.path.clone());
+    let listener = world.router.inside(|| TcpListener::bind(at)).unwrap();
+    std::thread::spawn(move || {
+        for near in listener.incoming().map_while(Result::ok) {
+            // Where it has ended nobody is reached.
+            let far = Netns::open(&there).and_then(|there| there.run(|| TcpStream::connect(at)));
+            let Ok(Ok(far)) = far else { continue };
+            let ways = [(near.try_clone().unwrap(), far.try_clone().unwrap()), (far, near)];
+            for (mut from, mut to) in ways {
+                std::thread::spawn(move || {
+                    let _ = std::io::copy(&mut from, &mut to);
+                    let _ = to.shutdown(std::net::Shutdown::Both);
+                });
+            }
+        }
+    });
+}
+
+/// All that became of Services since a revision, in order: no moment at which two showed one address. How often one was given.
+#[track_caller]
+fn never_twice(server: &ApiServer, since: &str) -> usize {
+    let path = format!("/api/v1/services?watch=1&timeoutSeconds=2&resourceVersion={since}");
+    let events = server.kubectl(&["get", "--raw", &path]);
+    let (mut shown, mut given) = (BTreeMap::<String, BTreeSet<String>>::new(), 0);
+    for event in serde_json::Deserializer::from_str(&events).into_iter::<Value>().map(Result::unwrap) {
+        let (kind, object) = (event["type"].as_str().unwrap(), &event["object"]);
+        assert!(["ADDED", "MODIFIED", "DELETED"].contains(&kind), "{event:#}");
+        let name = object["metadata"]["name"].as_str().unwrap().to_owned();
+        let rows = object["status"]["loadBalancer"]["ingress"].as_array().cloned().unwrap_or_default();
+        let ips: BTreeSet<String> = rows.iter().map(|row| row["ip"].as_str().unwrap().to_owned()).collect();
+        let others = shown
+            .iter()
+            .filter(|(other, _)| **other != name)
+            .flat_map(|(other, ips)| ips.iter().map(move |ip| (ip, other)));
+        if kind != "DELETED" {
+            for (ip, other) in others {
+                assert!(!ips.contains(ip), "{ip} is shown by {name} and by {other}");
+            }
+        }
+        let before = match kind {
+            "DELETED" => shown.remove(&name),
+            _ => shown.insert(name, ips.clone()),
+        };
+        given += ips.difference(&before.unwrap_or_default()).count();
+    }
+    given
+}
+
+/// What every Service shows.
+fn shown_by_all(server: &ApiServer) -> BTreeMap<String, String> {
+    let path = "jsonpath={range .items[*]}{.metadata.name}={.status.loadBalancer.ingress[*].ip}{\"\\n\"}{end}";
+    let text = server.kubectl(&["get", "services", "-o", path]);
+    let rows = text.lines().filter_map(|line| line.split_once('='));
+    rows.map(|(name, ip)| (name.to_owned(), ip.to_owned())).collect()
+}
+
+/// The revision of all Services as they are now.
+fn revision(server: &ApiServer) -> String {
+    let list = server.kubectl(&["get", "--raw", "/api/v1/services?limit=1"]);
+    let list: Value = serde_json::from_str(&list).unwrap();
+    list["metadata"]["resourceVersion"].as_str().unwrap().to_owned()
+}
+
+/// Users that have written a Service's status.
+fn writers(server: &ApiServer) -> BTreeSet<String> {
+    let log = std::fs::read_to_string(server.file("audit.log")).unwrap();
+    let events = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let of = |event: &Value| {
+        let object = &event["objectRef"];
+        object["resource"] == "services" && object["subresource"] == "status" && event["responseStatus"]["code"] == 200
+    };
+    events.filter(of).map(|event| event["user"]["username"].as_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn two_agents_that_both_see_to_all_give_no_address_twice_and_lose_none() {
+    if !is_possible("two agents that give addresses") {
+        return;
+    }
+    let config = vec!["services: {proxy: nftables}".to_owned()];
+    let plan = |number| Plan { number, store: StoreAt::Kubernetes, config: config.clone(), ..Plan::default() };
+    let (mut first, mut second) = (World::make(plan(1)), World::make(plan(2)));
+    let server = ApiServer::start(setup(&first));
+    // Who wrote is told apart by the user.
+    become_user(&first, &server, AGENT);
+    become_user(&second, &server, OPERATOR);
+    relay(&server, &second, &first);
+    server.apply(&pool("public", "198.51.100.0/27"));
+    for world in [&mut first, &mut second] {
+        world.start_agent();
+        world.wait_ready();
+    }
+    let since = revision(&server);
+    let mut names: Vec<String> = Vec::new();
+    let more = |names: &mut Vec<String>, round: u64, what: &str, count: usize| {
+        let new: Vec<String> = (0..count).map(|n| format!("{what}{round}-{n}")).collect();
+        server.apply(&new.iter().map(|name| service(name, "")).collect::<String>());
+        names.extend(new);
+    };
+    for round in 0..6 {
+        // The first one is stopped while it gives some, or killed.
+        more(&mut names, round, "a", 6);
+        std::thread::sleep(Duration::from_millis(15 * round));
+        let is_killed = round % 2 == 1;
+        if is_killed {
+            first.kill_agent();
+        } else {
+            first.agent().signal(Signal::STOP);
+        }
+        let last = names.last().unwrap().clone();
+        assert!(soon(|| !shown(&server, &last).is_empty()), "the other one takes over");
+        // Addresses become free, others are wanted, and the first one goes on with what it knew.
+        let gone: Vec<String> = names.drain(..4).collect();
+        let delete = ["delete", "service", "--wait=false"].into_iter().chain(gone.iter().map(String::as_str));
+        server.kubectl(&delete.collect::<Vec<_>>());
+        if is_killed {
+            first.start_agent();
+        } else {
+            first.agent().signal(Signal::CONT);
+        }
+        more(&mut names, round, "b", 2);
+        let all = || shown_by_all(&server);
+        let have = soon(|| names.iter().all(|name| all().get(name).is_some_and(|ip| !ip.is_empty())));
+        assert!(have, "round {round}: {:#?}\n{}", all(), second.agent().log_text());
+        let shown: BTreeSet<String> = all().into_values().filter(|ip| !ip.is_empty()).collect();
+        let claimed = || claims(&server).into_iter().collect::<BTreeSet<_>>();
+        assert!(soon(|| claimed() == shown), "round {round}: claimed {:?}, shown {shown:?}", claimed());
+        assert_eq!(shown.len(), names.len());
+    }
+    let given = never_twice(&server, &since);
+    assert!(given >= 6 * 8, "{given} were given");
+    assert_eq!(writers(&server), BTreeSet::from([AGENT.to_owned(), OPERATOR.to_owned()]), "both gave some");
 }

@@ -112,6 +112,7 @@ fn pools_that_overlap_something_are_refused() {
     for (addresses, found) in [
         ("10.244.7.0/24", "10.244.7.0/24 shares addresses with 10.244.0.0/16, of network default"),
         ("10.96.1.0/24", "10.96.1.0/24 shares addresses with 10.96.0.0/16, of the range 10.96.0.0/16 of ClusterIPs"),
+        ("172.30.1.9-172.30.1.15", "172.30.1.9-172.30.1.15 has 172.30.1.11, an address of node n1"),
         (
             "198.51.100.9-198.51.100.20",
             "198.51.100.9-198.51.100.20 shares addresses with 198.51.100.0/28 of the pool public",

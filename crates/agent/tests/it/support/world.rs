@@ -65,6 +65,8 @@ pub struct Plan {
     pub config: Vec<String>,
     /// Without: the configuration names no network.
     pub network: bool,
+    /// The node's number, which its name and its addresses end in.
+    pub number: u8,
 }
 
 impl Plan {
@@ -95,6 +97,7 @@ impl Default for Plan {
             spec: Vec::new(),
             config: Vec::new(),
             network: true,
+            number: 1,
         }
     }
 }
@@ -137,12 +140,14 @@ impl World {
             there.push_str(
                 "addr add 172.30.1.1/24 dev eth0\naddr add 172.30.1.2/24 dev eth0\naddr add 192.0.2.1/32 dev lo\n",
             );
-            here.push_str("addr add 172.30.1.11/24 dev eth0\nroute add default via 172.30.1.1\n");
+            here.push_str(&format!("addr add 172.30.1.1{}/24 dev eth0\n", plan.number));
+            here.push_str("route add default via 172.30.1.1\n");
         }
         if plan.families.six() {
             there.push_str("addr add fd30:1::1/64 dev eth0 nodad\naddr add fd30:1::2/64 dev eth0 nodad\n");
             there.push_str("addr add 2001:db8::1/128 dev lo nodad\n");
-            here.push_str("addr add fd30:1::11/64 dev eth0 nodad\nroute add default via fd30:1::1\n");
+            here.push_str(&format!("addr add fd30:1::1{}/64 dev eth0 nodad\n", plan.number));
+            here.push_str("route add default via fd30:1::1\n");
         }
         router.ips(&there);
         node.ips(&here);
@@ -179,7 +184,8 @@ impl World {
             StoreAt::InCluster => "kubernetes: {timeout: 3s}".to_owned(),
         };
         let mut text = format!(
-            "node: n1\nrunDir: {dir}/run\nstateDir: {dir}/state\ncniConfDir: {dir}/net.d\nstore: {{{store}}}\n"
+            "node: n{}\nrunDir: {dir}/run\nstateDir: {dir}/state\ncniConfDir: {dir}/net.d\nstore: {{{store}}}\n",
+            self.plan.number
         );
         if !self.plan.config.iter().any(|line| line.starts_with("timings")) {
             text.push_str("timings: {aliveInterval: 300ms, staleAfter: 1s, orphanInterval: 1s}\n");
