@@ -1,19 +1,17 @@
 //! What is on a segment beside candidates: frames and datagrams that are not what they look like, and another cluster.
 
-use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 use ripstop_election::{Message, Timing, neighbour};
 use ripstop_lab::{Families, Options, Target};
-use ripstop_speaker::l2::{PORT, Report, Segment, Speaker};
+use ripstop_speaker::l2::PORT;
 use ripstop_types::{Mac, NodeName};
 
 use super::balancers::Scene;
 use super::routers::Router;
-use super::segment::{Witness, frames, index, mac_of, mac_of_name, overlap, settled};
-use super::{inside, patiently};
+use super::segment::{Candidate, Witness, frames, mac_of, mac_of_name, overlap, settled};
+use super::{apply, inside, patiently};
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -23,12 +21,6 @@ const IP: usize = 14;
 const ICMPV6: usize = IP + 40;
 const UDP: usize = IP + 20;
 const DATA: usize = UDP + 8;
-
-/// The hardware address of a router beside nodes.
-fn mac_of_router(router: &Router) -> Mac {
-    let shown = router.ip("-o link show eth0");
-    shown.split_whitespace().skip_while(|word| *word != "link/ether").nth(1).unwrap().parse().unwrap()
-}
 
 /// The sum of 16-bit words, as checksums have it.
 fn sum(bytes: &[u8]) -> u16 {
@@ -165,7 +157,7 @@ fn frames_and_datagrams_that_are_not_as_they_must_be_change_nothing() {
     let before = settled(&scene);
     let (said, ran) = (complaints(&scene), processes(&scene));
     let stranger = Router::beside(&scene.lab, "stranger", "172.30.1.2");
-    let mac = mac_of_router(&stranger);
+    let mac = stranger.mac();
     let target = |v4: bool| before.iter().find(|(ip, owner)| ip.is_ipv4() == v4 && owner != "n3").unwrap().clone();
     let [(four, owner), (six, _)] = [true, false].map(target);
     let arp = neighbour::announcements(mac, four).into_iter().flat_map(|frame| bad_arp(&frame));
@@ -212,59 +204,17 @@ fn frames_and_datagrams_that_are_not_as_they_must_be_change_nothing() {
     patiently("a foreign machine's word that it has an address", || told(six));
 }
 
-/// A candidate of another cluster, which has nodes of the same names.
-struct Foreign {
-    router: Router,
-    speaker: Speaker,
-    reports: Receiver<Report>,
-    last: Report,
-}
-
-impl Foreign {
-    fn start(scene: &Scene, number: u8) -> Self {
-        let name: NodeName = format!("n{number}").parse().unwrap();
-        let machine = format!("x{number}");
-        let router = Router::beside(&scene.lab, &machine, &format!("172.30.1.3{number}"));
-        let netns = scene.lab.layout().netns_path(&machine);
-        let started = inside(&netns, move || Speaker::start(name, 1, Timing::of(60 * MS))).join().unwrap();
-        let (speaker, reports) = started.unwrap();
-        Self { router, speaker, reports, last: Report::default() }
-    }
-
-    /// The third candidate that it knows is not there: at that address is a node of the lab's.
-    fn wants(&self, scene: &Scene, number: u8, addresses: &[IpAddr]) {
-        let netns = scene.lab.layout().netns_path(&format!("x{number}"));
-        let interface = inside(&netns, || index("eth0")).join().unwrap();
-        let candidates = [("n1", "172.30.1.31"), ("n2", "172.30.1.32"), ("n3", "172.30.1.13")];
-        self.speaker.set([Segment {
-            interface,
-            mac: mac_of_router(&self.router),
-            own: format!("172.30.1.3{number}").parse().unwrap(),
-            candidates: candidates.map(|(name, ip)| (name.parse().unwrap(), ip.parse().unwrap())).into(),
-            addresses: addresses.iter().map(|ip| (*ip, None)).collect::<BTreeMap<_, _>>(),
-            leaves: false,
-        }]);
-    }
-
-    fn look(&mut self, address: IpAddr) -> (bool, Option<Mac>) {
-        self.last = self.reports.try_iter().last().unwrap_or_else(|| std::mem::take(&mut self.last));
-        let row = self.last.rows.iter().find(|((_, ip), _)| *ip == address).map(|(_, row)| row);
-        row.map_or((false, None), |row| (row.speaks, row.conflict))
-    }
-}
-
 #[test]
 fn two_clusters_on_one_segment_do_not_count_each_others_votes_nor_fight_over_an_address() {
     let Some(scene) = Scene::of(Options::named("t-balancers-two")) else { return };
     let before = settled(&scene);
     let (ours, owner) = before.iter().find(|(_, owner)| owner != "n3").unwrap().clone();
     let theirs: IpAddr = "172.30.1.240".parse().unwrap();
-    let mut foreign = [1, 2].map(|number| Foreign::start(&scene, number));
+    let mut foreign = [1, 2].map(|number| Candidate::beside(&scene.lab, number, Timing::of(60 * MS)));
     let witness = Witness::start(&scene.lab, before.iter().map(|(ip, _)| *ip).chain([theirs]));
-    for (number, one) in (1..).zip(&foreign) {
-        one.wants(&scene, number, &[ours, theirs]);
-    }
-    // Two of three are a majority.
+    // The third node that the other cluster knows is not there: at that address is one of the lab's. Two of three are a majority.
+    let nodes = [("n1", "172.30.1.31"), ("n2", "172.30.1.32"), ("n3", "172.30.1.13")];
+    foreign.iter().for_each(|one| one.wants(nodes, &[ours, theirs]));
     patiently("the other cluster's address has one owner", || {
         foreign.iter_mut().filter_map(|one| one.look(theirs).0.then_some(())).count() == 1
     });
@@ -276,5 +226,22 @@ fn two_clusters_on_one_segment_do_not_count_each_others_votes_nor_fight_over_an_
     let said = witness.stop();
     let of = |address: IpAddr, mac: Mac| said.iter().any(|one| one.address == address && one.mac == mac);
     assert!(scene.nodes().into_iter().all(|node| !of(theirs, mac_of(node))));
-    assert!(foreign.iter().all(|one| !of(ours, mac_of_router(&one.router))));
+    assert!(foreign.iter().all(|one| !of(ours, one.mac)));
+}
+
+#[test]
+fn a_machine_that_has_an_address_already_keeps_it() {
+    let Some(scene) = Scene::of(Options::named("t-balancers-has")) else { return };
+    let address: IpAddr = "172.30.1.215".parse().unwrap();
+    let foreign = Router::beside(&scene.lab, "foreign", "172.30.1.2");
+    foreign.ip(&format!("addr add {address}/32 dev eth0"));
+    let mac = foreign.mac();
+    let witness = Witness::start(&scene.lab, [address]);
+    let service = "{apiVersion: v1, kind: Service, metadata: {name: late}, spec: {type: LoadBalancer, loadBalancerIP: 172.30.1.215, \
+                   selector: {app: web}, ports: [{port: 7007, protocol: UDP}]}}\n";
+    apply(&scene.lab, 1, service);
+    let says = |node: u32| scene.row(node, "late")["reason"].as_str().is_some_and(|why| why.contains(&mac.to_string()));
+    patiently("a node says that another machine has it", || scene.nodes().into_iter().any(says));
+    let others = witness.stop().into_iter().filter(|one| one.address == address && one.mac != mac).count();
+    assert_eq!(others, 0, "no node answered for it or told that it has it");
 }

@@ -5,12 +5,13 @@ use std::net::IpAddr;
 use std::process::Command;
 use std::time::Duration;
 
+use ripstop_election::Timing;
 use ripstop_lab::{AgentCommand, Lab, Options};
 
 use super::balancers::Scene;
-use super::patiently;
 use super::routers::Router;
-use super::segment::{Said, Witness, overlap, settled};
+use super::segment::{Candidate, Said, Witness, overlap, settled};
+use super::{lab, patiently};
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -40,15 +41,15 @@ enum Cut {
     Lossy,
 }
 
-/// Ports of a bridge in the form of nft(8).
-fn ports(nodes: &[u32]) -> String {
-    let names: Vec<String> = nodes.iter().map(|node| format!("n{node}")).collect();
+/// Ports of a bridge in the form of nft(8), of what they begin with and numbers.
+fn ports(of: char, numbers: &[u32]) -> String {
+    let names: Vec<String> = numbers.iter().map(|number| format!("{of}{number}")).collect();
     format!("{{ {} }}", names.join(", "))
 }
 
 impl Cut {
-    fn rules(self, these: &[u32], others: &[u32]) -> String {
-        let drop = |from: &[u32], to: &[u32]| format!("iifname {} oifname {} drop; ", ports(from), ports(to));
+    fn rules(self, of: char, these: &[u32], others: &[u32]) -> String {
+        let drop = |from: &[u32], to: &[u32]| format!("iifname {} oifname {} drop; ", ports(of, from), ports(of, to));
         let both = |a: &[u32], b: &[u32]| drop(a, b) + &drop(b, a);
         match self {
             Self::Whole => both(these, others),
@@ -70,9 +71,12 @@ impl Switch {
         Self(Router::at_the_middle(lab))
     }
 
-    /// What the router itself sends and hears passes.
     fn cut(&self, cut: Cut, these: &[u32], others: &[u32]) {
-        let rules = cut.rules(these, others);
+        self.cut_ports(&cut.rules('n', these, others));
+    }
+
+    /// What the router itself sends and hears passes.
+    fn cut_ports(&self, rules: &str) {
         let table = format!("table bridge cut {{ chain f {{ type filter hook forward priority 0; {rules}}}\n}}");
         self.0.run("nft", &[&table]);
     }
@@ -113,6 +117,41 @@ fn others(scene: &Scene, these: &[u32]) -> Vec<u32> {
 fn owners(before: &[(IpAddr, String)]) -> Vec<u32> {
     let owners: BTreeSet<u32> = before.iter().map(|(_, owner)| owner[1..].parse().unwrap()).collect();
     owners.into_iter().filter(|node| *node != 3).collect()
+}
+
+/// What is judged here can fail: an owner that goes by longer grants than the others wait for is as good as not fenced.
+#[test]
+fn an_owner_that_does_not_stop_is_seen() {
+    let Some(lab) = lab(Options { nodes: 1, agents: false, ..Options::named("t-balancers-judge") }) else { return };
+    let switch = Switch::of(&lab);
+    let fenced = Timing { settle: 500 * MS, ..Timing::of(60 * MS) };
+    let unfenced = Timing { detection: Duration::from_secs(5), ..fenced };
+    let address: IpAddr = "172.30.1.240".parse().unwrap();
+    let nodes = [("n1", "172.30.1.31"), ("n2", "172.30.1.32"), ("n3", "172.30.1.33")];
+    let mut all = [1, 2, 3].map(|number| Candidate::beside(&lab, number, fenced));
+    all.iter().for_each(|one| one.wants(nodes, &[address]));
+    let speaks = |all: &mut [Candidate; 3]| {
+        let speaking: Vec<usize> = (0..3).filter(|one| all[*one].look(address).0).collect();
+        if let [one] = speaking[..] { Some(one) } else { None }
+    };
+    patiently("one of them speaks", || speaks(&mut all).is_some());
+    let owner = speaks(&mut all).unwrap();
+    for timing in [fenced, unfenced] {
+        all[owner].begin(timing);
+        all[owner].wants(nodes, &[address]);
+        patiently("it speaks again", || speaks(&mut all) == Some(owner));
+        let witness = Witness::start(&lab, [address]);
+        std::thread::sleep(100 * MS);
+        let these = [u32::try_from(owner).unwrap() + 1];
+        let others: Vec<u32> = (1..=3).filter(|number| !these.contains(number)).collect();
+        switch.cut_ports(&Cut::Whole.rules('x', &these, &others));
+        patiently("another speaks", || (0..3).any(|one| one != owner && all[one].look(address).0));
+        std::thread::sleep(500 * MS);
+        let two = overlap(&witness.stop());
+        println!("grants of {:?}: two answered for {two:?}", timing.detection);
+        assert_eq!(two < TWO, timing == fenced, "{two:?}");
+        switch.mend();
+    }
 }
 
 #[test]

@@ -107,6 +107,12 @@ impl Router {
         text(&output.stdout)
     }
 
+    /// The hardware address of its `eth0`.
+    pub fn mac(&self) -> ripstop_types::Mac {
+        let shown = self.ip("-o link show eth0");
+        shown.split_whitespace().skip_while(|word| *word != "link/ether").nth(1).unwrap().parse().unwrap()
+    }
+
     /// Runs ip(8) there.
     pub fn ip(&self, line: &str) -> String {
         self.run("ip", &line.split(' ').collect::<Vec<_>>())

@@ -4,21 +4,24 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::Receiver;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use ripstop_election::neighbour;
+use ripstop_election::{Timing, neighbour};
 use ripstop_lab::capture::Packet;
 use ripstop_lab::pcapng::Direction;
 use ripstop_lab::{Capture, Lab, Target, layout};
-use ripstop_speaker::l2::{FrameSocket, Frames};
-use ripstop_types::Mac;
+use ripstop_speaker::l2::{FrameSocket, Frames, Report, Segment, Speaker};
+use ripstop_types::{Mac, NodeName};
 use rustix::net::netdevice::name_to_index;
 use rustix::net::{AddressFamily, SocketType, socket};
 
 use super::balancers::Scene;
+use super::routers::Router;
 use super::{inside, patiently};
 
 /// Between two questions about one address.
@@ -26,6 +29,71 @@ const PACE: Duration = Duration::from_millis(10);
 
 /// Who is silent for so long does not answer any more.
 const SILENT: Duration = Duration::from_millis(80);
+
+/// A candidate in this process, on a machine of its own beside the lab's nodes.
+pub struct Candidate {
+    name: NodeName,
+    own: IpAddr,
+    netns: PathBuf,
+    interface: u32,
+    pub mac: Mac,
+    /// None while it begins anew.
+    running: Option<(Speaker, Receiver<Report>)>,
+    run: u64,
+    last: Report,
+    _router: Router,
+}
+
+impl Candidate {
+    /// The node `nN`, at the port `xN` and the address 172.30.1.3N.
+    pub fn beside(lab: &Lab, number: u8, timing: Timing) -> Self {
+        let (machine, own) = (format!("x{number}"), format!("172.30.1.3{number}"));
+        let router = Router::beside(lab, &machine, &own);
+        let netns = lab.layout().netns_path(&machine);
+        let mut this = Self {
+            name: format!("n{number}").parse().unwrap(),
+            own: own.parse().unwrap(),
+            interface: inside(&netns, || index("eth0")).join().unwrap(),
+            netns,
+            mac: router.mac(),
+            running: None,
+            run: 0,
+            last: Report::default(),
+            _router: router,
+        };
+        this.begin(timing);
+        this
+    }
+
+    /// Begins, or begins anew.
+    pub fn begin(&mut self, timing: Timing) {
+        self.running = None;
+        (self.run, self.last) = (self.run + 1, Report::default());
+        let (name, run) = (self.name.clone(), self.run);
+        let started = inside(&self.netns, move || Speaker::start(name, run, timing)).join().unwrap();
+        self.running = Some(started.unwrap());
+    }
+
+    /// All candidates with their addresses, and addresses that each of them may have.
+    pub fn wants<const N: usize>(&self, candidates: [(&str, &str); N], addresses: &[IpAddr]) {
+        self.running.as_ref().unwrap().0.set([Segment {
+            interface: self.interface,
+            mac: self.mac,
+            own: self.own,
+            candidates: candidates.map(|(name, ip)| (name.parse().unwrap(), ip.parse().unwrap())).into(),
+            addresses: addresses.iter().map(|ip| (*ip, None)).collect(),
+            leaves: false,
+        }]);
+    }
+
+    /// Whether it speaks for an address, and which foreign machine has it.
+    pub fn look(&mut self, address: IpAddr) -> (bool, Option<Mac>) {
+        let news = self.running.as_ref().unwrap().1.try_iter().last();
+        self.last = news.unwrap_or_else(|| std::mem::take(&mut self.last));
+        let row = self.last.rows.iter().find(|((_, ip), _)| *ip == address).map(|(_, row)| row);
+        row.map_or((false, None), |row| (row.speaks, row.conflict))
+    }
+}
 
 /// What one frame said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,7 +115,7 @@ pub fn mac_of_name(node: &str) -> Mac {
 }
 
 /// The number of a device of the calling thread's namespace.
-pub fn index(device: &str) -> u32 {
+fn index(device: &str) -> u32 {
     let any = socket(AddressFamily::INET, SocketType::DGRAM, None).unwrap();
     name_to_index(&any, device).unwrap()
 }
