@@ -8,10 +8,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
-use ripstop_objects::service::{Ingress, Service};
+use ripstop_objects::service::{Assigned, Ingress, Service};
 use ripstop_services::pools::assign::{Answer, Ask, Assignment, Outcome};
 use ripstop_services::pools::claim::AddressClaim;
-use ripstop_store::{Expect, Kind, Store, StoreError};
+use ripstop_store::{Expect, Kind, Store, StoreError, before_now};
 use ripstop_types::{Revision, ServiceName};
 use serde_json::{Value, json};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -125,7 +125,7 @@ async fn assign(
             }
             Ask::Service => Answer::Service(read(store, name).await?),
             Ask::Claim(ip, claim, expect) => write_claim(store, known, ip, claim, expect).await?,
-            Ask::Status(ingress, revision) => write_status(store, name, &ingress, revision).await?,
+            Ask::Status(ingress, says, revision) => write_status(store, name, &ingress, says, revision).await?,
             Ask::Done(outcome) => return Ok(outcome),
         };
         ask = assignment.next(&order.pools, &order.shown, answer);
@@ -174,13 +174,28 @@ async fn write_status(
     store: &dyn Store,
     name: &ServiceName,
     ingress: &[Ingress],
+    says: Option<Assigned>,
     revision: Revision,
 ) -> Result<Answer, StoreError> {
     let row = |one: &Ingress| json!({"ip": one.ip, "ipMode": if one.is_proxied { "Proxy" } else { "VIP" }});
-    let status: Value = json!({"loadBalancer": {"ingress": ingress.iter().map(row).collect::<Vec<_>>()}});
+    let conditions: Vec<Value> = says.as_ref().map(condition).into_iter().collect();
+    let status =
+        json!({"loadBalancer": {"ingress": ingress.iter().map(row).collect::<Vec<_>>()}, "conditions": conditions});
     match store.put_status(Kind::Services, &name.to_string(), &status, revision).await {
         Ok(_) => Ok(Answer::Written),
         Err(StoreError::Conflict { .. }) => Ok(Answer::Conflict),
         Err(fault) => Err(fault),
     }
+}
+
+/// A condition as Kubernetes writes one.
+fn condition(says: &Assigned) -> Value {
+    let since = match says.since.is_empty() {
+        // Times of conditions are of whole seconds.
+        true => format!("{}Z", before_now(Duration::ZERO).get(..19).unwrap_or_default()),
+        false => says.since.to_string(),
+    };
+    let status = if says.holds { "True" } else { "False" };
+    json!({"type": Assigned::CONDITION, "status": status, "reason": &*says.reason, "message": &*says.message,
+        "lastTransitionTime": since})
 }

@@ -75,9 +75,36 @@ pub struct Service {
     /// What it asks of whoever gives addresses to Services of type LoadBalancer; none of another type.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub balancer: Option<Box<Balancer>>,
+    /// Its condition [`Assigned::CONDITION`], where it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub assigned: Option<Box<Assigned>>,
     /// What is wrong with it and was left out, in sentences; few of many.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub left_out: Vec<Arc<str>>,
+}
+
+/// Whether a Service of type LoadBalancer has the addresses that it is to have, as its status says it in a condition.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Assigned {
+    /// `status` of the condition.
+    pub holds: bool,
+    /// `reason`: one word.
+    pub reason: Arc<str>,
+    /// `message`
+    pub message: Arc<str>,
+    /// `lastTransitionTime`; empty: as it is written.
+    pub since: Arc<str>,
+}
+
+impl Assigned {
+    /// The condition's type.
+    pub const CONDITION: &str = "ripstop.io/AddressAssigned";
+
+    /// Whether another says the same, whenever that was.
+    #[must_use]
+    pub fn says_as(&self, other: &Self) -> bool {
+        (self.holds, &self.reason, &self.message) == (other.holds, &other.reason, &other.message)
+    }
 }
 
 /// What a Service of type LoadBalancer asks of whoever gives addresses.

@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ripstop_objects::pool::AddressPool;
-use ripstop_objects::service::Ingress;
+use ripstop_objects::service::{Ingress, Service};
 use ripstop_objects::{About, Notice, ObjectKind};
 use ripstop_services::pools::claim::Claims;
 use ripstop_services::pools::{Decision, Pools, decide_all};
@@ -126,7 +126,8 @@ impl Core {
         let mut names = Vec::new();
         for (name, decision) in decided.iter() {
             let at = (tables.revision(name), *generation, decision.ingress());
-            let settled = tables.service(name).is_some_and(|service| service.ingress == at.2);
+            let shows = |service: &Service| service.ingress == at.2 && !decision.is_unsaid(service);
+            let settled = tables.service(name).is_some_and(|service| shows(service));
             if all || (!settled && asked.get(name) != Some(&at)) {
                 names.push(name.clone());
             }

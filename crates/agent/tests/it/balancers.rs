@@ -87,6 +87,17 @@ fn services_of_kubernetes_get_addresses_of_pools() {
     server.apply(&service("c", ""));
     let full = event(&server, ["Service", "c", "AddressPoolFull"], |_| true);
     assert!(says(&full, &["no IPv4 address is free in the address pools that serve it: public"]), "{full:#}");
+    let condition = |name: &str, field: &str| {
+        let path = format!("jsonpath={{.status.conditions[?(@.type=='ripstop.io/AddressAssigned')].{field}}}");
+        server.kubectl(&["get", "service", name, "-o", &path])
+    };
+    assert_eq!(condition("z", "status"), "True");
+    assert_eq!(condition("z", "message"), "198.51.100.0 of the address pool public");
+    assert!(soon(|| condition("c", "reason") == "AddressPoolFull"));
+    assert_eq!(condition("c", "status"), "False");
+    let other = r#"{"status": {"conditions": [{"type": "example.org/Other", "status": "True", "reason": "R", "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z"}]}}"#;
+    server.kubectl(&["patch", "service", "c", "--subresource", "status", "-p", other]);
+    let two = BTreeMap::from([("create addressclaims".to_owned(), 2), ("patch services".to_owned(), 3)]);
     world.restart();
     assert!(soon(|| world.rows("/v1/addresspools").len() == 1));
     std::thread::sleep(Duration::from_secs(2));
@@ -105,10 +116,16 @@ fn services_of_kubernetes_get_addresses_of_pools() {
     let overlap = event(&server, ["AddressPool", "more", "AddressPoolOverlaps"], |_| true);
     assert!(says(&overlap, &["10.96.7.0/24 shares addresses with 10.96.0.0/16"]), "{overlap:#}");
 
+    // What is said of it changes with it, and what others say stays.
+    assert_eq!(condition("c", "status"), "True");
+    assert_eq!(condition("e", "reason"), "AddressNotInPool");
+    let of_others = server.kubectl(&["get", "service", "c", "-o", "jsonpath={.status.conditions[*].type}"]);
+    assert!(of_others.contains("example.org/Other"), "{of_others}");
+
     // One that is no LoadBalancer any more gives its address back.
     server.kubectl(&["patch", "service", "d", "-p", r#"{"spec": {"type": "ClusterIP", "loadBalancerClass": null}}"#]);
     assert!(soon(|| claims(&server) == ["198.51.100.0"]), "{:?}", claims(&server));
-    assert_eq!(shown(&server, "d"), "");
+    assert_eq!((shown(&server, "d"), condition("d", "status")), (String::new(), String::new()));
     asks_only_what_is_allowed(&server);
 }
 

@@ -305,6 +305,7 @@ fn service() -> impl Strategy<Value = Service> {
             selector: Default::default(),
             reset_on_removal: false,
             balancer: None,
+            assigned: None,
             left_out: Vec::new(),
         }
     })

@@ -14,7 +14,7 @@ use super::balancer;
 use super::tree::shown;
 use crate::kubernetes::RawMetadata;
 use crate::service::{
-    Endpoint, EndpointPort, EndpointSlice, HEADLESS_LABEL, Ingress, ON_REMOVAL_ANNOTATION, PROXY_NAME_LABEL,
+    Assigned, Endpoint, EndpointPort, EndpointSlice, HEADLESS_LABEL, Ingress, ON_REMOVAL_ANNOTATION, PROXY_NAME_LABEL,
     PUBLISHER_LABEL, PortRef, Protocol, SERVICE_NAME_LABEL, Service, ServiceKind, ServicePort, TrafficPolicy,
 };
 use crate::{Fault, Faults, ObjectLabels};
@@ -94,6 +94,7 @@ impl Service {
             selector,
             reset_on_removal: judge.on_removal(metadata.annotations.get(ON_REMOVAL_ANNOTATION)),
             balancer,
+            assigned: assigned(status.conditions),
             left_out: Vec::new(),
             name,
         };
@@ -447,6 +448,29 @@ struct RawClientIp {
 #[serde(rename_all = "camelCase", default)]
 struct RawStatus {
     load_balancer: RawLoadBalancer,
+    conditions: Vec<RawCondition>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RawCondition {
+    #[serde(rename = "type", default)]
+    kind: String,
+    #[serde(default)]
+    status: String,
+    #[serde(default)]
+    reason: Arc<str>,
+    #[serde(default)]
+    message: Arc<str>,
+    #[serde(default)]
+    last_transition_time: Option<Arc<str>>,
+}
+
+/// What our condition says, of all that a Service has.
+fn assigned(conditions: Vec<RawCondition>) -> Option<Box<Assigned>> {
+    let ours = conditions.into_iter().find(|condition| condition.kind == Assigned::CONDITION)?;
+    let since = ours.last_transition_time.unwrap_or_default();
+    Some(Box::new(Assigned { holds: ours.status == "True", reason: ours.reason, message: ours.message, since }))
 }
 
 #[derive(Default, Deserialize)]

@@ -11,7 +11,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
 
-use ripstop_objects::service::{Ingress, Service};
+use ripstop_objects::service::{Assigned, Ingress, Service};
 use ripstop_types::{Revision, ServiceName};
 
 use super::claim::{AddressClaim, Claims};
@@ -29,8 +29,8 @@ pub enum Ask {
     Service,
     /// Write a claim where it still has this revision, or where there is none; without holders, remove it.
     Claim(IpAddr, AddressClaim, Option<Revision>),
-    /// Write these addresses into the Service's status, where it still has this revision.
-    Status(Vec<Ingress>, Revision),
+    /// Write these addresses and this condition, or none, into the Service's status, where it still has this revision.
+    Status(Vec<Ingress>, Option<Assigned>, Revision),
     /// It is over.
     Done(Outcome),
 }
@@ -133,9 +133,9 @@ impl Assignment {
             let own: Vec<IpAddr> = self.own().collect();
             after = service.ingress.iter().copied().filter(|ingress| !own.contains(&ingress.ip)).collect();
         }
-        let writes = after != service.ingress;
+        let writes = after != service.ingress || decision.is_unsaid(&service);
         if writes {
-            self.todo.push_back(Ask::Status(after.clone(), revision));
+            self.todo.push_back(Ask::Status(after.clone(), decision.assigned(&service), revision));
         }
         let stale = self.own().filter(|ip| {
             let written = self.claims.get(ip).and_then(|(claim, _)| claim.of(&self.service)).map(|own| own.revision);

@@ -25,7 +25,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ripstop_objects::pool::{AddressPool, AddressRange};
-use ripstop_objects::service::{BALANCER_CLASS, Balancer, Ingress, Protocol, Service};
+use ripstop_objects::service::{Assigned, BALANCER_CLASS, Balancer, Ingress, Protocol, Service};
 use ripstop_objects::{Fault, KubeNamespace, Network};
 use ripstop_tables::Tables;
 use ripstop_types::{Family, ServiceName};
@@ -127,6 +127,41 @@ impl Decision {
     #[must_use]
     pub fn ingress(&self) -> Vec<Ingress> {
         self.given.iter().map(|(ingress, _)| *ingress).collect()
+    }
+
+    /// What the Service's condition is to say, where it has to be written; what it says already stays, and one that has what it wants
+    /// and says nothing needs no write for that.
+    #[must_use]
+    pub fn assigned(&self, service: &Service) -> Option<Assigned> {
+        let before = service.assigned.as_deref();
+        let mut says = match self.lacks.first() {
+            // Somebody else gave it what it has.
+            Some(_) if self.given.is_empty() && !service.ingress.is_empty() => return before.cloned(),
+            Some(lack) => {
+                let texts: Vec<String> = self.lacks.iter().map(ToString::to_string).collect();
+                let message = texts.join("; ").into();
+                Assigned { holds: false, reason: lack.reason().into(), message, since: "".into() }
+            }
+            None if self.given.is_empty() => return None,
+            None => {
+                let of = |(ingress, pool): &(Ingress, Arc<str>)| format!("{} of the address pool {pool}", ingress.ip);
+                let message = self.given.iter().map(of).collect::<Vec<_>>().join(", ").into();
+                Assigned { holds: true, reason: "Assigned".into(), message, since: "".into() }
+            }
+        };
+        if let Some(before) = before.filter(|before| before.holds == says.holds) {
+            says.since = before.since.clone();
+        }
+        Some(says)
+    }
+
+    /// Whether the Service's condition says something else than it should.
+    #[must_use]
+    pub fn is_unsaid(&self, service: &Service) -> bool {
+        match (service.assigned.as_deref(), self.assigned(service)) {
+            (None, says) => says.is_some_and(|says| !says.holds),
+            (Some(before), says) => says.is_none_or(|says| !before.says_as(&says)),
+        }
     }
 }
 

@@ -246,7 +246,7 @@ impl World {
                     if before.balancer.as_ref().unwrap().sharing != new.balancer.as_ref().unwrap().sharing {
                         return;
                     }
-                    new.ingress = before.ingress.clone();
+                    (new.ingress, new.assigned) = (before.ingress.clone(), before.assigned.clone());
                 }
                 let revision = self.next_revision();
                 self.services.insert(name, (new, revision));
@@ -288,15 +288,17 @@ impl World {
                     Answer::Conflict
                 }
             }
-            Ask::Status(ingress, expect) => match self.services.get_mut(&name).filter(|(_, now)| *now == expect) {
-                Some((service, now)) => {
-                    service.ingress = ingress;
-                    self.revision += 1;
-                    *now = Revision(self.revision);
-                    Answer::Written
+            Ask::Status(ingress, assigned, expect) => {
+                match self.services.get_mut(&name).filter(|(_, now)| *now == expect) {
+                    Some((service, now)) => {
+                        (service.ingress, service.assigned) = (ingress, assigned.map(Box::new));
+                        self.revision += 1;
+                        *now = Revision(self.revision);
+                        Answer::Written
+                    }
+                    None => Answer::Conflict,
                 }
-                None => Answer::Conflict,
-            },
+            }
             Ask::Done(outcome) => return Some(outcome),
         };
         at.ask = at.assignment.next(&at.pools, &Claims::default(), answer);
@@ -357,6 +359,11 @@ proptest! {
         for (ip, name) in claimed.difference(&shown) {
             let written = world.claims[ip].0.of(name).unwrap().revision;
             prop_assert_eq!(world.services.get(*name).map(|(_, revision)| *revision), Some(written));
+        }
+        // Each says whether it has one.
+        for (service, _) in world.services.values() {
+            let says = service.assigned.as_deref().map(|assigned| assigned.holds);
+            prop_assert_eq!(says, Some(!service.ingress.is_empty()), "{:?}", service);
         }
         // And who has none finds none free.
         let free = (0..size).filter(|n| !claimed.iter().any(|(at, _)| *at == ip(&format!("192.0.2.{}", n + 2)))).count();

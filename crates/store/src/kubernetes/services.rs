@@ -3,13 +3,13 @@
 //! They are no records of ours, so nothing else of them is written. Not here: their watch.
 
 use ::http::{Method, StatusCode};
+use ripstop_objects::service::Assigned;
 use ripstop_types::{Invalid, Revision, ServiceName};
 use serde_json::{Value, json};
 
 use super::Shared;
 use super::fault::Status;
 use super::http::Ask;
-use super::object;
 use crate::{Kind, Record, StoreError};
 
 impl Shared {
@@ -29,7 +29,8 @@ impl Shared {
         }
     }
 
-    /// Puts these fields into the status of a Service at a revision; `None` where it is at another, or not there.
+    /// Puts these fields into the status of a Service at a revision; `None` where it is at another, or not there. Of its conditions ours
+    /// alone is written; without one it is removed.
     pub(super) async fn put_service_status(
         &self,
         key: &str,
@@ -38,8 +39,13 @@ impl Shared {
     ) -> Result<Option<Revision>, StoreError> {
         let tried = "patch services/status";
         let path = format!("{}/status?fieldManager=ripstop", path_of(key)?);
+        let mut status = status.clone();
+        if status["conditions"].as_array().is_some_and(Vec::is_empty) {
+            status["conditions"] = json!([{"$patch": "delete", "type": Assigned::CONDITION}]);
+        }
         let patch = json!({"metadata": {"resourceVersion": at.to_string()}, "status": status});
-        let body = Some((object::MERGE_PATCH, patch.to_string().into()));
+        // Conditions are merged by their types so; another's stay as they are.
+        let body = Some(("application/strategic-merge-patch+json", patch.to_string().into()));
         let answer = self.ask(tried, &Ask { method: Method::PATCH, path, body }).await?;
         match answer.status {
             StatusCode::CONFLICT => Ok(None),
