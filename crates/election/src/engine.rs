@@ -93,6 +93,8 @@ pub struct Engine {
     next: Duration,
     look: Duration,
     started: Duration,
+    /// When it last began to speak for an address.
+    begun: Duration,
     /// Who watches whom, as the table says.
     watchers: BTreeMap<NodeName, BTreeSet<NodeName>>,
     /// What the votes were made of; nothing where they must be made anew.
@@ -124,6 +126,7 @@ impl Engine {
             next: now,
             look: now,
             started: now,
+            begun: now,
             watchers: BTreeMap::new(),
             ballot: None,
             rest: None,
@@ -341,9 +344,7 @@ impl Engine {
         let sees = self.sees(now);
         let recent = self.recent(now, &sees);
         let silent: BTreeSet<NodeName> = self.silent(now).into_keys().collect();
-        let began = |claim: &Claim| matches!(claim, Claim::Owner { since, .. } if now < *since + self.timing.detection);
-        let speaks: Vec<IpAddr> =
-            self.claims.iter().filter(|(_, claim)| began(claim)).map(|(address, _)| *address).collect();
+        let speaks = self.begun(now);
         let all = self.electors.contains(&self.me);
         for (node, peer) in &self.peers {
             if *node == self.me || !(all || self.electors.contains(node) || self.watches(node)) {
@@ -366,6 +367,16 @@ impl Engine {
             };
             actions.push(Action::Send(node.clone(), message));
         }
+    }
+
+    /// Addresses for which it began to speak within the last detection time.
+    fn begun(&self, now: Duration) -> Vec<IpAddr> {
+        let lately = |since: Duration| now < since + self.timing.detection;
+        if !lately(self.begun) {
+            return Vec::new();
+        }
+        let began = |claim: &Claim| matches!(claim, Claim::Owner { since, .. } if lately(*since));
+        self.claims.iter().filter(|(_, claim)| began(claim)).map(|(address, _)| *address).collect()
     }
 
     fn watches(&self, node: &NodeName) -> bool {
@@ -487,7 +498,8 @@ impl Engine {
             began |= matches!((claim, after), (Claim::Idle | Claim::Probing { .. }, Claim::Owner { .. }));
             look = look.min(next);
             match after {
-                Claim::Owner { .. } => {
+                Claim::Owner { since, .. } => {
+                    self.begun = self.begun.max(since);
                     granted = granted.min(self.granted(now, address).unwrap_or(now));
                     rest = rest.zip(self.supporters(address)).map(|(rest, supporters)| rest.with(supporters));
                 }
