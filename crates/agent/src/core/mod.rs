@@ -395,6 +395,7 @@ impl Core {
             .chain(self.switch_due())
             .chain(self.probes_due())
             .chain(self.look_again())
+            .chain(self.pools_due())
             .chain([self.beat.due, self.look_due, self.sweep_due, self.at.now.plus(1_000)])
             .min()
             .unwrap_or(self.at.now)

@@ -15,13 +15,17 @@ use ripstop_objects::{About, Notice, ObjectKind};
 use ripstop_services::pools::claim::Claims;
 use ripstop_services::pools::{Decision, Pools, decide_all};
 use ripstop_tables::{Change, Knowledge, StoreState, Withdrawn};
-use ripstop_types::{Revision, ServiceName};
+use ripstop_types::{Millis, Revision, ServiceName};
 use serde::Serialize;
 
 use super::{Core, Output};
 
 /// Services, and pools, that people are told of at once, at most.
 const MOST_NOTICES: usize = 64;
+
+/// All Services are decided about at once, which takes its time where there are many: a pause of a millisecond for so many follows, in
+/// which changes gather.
+const DECIDED_A_MS: u64 = 5;
 
 /// Services to see to.
 #[derive(Debug, Clone)]
@@ -48,6 +52,8 @@ pub(super) struct Pooling {
     asked: BTreeMap<ServiceName, (Revision, u64, Vec<Ingress>)>,
     /// What each gets.
     decided: BTreeMap<ServiceName, Decision>,
+    /// Until when the next decision waits.
+    rests: Millis,
     /// What people are to be told of it.
     notices: Vec<Notice>,
 }
@@ -100,12 +106,13 @@ impl Core {
             self.pooling.notices.clear();
         }
         self.pooling.is_first = is_first;
-        if !knows || !(self.pooling.is_due || began) {
+        if !knows || !(self.pooling.is_due || began) || self.at.now < self.pooling.rests && !began {
             return;
         }
         self.pooling.is_due = false;
         let pools = Pools::of(&self.tables);
         self.pooling.decided = if pools.is_empty() { BTreeMap::new() } else { decide_all(&self.tables, &pools) };
+        self.pooling.rests = self.at.now.plus(self.pooling.decided.len() as u64 / DECIDED_A_MS);
         self.pooling.notices = if is_first { self.lacking(&pools) } else { Vec::new() };
         let can = !self.held && self.tables.store == StoreState::Here && self.tables.withdrawn == Withdrawn::Nothing;
         if !is_first || !can {
@@ -163,6 +170,11 @@ impl Core {
             Some(Notice { about, reason, note: texts.join("; ").into(), times: 1 })
         });
         lacks.take(MOST_NOTICES).chain(faults.take(MOST_NOTICES)).collect()
+    }
+
+    /// When what changed meanwhile is decided about.
+    pub(super) fn pools_due(&self) -> Option<Millis> {
+        Some(self.pooling.rests).filter(|rests| self.pooling.is_due && *rests > self.at.now)
     }
 
     /// What people are to be told of addresses of pools, by the node that sees to them.
