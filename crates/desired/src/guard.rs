@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use ripstop_fabric::wiring;
 use ripstop_netmodel::{
-    Entry, GROUP_IDS, HOP_IDS, Key, NFT_TABLE, Ns, Object, RecordScope, Route, RouteTarget, TAKEN_MARK, link_of_table,
+    Entry, GROUP_IDS, HOP_IDS, Key, NFT_POOLS_TABLE, NFT_TABLE, Ns, Object, RecordScope, Route, RouteTarget,
+    TAKEN_MARK, link_of_table,
 };
 use ripstop_objects::ObjectKind;
 use ripstop_tables::{Knowledge, PodRow, PodState, StoreKind, Tables, Withdrawn};
@@ -44,6 +45,11 @@ pub fn may_delete(tables: &Tables, key: &Key, entry: &Entry) -> Result<(), Strin
         return Err(
             "kept: peers of BGP have not sent what they know, so nobody knows whether it is still wanted".into()
         );
+    }
+    if matches!(key, Key::NftTable { name, .. } if name.as_str() == NFT_POOLS_TABLE)
+        && tables.cluster.knowledge(ObjectKind::AddressPool) == Knowledge::Unknown
+    {
+        return Err("kept: AddressPools have not been read yet, so nobody knows whether it is still wanted".into());
     }
     let needed = needed_for(key);
     // Flannel's nodes are known by Kubernetes' own objects.

@@ -17,6 +17,7 @@ mod node;
 mod peer;
 mod pod;
 pub mod policy;
+mod pools;
 mod records;
 mod ruleset;
 pub mod services;

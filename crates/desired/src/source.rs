@@ -9,7 +9,7 @@ use ripstop_tables::{Change, StoreKind, Tables, Withdrawn};
 use ripstop_types::{NodeName, ServiceName};
 
 use crate::services::Serving;
-use crate::{bgp, network, node, peer, pod, records, services};
+use crate::{bgp, network, node, peer, pod, pools, records, services};
 
 /// A part of the model.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -28,6 +28,8 @@ pub enum Source {
     Loopback,
     /// Routes to outside of the cluster that BGP brought.
     Bgp,
+    /// What keeps packets for addresses of pools that nobody serves from going round.
+    Pools,
     /// What all Services need.
     Services,
     /// A Service.
@@ -54,6 +56,7 @@ impl Source {
             Self::Loopback if services::wants_loopback(tables) => services::loopback(),
             Self::Loopback => Vec::new(),
             Self::Bgp => bgp::objects(tables),
+            Self::Pools => pools::objects(tables),
             Self::Services => services::of_node(tables),
             Self::Service(name) => serving
                 .node
@@ -71,6 +74,7 @@ impl Source {
 /// Every part there is, except peers and Services.
 fn own(tables: &Tables) -> BTreeSet<Source> {
     let mut sources = BTreeSet::from([Source::Node, Source::Records, Source::Loopback, Source::Services, Source::Bgp]);
+    sources.insert(Source::Pools);
     sources.extend(tables.networks.keys().cloned().map(Source::Network));
     sources.extend(tables.pods.keys().cloned().map(Source::Pod));
     sources
@@ -150,6 +154,7 @@ pub(crate) fn sources_of<'a>(
         match change {
             Change::Node(node) | Change::Claim(node) if *node != tables.node => {
                 sources.extend(tables.networks.keys().map(|network| Source::Peer(network.clone(), node.clone())));
+                sources.insert(Source::Pools);
                 // Whether this node has migrated, and whether all have, hangs on every peer.
                 if tables.networks.values().any(|row| row.value.migration.is_some()) {
                     sources.insert(Source::Records);
@@ -188,9 +193,8 @@ pub(crate) fn sources_of<'a>(
                 sources
                     .extend(tables.taken_network().cloned().map(Source::Network).into_iter().chain([Source::Records]));
             }
-            Change::Service(name) => {
-                sources.insert(Source::Service(name.clone()));
-            }
+            Change::Object(ObjectKind::AddressPool) => _ = sources.insert(Source::Pools),
+            Change::Service(name) => _ = sources.insert(Source::Service(name.clone())),
             // Signs of life come all the time, and nothing here depends on them.
             Change::Alive(_)
             | Change::Object(_)

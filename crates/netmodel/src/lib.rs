@@ -94,6 +94,9 @@ pub const LOCAL_METRIC: u32 = 82;
 /// Name of the table, in family `ip`, that keeps packets for loopback addresses out while [`ROUTE_LOCALNET`] lets them in.
 pub const NFT_LOOPBACK_TABLE: &str = "ripstop-loopback";
 
+/// Name of the table, in family `inet`, that keeps packets for addresses of pools that nobody serves from going round.
+pub const NFT_POOLS_TABLE: &str = "ripstop-pools";
+
 /// The setting by which packets from loopback addresses may leave, and answers to them come in (ip-sysctl.rst).
 pub const ROUTE_LOCALNET: &str = "net/ipv4/conf/all/route_localnet";
 
@@ -125,7 +128,8 @@ pub fn is_own_table(family: TableFamily, name: &str) -> bool {
     let of_both = is_services_table(name) || name == NFT_POLICY_TABLE;
     let services = of_both && matches!(family, TableFamily::Ip | TableFamily::Ip6);
     let loopback = name == NFT_LOOPBACK_TABLE && family == TableFamily::Ip;
-    name == NFT_TABLE || services || loopback || link_of_table(family, name).is_some()
+    let pools = name == NFT_POOLS_TABLE && family == TableFamily::Inet;
+    name == NFT_TABLE || services || loopback || pools || link_of_table(family, name).is_some()
 }
 
 /// An object with the object that caused it.

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use ripstop_ipam::Attachment;
-use ripstop_netmodel::{Entry, Key, Kind, LinkKind, Model, Ns, Object, RecordScope};
+use ripstop_netmodel::{Entry, Key, Kind, LinkKind, Model, NFT_POOLS_TABLE, Ns, Object, RecordScope};
+use ripstop_objects::ObjectKind;
 use ripstop_plan::{Action, Plan, Step};
 use ripstop_tables::{Change, StepFault};
 use ripstop_types::Millis;
@@ -140,6 +141,9 @@ impl Core {
         };
         if changes.iter().any(services_known) {
             self.reconsider(|_, key| key.is_of_services());
+        }
+        if changes.contains(&Change::Object(ObjectKind::AddressPool)) {
+            self.reconsider(|_, key| key.table() == Some(NFT_POOLS_TABLE));
         }
         // Of policies too, once all that they hang on is.
         if changes.iter().any(|change| matches!(change, Change::Object(_) | Change::Policies(_))) {

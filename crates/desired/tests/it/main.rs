@@ -17,6 +17,7 @@ mod ipvs;
 #[path = "../policies/mod.rs"]
 mod policies;
 mod policy;
+mod pools;
 mod rules;
 #[path = "../../../tables/tests/scenario/mod.rs"]
 mod scenario;

@@ -1,7 +1,7 @@
 //! Routers of others as peers of nodes with the backend `bgp`: what goes to them, what is taken, and what breaks.
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use ripstop_lab::probe::Pairs;
@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::bgp::{options, routes, sessions};
 use super::routers::{Router, has_bird, has_frr};
-use super::{apply, ip, lab, pods, range_of, rows, talks, until};
+use super::{apply, inside, ip, lab, pods, range_of, rows, talks, until};
 
 /// BIRD at the middle, which speaks to both nodes and announces these prefixes.
 fn bird_conf(asn: u32, announced: &[&str], more: &str) -> String {
@@ -190,6 +190,22 @@ fn a_router_has_ways_to_addresses_of_services_by_nodes_that_serve_them() {
     });
     until("and of the prefix", || ways(&tor, "198.51.100.8/29").iter().all(Option::is_some));
     assert_eq!(ways(&tor, "192.0.2.9/32"), [None, None], "what is for another peer");
+    // What nobody serves of them is refused, and goes round for nobody; what is served the node itself reaches, too.
+    for (address, why) in [("198.51.100.12", "which nobody has"), ("203.0.113.1", "where nobody serves this protocol")]
+    {
+        let ping = format!("ping -c 1 -W 2 {address}; true");
+        let said = lab.exec(&Target::Outside, &["sh", "-c", &ping]).unwrap();
+        assert!(said.contains("Destination Host Unreachable"), "{address}, {why}: {said}");
+    }
+    let served = inside(&lab.layout().netns_path("p2"), || {
+        TcpListener::bind("0.0.0.0:80").and_then(|listener| listener.accept()).map(|_| ()).unwrap();
+    });
+    let from_node = inside(&lab.layout().netns_path("n1"), || {
+        let to = "198.51.100.8:80".parse().unwrap();
+        (0..50).any(|_| TcpStream::connect_timeout(&to, Duration::from_millis(200)).is_ok())
+    });
+    assert!(from_node.join().unwrap(), "a process of the node reaches an address of an aggregate");
+    served.join().unwrap();
     let between = because(&lab, 1, "203.0.113.1/32");
     assert!(!between.contains("172.30.1.12"), "nodes do not tell each other: {between}");
 
