@@ -123,6 +123,7 @@ struct Shell {
 struct ToLane {
     writes: UnboundedSender<StoreWrite>,
     notices: watch::Sender<Arc<Vec<Notice>>>,
+    /// Whether Services are to be read.
     serves: watch::Sender<bool>,
     /// Whether there are policies.
     policed: watch::Sender<bool>,
@@ -320,10 +321,7 @@ impl Shell {
                 Output::Assign(order) => drop(self.assign.send(*order)),
                 // Who is slow sees the last of them.
                 Output::Notices(notices) => drop(self.store.notices.send_replace(notices)),
-                Output::Health(plan) => {
-                    self.store.serves.send_if_modified(|serves| !std::mem::replace(serves, plan.serves) && plan.serves);
-                    self.health.send_replace(plan);
-                }
+                Output::Health(plan) => drop(self.health.send_replace(plan)),
                 // The lane ends only with the agent.
                 Output::Announce(plans) => drop(self.l2.send(l2::Order::Plans(plans))),
                 Output::Bgp(plan) => drop(self.bgp.send(plan)),
@@ -335,6 +333,9 @@ impl Shell {
             }
         }
         let cluster = &self.core.tables().cluster;
+        // Beside another proxy they are read for the addresses that they get here.
+        let are_served = self.core.tables().serves() || !cluster.pools.is_empty();
+        self.store.serves.send_if_modified(|known| are_served && !std::mem::replace(known, true));
         // Reflectors are known by nodes' labels.
         let is_policed = !cluster.policies.is_empty() || cluster.bgp.configuration().reflectors.is_some();
         self.store.policed.send_if_modified(|known| is_policed && !std::mem::replace(known, true));

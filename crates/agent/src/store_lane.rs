@@ -52,7 +52,7 @@ pub struct Ways {
     pub writes: UnboundedReceiver<Write>,
     /// What people are told on objects of Kubernetes.
     pub notices: watch::Receiver<Arc<Vec<Notice>>>,
-    /// Whether the node serves Services.
+    /// Whether Services are to be read, or were in this run.
     pub serves: watch::Receiver<bool>,
     /// Whether there are policies, or were in this run.
     pub policed: watch::Receiver<bool>,
@@ -200,7 +200,8 @@ fn kubernetes_options(config: &KubernetesConfig) -> KubernetesOptions {
 }
 
 /// Hands what Kubernetes says of its objects to the core, many at once, and whether notices can be written. Services are asked for from
-/// the moment on in which the node serves them, other nodes and their pods once there is a policy: then everything is listed anew.
+/// the moment on in which the node serves them or a pool has addresses for them, other nodes and their pods once there is a policy: then
+/// everything is listed anew.
 async fn hear_objects(
     cluster: Cluster,
     mut serves: watch::Receiver<bool>,

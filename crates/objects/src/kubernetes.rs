@@ -31,7 +31,7 @@ pub enum ObjectKind {
     Namespace,
     /// Pods of this node.
     Pod,
-    /// Services, where they are served.
+    /// Services, where they are served or pools have addresses for them.
     Service,
     /// Their endpoints.
     EndpointSlice,
@@ -68,9 +68,9 @@ impl ObjectKind {
         Self::BgpPeer,
     ];
 
-    /// Whether it is read only where Services are served.
+    /// Whether it is read only where Services are served, or pools have addresses for them.
     pub fn is_of_services(self) -> bool {
-        matches!(self, Self::Service | Self::EndpointSlice | Self::AddressPool)
+        matches!(self, Self::Service | Self::EndpointSlice)
     }
 
     /// Whether it is a kind of policy.

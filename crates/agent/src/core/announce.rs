@@ -15,7 +15,7 @@ use ripstop_objects::service::{Service, TrafficPolicy};
 use ripstop_tables::{Tables, Withdrawn};
 use ripstop_types::Prefix;
 
-use super::balancers::{chooses, pool_addresses};
+use super::balancers::{chooses, is_served, pool_addresses};
 
 /// With it others are asked to prefer other ways (RFC 8326).
 const GRACEFUL_SHUTDOWN: Community = Community::Standard(0xffff_0000);
@@ -115,9 +115,27 @@ fn balanced(tables: &Tables) -> impl Iterator<Item = Announcement> {
     })
 }
 
+/// Why this node does not tell of an address of a pool that these Services have.
+pub(super) fn why_not(tables: &Tables, pool: &AddressPool, services: &[&Arc<Service>]) -> &'static str {
+    let mut ways = pool.announce.iter().filter(|way| way.by == AnnouncedBy::Bgp);
+    if !ways.any(|way| chooses(tables, way, &tables.node)) {
+        return "by its pool others do (nodeSelectors), or the node is excluded from load balancers by a label";
+    }
+    if tables.withdrawn != Withdrawn::Nothing {
+        return "what this node announces is taken out (`ripstop uninstall`)";
+    }
+    if !is_served(tables) {
+        return "its proxy of Services cannot work here";
+    }
+    match services.iter().any(|service| service.external_policy == TrafficPolicy::Local) {
+        true => "none of its endpoints on this node is ready",
+        false => "none of its endpoints is ready",
+    }
+}
+
 /// How this node serves an address that these Services have; none: not at all.
 fn serving(tables: &Tables, services: &[(&Arc<Service>, &AddressPool)]) -> Option<Serving> {
-    if !tables.serves() || tables.withdrawn != Withdrawn::Nothing {
+    if !is_served(tables) || tables.withdrawn != Withdrawn::Nothing {
         return None;
     }
     let endpoints = services.iter().flat_map(|(service, _)| {

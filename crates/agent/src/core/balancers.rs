@@ -3,7 +3,7 @@
 //! A segment is an uplink. Candidates are the nodes with an address in its subnet; an address of a Service that no uplink's subnet has
 //! is that of the first uplink of its family.
 //!
-//! Not here: who of the candidates speaks (`ripstop_election`), and frames.
+//! Not here: who of the candidates speaks (`ripstop_election`), frames, and what people are told of it (`super::balancer_view`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -16,10 +16,9 @@ use ripstop_objects::{NodeAddress, ObjectKind};
 use ripstop_services::pools::Wanted;
 use ripstop_tables::{Announced, Change, Knowledge, StoreKind, Tables, Withdrawn};
 use ripstop_types::{Family, IfName, Mac, Millis, NodeName, ServiceName};
-use serde::Serialize;
 
 use super::bgp::labels;
-use super::{Core, Level, Output, announce};
+use super::{Core, Level, Output};
 
 /// Label of a node that balancers leave out, as cloud providers do.
 const EXCLUDED_LABEL: &str = "node.kubernetes.io/exclude-from-external-load-balancers";
@@ -45,33 +44,12 @@ pub struct SegmentPlan {
 #[derive(Debug, Default)]
 pub(super) struct Announcing {
     is_due: bool,
-    /// Whether this node served Services when it was looked at last.
-    served: bool,
-    told: Arc<Vec<SegmentPlan>>,
-    found: Announced,
+    /// What was told last,
+    pub(super) told: Arc<Vec<SegmentPlan>>,
+    /// and what became of it.
+    pub(super) found: Announced,
     /// The owner of each address, and since when this node sees it so.
-    since: BTreeMap<IpAddr, (NodeName, Millis)>,
-}
-
-/// An address of a Service of type LoadBalancer.
-#[derive(Debug, Clone, Serialize)]
-#[allow(missing_docs)]
-pub struct BalancerView {
-    pub namespace: String,
-    pub name: String,
-    /// None where it has none.
-    pub ip: Option<IpAddr>,
-    pub pool: Option<String>,
-    /// The node that answers for it, as the asked one sees it.
-    pub owner: Option<String>,
-    /// What the asked node tells routers of it by BGP.
-    pub told: Option<String>,
-    /// The link by which the asked node is on the segment.
-    pub interface: Option<String>,
-    /// Since when the asked node sees it so: milliseconds since the Unix epoch.
-    pub since: Option<u64>,
-    /// Why it has no address or no owner, or why that is the owner.
-    pub reason: Option<String>,
+    pub(super) since: BTreeMap<IpAddr, (NodeName, Millis)>,
 }
 
 impl Core {
@@ -88,10 +66,9 @@ impl Core {
     /// Has addresses announced as they are now, once all that says so was read.
     pub(super) fn announce(&mut self) {
         let cluster = &self.tables.cluster;
-        let kinds = [ObjectKind::Service, ObjectKind::EndpointSlice, ObjectKind::AddressPool];
-        let knows = kinds.into_iter().all(|kind| cluster.knowledge(kind) == Knowledge::Synced);
-        let serves = self.desired.serving().is_some();
-        self.announcing.is_due |= std::mem::replace(&mut self.announcing.served, serves) != serves;
+        let kinds = [ObjectKind::Service, ObjectKind::EndpointSlice];
+        let knows =
+            self.tables.cluster.knows(ObjectKind::AddressPool) && kinds.into_iter().all(|kind| cluster.knows(kind));
         if !self.announcing.is_due || !knows || self.tables.knowledge(StoreKind::Nodes) != Knowledge::Synced {
             return;
         }
@@ -141,9 +118,8 @@ impl Core {
             Family::BOTH.into_iter().flat_map(|family| host::uplinks(tables, family)).collect();
         let mut segments: BTreeMap<&IfName, SegmentPlan> = BTreeMap::new();
         let own = tables.cluster.node.as_ref();
-        let cannot = tables.withdrawn != Withdrawn::Nothing
-            || self.desired.serving().is_none()
-            || own.is_some_and(|node| node.leaving);
+        let cannot =
+            tables.withdrawn != Withdrawn::Nothing || !is_served(tables) || own.is_some_and(|node| node.leaving);
         for (address, services) in pool_addresses(&self.tables) {
             let inside = uplinks.iter().find(|uplink| uplink.address.prefix.contains(address));
             let first = || uplinks.iter().find(|uplink| Family::of(uplink.address.ip) == Family::of(address));
@@ -208,71 +184,6 @@ impl Core {
         });
         others.chain([(tables.node.clone(), at.ip)]).collect()
     }
-
-    /// Addresses of Services of type LoadBalancer, and who answers for each.
-    #[must_use]
-    pub fn load_balancers(&self) -> Vec<BalancerView> {
-        let mut rows = Vec::new();
-        let decided = self.pooling.decided();
-        for service in self.tables.cluster.services.services().filter(|service| service.balancer.is_some()) {
-            let lack = decided.get(&service.name).and_then(|decision| decision.lacks.first()).map(ToString::to_string);
-            let row = |ip: Option<IpAddr>, reason: Option<String>| BalancerView {
-                namespace: service.name.namespace.to_string(),
-                name: service.name.name.to_string(),
-                ip,
-                pool: None,
-                owner: None,
-                told: None,
-                interface: None,
-                since: None,
-                reason,
-            };
-            if service.ingress.is_empty() {
-                let other = || service.balancer.as_ref().and_then(|balancer| balancer.class.clone());
-                let other = other().filter(|_| !gets_addresses(service));
-                let other = other.map(|class| format!("addresses of the class {class} are another's to give"));
-                rows.push(row(None, other.or(lack).or_else(|| Some("it has no address yet".into()))));
-                continue;
-            }
-            rows.extend(
-                service.ingress.iter().map(|ingress| self.explained(ingress.ip, row(Some(ingress.ip), lack.clone()))),
-            );
-        }
-        rows
-    }
-
-    /// A row with what is known of the address's owner.
-    fn explained(&self, ip: IpAddr, mut view: BalancerView) -> BalancerView {
-        let pools = self.tables.cluster.pools.values().map(|row| &row.value);
-        view.pool = pools.into_iter().find(|pool| pool.gives(ip)).map(|pool| pool.name.to_string());
-        let told = announce::all(&self.tables).into_iter().filter(|one| one.is_balanced() && one.prefix.contains(ip));
-        view.told = told.map(|one| one.to_string()).next();
-        let plan = self.announcing.told.iter().find(|plan| plan.addresses.contains_key(&ip));
-        let found = self.announcing.found.rows.iter().find(|row| row.address == ip);
-        let Some(plan) = plan else {
-            let why = match view.told {
-                Some(_) => "this node serves it and tells routers so by BGP",
-                None => "nobody here answers for it: no pool that it is in announces it on a segment of this node",
-            };
-            view.reason = view.reason.or_else(|| Some(why.into()));
-            return view;
-        };
-        view.interface = Some(plan.link.to_string());
-        let since = self.announcing.since.get(&ip);
-        view.owner = since.map(|(owner, _)| owner.to_string());
-        view.since = since.map(|(_, since)| since.0);
-        let candidates = plan.addresses.get(&ip).and_then(Option::as_ref);
-        let of = candidates
-            .map_or(plan.candidates.len(), |may| may.iter().filter(|node| plan.candidates.contains_key(*node)).count());
-        let why = match (found.and_then(|row| row.conflict), &view.owner) {
-            (Some(mac), _) => format!("{mac} has it, a machine that is no node: nobody here answers for it"),
-            (None, Some(_)) => format!("the first by hash of {of} nodes that may have it and are seen alive"),
-            (None, None) if of == 0 => "no node of the segment may have it: none has an endpoint that is ready".into(),
-            (None, None) => "no node that may have it is seen alive by a majority of the segment".into(),
-        };
-        view.reason = view.reason.or(Some(why));
-        view
-    }
 }
 
 /// Addresses that pools gave and nobody else takes packets for, with the Services that have each and the pool's word.
@@ -291,6 +202,11 @@ pub(super) fn pool_addresses(tables: &Tables) -> BTreeMap<IpAddr, Vec<(&Arc<Serv
     all
 }
 
+/// Whether packets for an address of a Service are sent on here: by us, or, where we serve no Services, by whoever does.
+pub(super) fn is_served(tables: &Tables) -> bool {
+    !tables.serves() || ripstop_desired::services::missing(tables).is_none()
+}
+
 /// Whether a node announces that way.
 pub(super) fn chooses(tables: &Tables, way: &Announcement, node: &NodeName) -> bool {
     let labels = labels(tables, node);
@@ -298,6 +214,6 @@ pub(super) fn chooses(tables: &Tables, way: &Announcement, node: &NodeName) -> b
 }
 
 /// Whether a Service gets its addresses of pools.
-fn gets_addresses(service: &Service) -> bool {
+pub(super) fn gets_addresses(service: &Service) -> bool {
     Wanted::of(service).is_some()
 }

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use ripstop_netmodel::Key;
 use ripstop_types::Owner;
 
-use super::Core;
+use super::{BalancerView, Core};
 
 impl Core {
     /// A node, pod, network or Service as text; `None` where it is not known here.
@@ -67,25 +67,40 @@ impl Core {
         line(&mut out, "Type", &view.kind);
         line(&mut out, "ClusterIPs", &join(&view.ips));
         line(&mut out, "Ports", &join(&view.ports));
-        line(&mut out, "Endpoints", &view.endpoints.to_string());
-        line(&mut out, "Realised", &format!("{} by {}", view.realised, view.proxy));
-        if let Some(reason) = &view.reason {
+        if self.tables.serves() {
+            line(&mut out, "Endpoints", &view.endpoints.to_string());
+            line(&mut out, "Realised", &format!("{} by {}", view.realised, view.proxy));
+        } else {
+            line(&mut out, "Served by", "another proxy, if there is one: this agent serves no Services (proxy none)");
+        }
+        if let Some(reason) = view.reason.as_ref().filter(|_| self.tables.serves()) {
             line(&mut out, "Reason", reason);
         }
         let balanced = self.load_balancers().into_iter();
-        for row in balanced.filter(|row| (&row.namespace, &row.name) == (&view.namespace, &view.name)) {
-            line(&mut out, "Address", &row.ip.map_or_else(|| "none".into(), |ip| ip.to_string()));
-            line(&mut out, "  Pool", row.pool.as_deref().unwrap_or("none"));
-            if let Some(prefix) = &row.told {
-                line(&mut out, "  BGP", prefix);
-            }
+        balanced
+            .filter(|row| (&row.namespace, &row.name) == (&view.namespace, &view.name))
+            .for_each(|row| self.describe_address(&mut out, &row));
+        Some(out)
+    }
+
+    /// An address, and what it is by: lines that say nothing of it are left out.
+    fn describe_address(&self, out: &mut String, row: &BalancerView) {
+        line(out, "Address", &row.ip.map_or_else(|| "none".into(), |ip| ip.to_string()));
+        if let Some(pool) = &row.pool {
+            line(out, "  Pool", pool);
+        }
+        if !row.shared.is_empty() {
+            line(out, "  Shared with", &join(&row.shared));
+        }
+        if let Some(prefix) = &row.told {
+            line(out, "  Told by BGP", prefix);
+        }
+        if let Some(link) = &row.interface {
             let since = |since: u64| format!(", for {} s", self.at.wall.0.saturating_sub(since) / 1_000);
             let owner = row.owner.as_deref().unwrap_or("nobody");
-            let on = row.interface.as_ref().map(|link| format!(" on {link}")).unwrap_or_default();
-            line(&mut out, "  Answered by", &format!("{owner}{on}{}", row.since.map(since).unwrap_or_default()));
-            line(&mut out, "  Why", row.reason.as_deref().unwrap_or("unknown"));
+            line(out, "  Answered by", &format!("{owner} on {link}{}", row.since.map(since).unwrap_or_default()));
         }
-        Some(out)
+        line(out, "  Why", row.reason.as_deref().unwrap_or("unknown"));
     }
 
     fn describe_network(&self, name: &str) -> Option<String> {

@@ -11,6 +11,7 @@
 
 mod announce;
 mod asked;
+mod balancer_view;
 mod balancers;
 mod bgp;
 mod bgp_view;
@@ -49,7 +50,8 @@ mod store;
 mod view;
 mod withdraw;
 
-pub use balancers::{BalancerView, SegmentPlan};
+pub use balancer_view::BalancerView;
+pub use balancers::SegmentPlan;
 pub use bgp::{BgpPlan, PasswordOf};
 pub use claims::{ClaimView, Problem};
 pub use drops::DropView;

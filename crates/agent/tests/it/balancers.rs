@@ -15,39 +15,39 @@ use crate::server::{AGENT, ApiServer, OPERATOR};
 use crate::support::soon;
 use crate::support::world::{Plan, StoreAt, World};
 
-fn pool(name: &str, addresses: &str) -> String {
+pub fn pool(name: &str, addresses: &str) -> String {
     format!(
         "---\n{{apiVersion: ripstop.io/v1alpha1, kind: AddressPool, metadata: {{name: {name}}}, spec: {{addresses: [{addresses}]}}}}\n"
     )
 }
 
-fn service(name: &str, more: &str) -> String {
+pub fn service(name: &str, more: &str) -> String {
     format!(
         "---\n{{apiVersion: v1, kind: Service, metadata: {{name: {name}, namespace: default}}, spec: {{type: LoadBalancer, ports: [{{port: 80}}]{more}}}}}\n"
     )
 }
 
 /// What is shown by a Service.
-fn shown(server: &ApiServer, name: &str) -> String {
+pub fn shown(server: &ApiServer, name: &str) -> String {
     let path = "jsonpath={.status.loadBalancer.ingress[*]['ip','ipMode']}";
     server.kubectl(&["get", "service", name, "-o", path])
 }
 
 #[track_caller]
-fn expect(server: &ApiServer, world: &World, name: &str, ip: &str) {
+pub fn expect(server: &ApiServer, world: &World, name: &str, ip: &str) {
     let wanted = if ip.is_empty() { String::new() } else { format!("{ip} VIP") };
     let came = soon(|| shown(server, name) == wanted);
     assert!(came, "{name}: {} and not {wanted}\n{}", shown(server, name), world.agent().log_text());
 }
 
 /// The names of all claims, in order.
-fn claims(server: &ApiServer) -> Vec<String> {
+pub fn claims(server: &ApiServer) -> Vec<String> {
     let names = server.kubectl(&["get", "addressclaims", "-o", "jsonpath={.items[*].metadata.name}"]);
     names.split_whitespace().map(str::to_owned).collect()
 }
 
 /// How often the agent has written what is about addresses of Services, by the audit log.
-fn writes(server: &ApiServer) -> BTreeMap<String, usize> {
+pub fn writes(server: &ApiServer) -> BTreeMap<String, usize> {
     let log = std::fs::read_to_string(server.file("audit.log")).unwrap();
     let mut counts = BTreeMap::new();
     for event in log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()) {
@@ -126,6 +126,31 @@ fn services_of_kubernetes_get_addresses_of_pools() {
     server.kubectl(&["patch", "service", "d", "-p", r#"{"spec": {"type": "ClusterIP", "loadBalancerClass": null}}"#]);
     assert!(soon(|| claims(&server) == ["198.51.100.0"]), "{:?}", claims(&server));
     assert_eq!((shown(&server, "d"), condition("d", "status")), (String::new(), String::new()));
+    asks_only_what_is_allowed(&server);
+}
+
+#[test]
+fn beside_another_proxy_services_are_read_once_there_is_a_pool() {
+    if !is_possible("addresses of pools beside another proxy") {
+        return;
+    }
+    let mut world = World::make(Plan { store: StoreAt::Kubernetes, ..Plan::default() });
+    let server = ApiServer::start(setup(&world));
+    become_user(&world, &server, AGENT);
+    server.apply(&service("a", ""));
+    world.start_agent();
+    world.wait_ready();
+    let asked = || {
+        let log = std::fs::read_to_string(server.file("audit.log")).unwrap();
+        let events = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let own = events.filter(|event| event["user"]["username"] == AGENT);
+        own.filter(|event| event["objectRef"]["resource"] == "services").count()
+    };
+    assert_eq!(asked(), 0, "without a pool Services are nothing to it");
+    server.apply(&pool("public", "198.51.100.0/31"));
+    expect(&server, &world, "a", "198.51.100.0");
+    server.kubectl(&["delete", "service", "a"]);
+    assert!(soon(|| claims(&server).is_empty()), "{:?}", claims(&server));
     asks_only_what_is_allowed(&server);
 }
 

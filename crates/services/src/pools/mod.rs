@@ -72,6 +72,8 @@ pub enum Lack {
     NoPool(Family),
     /// Those that do are full.
     Full(Family, Vec<Arc<str>>),
+    /// Something is wrong with those that do.
+    Refused(Family, Vec<Arc<str>>),
     /// It names a pool that is not there.
     UnknownPool(Arc<str>),
     /// It names an address of no pool that serves it.
@@ -87,7 +89,7 @@ impl Lack {
     #[must_use]
     pub fn reason(&self) -> &'static str {
         match self {
-            Self::NoPool(_) | Self::UnknownPool(_) => "NoAddressPool",
+            Self::NoPool(_) | Self::UnknownPool(_) | Self::Refused(..) => "NoAddressPool",
             Self::Full(..) => "AddressPoolFull",
             Self::Outside(_) | Self::Reserved(..) => "AddressNotInPool",
             Self::Taken(..) => "AddressTaken",
@@ -102,6 +104,13 @@ impl fmt::Display for Lack {
             Self::NoPool(family) => write!(f, "no address pool that serves it has {family} addresses"),
             Self::Full(family, pools) => {
                 write!(f, "no {family} address is free in the address pools that serve it: {}", pools.join(", "))
+            }
+            Self::Refused(family, pools) => {
+                let pools = pools.join(", ");
+                write!(
+                    f,
+                    "the address pools with {family} addresses that serve it give none: {pools}; `ripstop get addresspools` says why"
+                )
             }
             Self::UnknownPool(name) => write!(f, "it asks for an address of the pool {name}, which is not there"),
             Self::Outside(ip) => write!(f, "it asks for {ip}, which is in no address pool that serves it"),
@@ -328,11 +337,15 @@ impl<'t> Giver<'t> {
         if let Some(has) = has.or_else(|| self.shared()) {
             return Ok(has);
         }
-        let mut full = Vec::new();
+        let (mut full, mut refused) = (Vec::new(), Vec::new());
         let asked = |pool: &&Arc<AddressPool>| pool.auto_assign || balancer.pool.is_some();
         let serving = self.pools.pools.iter().filter(|pool| self.pools.serves(pool, self.wanted)).filter(asked);
-        for pool in serving.filter(|pool| pool.refused.is_empty()) {
+        for pool in serving {
             if !pool.addresses.iter().any(|range| range.family() == self.family) {
+                continue;
+            }
+            if !pool.refused.is_empty() {
+                refused.push(pool.name.clone());
                 continue;
             }
             match self.free_in(pool) {
@@ -340,7 +353,11 @@ impl<'t> Giver<'t> {
                 None => full.push(pool.name.clone()),
             }
         }
-        Err(if full.is_empty() { Lack::NoPool(self.family) } else { Lack::Full(self.family, full) })
+        Err(match (full.is_empty(), refused.is_empty()) {
+            (false, _) => Lack::Full(self.family, full),
+            (true, false) => Lack::Refused(self.family, refused),
+            (true, true) => Lack::NoPool(self.family),
+        })
     }
 
     /// The address that the Service names.

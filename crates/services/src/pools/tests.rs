@@ -96,6 +96,19 @@ fn the_first_free_address_of_the_first_pool_that_serves_is_given() {
 }
 
 #[test]
+fn a_pool_with_something_wrong_gives_none_is_named_and_what_was_given_stays() {
+    let pool = pool("a", json!({"addresses": ["192.0.2.2-192.0.2.7"]}));
+    let pool = AddressPool { refused: vec!["something".into()], ..AddressPool::clone(&pool) };
+    let all = Pools::new(vec![Arc::new(pool)], BTreeMap::new(), Vec::new(), BTreeMap::new());
+    let decision = of(&service("web", json!({})), &all, &Claims::default());
+    let said: Vec<String> = decision.lacks.iter().map(ToString::to_string).collect();
+    let why = "the address pools with IPv4 addresses that serve it give none: a; `ripstop get addresspools` says why";
+    assert_eq!((given(&decision), said), (vec![], vec![why.to_owned()]));
+    let has = service("web", json!({"status": {"loadBalancer": {"ingress": [{"ip": "192.0.2.5"}]}}}));
+    assert_eq!(given(&of(&has, &all, &Claims::default())), ["192.0.2.5 a"]);
+}
+
+#[test]
 fn named_addresses_are_given_or_refused_with_the_reason() {
     let all = pools(&[("a", json!({"addresses": ["192.0.2.0/28", "2001:db8::/120"], "autoAssign": false}))]);
     let holder = AddressClaim::holder(&Wanted::of(&service("has", json!({}))).unwrap(), Revision(1));

@@ -1,5 +1,5 @@
-//! The watch of Kubernetes' own objects: this node, or all, this node's pods, or all, the namespaces, policies, and Services with their
-//! endpoints and the pools of their addresses.
+//! The watch of Kubernetes' own objects: this node, or all, this node's pods, or all, the namespaces, policies, pools of addresses, and
+//! Services with their endpoints.
 
 use std::sync::Arc;
 
@@ -34,7 +34,7 @@ pub enum ObjectEvent {
 /// What is asked for beside this node, its pods, namespaces and policies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Wants {
-    /// Services, their endpoints and pools of their addresses: they are served.
+    /// Services and their endpoints: they are served, or pools have addresses for them.
     pub services: bool,
     /// The pods of other nodes: there are policies.
     pub peer_pods: bool,

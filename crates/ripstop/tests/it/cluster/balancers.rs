@@ -18,7 +18,7 @@ const MS: Duration = Duration::from_millis(1);
 pub const SERVICES: usize = 6;
 
 /// The pod that the Services' endpoint is, with this label.
-fn pod(app: &str) -> String {
+pub fn pod(app: &str) -> String {
     format!(
         "---\n{{apiVersion: v1, kind: Pod, metadata: {{name: web, labels: {{app: {app}}}}}, spec: {{nodeName: n3, containers: [{{name: c, image: none}}]}}}}\n"
     )
@@ -39,7 +39,8 @@ impl Scene {
         } else {
             (&["10.96.0.0/16"], "")
         };
-        let agent_config = json!({"services": {"proxy": "nftables", "serviceCIDRs": ranges}});
+        let proxy = options.agent_config["services"]["proxy"].as_str().unwrap_or("nftables");
+        let agent_config = json!({"services": {"proxy": proxy, "serviceCIDRs": ranges}});
         let lab = lab(Options { subnets: 1, agent_config, ..options })?;
         lab.pod_add(&PodSpec::new("web", 3)).unwrap();
         let ends = Arc::new(AtomicBool::new(false));

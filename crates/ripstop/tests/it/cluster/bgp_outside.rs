@@ -11,6 +11,7 @@ use serde_json::Value;
 use super::bgp::{options, routes, sessions};
 use super::routers::{Router, has_bird, has_frr};
 use super::{apply, inside, ip, lab, pods, range_of, rows, talks, until};
+use crate::fake::run;
 
 /// BIRD at the middle, which speaks to both nodes and announces these prefixes.
 fn bird_conf(asn: u32, announced: &[&str], more: &str) -> String {
@@ -208,6 +209,13 @@ fn a_router_has_ways_to_addresses_of_services_by_nodes_that_serve_them() {
     served.join().unwrap();
     let between = because(&lab, 1, "203.0.113.1/32");
     assert!(!between.contains("172.30.1.12"), "nodes do not tell each other: {between}");
+
+    // Where another proxy takes over, too.
+    let name = lab.layout().lab().to_owned();
+    for node in ["1", "2"] {
+        let ended = run(&["migrate", "proxy", "none", "--lab", &name, "--node", node]);
+        assert_eq!(ended.code, Some(0), "{}{}", ended.stdout, ended.stderr);
+    }
 
     // The endpoint of one node ends: routers prefer the other, and then have it alone.
     apply(&lab, 1, &slice("local", &both(ends)));

@@ -4,6 +4,7 @@
 
 mod balancers;
 mod balancers_bad;
+mod balancers_beside;
 mod balancers_cut;
 mod balancers_told;
 mod bgp;

@@ -81,9 +81,19 @@ fn owner(lab: &Lab, nodes: &[u32]) -> u32 {
 #[test]
 #[ignore = "long: a real Kubernetes, make test-k8s"]
 fn the_outside_reaches_an_address_of_a_pool_also_when_its_owner_is_killed() {
+    reaches_by("t-k8s-lb", Proxy::Nftables);
+}
+
+#[test]
+#[ignore = "long: a real Kubernetes, make test-k8s"]
+fn beside_kube_proxy_the_outside_reaches_an_address_of_a_pool_too() {
+    reaches_by("t-k8s-lb-kp", Proxy::KubeProxy);
+}
+
+fn reaches_by(name: &str, proxy: Proxy) {
     let _turn = turn();
-    let Some(options) = planned(Options { nodes: NODES, ..Options::named("t-k8s-lb") }, Cni::Ripstop) else { return };
-    let lab = Lab::up(&options.served_by(Proxy::Nftables).unwrap()).unwrap();
+    let Some(options) = planned(Options { nodes: NODES, ..Options::named(name) }, Cni::Ripstop) else { return };
+    let lab = Lab::up(&options.served_by(proxy).unwrap()).unwrap();
     web(&lab, NODES, Families::V4);
     create(
         &lab,
