@@ -46,9 +46,7 @@ pub fn may_delete(tables: &Tables, key: &Key, entry: &Entry) -> Result<(), Strin
             "kept: peers of BGP have not sent what they know, so nobody knows whether it is still wanted".into()
         );
     }
-    if matches!(key, Key::NftTable { name, .. } if name.as_str() == NFT_POOLS_TABLE)
-        && tables.cluster.knowledge(ObjectKind::AddressPool) == Knowledge::Unknown
-    {
+    if matches!(key, Key::NftTable { name, .. } if name.as_str() == NFT_POOLS_TABLE) && !tables.knows_pools() {
         return Err("kept: AddressPools have not been read yet, so nobody knows whether it is still wanted".into());
     }
     let needed = needed_for(key);

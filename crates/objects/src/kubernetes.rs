@@ -3,16 +3,21 @@
 //! They were checked by the API server, so what is not as it should be is left out, and named where somebody needs it.
 //! Text in them (labels, names) is carried as it is and never interpreted.
 
+mod flannel_node;
+
+pub use flannel_node::FlannelNode;
+
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
-use ripstop_types::{Mac, NodeName, PodName, Prefix, StoreKind};
+use ripstop_types::{NodeName, PodName, Prefix, StoreKind};
 use serde::{Deserialize, Serialize};
 
 use crate::bgp::{BgpConfiguration, BgpFilter, BgpPeer};
 use crate::decode::pod::RawPod;
+use crate::metallb::{MetallbKind, MetallbObject};
 use crate::policy::{ClusterNetworkPolicy, NetworkPolicy, Policy};
 use crate::pool::AddressPool;
 use crate::service::{EndpointSlice, Protocol, Service};
@@ -49,11 +54,13 @@ pub enum ObjectKind {
     BgpFilter,
     /// Peers of BGP outside of the cluster.
     BgpPeer,
+    /// What MetalLB was told of pools, where it was there before.
+    Metallb(MetallbKind),
 }
 
 impl ObjectKind {
     /// Every kind, in the order in which they are read.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 16] = [
         Self::Node,
         Self::Namespace,
         Self::Pod,
@@ -66,6 +73,10 @@ impl ObjectKind {
         Self::BgpConfiguration,
         Self::BgpFilter,
         Self::BgpPeer,
+        Self::Metallb(MetallbKind::Pool),
+        Self::Metallb(MetallbKind::L2),
+        Self::Metallb(MetallbKind::Bgp),
+        Self::Metallb(MetallbKind::Community),
     ];
 
     /// Whether it is read only where Services are served, or pools have addresses for them.
@@ -85,7 +96,7 @@ impl ObjectKind {
 
     /// Whether only a definition makes an API server know it.
     pub fn is_defined(self) -> bool {
-        matches!(self, Self::ClusterNetworkPolicy | Self::AddressPool) || self.is_of_bgp()
+        matches!(self, Self::ClusterNetworkPolicy | Self::AddressPool | Self::Metallb(_)) || self.is_of_bgp()
     }
 
     /// Whether it lies in namespaces.
@@ -102,6 +113,7 @@ impl ObjectKind {
             Self::NetworkPolicy => "networking.k8s.io/v1",
             Self::ClusterNetworkPolicy => "policy.networking.k8s.io/v1alpha2",
             Self::AddressPool | Self::BgpConfiguration | Self::BgpFilter | Self::BgpPeer => API_VERSION,
+            Self::Metallb(_) => MetallbKind::API_VERSION,
         }
     }
 
@@ -115,7 +127,8 @@ impl ObjectKind {
             Self::EndpointSlice => StoreKind::EndpointSlices,
             Self::NetworkPolicy => StoreKind::NetworkPolicies,
             Self::ClusterNetworkPolicy => StoreKind::ClusterNetworkPolicies,
-            Self::AddressPool => StoreKind::AddressPools,
+            // Applied there, MetalLB's objects are pools of ours.
+            Self::AddressPool | Self::Metallb(_) => StoreKind::AddressPools,
             Self::BgpConfiguration => StoreKind::BgpConfigurations,
             Self::BgpFilter => StoreKind::BgpFilters,
             Self::BgpPeer => StoreKind::BgpPeers,
@@ -137,6 +150,7 @@ impl fmt::Display for ObjectKind {
             Self::BgpConfiguration => "BgpConfiguration",
             Self::BgpFilter => "BgpFilter",
             Self::BgpPeer => "BgpPeer",
+            Self::Metallb(kind) => return kind.fmt(f),
         })
     }
 }
@@ -169,6 +183,8 @@ pub enum ClusterObject {
     BgpFilter(Arc<BgpFilter>),
     /// A BgpPeer.
     BgpPeer(Arc<BgpPeer>),
+    /// An object of MetalLB's.
+    Metallb(Arc<MetallbObject>),
 }
 
 /// A node as Kubernetes has it; what this project's agent says of one is a [`crate::NodeRecord`].
@@ -199,42 +215,6 @@ pub struct KubeNode {
     /// What flanneld says of it, by annotations.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub flannel: Option<FlannelNode>,
-}
-
-/// What flanneld's backend vxlan says of its node (flannel, `pkg/subnet/kube`): annotations `flannel.alpha.coreos.com/…`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct FlannelNode {
-    /// Its address on the underlay: `public-ip`.
-    pub public_ip: Ipv4Addr,
-    /// Network identifier of its device: `backend-data`, field `VNI`.
-    pub vni: u32,
-    /// Hardware address of its device: `VtepMAC`.
-    pub mac: Mac,
-}
-
-impl FlannelNode {
-    /// What annotations say; `None` where flanneld said nothing, or has another backend.
-    fn of(annotations: &ObjectLabels) -> Option<Self> {
-        let value = |name: &str| annotations.get(format!("{FLANNEL_PREFIX}{name}").as_str());
-        if &**value("backend-type")? != "vxlan" {
-            return None;
-        }
-        let data: RawVtep = serde_json::from_str(value("backend-data")?).ok()?;
-        let public_ip = value("public-ip")?.parse().ok()?;
-        Some(Self { public_ip, vni: data.vni, mac: data.mac })
-    }
-}
-
-/// What names of Flannel's annotations begin with, unless its nodes were told otherwise (`--kube-annotation-prefix`).
-const FLANNEL_PREFIX: &str = "flannel.alpha.coreos.com/";
-
-#[derive(Deserialize)]
-struct RawVtep {
-    #[serde(rename = "VNI")]
-    vni: u32,
-    #[serde(rename = "VtepMAC")]
-    mac: Mac,
 }
 
 /// A namespace.
@@ -356,6 +336,7 @@ impl ClusterObject {
             Self::BgpConfiguration(_) => ObjectKind::BgpConfiguration,
             Self::BgpFilter(_) => ObjectKind::BgpFilter,
             Self::BgpPeer(_) => ObjectKind::BgpPeer,
+            Self::Metallb(object) => ObjectKind::Metallb(object.kind),
         }
     }
 
@@ -373,6 +354,7 @@ impl ClusterObject {
             Self::BgpConfiguration(configuration) => configuration.name.clone(),
             Self::BgpFilter(filter) => filter.name.clone(),
             Self::BgpPeer(peer) => peer.name.clone(),
+            Self::Metallb(object) => object.name.clone(),
         }
     }
 
@@ -401,6 +383,9 @@ impl ClusterObject {
                 BgpFilter::decode(text).map(|read| (Self::BgpFilter(Arc::new(read)), Faults::none()))
             }
             ObjectKind::BgpPeer => BgpPeer::decode(text).map(|read| (Self::BgpPeer(Arc::new(read)), Faults::none())),
+            ObjectKind::Metallb(kind) => {
+                MetallbObject::decode(kind, text).map(|read| (Self::Metallb(Arc::new(read)), Faults::none()))
+            }
             ObjectKind::Pod | ObjectKind::PeerPod => {
                 let raw = serde_json::from_str(text).map_err(|fault| format!("a Pod that cannot be read: {fault}"))?;
                 // Its probes are kubelet's, and what is wrong with them, too.

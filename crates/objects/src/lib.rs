@@ -15,6 +15,7 @@ mod decode;
 mod documents;
 mod fault;
 mod kubernetes;
+pub mod metallb;
 mod migration;
 mod network;
 mod notice;

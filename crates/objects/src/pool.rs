@@ -57,6 +57,9 @@ pub struct AddressPool {
     /// `spec.announce`: how the outside learns where its addresses are.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub announce: Vec<Announcement>,
+    /// It is of MetalLB's objects, and no object of its own.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub of_metallb: bool,
     /// What is wrong with it, in sentences. It gives no address then.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub refused: Vec<Arc<str>>,

@@ -10,6 +10,7 @@ use ripstop_objects::{ClusterObject, KubeNamespace, KubeNode, KubePod, ObjectKin
 use ripstop_types::{NodeName, PodName, Prefix, Revision, ScopedAddr, ServiceName};
 use serde::{Deserialize, Serialize};
 
+use crate::metallb::{MetallbTables, Pools};
 use crate::{BgpTables, Change, Concern, Knowledge, PolicyTables, Row, ServiceTables};
 
 /// What the API of Kubernetes says.
@@ -77,8 +78,12 @@ pub struct ClusterTables {
     pub pods: BTreeMap<PodName, KubePod>,
     /// Services and their endpoints, where they are served.
     pub services: ServiceTables,
-    /// Pools of addresses for Services of type LoadBalancer.
-    pub pools: BTreeMap<Arc<str>, Row<AddressPool>>,
+    /// Pools of addresses for Services of type LoadBalancer that are in force.
+    pub pools: Pools,
+    /// What MetalLB was told of pools.
+    pub metallb: MetallbTables,
+    /// The AddressPools among them.
+    own_pools: Pools,
     /// Policies, and the pods of other nodes that they may be about.
     pub policies: PolicyTables,
     /// What is configured of BGP, and what it brought.
@@ -156,7 +161,8 @@ impl ClusterTables {
             ObjectKind::Node | ObjectKind::Namespace | ObjectKind::Pod => true,
             ObjectKind::NetworkPolicy => self.policies.network.is_empty(),
             ObjectKind::ClusterNetworkPolicy => self.policies.cluster.is_empty(),
-            ObjectKind::Service | ObjectKind::EndpointSlice | ObjectKind::AddressPool | ObjectKind::PeerPod => false,
+            ObjectKind::Service | ObjectKind::EndpointSlice | ObjectKind::PeerPod => false,
+            ObjectKind::AddressPool | ObjectKind::Metallb(_) => false,
             // With them sessions stand at once, and nothing is announced that was not before.
             ObjectKind::BgpConfiguration | ObjectKind::BgpFilter | ObjectKind::BgpPeer => true,
         }
@@ -224,7 +230,8 @@ impl ClusterTables {
             }
             ObjectKind::NetworkPolicy => self.policies.network.keys().map(|name| name.to_string().into()).collect(),
             ObjectKind::ClusterNetworkPolicy => self.policies.cluster.keys().cloned().collect(),
-            ObjectKind::AddressPool => self.pools.keys().cloned().collect(),
+            ObjectKind::AddressPool => self.own_pools.keys().cloned().collect(),
+            ObjectKind::Metallb(kind) => self.metallb.names(kind),
             ObjectKind::BgpConfiguration | ObjectKind::BgpFilter | ObjectKind::BgpPeer => self.bgp.names(kind),
             ObjectKind::PeerPod => self.policies.peer_pods.keys().map(|name| name.to_string().into()).collect(),
             ObjectKind::Namespace => self.namespaces.keys().cloned().collect(),
@@ -248,7 +255,11 @@ impl ClusterTables {
             }
             ClusterObject::Pod(row) => {
                 let before = self.pods.insert(row.name.clone(), (*row).clone());
-                (before.as_ref() != Some(&*row)).then_some(Concern::Pod(row.name))
+                let changed = before.as_ref() != Some(&*row);
+                let of_pools = changed && before.iter().chain([&*row]).any(|pod| self.metallb.hangs_on(pod));
+                let mut changes = of_object(kind, changed.then_some(Concern::Pod(row.name)));
+                changes.extend(of_pools.then(|| self.merge_pools()).flatten());
+                return changes;
             }
             ClusterObject::Service(service) => return of_services(self.services.put_service(*service, revision)),
             ClusterObject::EndpointSlice(slice) => return of_services(self.services.put_slice(*slice)),
@@ -256,7 +267,10 @@ impl ClusterTables {
             ClusterObject::ClusterNetworkPolicy(policy) => {
                 return self.policies.put_cluster(policy, revision).into_iter().collect();
             }
-            ClusterObject::AddressPool(pool) => return self.put_pool(pool, revision),
+            ClusterObject::AddressPool(pool) => return self.put_pool(pool, revision).into_iter().collect(),
+            ClusterObject::Metallb(object) => {
+                return self.metallb.put(object).then(|| self.merge_pools()).flatten().into_iter().collect();
+            }
             ClusterObject::PeerPod(pod) => return self.policies.put_peer(*pod).into_iter().collect(),
             object @ (ClusterObject::BgpConfiguration(_) | ClusterObject::BgpFilter(_) | ClusterObject::BgpPeer(_)) => {
                 return self.bgp.put(object, revision).then_some(Change::Object(kind)).into_iter().collect();
@@ -278,14 +292,22 @@ impl ClusterTables {
     }
 
     /// A pool that cannot be read keeps what it said before, and says what is wrong with it.
-    fn put_pool(&mut self, mut pool: Arc<AddressPool>, revision: Revision) -> BTreeSet<Change> {
-        let before = self.pools.get(&pool.name).map(|row| &row.value);
+    fn put_pool(&mut self, mut pool: Arc<AddressPool>, revision: Revision) -> Option<Change> {
+        let before = self.own_pools.get(&pool.name).map(|row| &row.value);
         if let Some(before) = before.filter(|_| !pool.refused.is_empty()) {
             pool = Arc::new(AddressPool { refused: pool.refused.clone(), ..AddressPool::clone(before) });
         }
-        let changed = before != Some(&pool);
-        self.pools.insert(pool.name.clone(), Row { value: pool, revision });
-        changed.then_some(Change::Object(ObjectKind::AddressPool)).into_iter().collect()
+        self.own_pools.insert(pool.name.clone(), Row { value: pool, revision });
+        self.merge_pools()
+    }
+
+    /// Puts together which pools are in force; what that changed.
+    fn merge_pools(&mut self) -> Option<Change> {
+        let (pools, is_news) = self.metallb.beside(&self.own_pools, &self.pools, self.pods.values());
+        let values = |pools: &Pools| pools.values().map(|row| row.value.clone()).collect::<Vec<_>>();
+        let changed = values(&pools) != values(&self.pools) || is_news;
+        self.pools = pools;
+        changed.then_some(Change::Object(ObjectKind::AddressPool))
     }
 
     fn remove(&mut self, kind: ObjectKind, name: &str) -> BTreeSet<Change> {
@@ -299,7 +321,11 @@ impl ClusterTables {
             }
             ObjectKind::Namespace => self.namespaces.remove(name).map(|row| Concern::Namespace(row.name)),
             ObjectKind::Pod => {
-                name.parse().ok().and_then(|name| self.pods.remove(&name)).map(|row| Concern::Pod(row.name))
+                let gone = name.parse().ok().and_then(|name| self.pods.remove(&name));
+                let of_pools = gone.as_ref().is_some_and(|pod| self.metallb.hangs_on(pod));
+                let mut changes = of_object(kind, gone.map(|row| Concern::Pod(row.name)));
+                changes.extend(of_pools.then(|| self.merge_pools()).flatten());
+                return changes;
             }
             ObjectKind::Service => {
                 return name
@@ -316,7 +342,11 @@ impl ClusterTables {
             }
             ObjectKind::ClusterNetworkPolicy => return self.policies.remove_cluster(name).into_iter().collect(),
             ObjectKind::AddressPool => {
-                return self.pools.remove(name).map(|_| Change::Object(kind)).into_iter().collect();
+                self.own_pools.remove(name);
+                return self.merge_pools().into_iter().collect();
+            }
+            ObjectKind::Metallb(of) => {
+                return self.metallb.remove(of, name).then(|| self.merge_pools()).flatten().into_iter().collect();
             }
             ObjectKind::BgpConfiguration | ObjectKind::BgpFilter | ObjectKind::BgpPeer => {
                 return self.bgp.remove(kind, name).then_some(Change::Object(kind)).into_iter().collect();

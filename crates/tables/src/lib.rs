@@ -15,6 +15,7 @@ mod cluster;
 mod few;
 mod flannel;
 mod input;
+mod metallb;
 mod networks;
 mod nexthop;
 mod pod;
@@ -32,6 +33,7 @@ pub use input::{
     Announced, AnnouncedRow, FaultCause, Input, Moment, NetworkList, ProbeInput, Start, StepFault, StoreInput,
     StoreResult, Tracking, Withdrawn,
 };
+pub use metallb::MetallbTables;
 pub use nexthop::NexthopIds;
 pub use pod::{Bandwidth, HostPort, PodRow, PodState, Shaping};
 pub use policies::{Concern, PodAddresses, PolicyTables};

@@ -7,7 +7,6 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ripstop_ipam::ranges::Life;
-use ripstop_objects::ObjectKind;
 use ripstop_objects::pool::{AddressPool, AnnouncedBy};
 use ripstop_objects::service::{Ingress, Service, TrafficPolicy};
 use ripstop_services::pools::Wanted;
@@ -79,7 +78,7 @@ impl Core {
         if let Some(class) = class.filter(|_| !gets_addresses(service)) {
             return format!("addresses of the class {class} are another's to give");
         }
-        if !self.tables.cluster.knows(ObjectKind::AddressPool) {
+        if !self.tables.knows_pools() {
             return "address pools have not been read yet".into();
         }
         if Wanted::of(service).is_none() {

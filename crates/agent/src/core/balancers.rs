@@ -67,8 +67,7 @@ impl Core {
     pub(super) fn announce(&mut self) {
         let cluster = &self.tables.cluster;
         let kinds = [ObjectKind::Service, ObjectKind::EndpointSlice];
-        let knows =
-            self.tables.cluster.knows(ObjectKind::AddressPool) && kinds.into_iter().all(|kind| cluster.knows(kind));
+        let knows = self.tables.knows_pools() && kinds.into_iter().all(|kind| cluster.knows(kind));
         if !self.announcing.is_due || !knows || self.tables.knowledge(StoreKind::Nodes) != Knowledge::Synced {
             return;
         }

@@ -142,7 +142,9 @@ impl Core {
         if changes.iter().any(services_known) {
             self.reconsider(|_, key| key.is_of_services());
         }
-        if changes.contains(&Change::Object(ObjectKind::AddressPool)) {
+        let pools_known =
+            |change: &Change| matches!(change, Change::Object(ObjectKind::AddressPool | ObjectKind::Metallb(_)));
+        if changes.iter().any(pools_known) {
             self.reconsider(|_, key| key.table() == Some(NFT_POOLS_TABLE));
         }
         // Of policies too, once all that they hang on is.

@@ -14,11 +14,11 @@ use ripstop_objects::service::{Ingress, Service};
 use ripstop_objects::{About, Notice, ObjectKind};
 use ripstop_services::pools::claim::Claims;
 use ripstop_services::pools::{Decision, Pools, decide_all};
-use ripstop_tables::{Change, Knowledge, StoreState, Withdrawn};
+use ripstop_tables::{Change, StoreState, Withdrawn};
 use ripstop_types::{Millis, Revision, ServiceName};
 use serde::Serialize;
 
-use super::{Core, Output};
+use super::{Core, Level, Output};
 
 /// Services, and pools, that people are told of at once, at most.
 const MOST_NOTICES: usize = 64;
@@ -56,6 +56,8 @@ pub(super) struct Pooling {
     rests: Millis,
     /// What people are to be told of it.
     notices: Vec<Notice>,
+    /// What was said of MetalLB's objects.
+    said: Vec<String>,
 }
 
 impl Pooling {
@@ -74,6 +76,8 @@ pub struct PoolView {
     pub addresses: Vec<String>,
     pub auto: bool,
     pub priority: u16,
+    /// Whether it is one of MetalLB's objects.
+    pub metallb: bool,
     /// How many addresses Services have of it, and how many are left.
     pub used: usize,
     pub free: u128,
@@ -90,6 +94,9 @@ impl Core {
             _ => false,
         });
         self.pooling.generation += u64::from(of_pools);
+        if changes.contains(&Change::Object(ObjectKind::AddressPool)) {
+            self.tell_of_metallb();
+        }
         self.pooling.is_due |=
             of_pools || changes.iter().any(|change| matches!(change, Change::Service(_) | Change::Store));
     }
@@ -97,8 +104,8 @@ impl Core {
     /// Has Services seen to whose addresses are not what they should be.
     pub(super) fn give_addresses(&mut self) {
         let cluster = &self.tables.cluster;
-        let kinds = [ObjectKind::Service, ObjectKind::AddressPool, ObjectKind::Namespace];
-        let knows = kinds.into_iter().all(|kind| cluster.knowledge(kind) == Knowledge::Synced);
+        let kinds = [ObjectKind::Service, ObjectKind::Namespace];
+        let knows = self.tables.knows_pools() && kinds.into_iter().all(|kind| cluster.knows(kind));
         let is_first = knows && self.is_first_node();
         let began = is_first && !self.pooling.is_first;
         if knows && !is_first {
@@ -149,6 +156,22 @@ impl Core {
         names
     }
 
+    /// Says what MetalLB's objects are taken for, once it is another thing than before.
+    fn tell_of_metallb(&mut self) {
+        let metallb = &self.tables.cluster.metallb;
+        let pools = self.tables.cluster.pools.values().map(|row| &row.value).filter(|pool| pool.of_metallb);
+        let pools: Vec<&str> = pools.map(|pool| &*pool.name).collect();
+        let mut says: Vec<String> = metallb.faults.clone();
+        let what = match &metallb.runs {
+            Some(pod) => format!("left to MetalLB, of which pod {pod} runs on this node"),
+            None => "used here as MetalLB's objects say".into(),
+        };
+        says.extend((!pools.is_empty()).then(|| format!("address pools {}: {what}", pools.join(", "))));
+        let news: Vec<String> = says.iter().filter(|text| !self.pooling.said.contains(*text)).cloned().collect();
+        self.pooling.said = says;
+        news.into_iter().for_each(|text| self.log(Level::Info, text));
+    }
+
     /// What of Services and of pools is not as it should be.
     fn lacking(&self, pools: &Pools) -> Vec<Notice> {
         let services = &self.tables.cluster.services;
@@ -159,7 +182,8 @@ impl Core {
             let about = About::Service { name: name.clone(), uid };
             Some(Notice { about, reason, note: texts.join("; ").into(), times: 1 })
         });
-        let faults = pools.iter().filter_map(|pool| {
+        // Of MetalLB's there is no AddressPool that an Event could be about.
+        let faults = pools.iter().filter(|pool| !pool.of_metallb).filter_map(|pool| {
             let overlaps = || Some(("AddressPoolOverlaps", pools.overlaps(pool))).filter(|(_, all)| !all.is_empty());
             let refused: Vec<String> = pool.refused.iter().map(ToString::to_string).collect();
             let (reason, texts) = match refused.is_empty() {
@@ -198,6 +222,7 @@ impl Core {
                 addresses: pool.addresses.iter().map(ToString::to_string).collect(),
                 auto: pool.auto_assign,
                 priority: pool.priority,
+                metallb: pool.of_metallb,
                 used,
                 free: pool.size().saturating_sub(used as u128),
                 reason,

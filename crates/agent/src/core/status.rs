@@ -310,6 +310,8 @@ impl Core {
         }
         let faults = self.tables.cluster.faults.iter().take(MOST_IN_STATUS);
         warnings.extend(faults.map(|(_, fault)| format!("the store has {fault}; what it was before stays")));
+        let of_metallb = self.tables.cluster.metallb.faults.iter().take(MOST_IN_STATUS);
+        warnings.extend(of_metallb.cloned());
         warnings.extend(self.strays_of_pools());
         warnings.extend(self.tables.networks.keys().filter_map(|name| self.full_sentence(name)));
         warnings.extend(self.earlier_names());

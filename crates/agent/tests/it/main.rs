@@ -40,6 +40,7 @@ mod kubernetes;
 mod logs;
 mod long_policies;
 mod many;
+mod metallb;
 mod networks;
 mod node_life;
 mod nodes;

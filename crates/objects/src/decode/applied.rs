@@ -35,7 +35,8 @@ impl Applied {
     /// The kind that a document says it is, if it is one of these.
     pub(crate) fn kind_of(tree: &Tree<'_>) -> Option<ObjectKind> {
         let kind = tree.text_at(&["kind"])?;
-        ObjectKind::ALL.into_iter().find(|known| *known != ObjectKind::PeerPod && known.to_string() == kind)
+        let is_one = |known: &ObjectKind| !matches!(known, ObjectKind::PeerPod | ObjectKind::Metallb(_));
+        ObjectKind::ALL.into_iter().find(|known| is_one(known) && known.to_string() == kind)
     }
 
     pub(crate) fn read(kind: ObjectKind, tree: &Tree<'_>, otherwise: &str) -> Result<Self, Faults> {
@@ -65,6 +66,7 @@ impl Applied {
             | ClusterObject::BgpConfiguration(_)
             | ClusterObject::BgpFilter(_)
             | ClusterObject::BgpPeer(_)
+            | ClusterObject::Metallb(_)
             | ClusterObject::Pod(_)
             | ClusterObject::PeerPod(_)
             | ClusterObject::Node(_) => {}

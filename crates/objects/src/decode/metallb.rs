@@ -3,7 +3,10 @@
 //! An advertisement names pools, or takes them by their labels, or is for all; here each pool says how it is announced. Whatever
 //! cannot be said here is a fault, as a pool that is announced to more than before would be worse than one that is not read.
 //!
-//! Not here: its peers of BGP.
+//! As documents that somebody applies they are read all or none. As objects of a cluster whose balancer is taken over each is read by
+//! itself: what is wrong with one leaves that one out, and its sentence says so.
+//!
+//! Not here: its peers of BGP, and whether MetalLB runs.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,13 +17,14 @@ use super::applied::value_of;
 use super::policy::selector;
 use super::tree::{Tree, shown};
 use super::{Decoder, Fields, Node, Unknown};
+use crate::metallb::{MetallbKind, MetallbObject};
 use crate::policy::Selector;
-use crate::pool::{AddressRange, RANGE};
+use crate::pool::{AddressPool, AddressRange, RANGE};
 use crate::{API_VERSION, Faults, Note, ObjectLabels};
 
 /// Where its kinds are from.
 const GROUP: &str = "metallb.io/";
-const VERSION: &str = "metallb.io/v1beta1";
+const VERSION: &str = MetallbKind::API_VERSION;
 
 /// MetalLB asks pools with an allocation before those without, and those without a priority behind those with one.
 const BEHIND_PRIORITIES: u64 = 999;
@@ -50,6 +54,20 @@ struct Pool {
     name: String,
     labels: ObjectLabels,
     spec: Map<String, Value>,
+}
+
+impl Pool {
+    /// It as an AddressPool with what is said of it.
+    fn manifest(mut self, advertisements: &[Advertisement]) -> Value {
+        let ways: Vec<Value> =
+            advertisements.iter().filter(|one| one.is_for(&self)).map(|one| one.announce.clone()).collect();
+        self.spec.insert("announce".into(), ways.into());
+        let mut metadata = json!({"name": self.name});
+        if !self.labels.is_empty() {
+            metadata["labels"] = json!(self.labels);
+        }
+        json!({"apiVersion": API_VERSION, "kind": "AddressPool", "metadata": metadata, "spec": self.spec})
+    }
 }
 
 /// An advertisement, as pools say it here.
@@ -85,17 +103,39 @@ pub(crate) fn address_pools(documents: &[&Tree<'_>]) -> Result<(Vec<Value>, Vec<
             notes.push(Note { object: advertisement.object.clone(), path: "spec.ipAddressPools".into(), text });
         }
     }
-    let pool = |mut pool: Pool| {
-        let ways: Vec<Value> =
-            advertisements.iter().filter(|one| one.is_for(&pool)).map(|one| one.announce.clone()).collect();
-        pool.spec.insert("announce".into(), ways.into());
-        let mut metadata = json!({"name": pool.name});
-        if !pool.labels.is_empty() {
-            metadata["labels"] = json!(pool.labels);
+    Ok((pools.into_iter().map(|pool| pool.manifest(&advertisements)).collect(), notes))
+}
+
+/// The pools that a cluster's objects are, in the order of their names, and what of them is left out, in sentences.
+pub(crate) fn live<'o>(objects: impl Iterator<Item = &'o MetallbObject>) -> (Vec<AddressPool>, Vec<String>) {
+    let mut all = Reader::default();
+    let mut said = Vec::new();
+    let (first, then): (Vec<_>, Vec<_>) = objects.partition(|object| object.kind == MetallbKind::Community);
+    for object in first.into_iter().chain(then) {
+        // It was written from such a tree.
+        let Ok(tree) = serde_json::from_str::<Tree<'_>>(&object.document) else { continue };
+        let (pools, advertisements) = (all.pools.len(), all.advertisements.len());
+        all.document(&tree);
+        if !all.faults.is_empty() {
+            all.pools.truncate(pools);
+            all.advertisements.truncate(advertisements);
         }
-        json!({"apiVersion": API_VERSION, "kind": "AddressPool", "metadata": metadata, "spec": pool.spec})
-    };
-    Ok((pools.into_iter().map(pool).collect(), notes))
+        said.extend(std::mem::replace(&mut all.faults, Faults::none()).iter().map(ToString::to_string));
+    }
+    let Reader { pools, advertisements, .. } = all;
+    let mut read: BTreeMap<String, AddressPool> = BTreeMap::new();
+    for pool in pools {
+        let name = pool.name.clone();
+        if read.contains_key(&name) {
+            said.push(format!("ipaddresspool/{name}: found it in two namespaces, accepted: each name once"));
+            continue;
+        }
+        match AddressPool::decode(&pool.manifest(&advertisements).to_string()) {
+            Ok((pool, _)) => drop(read.insert(name, AddressPool { of_metallb: true, ..pool })),
+            Err(why) => said.push(format!("ipaddresspool/{name}: found {why}, accepted: a pool")),
+        }
+    }
+    (read.into_values().collect(), said)
 }
 
 #[derive(Default)]

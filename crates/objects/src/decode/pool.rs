@@ -59,6 +59,7 @@ impl AddressPool {
             service_selectors: Vec::new(),
             is_proxied: false,
             announce: vec![Announcement::l2()],
+            of_metallb: false,
             refused: Vec::new(),
         }
     }

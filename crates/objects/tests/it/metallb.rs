@@ -1,6 +1,7 @@
 //! MetalLB's pools: what they are here, and what is refused.
 
 use ripstop_objects::Manifest;
+use ripstop_objects::metallb::{MetallbKind, MetallbObject, pools};
 use serde_json::{Value, json};
 
 use crate::lines;
@@ -119,4 +120,50 @@ fn what_cannot_be_said_here_is_named() {
         let faults = Manifest::decode(&text).unwrap_err();
         assert_eq!(lines(&faults), [fault], "{after}");
     }
+}
+
+/// Objects as an API server shows them.
+fn live(objects: &[(MetallbKind, Value)]) -> Vec<MetallbObject> {
+    let read = |(kind, object): &(MetallbKind, Value)| MetallbObject::decode(*kind, &object.to_string()).unwrap();
+    objects.iter().map(read).collect()
+}
+
+#[test]
+fn in_a_cluster_what_is_wrong_with_one_leaves_that_one_out() {
+    use MetallbKind::{Bgp, Community, L2, Pool};
+    let named = |name: &str, spec: Value| json!({"metadata": {"name": name, "namespace": "metallb-system", "resourceVersion": "7", "labels": {"zone": name}}, "spec": spec});
+    let objects = live(&[
+        (Bgp, named("outside", json!({"ipAddressPools": ["b"], "communities": ["vip"], "aggregationLength": 32}))),
+        (Bgp, named("bad", json!({"localPref": 200}))),
+        (Community, named("names", json!({"communities": [{"name": "vip", "value": "64512:77"}]}))),
+        (L2, json!({"metadata": {"name": "all", "namespace": "metallb-system"}})),
+        (Pool, named("b", json!({"addresses": ["192.0.2.0/28"], "autoAssign": true, "avoidBuggyIPs": false}))),
+        (Pool, named("a", json!({"addresses": ["203.0.113.0/28"]}))),
+        (Pool, named("wrong", json!({"addresses": ["203.0.113.1/28"]}))),
+    ]);
+    let (read, said) = pools(objects.iter());
+    let shown: Vec<(&str, usize, bool)> =
+        read.iter().map(|pool| (&*pool.name, pool.announce.len(), pool.of_metallb)).collect();
+    assert_eq!(shown, [("a", 1, true), ("b", 2, true)]);
+    assert_eq!(read[1].announce[0].communities.iter().map(ToString::to_string).collect::<Vec<_>>(), ["64512:77"]);
+    assert!(read.iter().all(|pool| pool.refused.is_empty()), "{read:?}");
+    assert_eq!(said.len(), 2, "{said:?}");
+    assert!(said[0].starts_with("bgpadvertisement/bad: spec.localPref: found 200"), "{said:?}");
+    assert!(said[1].starts_with("ipaddresspool/wrong: spec.addresses[0]: found 203.0.113.1/28"), "{said:?}");
+
+    // A status, an owner or a new revision is no news; a name in two namespaces is one too many.
+    let again = live(&[(
+        Pool,
+        json!({"metadata": {"name": "a", "namespace": "metallb-system", "resourceVersion": "9", "labels": {"zone": "a"}},
+        "spec": {"addresses": ["203.0.113.0/28"]}, "status": {"assignedIPv4": 3}}),
+    )]);
+    assert_eq!(again[0], objects[5]);
+    let twice = live(&["x", "y"].map(|namespace| {
+        (Pool, json!({"metadata": {"name": "a", "namespace": namespace}, "spec": {"addresses": ["203.0.113.0/28"]}}))
+    }));
+    let (read, said) = pools(twice.iter());
+    assert!(
+        read.len() == 1 && said == ["ipaddresspool/a: found it in two namespaces, accepted: each name once"],
+        "{said:?}"
+    );
 }

@@ -40,6 +40,8 @@ const STREAM_PATIENCE: Duration = Duration::from_secs(3);
 
 /// A kind that the server does not have is asked for again so often: it may be defined meanwhile.
 const ABSENT_PAUSE: Duration = Duration::from_secs(30);
+/// The same of a kind that as a rule never is.
+const RARE_PAUSE: Duration = Duration::from_secs(300);
 
 /// A watch lasts so long, and half as much again at random; then it is opened anew.
 const WATCH_SECONDS: u64 = 600;
@@ -78,6 +80,8 @@ pub(super) struct Topic {
     pub streaming: bool,
     /// Whether a server that does not know the kind is taken as one without such objects. Then it is not streaming.
     pub optional: bool,
+    /// Whether it is another product's, which few clusters have.
+    pub rare: bool,
 }
 
 /// A line of a watch.
@@ -294,7 +298,8 @@ impl<R: Reader> Pump<R> {
         to: &mpsc::Sender<Heard>,
     ) -> Result<(), End> {
         let Place::At(from) = from else {
-            tasks.spawn(wait(Instant::now() + ABSENT_PAUSE, topic, to.clone()));
+            let pause = if self.reader.topics()[topic].rare { RARE_PAUSE } else { ABSENT_PAUSE };
+            tasks.spawn(wait(Instant::now() + pause, topic, to.clone()));
             return Ok(());
         };
         match self.open(topic, from).await.map_err(End::Fault)? {

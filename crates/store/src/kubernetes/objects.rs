@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use ripstop_objects::metallb::MetallbKind;
 use ripstop_objects::{ClusterObject, ObjectKind};
 use ripstop_types::{NodeName, Revision};
 use serde::Deserialize;
@@ -31,7 +32,7 @@ pub enum ObjectEvent {
     Back,
 }
 
-/// What is asked for beside this node, its pods, namespaces and policies.
+/// What is asked for beside this node, its pods, namespaces, policies and pools of addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Wants {
     /// Services and their endpoints: they are served, or pools have addresses for them.
@@ -73,13 +74,18 @@ fn topic(kind: ObjectKind, node: &NodeName, nodes: bool) -> Topic {
         ObjectKind::BgpConfiguration => ("bgpconfigurations", String::new()),
         ObjectKind::BgpFilter => ("bgpfilters", String::new()),
         ObjectKind::BgpPeer => ("bgppeers", String::new()),
+        ObjectKind::Metallb(MetallbKind::Pool) => ("ipaddresspools", String::new()),
+        ObjectKind::Metallb(MetallbKind::L2) => ("l2advertisements", String::new()),
+        ObjectKind::Metallb(MetallbKind::Bgp) => ("bgpadvertisements", String::new()),
+        ObjectKind::Metallb(MetallbKind::Community) => ("communities", String::new()),
     };
     let version = kind.api_version();
     let group = if version.contains('/') { "apis" } else { "api" };
     // Only their definitions make the server know some kinds.
     let optional = kind.is_defined();
     let path = format!("/{group}/{version}/{plural}");
-    Topic { path, selector, name: plural.to_owned(), streaming: !optional, optional }
+    let rare = matches!(kind, ObjectKind::Metallb(_));
+    Topic { path, selector, name: plural.to_owned(), streaming: !optional, optional, rare }
 }
 
 struct Objects {

@@ -41,6 +41,7 @@ pub(super) fn topic(kind: Kind, namespace: &str) -> Topic {
         streaming: false,
         // What an older manifest does not define nobody has claimed.
         optional: kind == Kind::AddressClaims,
+        rare: false,
     }
 }
 
