@@ -22,7 +22,8 @@ const MAX_FILE: u64 = 4 << 20;
 ///
 /// The file holds documents of kind Network (ripstop.io/v1alpha1) in YAML or JSON, or Flannel's net-conf.json, which is
 /// the network `default`; and where the store is not Kubernetes, AddressPool, BgpConfiguration, BgpPeer and BgpFilter (ripstop.io/v1alpha1), and NetworkPolicy,
-/// ClusterNetworkPolicy, Service, EndpointSlice, Pod, Namespace and Node as Kubernetes has them; of a Node the labels matter, and its addresses if it names some. A Service without clusterIP or node ports gets the first that are free and keeps them. Either all of the file is
+/// ClusterNetworkPolicy, Service, EndpointSlice, Pod, Namespace and Node as Kubernetes has them; of a Node the labels matter, and its addresses if it names some.
+/// MetalLB's IPAddressPools become AddressPools by what its L2Advertisements, BGPAdvertisements and Communities in the same file say of them (metallb.io/v1beta1). A Service without clusterIP or node ports gets the first that are free and keeps them. Either all of the file is
 /// taken, or, where anything in it is wrong, nothing.
 #[derive(Debug, Args)]
 pub struct Apply {
