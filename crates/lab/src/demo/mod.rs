@@ -6,6 +6,7 @@
 //! Not here: anything that knows how the product works. A later subject adds its act to `ACTS`.
 
 mod acts;
+mod balancer;
 mod ledger;
 mod load;
 mod programs;
@@ -29,6 +30,7 @@ const ACTS: &[Act] = &[
     ("auto: plain inside a subnet, VXLAN across; pods on a bridge", acts::auto_bridge),
     ("udp: a forwarder in user space carries the packets", acts::udp),
     ("A Service without Kubernetes: its backends replaced, its proxy switched live", service::services),
+    ("An address that the outside reaches: downloaded from while its owner is killed", balancer::downloads),
 ];
 
 /// Runs every act and prints the table.

@@ -163,7 +163,7 @@ fn cluster_ip(lab: &Lab) -> Result<IpAddr> {
 }
 
 /// The command, for a node of the lab.
-fn ripstop(lab: &Lab, node: u32, line: &[&str], input: &str) -> Result<()> {
+pub fn ripstop(lab: &Lab, node: u32, line: &[&str], input: &str) -> Result<()> {
     let doing = || format!("run ripstop {}", line.join(" "));
     let mut command = Command::new(&lab.programs().ripstop);
     command.args(["--lab", lab.layout().lab(), "--node", &node.to_string()]).args(line);

@@ -16,9 +16,11 @@ fn every_act_holds_and_nothing_is_left() {
     assert_eq!(ended.code, Some(0), "{}\n{}", ended.stderr, ended.stdout);
     let rows: Vec<&str> = ended.stdout.lines().filter(|line| line.contains(" held ")).collect();
     assert!(rows.len() > 30, "{}", ended.stdout);
-    for act in 1..=5 {
+    for act in 1..=6 {
         assert!(rows.iter().any(|row| row.starts_with(&format!("{act} "))), "act {act}: {}", ended.stdout);
     }
+    let download = rows.iter().find(|row| row.contains("a download from outside")).unwrap();
+    assert!(download.contains("20971520 bytes, whole, "), "{download}");
     let count = format!("{0} of {0} checks held", rows.len());
     assert!(ended.stdout.contains(&count), "{}", ended.stdout);
     let left = Path::new("/run/ripstop-lab").read_dir().into_iter().flatten().flatten();
