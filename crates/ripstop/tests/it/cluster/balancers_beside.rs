@@ -34,6 +34,8 @@ fn beside_another_proxy_addresses_are_given_and_answered_for() {
     std::thread::sleep(500 * MS);
     judge("an agent that ends beside another proxy", flows, |ran| ran.lost() <= 1);
     scene.lab.node(owner).release_agent().unwrap();
+    // Once it is back.
+    scene.owners(&[1, 2, 3]);
     apply(&scene.lab, 1, &pod("other"));
     patiently("nobody owns what has no endpoint here", || scene.row(1, "local")["owner"].is_null());
 }

@@ -155,6 +155,34 @@ fn ways(tor: &Router, prefix: &str) -> [Option<String>; 2] {
     [1, 2].map(|n| all.split("unicast [").find(|way| way.starts_with(&format!("n{n} "))).map(str::to_owned))
 }
 
+/// What nobody serves of addresses that are told of is refused, and goes round for nobody; what is served the node itself reaches, too.
+fn refuses_what_nobody_serves(lab: &Lab) {
+    for (address, why) in [("198.51.100.12", "which nobody has"), ("203.0.113.1", "where nobody serves this protocol")]
+    {
+        let ping = format!("ping -c 1 -W 2 {address}; true");
+        let said = lab.exec(&Target::Outside, &["sh", "-c", &ping]).unwrap();
+        assert!(said.contains("Destination Host Unreachable"), "{address}, {why}: {said}");
+    }
+    let served = inside(&lab.layout().netns_path("p2"), || {
+        TcpListener::bind("0.0.0.0:80").and_then(|listener| listener.accept()).map(|_| ()).unwrap();
+    });
+    let from_node = inside(&lab.layout().netns_path("n1"), || {
+        let to = "198.51.100.8:80".parse().unwrap();
+        (0..50).any(|_| TcpStream::connect_timeout(&to, Duration::from_millis(200)).is_ok())
+    });
+    assert!(from_node.join().unwrap(), "a process of the node reaches an address of an aggregate");
+    served.join().unwrap();
+}
+
+/// Another proxy takes over on both nodes.
+fn hands_services_over(lab: &Lab) {
+    let name = lab.layout().lab().to_owned();
+    for node in ["1", "2"] {
+        let ended = run(&["migrate", "proxy", "none", "--lab", &name, "--node", node]);
+        assert_eq!(ended.code, Some(0), "{}{}", ended.stdout, ended.stderr);
+    }
+}
+
 /// Addresses of Services: told by nodes that can serve them, asked to be avoided before they are withdrawn, and only to whom they are for.
 #[test]
 fn a_router_has_ways_to_addresses_of_services_by_nodes_that_serve_them() {
@@ -191,31 +219,11 @@ fn a_router_has_ways_to_addresses_of_services_by_nodes_that_serve_them() {
     });
     until("and of the prefix", || ways(&tor, "198.51.100.8/29").iter().all(Option::is_some));
     assert_eq!(ways(&tor, "192.0.2.9/32"), [None, None], "what is for another peer");
-    // What nobody serves of them is refused, and goes round for nobody; what is served the node itself reaches, too.
-    for (address, why) in [("198.51.100.12", "which nobody has"), ("203.0.113.1", "where nobody serves this protocol")]
-    {
-        let ping = format!("ping -c 1 -W 2 {address}; true");
-        let said = lab.exec(&Target::Outside, &["sh", "-c", &ping]).unwrap();
-        assert!(said.contains("Destination Host Unreachable"), "{address}, {why}: {said}");
-    }
-    let served = inside(&lab.layout().netns_path("p2"), || {
-        TcpListener::bind("0.0.0.0:80").and_then(|listener| listener.accept()).map(|_| ()).unwrap();
-    });
-    let from_node = inside(&lab.layout().netns_path("n1"), || {
-        let to = "198.51.100.8:80".parse().unwrap();
-        (0..50).any(|_| TcpStream::connect_timeout(&to, Duration::from_millis(200)).is_ok())
-    });
-    assert!(from_node.join().unwrap(), "a process of the node reaches an address of an aggregate");
-    served.join().unwrap();
+    refuses_what_nobody_serves(&lab);
     let between = because(&lab, 1, "203.0.113.1/32");
     assert!(!between.contains("172.30.1.12"), "nodes do not tell each other: {between}");
 
-    // Where another proxy takes over, too.
-    let name = lab.layout().lab().to_owned();
-    for node in ["1", "2"] {
-        let ended = run(&["migrate", "proxy", "none", "--lab", &name, "--node", node]);
-        assert_eq!(ended.code, Some(0), "{}{}", ended.stdout, ended.stderr);
-    }
+    hands_services_over(&lab);
 
     // The endpoint of one node ends: routers prefer the other, and then have it alone.
     apply(&lab, 1, &slice("local", &both(ends)));
