@@ -18,6 +18,7 @@ mod input;
 mod metallb;
 mod networks;
 mod nexthop;
+mod nodes;
 mod pod;
 mod policies;
 mod proxy;

@@ -17,7 +17,6 @@ use ripstop_services::pools::Wanted;
 use ripstop_tables::{Announced, Change, Knowledge, StoreKind, Tables, Withdrawn};
 use ripstop_types::{Family, IfName, Mac, Millis, NodeName, ServiceName};
 
-use super::bgp::labels;
 use super::{Core, Level, Output};
 
 /// Label of a node that balancers leave out, as cloud providers do.
@@ -208,7 +207,7 @@ pub(super) fn is_served(tables: &Tables) -> bool {
 
 /// Whether a node announces that way.
 pub(super) fn chooses(tables: &Tables, way: &Announcement, node: &NodeName) -> bool {
-    let labels = labels(tables, node);
+    let labels = tables.labels_of(node);
     !labels.contains_key(EXCLUDED_LABEL) && (way.nodes.is_empty() || way.nodes.iter().any(|all| all.takes(&labels)))
 }
 

@@ -25,7 +25,7 @@ use ripstop_objects::pool::AnnouncedBy;
 use ripstop_objects::{BackendKind, FLANNEL_MACHINE, Network, NodeRecord, ObjectKind};
 use ripstop_speaker::bgp::{Peer, PeerKey, Range, Setup};
 use ripstop_tables::{Change, Knowledge, StoreKind, Tables, Withdrawn};
-use ripstop_types::{Family, Fnv1a as _, IfName, Labels, Millis, NodeName, Prefix};
+use ripstop_types::{Family, Fnv1a as _, IfName, Labels, Millis, Prefix};
 
 use super::announce::Announcement;
 use super::{Core, Level, Output, announce};
@@ -171,7 +171,7 @@ fn plan(tables: &Tables, restarted: bool) -> Option<BgpPlan> {
         return None;
     }
     let configuration = tables.cluster.bgp.configuration();
-    let own_labels = labels(tables, &tables.node);
+    let own_labels = tables.labels_of(&tables.node);
     if !wants_any(tables) {
         return None;
     }
@@ -200,7 +200,7 @@ fn plan(tables: &Tables, restarted: bool) -> Option<BgpPlan> {
 /// Whether there is anybody to speak with.
 fn wants_any(tables: &Tables) -> bool {
     let mut networks = tables.networks.values();
-    networks.any(|row| carries(&row.value)) || outside(tables, &labels(tables, &tables.node)).next().is_some()
+    networks.any(|row| carries(&row.value)) || outside(tables, &tables.labels_of(&tables.node)).next().is_some()
 }
 
 /// Peers that people named for this node.
@@ -217,7 +217,7 @@ fn mine(tables: &Tables, own_labels: &Labels, peer: &BgpPeer) -> bool {
 
 /// Whether it is a peer of this node.
 pub(super) fn is_of(tables: &Tables, peer: &BgpPeer) -> bool {
-    mine(tables, &labels(tables, &tables.node), peer)
+    mine(tables, &tables.labels_of(&tables.node), peer)
 }
 
 /// Whether BGP brings the routes to a network's ranges.
@@ -289,7 +289,7 @@ impl Site {
         let reflects = |labels: &Labels| reflectors.is_some_and(|reflectors| reflectors.nodes.takes(labels));
         let here = reflects(own_labels);
         for row in tables.peers().filter(|row| row.value.identity.machine_id != FLANNEL_MACHINE) {
-            let there = reflectors.is_some() && reflects(&labels(tables, &row.value.name));
+            let there = reflectors.is_some() && reflects(&tables.labels_of(&row.value.name));
             let wanted = if reflectors.is_some() { here || there } else { configuration.mesh };
             let Some(address) = self.address_of(&row.value).filter(|_| wanted) else { continue };
             let mut session = self.session(address, self.local_as, PeerAs::Is(self.local_as));
@@ -393,18 +393,6 @@ fn without_link(tables: &Tables, link: &IfName) -> Option<String> {
         Some(found) if !found.running => Some(format!("the link {link} is down")),
         Some(_) => None,
     }
-}
-
-/// What a node is labelled with: in its agent's configuration, and where there is an object of it.
-pub(super) fn labels(tables: &Tables, node: &NodeName) -> Labels {
-    let record = tables.nodes.get(node).map(|row| row.value.labels.clone());
-    let mut labels =
-        record.unwrap_or_else(|| if *node == tables.node { tables.config.labels.clone() } else { Labels::new() });
-    let own = tables.cluster.node.iter().filter(|object| object.name == *node);
-    for object in own.chain(tables.cluster.nodes.get(node)) {
-        labels.extend(object.labels.iter().map(|(key, value)| (key.clone(), value.clone())));
-    }
-    labels
 }
 
 fn timers(bfd: Bfd) -> Timers {
