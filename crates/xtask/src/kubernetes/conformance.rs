@@ -33,8 +33,8 @@ namespaces (`ripstop lab k8s up`) with kube-proxy (nftables), CoreDNS and contai
 of six, for those of dual stack with both families. `ripstop`: the product between the pods, VXLAN, routed, installed by its
 manifest (`ripstop install --cluster`). `ripstop+nftables`: the same without kube-proxy, Services served by the product
 (`--proxy nftables`); `ripstop+iptables`: the same by iptables. `reference`: the CNI project's plugins bridge, host-local and
-portmap with static routes; it holds nobody to policies. Addresses of load balancers are of a pool, which agents give that serve
-Services; the tests' client is a machine outside of the nodes' segment. A column is renewed when its tests run.
+portmap with static routes; it holds nobody to policies. Addresses of load balancers are of a pool, which agents give; the
+tests' client is a machine outside of the nodes' segment. A column is renewed when its tests run.
 
 ";
 const UP_LIMIT: Duration = Duration::from_secs(5 * 60);

@@ -29,7 +29,7 @@ pub struct Set {
     without: &'static [&'static str],
     /// Whether the plugins that the product is compared with can do what it is about.
     is_compared: bool,
-    /// What they need in the cluster; only agents that serve Services do something with it.
+    /// What they need in the cluster.
     pub objects: Option<&'static str>,
 }
 
@@ -160,7 +160,7 @@ pub fn short(name: &str) -> String {
 impl Set {
     /// Whether what connects the pods and, behind `+`, serves Services can do what it is about.
     pub fn is_for(&self, cni: &str) -> bool {
-        (self.is_compared || cni.starts_with("ripstop")) && (self.objects.is_none() || cni.contains('+'))
+        self.is_compared || cni.starts_with("ripstop")
     }
 
     /// The machine that the tests run on: what load balancers are reached from is outside, as one of the nodes' subnet counts as a node.
@@ -243,7 +243,7 @@ mod tests {
             ["ripstop", "ripstop+nftables", "reference"].map(|cni| set.is_for(cni))
         };
         assert_eq!((of("network"), of("policies")), ([true; 3], [true, true, false]));
-        assert_eq!(of("load-balancers"), [false, true, false]);
+        assert_eq!(of("load-balancers"), [true, true, false]);
     }
 
     #[test]
