@@ -16,7 +16,7 @@ use serde::Serialize;
 
 use super::Core;
 use super::announce::{self, Announcement};
-use super::balancers::{SegmentPlan, gets_addresses};
+use super::balancers::{SegmentPlan, gets_addresses, pool_of};
 
 /// An address of a Service of type LoadBalancer, or one that it lacks.
 #[derive(Debug, Clone, Serialize)]
@@ -103,7 +103,7 @@ impl Core {
     /// A row with what is known of an address.
     fn shown(&self, service: &Arc<Service>, ingress: Ingress, seen: &Seen<'_>) -> BalancerView {
         let ip = ingress.ip;
-        let pool = self.tables.cluster.pools.values().map(|row| &row.value).find(|pool| pool.gives(ip));
+        let pool = pool_of(&self.tables, ip);
         let holders = seen.holders.get(&ip).map(|all| &all[..]).unwrap_or_default();
         let others = holders.iter().filter(|other| other.name != service.name);
         let told = seen.told.iter().find(|one| one.prefix.contains(ip));

@@ -191,13 +191,18 @@ pub(super) fn pool_addresses(tables: &Tables) -> BTreeMap<IpAddr, Vec<(&Arc<Serv
     for service in cluster.services.services().filter(|service| !service.ingress.is_empty() && gets_addresses(service))
     {
         for ingress in service.ingress.iter().filter(|ingress| !ingress.is_proxied) {
-            let pool = cluster.pools.values().map(|row| &row.value).find(|pool| pool.gives(ingress.ip));
-            if let Some(pool) = pool {
+            if let Some(pool) = pool_of(tables, ingress.ip) {
                 all.entry(ingress.ip).or_default().push((service, pool));
             }
         }
     }
     all
+}
+
+/// The pool that an address is of: of several the one that is asked first.
+pub(super) fn pool_of(tables: &Tables, ip: IpAddr) -> Option<&AddressPool> {
+    let pools = tables.cluster.pools.values().map(|row| row.value.as_ref());
+    pools.filter(|pool| pool.gives(ip)).min_by(|a, b| a.order(b))
 }
 
 /// Whether packets for an address of a Service are sent on here: by us, or, where we serve no Services, by whoever does.
