@@ -141,6 +141,18 @@ impl Scene {
         found.unwrap()
     }
 
+    /// An agent that ends hands over first, and begins anew then.
+    pub fn hands_over(&self) {
+        let (addresses, owner) = self.elsewhere(&[1, 2, 3]);
+        let flows = self.flows(&addresses);
+        std::thread::sleep(500 * MS);
+        self.lab.node(owner).stop_agent(true).unwrap();
+        self.succeeded(owner);
+        std::thread::sleep(500 * MS);
+        judge("an agent that ends", flows, |ran| ran.lost() <= 1);
+        self.lab.node(owner).release_agent().unwrap();
+    }
+
     /// Datagrams of a client outside to each of these, to and fro.
     pub fn flows(&self, to: &[SocketAddr]) -> Vec<Flow> {
         to.iter().map(|to| self.flow(*to)).collect()
@@ -246,15 +258,7 @@ fn an_address_moves_when_its_owner_is_gone_and_loses_nothing_when_its_agent_ends
     assert_eq!((&row["pool"], &row["interface"]), (&json!("segment"), &json!("eth0")), "{row}");
     assert_eq!(row["reason"], "the first by hash of 1 nodes that may have it and are seen alive");
 
-    // An agent that ends hands over first.
-    let (addresses, owner) = scene.elsewhere(&[1, 2, 3]);
-    let flows = scene.flows(&addresses);
-    std::thread::sleep(500 * MS);
-    scene.lab.node(owner).stop_agent(true).unwrap();
-    scene.succeeded(owner);
-    std::thread::sleep(500 * MS);
-    judge("an agent that ends", flows, |ran| ran.lost() <= 1);
-    scene.lab.node(owner).release_agent().unwrap();
+    scene.hands_over();
 
     // A killed one is succeeded; so is a frozen one, which is silent when it wakes.
     let soon = |ran: &Ran| ran.gap() < 250 * MS + SLACK;

@@ -1,14 +1,10 @@
 //! Addresses of Services of type LoadBalancer where another proxy serves them: given and answered for as ever.
 
-use std::time::Duration;
-
 use ripstop_lab::{Options, Target};
 use serde_json::json;
 
-use super::balancers::{Scene, judge, pod};
+use super::balancers::{Scene, pod};
 use super::{apply, ip, patiently};
-
-const MS: Duration = Duration::from_millis(1);
 
 #[test]
 fn beside_another_proxy_addresses_are_given_and_answered_for() {
@@ -26,14 +22,7 @@ fn beside_another_proxy_addresses_are_given_and_answered_for() {
         scene.lab.exec(&Target::Node(node), &["nft", &rules]).unwrap();
     }
     assert_eq!(scene.owners(&[1, 2, 3]).iter().find(|of| of.0 == "local").unwrap().1, "n3", "where its endpoint is");
-    let (addresses, owner) = scene.elsewhere(&[1, 2, 3]);
-    let flows = scene.flows(&addresses);
-    std::thread::sleep(500 * MS);
-    scene.lab.node(owner).stop_agent(true).unwrap();
-    scene.succeeded(owner);
-    std::thread::sleep(500 * MS);
-    judge("an agent that ends beside another proxy", flows, |ran| ran.lost() <= 1);
-    scene.lab.node(owner).release_agent().unwrap();
+    scene.hands_over();
     // Once it is back.
     scene.owners(&[1, 2, 3]);
     apply(&scene.lab, 1, &pod("other"));
