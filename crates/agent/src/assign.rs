@@ -11,7 +11,7 @@ use std::time::Duration;
 use ripstop_objects::service::{Assigned, Ingress, Service};
 use ripstop_services::pools::assign::{Answer, Ask, Assignment, Outcome};
 use ripstop_services::pools::claim::AddressClaim;
-use ripstop_store::{Expect, Kind, Store, StoreError, before_now};
+use ripstop_store::{Expect, Kind, Store, StoreError, now};
 use ripstop_types::{Revision, ServiceName};
 use serde_json::{Value, json};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -191,8 +191,7 @@ async fn write_status(
 /// A condition as Kubernetes writes one.
 fn condition(says: &Assigned) -> Value {
     let since = match says.since.is_empty() {
-        // Times of conditions are of whole seconds.
-        true => format!("{}Z", before_now(Duration::ZERO).get(..19).unwrap_or_default()),
+        true => now(),
         false => says.since.to_string(),
     };
     let status = if says.holds { "True" } else { "False" };

@@ -53,6 +53,11 @@ impl Peer {
         self.heard.is_some_and(|heard| now < heard + detection)
     }
 
+    /// Whether its votes are grants still.
+    pub fn grants(&self, now: Duration, detection: Duration) -> bool {
+        self.basis.is_some_and(|basis| now < basis + detection)
+    }
+
     /// Whether it is heard and hears this node, both lately.
     pub fn is_there(&self, now: Duration, detection: Duration) -> bool {
         self.is_fresh(now, detection) && self.hears.is_some_and(|hears| now < hears + detection)

@@ -37,7 +37,7 @@ pub use error::StoreError;
 pub use etcd::{Etcd, EtcdOptions, EtcdTls, EtcdUser, FlannelOptions};
 pub use kubernetes::{
     Access, Api, CLUSTER_NAMESPACE, CONTROLLER, Judge, Kubernetes, KubernetesOptions, OVER, ObjectEvent, Wants,
-    before_now, utc,
+    before_now, now, utc,
 };
 pub use record::{Event, Expect, MAX_DEPTH, MAX_KEY, MAX_VALUE, Record, Text, node_of, validate_key, validate_value};
 pub use ripstop_types::StoreKind as Kind;

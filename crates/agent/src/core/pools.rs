@@ -176,11 +176,10 @@ impl Core {
     fn lacking(&self, pools: &Pools) -> Vec<Notice> {
         let services = &self.tables.cluster.services;
         let lacks = self.pooling.decided.iter().filter_map(|(name, decision)| {
-            let reason = decision.lacks.first()?.reason();
-            let texts: Vec<String> = decision.lacks.iter().map(ToString::to_string).collect();
+            let (reason, note) = decision.lack()?;
             let uid = services.service(name).map(|service| service.uid.clone()).unwrap_or_default();
             let about = About::Service { name: name.clone(), uid };
-            Some(Notice { about, reason, note: texts.join("; ").into(), times: 1 })
+            Some(Notice { about, reason, note, times: 1 })
         });
         // Of MetalLB's there is no AddressPool that an Event could be about.
         let faults = pools.iter().filter(|pool| !pool.of_metallb).filter_map(|pool| {

@@ -34,7 +34,7 @@ impl Engine {
     pub(super) fn entitled(&self, now: Duration, address: IpAddr) -> Option<(Duration, bool)> {
         let ripe = |node: &NodeName| {
             let peer = self.peers.get(node)?;
-            let granted = *node == self.me || peer.basis.is_some_and(|basis| now < basis + self.timing.detection);
+            let granted = *node == self.me || peer.grants(now, self.timing.detection);
             let vote = peer.votes.get(&address).filter(|vote| granted && vote.to.as_ref() == Some(&self.me))?;
             let waited = (vote.since + self.wait).min(self.ended(peer, vote).unwrap_or(Duration::MAX));
             let before = vote.before.as_ref().filter(|(_, lasted)| waited > now && *lasted >= self.wait);
@@ -63,9 +63,7 @@ impl Engine {
     fn yields(&self, now: Duration, address: IpAddr, other: &NodeName) -> bool {
         let peer = self.peers.get(other).filter(|_| *other != self.me);
         peer.is_some_and(|peer| {
-            peer.basis.is_some_and(|basis| now < basis + self.timing.detection)
-                && peer.generation != 0
-                && peer.vote(address) == Some(&self.me)
+            peer.grants(now, self.timing.detection) && peer.generation != 0 && peer.vote(address) == Some(&self.me)
         })
     }
 }

@@ -138,19 +138,22 @@ impl Decision {
         self.given.iter().map(|(ingress, _)| *ingress).collect()
     }
 
+    /// Why there are not more: in one word, and in sentences.
+    #[must_use]
+    pub fn lack(&self) -> Option<(&'static str, Arc<str>)> {
+        let texts: Vec<String> = self.lacks.iter().map(ToString::to_string).collect();
+        Some((self.lacks.first()?.reason(), texts.join("; ").into()))
+    }
+
     /// What the Service's condition is to say, where it has to be written; what it says already stays, and one that has what it wants
     /// and says nothing needs no write for that.
     #[must_use]
     pub fn assigned(&self, service: &Service) -> Option<Assigned> {
         let before = service.assigned.as_deref();
-        let mut says = match self.lacks.first() {
+        let mut says = match self.lack() {
             // Somebody else gave it what it has.
             Some(_) if self.given.is_empty() && !service.ingress.is_empty() => return before.cloned(),
-            Some(lack) => {
-                let texts: Vec<String> = self.lacks.iter().map(ToString::to_string).collect();
-                let message = texts.join("; ").into();
-                Assigned { holds: false, reason: lack.reason().into(), message, since: "".into() }
-            }
+            Some((reason, message)) => Assigned { holds: false, reason: reason.into(), message, since: "".into() },
             None if self.given.is_empty() => return None,
             None => {
                 let of = |(ingress, pool): &(Ingress, Arc<str>)| format!("{} of the address pool {pool}", ingress.ip);

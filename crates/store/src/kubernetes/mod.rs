@@ -27,7 +27,7 @@ mod services;
 
 pub use api::Api;
 pub use events::{CLUSTER_NAMESPACE, CONTROLLER, OVER};
-pub use object::{before_now, utc};
+pub use object::{before_now, now, utc};
 pub use objects::{ObjectEvent, Wants};
 pub use options::{Access, Judge, KubernetesOptions};
 

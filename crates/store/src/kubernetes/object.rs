@@ -111,7 +111,8 @@ fn network(key: &str, value: &Value, mut metadata: Value) -> Value {
 }
 
 /// Now, in Kubernetes' form of it (Time).
-pub(super) fn now() -> String {
+#[must_use]
+pub fn now() -> String {
     format!("{}Z", &renew_time()[..19])
 }
 
