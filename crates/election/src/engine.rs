@@ -341,9 +341,10 @@ impl Engine {
         while self.sent.front().is_some_and(|(_, time)| *time + self.timing.detection <= now) {
             self.sent.pop_front();
         }
-        let sees = self.sees(now);
-        let recent = self.recent(now, &sees);
-        let silent: BTreeSet<NodeName> = self.silent(now).into_keys().collect();
+        // As it was noted when this node voted, which is always just before.
+        let own = self.peers.get(&self.me);
+        let [sees, recent] = own.map(|own| [own.sees.clone(), own.recent.clone()]).unwrap_or_default();
+        let silent: BTreeSet<NodeName> = own.map(|own| own.silent.keys().cloned().collect()).unwrap_or_default();
         let speaks = self.begun(now);
         let all = self.electors.contains(&self.me);
         for (node, peer) in &self.peers {
